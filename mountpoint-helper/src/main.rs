@@ -1,0 +1,2 @@
+//! Helper of mount(8).
+fn main() {}

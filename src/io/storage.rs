@@ -1,0 +1,73 @@
+//! Storage: the bytes of one member, behind a trait with an exact contract.
+
+use std::io;
+
+/// How a range becomes zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zero {
+    /// Give the space back where that is possible (discard, punch hole).
+    Punch,
+    /// Keep the space allocated (zero range).
+    Keep,
+}
+
+/// What a search for data or holes looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seek {
+    /// The next byte that is data.
+    Data,
+    /// The next byte that is a hole.
+    Hole,
+}
+
+/// The bytes of one member.
+///
+/// Any number of threads may call any method at once; ordering between overlapping calls is the
+/// caller's business (the fence, I4). No method changes the length. Every range lies inside
+/// [`Storage::len`]. After an error the bytes of the range are undefined, and no others.
+pub trait Storage: Send + Sync + std::fmt::Debug {
+    /// Length in bytes, as it was when the storage was opened.
+    fn len(&self) -> u64;
+
+    /// Requests whose borders are multiples of this need no read-modify-write; a power of two.
+    /// The caller fences ranges that are rounded out to it.
+    fn align(&self) -> u64;
+
+    /// Fills the buffer from `at`. A short read is an error, never zeros.
+    ///
+    /// # Errors
+    /// The system's error; `UnexpectedEof` when the image has become shorter.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<()>;
+
+    /// Writes the whole buffer at `at`. Visible to every later read when it returns; durable after
+    /// the next successful [`Storage::flush`].
+    ///
+    /// # Errors
+    /// The system's error.
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
+
+    /// Makes `len` bytes at `at` read as zeros; durable like a write. Falls back to writing zeros.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<()>;
+
+    /// Allocates space for `len` bytes at `at` without changing what they read as.
+    ///
+    /// # Errors
+    /// The system's error, `StorageFull` among them. Where space cannot be reserved it succeeds.
+    fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
+
+    /// Makes every write that has returned durable. A failed flush must not be retried (I10).
+    ///
+    /// # Errors
+    /// The system's error.
+    fn flush(&self) -> io::Result<()>;
+
+    /// The first data or hole at or behind `at`, as lseek(2) finds it; `None` when there is no more
+    /// data. The end of the image counts as a hole. Storage that knows no holes is all data.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn seek(&self, at: u64, what: Seek) -> io::Result<Option<u64>>;
+}

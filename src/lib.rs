@@ -1,0 +1,19 @@
+//! shadowset: one virtual disk file, mirrored members, minicopy.
+//!
+//! Modules in dependency order; each knows only those above it:
+//!
+//! - [`set`] the shadow set as a value: geometry, bitmaps, members, views, copies, rules of change
+//! - [`error`] one error type: stable code, sentence, cause, hint
+//! - [`io`] bytes and durability: the only place with system calls
+//! - [`server`] runs the rules: one control thread, the data path, the copier
+//! - [`control`] `.shadow/` as one static table
+//! - [`fuse`] face 1: the mount
+//! - [`cli`] face 2: the command line
+
+pub mod cli;
+pub mod control;
+pub mod error;
+pub mod fuse;
+pub mod io;
+pub mod server;
+pub mod set;

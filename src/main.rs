@@ -1,0 +1,5 @@
+//! The `shadowset` program.
+
+fn main() -> std::process::ExitCode {
+    shadowset::cli::main()
+}

@@ -1,0 +1,3 @@
+//! The shadow server: runs the rules of the set on real storage.
+
+pub mod setup;

@@ -1,0 +1,63 @@
+//! What a unit is made of, as checked values: the border between configuration and server.
+
+use std::path::{Path, PathBuf};
+
+/// How a member's image is read and written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoMode {
+    /// Through the page cache.
+    #[default]
+    Buffered,
+    /// Past the page cache (`O_DIRECT`).
+    Direct,
+}
+
+/// How long bitmaps and the write-intent bitmap live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// With the process, as OpenVMS has it.
+    #[default]
+    Memory,
+}
+
+/// One member as the configuration names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberSetup {
+    /// Name in the set: 1 to 32 of `a-z A-Z 0-9 . _ -`, first a letter or digit.
+    pub name: String,
+    /// File or block device.
+    pub path: PathBuf,
+    /// Where its storage control block is kept.
+    pub scb: PathBuf,
+    /// Cost of a read, lower is preferred.
+    pub read_cost: u32,
+    /// Site of the member.
+    pub site: u32,
+    /// How the image is read and written.
+    pub io: IoMode,
+}
+
+/// A unit as the configuration describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setup {
+    /// Name of the unit: the file name under the mount point.
+    pub unit: String,
+    /// Label of the set, at most 64 bytes.
+    pub label: String,
+    /// Blocks per region, used when the set is created.
+    pub region_blocks: u32,
+    /// How long bitmaps live.
+    pub durability: Durability,
+    /// Directory for what belongs to the unit and to no member.
+    pub state_dir: PathBuf,
+    /// One to six members in the order of the configuration.
+    pub members: Vec<MemberSetup>,
+}
+
+/// The usual place of a member's storage control block: beside the image.
+#[must_use]
+pub fn default_scb(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".scb");
+    PathBuf::from(name)
+}

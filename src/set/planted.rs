@@ -1,0 +1,59 @@
+//! Planted mistakes: the proof that the simulator looks.
+//!
+//! Debug builds can switch on one mistake for the running thread; release builds hold none of
+//! this. The simulator must fail for each of them.
+
+use std::cell::Cell;
+
+/// One mistake that a naive program makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mistake {
+    /// Only the first region of a request is marked.
+    FirstRegionOnly,
+    /// The short last region is left out of copies.
+    ShortTail,
+    /// Application writes pass a copy target by.
+    SkipTarget,
+    /// A change of membership does not wait for the requests of the epoch before.
+    NoRetirement,
+    /// A copy step takes no fence.
+    CopyWithoutFence,
+    /// Bits are set after the member writes.
+    BitAfterWrite,
+    /// Discards set no bit.
+    DiscardForgotten,
+    /// A member that leaves by an error gets an empty bitmap.
+    NoSeed,
+    /// Two writes to the same blocks may run at once.
+    NoFence,
+}
+
+impl Mistake {
+    /// Every planted mistake.
+    pub const ALL: [Self; 9] = [
+        Self::FirstRegionOnly,
+        Self::ShortTail,
+        Self::SkipTarget,
+        Self::NoRetirement,
+        Self::CopyWithoutFence,
+        Self::BitAfterWrite,
+        Self::DiscardForgotten,
+        Self::NoSeed,
+        Self::NoFence,
+    ];
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Mistake>> = const { Cell::new(None) };
+}
+
+/// Whether the running thread makes this mistake.
+#[must_use]
+pub fn is(mistake: Mistake) -> bool {
+    PLANTED.get() == Some(mistake)
+}
+
+/// Makes the running thread make one mistake, or none.
+pub fn plant(mistake: Option<Mistake>) {
+    PLANTED.set(mistake);
+}
