@@ -1,0 +1,332 @@
+//! The election at mount: what each configured member is, decided from the blocks alone.
+//!
+//! The newest generation wins, whatever the order of the configuration (I6); wall clocks have no
+//! say. A member becomes a source only when its own block says so at the newest generation.
+//! Everything older is copied again; what changed apart from the newest is refused, never merged
+//! and never overwritten.
+//!
+//! This module must not look at images beyond their size, and must not change a block.
+//!
+//! It relies on the order in which the server writes blocks at a change of membership: the sources
+//! first, then the copy targets, the departed member last, one at a time and durable each. So
+//! whatever a crash leaves out, a source is among the holders of the newest generation.
+
+use uuid::Uuid;
+
+use super::geometry::{Bytes, Geometry};
+use super::refusal::{Code, Refusal};
+use super::scb::{Ancestry, Generation, Lineage, Scb, ScbRow, ScbState};
+
+/// What was found where a member's storage control block should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "at most six exist, at mount")]
+pub enum ScbFound {
+    /// No file.
+    None,
+    /// A file that is no whole block; the text says which file and why.
+    Damaged(String),
+    /// A whole block.
+    Read(Scb),
+}
+
+/// What was found of one configured member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Name in the configuration.
+    pub name: String,
+    /// Size of the image, when it is there.
+    pub image: Option<Bytes>,
+    /// Its storage control block.
+    pub scb: ScbFound,
+}
+
+/// How a member enters the mounted set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// As a source; the first one is the master of a merge.
+    Source,
+    /// As a source that may differ from the master where writes were in flight.
+    Merging,
+    /// As a copy target that needs everything.
+    FullCopy,
+    /// Not at all: it left on request.
+    Detached,
+    /// Not at all: it left by an error.
+    Expelled,
+    /// Not at all: its image or its block is not there.
+    Missing,
+}
+
+/// The set as the blocks have it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assembly {
+    /// Identity of the set.
+    pub set: Uuid,
+    /// Label of the set.
+    pub label: String,
+    /// Unit size and region size.
+    pub geometry: Geometry,
+    /// The newest generation that was found; the mount writes the next one.
+    pub generation: Generation,
+    /// The mounts up to now; the mount adds its own.
+    pub lineage: Lineage,
+    /// Whether the set was stopped in order.
+    pub clean: bool,
+    /// What each configured member is, in the order of the configuration.
+    pub starts: Vec<Start>,
+    /// The identity of each configured member, where it is known.
+    pub members: Vec<Option<Uuid>>,
+    /// The table of the newest generation; may hold members that are not configured.
+    pub table: Vec<ScbRow>,
+}
+
+/// Decides what each configured member is.
+///
+/// # Errors
+/// A refusal that names the member: never created, of another set, one member twice, a damaged
+/// block, diverged copies, an image that is too small, or no source among what is there.
+pub fn assess(found: &[Found]) -> Result<Assembly, Refusal> {
+    let blocks: Vec<(&Found, &Scb)> = found.iter().filter_map(|f| Some((f, f.block()?))).collect();
+    let set = elect_set(found, &blocks)?;
+    refuse_strangers(set, &blocks)?;
+    refuse_twins(&blocks)?;
+    let Some(newest) = newest(&blocks) else {
+        return Err(never_created(found));
+    };
+    refuse_damaged(found, newest.1)?;
+    refuse_split(newest, &blocks)?;
+    let starts = starts(found, newest.1);
+    refuse_small(found, &starts, newest.1.geometry.size())?;
+    refuse_without_source(found, &starts, newest)?;
+    let newest = newest.1;
+    Ok(Assembly {
+        set,
+        label: newest.label.clone(),
+        geometry: newest.geometry,
+        generation: newest.generation,
+        lineage: newest.lineage.clone(),
+        clean: newest.clean,
+        members: found.iter().map(|f| f.identity(newest)).collect(),
+        starts,
+        table: newest.table.clone(),
+    })
+}
+
+impl Found {
+    fn block(&self) -> Option<&Scb> {
+        match &self.scb {
+            ScbFound::Read(scb) => Some(scb),
+            ScbFound::None | ScbFound::Damaged(_) => None,
+        }
+    }
+
+    /// The member's identity: its own block's, else the one that the table has under its name.
+    fn identity(&self, newest: &Scb) -> Option<Uuid> {
+        let named = || {
+            newest
+                .table
+                .iter()
+                .find(|r| r.name == self.name)
+                .map(|r| r.member)
+        };
+        self.block().map(|b| b.member).or_else(named)
+    }
+}
+
+/// The set that most blocks belong to, the first one among equals.
+fn elect_set(found: &[Found], blocks: &[(&Found, &Scb)]) -> Result<Uuid, Refusal> {
+    let votes = |set: Uuid| blocks.iter().filter(|b| b.1.set == set).count();
+    // `max_by_key` takes the last of equals, so the order is turned round.
+    let elected = blocks
+        .iter()
+        .rev()
+        .map(|b| b.1.set)
+        .max_by_key(|set| votes(*set));
+    elected.ok_or_else(|| never_created(found))
+}
+
+fn never_created(found: &[Found]) -> Refusal {
+    let damaged = found.iter().find_map(|f| match &f.scb {
+        ScbFound::Damaged(why) => Some(damaged(&f.name, why)),
+        _ => None,
+    });
+    damaged.unwrap_or_else(|| {
+        Refusal::new(
+            Code::Config,
+            "the set has never been created: no member has an SCB",
+        )
+        .with_hint("`shadowset create` makes the members")
+    })
+}
+
+fn damaged(name: &str, why: &str) -> Refusal {
+    Refusal::new(Code::Config, format!("the SCB of {name} is damaged: {why}"))
+        .at(name)
+        .with_hint("restore the file, or take the member out of the configuration")
+}
+
+fn refuse_strangers(set: Uuid, blocks: &[(&Found, &Scb)]) -> Result<(), Refusal> {
+    let Some((stranger, scb)) = blocks.iter().find(|b| b.1.set != set) else {
+        return Ok(());
+    };
+    let text = format!(
+        "{} belongs to another set, {} ({:?})",
+        stranger.name, scb.set, scb.label
+    );
+    Err(Refusal::new(Code::OtherSet, text).at(&stranger.name))
+}
+
+/// A copied image with its copied block would make one member count twice.
+fn refuse_twins(blocks: &[(&Found, &Scb)]) -> Result<(), Refusal> {
+    for (i, (found, scb)) in blocks.iter().enumerate() {
+        if let Some((first, _)) = blocks[..i].iter().find(|b| b.1.member == scb.member) {
+            let text = format!(
+                "{} and {} carry the SCB of one member, {}",
+                first.name, found.name, scb.member
+            );
+            return Err(Refusal::new(Code::AlreadyMember, text)
+                .at(&found.name)
+                .with_hint("one is a copy of the other: remove the SCB of the copy"));
+        }
+    }
+    Ok(())
+}
+
+/// A block of the newest generation; of a member that claims the data when there is one.
+fn newest<'a>(blocks: &[(&'a Found, &'a Scb)]) -> Option<(&'a Found, &'a Scb)> {
+    let rank = |b: &(&Found, &Scb)| (b.1.generation, b.1.state.claims_data());
+    blocks.iter().rev().copied().max_by_key(rank)
+}
+
+/// A damaged block could be the newest, unless the set knows that its member had left.
+fn refuse_damaged(found: &[Found], newest: &Scb) -> Result<(), Refusal> {
+    for f in found {
+        let ScbFound::Damaged(why) = &f.scb else {
+            continue;
+        };
+        let row = newest.table.iter().find(|r| r.name == f.name);
+        if !row.is_some_and(|r| r.state.has_left()) {
+            return Err(damaged(&f.name, why));
+        }
+    }
+    Ok(())
+}
+
+/// A member that claims the data must be an ancestor of the newest block, or its equal.
+fn refuse_split(newest: (&Found, &Scb), blocks: &[(&Found, &Scb)]) -> Result<(), Refusal> {
+    let (winner, newest) = newest;
+    for (found, scb) in blocks.iter().filter(|b| b.1.state.claims_data()) {
+        let known = newest
+            .row(scb.member)
+            .is_some_and(|r| !r.state.claims_data());
+        let related = match newest.lineage.ancestry(scb.generation, &scb.lineage) {
+            Ancestry::Ancestor => scb.generation < newest.generation || scb.table == newest.table,
+            Ancestry::Forgotten => known,
+            Ancestry::Foreign => false,
+        };
+        if !related {
+            let text = format!(
+                "{} (generation {}) and {} (generation {}) have both changed apart from each other",
+                winner.name, newest.generation, found.name, scb.generation
+            );
+            return Err(Refusal::new(Code::SplitBrain, text).at(&found.name));
+        }
+    }
+    Ok(())
+}
+
+fn starts(found: &[Found], newest: &Scb) -> Vec<Start> {
+    let alone: Vec<Start> = found.iter().map(|f| start_of(f, newest)).collect();
+    // A member that is still to be merged is the master only when no other source is there.
+    let master = alone.iter().position(|s| *s == Start::Source);
+    let master = master.or_else(|| alone.iter().position(|s| *s == Start::Merging));
+    let merged = |(i, start): (usize, Start)| match start {
+        Start::Source | Start::Merging if Some(i) == master => Start::Source,
+        Start::Source if !newest.clean => Start::Merging,
+        other => other,
+    };
+    alone.into_iter().enumerate().map(merged).collect()
+}
+
+/// What a member is by itself; which source is the master is decided by the others.
+fn start_of(found: &Found, newest: &Scb) -> Start {
+    // The table knows about a departure even when the member's own block does not.
+    let row = found
+        .identity(newest)
+        .and_then(|m| newest.row(m))
+        .map(|r| r.state);
+    match row {
+        Some(ScbState::Detached) => return Start::Detached,
+        Some(ScbState::Expelled) => return Start::Expelled,
+        _ => {}
+    }
+    match (found.image, found.block()) {
+        (Some(_), Some(scb)) if scb.generation < newest.generation => Start::FullCopy,
+        (Some(_), Some(scb)) => match scb.state {
+            ScbState::Source => Start::Source,
+            ScbState::Merging => Start::Merging,
+            ScbState::Target | ScbState::Detached | ScbState::Expelled => Start::FullCopy,
+        },
+        _ => Start::Missing,
+    }
+}
+
+/// Images that departed are checked when they are attached.
+fn refuse_small(found: &[Found], starts: &[Start], unit: Bytes) -> Result<(), Refusal> {
+    for (f, start) in found.iter().zip(starts) {
+        let enters = matches!(start, Start::Source | Start::Merging | Start::FullCopy);
+        let Some(size) = f.image.filter(|size| enters && *size < unit) else {
+            continue;
+        };
+        let text = format!(
+            "the image of {} has {size} bytes, the unit has {unit} bytes",
+            f.name
+        );
+        return Err(Refusal::new(Code::MemberTooSmall, text).at(&f.name));
+    }
+    Ok(())
+}
+
+fn refuse_without_source(
+    found: &[Found],
+    starts: &[Start],
+    newest: (&Found, &Scb),
+) -> Result<(), Refusal> {
+    if starts.contains(&Start::Source) {
+        return Ok(());
+    }
+    let names = |wanted: Start| {
+        let all = found.iter().zip(starts).filter(|(_, s)| **s == wanted);
+        all.map(|(f, _)| f.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let kinds = [
+        (Start::FullCopy, "to be copied"),
+        (Start::Detached, "detached"),
+        (Start::Expelled, "expelled"),
+        (Start::Missing, "missing"),
+    ];
+    let there: Vec<String> = kinds
+        .iter()
+        .map(|(start, word)| (names(*start), word))
+        .filter(|(names, _)| !names.is_empty())
+        .map(|(names, word)| format!("{names} {word}"))
+        .collect();
+    let sources: Vec<&str> = newest
+        .1
+        .table
+        .iter()
+        .filter(|r| r.state.claims_data())
+        .map(|r| r.name.as_str())
+        .collect();
+    let text = format!(
+        "there is no source member of generation {}: {}; only a source has all data",
+        newest.1.generation,
+        there.join("; ")
+    );
+    Err(Refusal::new(Code::NeedsCopy, text).with_hint(format!(
+        "bring back one of its sources: {}",
+        sources.join(", ")
+    )))
+}
