@@ -155,7 +155,7 @@ fn bad_values_are_named_with_line_column_and_key() {
             "\"64\"",
             "line 4, column 17: region_blocks: invalid type",
         ),
-        ("64", "64 64", "line 4, column 20: region_blocks: "),
+        ("64", "64 64", "line 4, column 17: region_blocks: string values must be quoted"),
         (
             "\"direct\"",
             "\"odirect\"",
