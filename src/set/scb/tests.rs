@@ -254,7 +254,7 @@ prop_compose! {
     ) -> Scb {
         let table: Vec<ScbRow> = rows.into_iter().zip(0u8..).map(|((state, name, path), n)| ScbRow {
             member: uuid(n),
-            name: format!("{n}{}", name),
+            name: format!("{n}{name}"),
             path: PathBuf::from(path),
             state: ScbState::ALL[usize::from(state)],
         }).collect();
