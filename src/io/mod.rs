@@ -5,6 +5,8 @@ pub mod file;
 pub mod image;
 pub mod loopdev;
 pub mod scb_file;
+pub mod mountpoint;
+pub mod runtime;
 pub mod storage;
 pub mod sys;
 #[cfg(test)]
