@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -84,11 +85,13 @@ fn read_cost_default() -> u32 {
 /// Reads a configuration file.
 pub(super) fn load(path: &Path) -> Result<Config> {
     let text = fs::read_to_string(path).map_err(|cause| {
-        Error::io(
-            format!("cannot read the configuration {}", path.display()),
-            cause,
-        )
-        .with_hint("`shadowset create` writes one")
+        let missing = cause.kind() == io::ErrorKind::NotFound;
+        let says = format!("cannot read the configuration {}", path.display());
+        let error = Error::io(says, cause);
+        if missing {
+            return error.with_hint("`shadowset create` writes one");
+        }
+        error
     })?;
     parse(&text, path)
 }
@@ -106,14 +109,13 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         Some(unit) => place.name(unit)?,
         None => unit_of_file(path)?,
     };
-    let members = place.members(&file.member)?;
     let setup = Setup {
         label: place.label(file.label.as_ref(), &unit)?,
         region_blocks: place.region_blocks(file.region_blocks.as_ref())?,
         durability: place.durability(file.durability.as_ref())?,
         state_dir: place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit))),
+        members: place.members(&file.member)?,
         unit,
-        members,
     };
     Ok(Config {
         setup,

@@ -7,12 +7,14 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::CreateArgs;
-use super::output::Out;
-use super::{config, place, system};
+use super::output::{Out, about};
+use super::size::human;
+use super::{config, place};
 use crate::error::{Error, Result};
+use crate::server::create::{self, Created, CreatedMember};
 use crate::server::setup::{Durability, Setup};
 use crate::set::Code;
 use crate::set::geometry::REGION_BLOCKS_DEFAULT;
@@ -37,24 +39,47 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
     if !existing {
         write_new(&path, &config::render(&setup)?)?;
     }
-    let created = system::create(&setup, args.from.as_deref(), args.size, args.erase);
+    let created = create::create(&setup, args.from.as_deref(), args.size, args.erase);
     if created.is_err() && !existing {
         // What is left of a failure would be taken for a set that exists.
         let _ = fs::remove_file(&path);
     }
-    created?;
-    let unit = &setup.unit;
-    let members: Vec<_> = setup.members.iter().map(|m| m.name.as_str()).collect();
-    let says = format!(
-        "{unit} is created with {} in {}\nmount it: shadowset mount {} DIR",
-        members.join(", "),
-        path.display(),
-        args.unit
-    );
-    let value = json!({ "ok": true, "unit": unit, "config": path.display().to_string(),
-        "members": members });
-    out.either(&value, &says)?;
+    let subject = format!("create {}", setup.unit);
+    let created = created.map_err(|error| about(&subject, &error))?;
+    out.either(
+        &value(&setup, &created, &path),
+        &text(args, &created, &path),
+    )?;
     Ok(0)
+}
+
+fn value(setup: &Setup, created: &Created, path: &Path) -> Value {
+    let member = |m: &CreatedMember| {
+        json!({ "name": m.name, "path": m.path.display().to_string(), "new_image": m.new_image,
+            "copy": m.copy })
+    };
+    json!({
+        "ok": true,
+        "unit": setup.unit,
+        "uuid": created.set.to_string(),
+        "config": path.display().to_string(),
+        "size": created.geometry.size().0,
+        "members": created.members.iter().map(member).collect::<Vec<_>>(),
+    })
+}
+
+fn text(args: &CreateArgs, created: &Created, path: &Path) -> String {
+    let size = human(created.geometry.size().0);
+    let mut text = format!("{} is created: {size}, {}\n", args.unit, path.display());
+    for m in &created.members {
+        let how = match (m.copy, m.new_image) {
+            (true, _) => "is copied onto at the first mount",
+            (false, true) => "is a new image",
+            (false, false) => "is taken as it is",
+        };
+        text.push_str(&format!("  {} {how}: {}\n", m.name, m.path.display()));
+    }
+    text + &format!("mount it: shadowset mount {} DIR", args.unit)
 }
 
 /// The unit that the options describe.

@@ -47,6 +47,8 @@ fn mounted(running: Running) -> Row {
     let status = Tree::of(&running).status();
     let (state, size, members) = match status {
         Ok(status) => (status.state, Some(status.size), Some(status.members.len())),
+        // Its server has died or does not answer to us.
+        Err(_) if running.pid.is_none() => ("dead".to_owned(), None, None),
         Err(error) => (format!("unknown: {}", error.code()), None, None),
     };
     Row {

@@ -42,7 +42,10 @@ pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
     if output::reader_has_gone(&error) {
         return Err(error);
     }
-    output::report(&error, out.json);
+    // A server has told its launcher, who tells the operator.
+    if !args.ready_pipe {
+        output::report(&error, out.json);
+    }
     Ok(if error.code() == Code::Syntax {
         EXIT_USAGE
     } else {
@@ -125,7 +128,11 @@ impl Plan {
             } => {
                 // The server has nothing left to do but to end.
                 let _ = server.wait();
-                Err(Error::new(code, format!("mount {unit}: {sentence}")).with_hint(hint))
+                Err(Error::new(
+                    code,
+                    output::sentence_about(&format!("mount {unit}"), &sentence),
+                )
+                .with_hint(hint))
             }
             Report::Silence => Err(self.silence(&mut server)),
         }
@@ -209,7 +216,8 @@ impl Plan {
             read_only: self.options.read_only,
         };
         let served = fuse::serve(self.setup.clone(), &self.dir, options, ready);
-        if let Err(error) = &served {
+        // Without a file the log is on standard error, where the error is shown anyway.
+        if let (Err(error), Some(_)) = (&served, &self.options.log) {
             tracing::error!(unit = %unit, code = %error.code(), "{error}");
         }
         served

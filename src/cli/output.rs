@@ -90,9 +90,18 @@ impl Out {
     }
 }
 
-/// The same error, its sentence preceded by what was asked for.
+/// The same error, its sentence preceded by what was asked for, and the unit named once.
 pub(super) fn about(subject: &str, error: &Error) -> Error {
-    Error::new(error.code(), format!("{subject}: {error}")).with_hint(error.hint())
+    Error::new(error.code(), sentence_about(subject, &error.to_string())).with_hint(error.hint())
+}
+
+/// The sentence preceded by what was asked for; the last word of that is not said twice.
+pub(super) fn sentence_about(subject: &str, sentence: &str) -> String {
+    let object = subject.rsplit(' ').next().unwrap_or(subject);
+    let rest = sentence
+        .strip_prefix(object)
+        .and_then(|rest| rest.strip_prefix(": "));
+    format!("{subject}: {}", rest.unwrap_or(sentence))
 }
 
 /// Whether the error only says that the reader of our output has gone.
@@ -192,6 +201,12 @@ mod tests {
         let error = about("loop detach dsa1", &cause);
         assert_eq!(error.to_string(), "loop detach dsa1: /dev/loop9 is mounted");
         assert_eq!((error.exit_code(), error.hint()), (4, "unmount it"));
+        let own = Error::new(
+            Code::OutOfRange,
+            "dsa1: 1000 bytes is not a multiple of 512",
+        );
+        let expected = "create dsa1: 1000 bytes is not a multiple of 512";
+        assert_eq!(about("create dsa1", &own).to_string(), expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::args::StopArgs;
-use super::output::Out;
+use super::output::{Out, about};
 use super::place;
 use super::system::{self, Running};
 use crate::error::{Error, Result};
@@ -54,8 +54,8 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
     loop {
         match unmount(&unit.mountpoint, args.force) {
             Ok(()) => return Ok(()),
-            Err(cause) if cause.raw_os_error() != Some(libc::EBUSY) => {
-                return Err(failed(unit, cause));
+            Err(error) if error.code() != Code::InUse => {
+                return Err(about(&format!("stop {}", unit.unit), &error));
             }
             Err(_) if !args.wait => return Err(busy(unit)),
             Err(_) => {}
@@ -71,22 +71,23 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
 }
 
 /// umount(2) for root; others need the helper that mounted for them.
-fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
+fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
     if system::is_root() {
         return system::unmount(mountpoint, lazy);
     }
+    let failed = |cause| Error::io(format!("cannot unmount {}", mountpoint.display()), cause);
     let mut command = Command::new("fusermount3");
     command
         .arg("-u")
         .args(lazy.then_some("-z"))
         .arg("--")
         .arg(mountpoint);
-    let output = command.stdin(Stdio::null()).output()?;
+    let output = command.stdin(Stdio::null()).output().map_err(failed)?;
     let says = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
         true => Ok(()),
-        false if says.contains("busy") => Err(io::Error::from_raw_os_error(libc::EBUSY)),
-        false => Err(io::Error::other(says.trim().to_owned())),
+        false if says.contains("busy") => Err(Error::new(Code::InUse, says.trim())),
+        false => Err(failed(io::Error::other(says.trim().to_owned()))),
     }
 }
 
@@ -115,11 +116,7 @@ fn busy(unit: &Running) -> Error {
 
 fn failed(unit: &Running, cause: io::Error) -> Error {
     Error::io(
-        format!(
-            "stop {}: cannot unmount {}",
-            unit.unit,
-            unit.mountpoint.display()
-        ),
+        format!("stop {}: cannot wait for the server", unit.unit),
         cause,
     )
 }

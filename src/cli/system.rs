@@ -2,24 +2,22 @@
 //!
 //! Names of `io` that may still move are used here and nowhere else in the command line.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::io::mountpoint::{self, FSTYPE};
+use crate::io::runtime::{Entry, Runtime};
 use crate::io::{loopdev, sys};
-use crate::server::setup::Setup;
-use crate::set::{Bytes, Code};
 
 /// A mounted unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Running {
     /// Its name.
     pub(super) unit: String,
-    /// Its server, when it is ours to know.
+    /// Its server; none when that has died, or is not ours to know.
     pub(super) pid: Option<u32>,
     /// Where it is mounted.
     pub(super) mountpoint: PathBuf,
@@ -37,37 +35,27 @@ impl Running {
     }
 }
 
-/// All mounted units of this node, by name.
+/// All mounted units of this node, by name; also those whose server has died and left its mount.
 pub(super) fn running() -> Result<Vec<Running>> {
-    let Ok(entries) = std::fs::read_dir(runtime_dir()) else {
-        return Ok(Vec::new());
-    };
-    let mut units: Vec<Running> = entries.flatten().filter_map(|e| one(&e.path())).collect();
-    units.sort_by(|a, b| a.unit.cmp(&b.unit));
-    Ok(units)
+    let entries = Runtime::from_env()?.list()?;
+    Ok(entries.into_iter().filter_map(one).collect())
 }
 
-fn one(dir: &Path) -> Option<Running> {
-    let line = |name| {
-        std::fs::read_to_string(dir.join(name))
-            .ok()
-            .map(|s| s.trim().to_owned())
+fn one(entry: Entry) -> Option<Running> {
+    let (unit, alive) = (entry.unit, entry.alive);
+    // A unit without a mount point is being mounted or has been stopped.
+    let mountpoint = entry.mountpoint?;
+    let is_ours = || match mountpoint::mounted(&mountpoint) {
+        Ok(Some(mounted)) => mounted.fstype == FSTYPE && mounted.source == unit.as_str(),
+        Ok(None) | Err(_) => false,
     };
-    let unit = dir.file_name()?.to_str()?.to_owned();
-    Some(Running {
+    let shown = alive || is_ours();
+    let pid = entry.pid.filter(|_| alive);
+    shown.then_some(Running {
         unit,
-        pid: line("pid")?.parse().ok(),
-        mountpoint: line("mountpoint")?.into(),
+        pid,
+        mountpoint,
     })
-}
-
-fn runtime_dir() -> PathBuf {
-    std::env::var_os("SHADOWSET_RUNTIME_DIR").map_or_else(|| "/run/shadowset".into(), PathBuf::from)
-}
-
-/// Creates the member images and their storage control blocks.
-pub(super) fn create(_: &Setup, _: Option<&str>, _: Option<Bytes>, _: bool) -> Result<()> {
-    Err(Error::new(Code::NotSupported, "not merged"))
 }
 
 /// Waits until an open control file has changed since it was read; false when the time is over.
@@ -97,9 +85,8 @@ pub(super) fn pause(time: Duration) -> io::Result<()> {
 }
 
 /// Takes a mount away: at once but only from the name space (`lazy`), or when nobody uses it.
-pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
-    let path = CString::new(mountpoint.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    sys::unmount(&path, lazy)
+pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
+    mountpoint::unmount(mountpoint, lazy)
 }
 
 /// Leaves the session of the launcher, so that its end is not ours.

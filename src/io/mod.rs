@@ -4,9 +4,9 @@ pub mod aligned;
 pub mod file;
 pub mod image;
 pub mod loopdev;
-pub mod scb_file;
 pub mod mountpoint;
 pub mod runtime;
+pub mod scb_file;
 pub mod storage;
 pub mod sys;
 #[cfg(test)]

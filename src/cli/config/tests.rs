@@ -155,7 +155,11 @@ fn bad_values_are_named_with_line_column_and_key() {
             "\"64\"",
             "line 4, column 17: region_blocks: invalid type",
         ),
-        ("64", "64 64", "line 4, column 17: region_blocks: string values must be quoted"),
+        (
+            "64",
+            "64 64",
+            "line 4, column 17: region_blocks: string values must be quoted",
+        ),
         (
             "\"direct\"",
             "\"odirect\"",
@@ -223,10 +227,13 @@ fn members_that_collide_are_refused() {
         let says = "[[member]]: /srv/images/m1.img is named twice";
         is_refused(&change(from, "/srv/images/m1.img"), says);
     }
-    is_refused(
-        "unit = \"dsa1\"\n",
-        "a set has one to six members, this one has none",
-    );
+}
+
+#[test]
+fn a_set_without_members_is_refused() {
+    let error = read("unit = \"dsa1\"\n").expect_err("no member");
+    let says = "/etc/shadowset/dsa1.toml: a set has one to six members, this one has none";
+    assert_eq!(error.to_string(), says);
 }
 
 #[test]
