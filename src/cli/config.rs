@@ -279,8 +279,13 @@ impl Source<'_> {
             .iter()
             .map(|m| self.member(m.get_ref()))
             .collect::<Result<Vec<_>>>()?;
-        check_members(&setups)
-            .map_err(|(i, says)| self.wrong(members.get(i).map_or(0..0, Spanned::span), &says))?;
+        check_members(&setups).map_err(|(i, says)| {
+            let Some(member) = members.get(i) else {
+                return Error::new(Code::Config, format!("{}: {says}", self.path.display()))
+                    .with_hint("a [[member]] has a name and a path");
+            };
+            self.wrong(member.span(), &says)
+        })?;
         Ok(setups)
     }
 
