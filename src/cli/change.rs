@@ -9,6 +9,7 @@ use super::args::{AttachArgs, DetachArgs};
 use super::model::{Operation, Status};
 use super::output::Out;
 use super::place;
+use super::size::human;
 use super::tree::{Answer, Tree};
 use super::wait::{Progress, ended};
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
     }
     let operation = wait(&tree, &target, before, out)?;
     let says = match &operation {
-        Some(op) => format!("{} is done", op.title()),
+        Some(op) => done(op),
         None => "nothing had to be copied".to_owned(),
     };
     out.either(
@@ -55,6 +56,18 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
         &says,
     )?;
     Ok(0)
+}
+
+/// An operation that has ended well, with what it had to do.
+fn done(op: &Operation) -> String {
+    let mut text = format!("{} is done", op.title());
+    if let Some(copied) = op.copied_bytes {
+        text.push_str(&format!(", {} copied", human(copied)));
+    }
+    if let Some(skipped) = op.skipped_bytes.filter(|skipped| *skipped > 0) {
+        text.push_str(&format!(", {} needed no copy", human(skipped)));
+    }
+    text
 }
 
 fn operation_value(op: &Operation) -> Value {
@@ -279,6 +292,12 @@ mod tests {
             "the cancelled one is older"
         );
         assert_eq!(newest(&status, "m2", None).map(|op| op.id), Some(6));
+    }
+
+    #[test]
+    fn the_end_of_a_copy_says_what_it_had_to_do() {
+        let expected = "minicopy m1 -> m3 is done, 40.0 MiB copied, 924 MiB needed no copy";
+        assert_eq!(done(&sample().operations[1]), expected);
     }
 
     #[test]

@@ -56,6 +56,11 @@ pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
 /// The mounted unit that an argument means: its name, its mount point or its configuration.
 pub(super) fn running(argument: &str) -> Result<Running> {
     let all = system::running()?;
+    // Before anything looks into a mount whose server may have died.
+    let path = std::path::absolute(argument).ok();
+    if let Some(found) = all.iter().find(|r| path.as_ref() == Some(&r.mountpoint)) {
+        return Ok(found.clone());
+    }
     if Path::new(argument).join(".shadow").is_dir() {
         return mounted_at(argument, all);
     }

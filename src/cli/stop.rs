@@ -54,6 +54,8 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
     loop {
         match unmount(&unit.mountpoint, args.force) {
             Ok(()) => return Ok(()),
+            // Unmounted before, and still closing its members: that end is what is wanted.
+            Err(error) if error.code() == Code::NotMounted && server.is_some() => return Ok(()),
             Err(error) if error.code() != Code::InUse => {
                 return Err(about(&format!("stop {}", unit.unit), &error));
             }
