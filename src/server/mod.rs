@@ -1,5 +1,6 @@
 //! The shadow server: runs the rules of the set on real storage.
 
+pub mod create;
 pub mod handle;
 pub mod pipeline;
 pub mod setup;
