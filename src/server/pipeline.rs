@@ -153,7 +153,7 @@ pub struct Pipeline {
     read_only: bool,
     fence: Fence,
     live: ArcSwap<Live>,
-    lanes: Lanes,
+    lanes: Arc<Lanes>,
     reading: [AtomicU64; MEMBERS_MAX],
     messages: Sender<Message>,
 }
@@ -164,7 +164,7 @@ impl Pipeline {
             geometry: live.view.geometry(),
             read_only,
             fence: Fence::default(),
-            lanes: Lanes::default(),
+            lanes: Arc::default(),
             reading: Default::default(),
             messages: live.messages.clone(),
             live: ArcSwap::from_pointee(live),
@@ -177,7 +177,7 @@ impl Pipeline {
     }
 
     /// The lanes on which members are flushed.
-    pub(super) fn lanes(&self) -> &Lanes {
+    pub(super) fn lanes(&self) -> &Arc<Lanes> {
         &self.lanes
     }
 
