@@ -37,7 +37,9 @@ impl Fingerprint {
 
     /// What has changed, in words.
     fn change(&self, now: Option<Self>) -> Option<String> {
-        let Some(now) = now else { return Some("it cannot be looked at".into()) };
+        let Some(now) = now else {
+            return Some("it cannot be looked at".into());
+        };
         let text = if self.identity != now.identity {
             "another file is at its path"
         } else if matches!(self.identity, Identity::Device { .. }) {
@@ -76,9 +78,9 @@ impl Runner {
         let before = Fingerprint::take(&path);
         let image = Image::open(&path, mode).map_err(|e| refusal(&e).at(&wish.what))?;
         let changed = match &joiner {
-            Joiner::Departed(id) => {
-                self.seats[id.index()].fingerprint.and_then(|then| then.change(before))
-            }
+            Joiner::Departed(id) => self.seats[id.index()]
+                .fingerprint
+                .and_then(|then| then.change(before)),
             Joiner::New { .. } => {
                 self.check_foreign(&path, &wish.what)?;
                 None
@@ -86,9 +88,28 @@ impl Runner {
         };
         let blank = image.is_blank().map_err(|e| refusal(&e).at(&wish.what))?;
         let (candidate, size) = (self.keep(image), Bytes(0));
-        let size = self.candidates.get(&candidate).map_or(size, |i| Bytes(i.size()));
-        let Wish { what: word, policy, confirm, dry_run, .. } = wish;
-        Ok(Attach { word, joiner, candidate, size, blank, changed, policy, confirm, dry_run })
+        let size = self
+            .candidates
+            .get(&candidate)
+            .map_or(size, |i| Bytes(i.size()));
+        let Wish {
+            what: word,
+            policy,
+            confirm,
+            dry_run,
+            ..
+        } = wish;
+        Ok(Attach {
+            word,
+            joiner,
+            candidate,
+            size,
+            blank,
+            changed,
+            policy,
+            confirm,
+            dry_run,
+        })
     }
 
     fn keep(&mut self, image: Image) -> CandidateId {
@@ -107,7 +128,11 @@ impl Runner {
         }
         if !wish.what.contains('/') {
             let names: Vec<&str> = self.set.members().iter().map(|m| m.name.as_str()).collect();
-            let text = format!("no member {}; the members are {}", wish.what, names.join(", "));
+            let text = format!(
+                "no member {}; the members are {}",
+                wish.what,
+                names.join(", ")
+            );
             return Err(Refusal::new(Code::NoSuchMember, text)
                 .at(&wish.what)
                 .with_hint("give the path of an image, or the name of a member"));
@@ -123,7 +148,11 @@ impl Runner {
         if let Some(id) = identity.and_then(|i| self.member_of(i)) {
             self.set.attachable(id).map_err(|r| {
                 let text = format!("{} is the image of {}", wish.what, self.name(id));
-                let code = if r.code == Code::IsCopyTarget { Code::AlreadyMember } else { r.code };
+                let code = if r.code == Code::IsCopyTarget {
+                    Code::AlreadyMember
+                } else {
+                    r.code
+                };
                 Refusal::new(code, text).at(&wish.what)
             })?;
             return Ok((Joiner::Departed(id), path.to_owned()));
@@ -137,13 +166,20 @@ impl Runner {
             None => self.free_name(),
         };
         check_name(&name).map_err(|e| Refusal::new(Code::Syntax, e.to_string()).at(&name))?;
-        Ok(Joiner::New { name, uuid: Uuid::new_v4(), path: wish.what.clone() })
+        Ok(Joiner::New {
+            name,
+            uuid: Uuid::new_v4(),
+            path: wish.what.clone(),
+        })
     }
 
     /// The first of m1, m2, … that no member has.
     fn free_name(&self) -> String {
         let taken = |name: &String| self.member_named(name).is_some();
-        (1u32..).map(|n| format!("m{n}")).find(|name| !taken(name)).unwrap_or_default()
+        (1u32..)
+            .map(|n| format!("m{n}"))
+            .find(|name| !taken(name))
+            .unwrap_or_default()
     }
 
     fn member_named(&self, name: &str) -> Option<MemberId> {
@@ -152,7 +188,10 @@ impl Runner {
     }
 
     fn member_of(&self, identity: Identity) -> Option<MemberId> {
-        let index = self.seats.iter().position(|s| s.identity == Some(identity))?;
+        let index = self
+            .seats
+            .iter()
+            .position(|s| s.identity == Some(identity))?;
         MemberId::new(index)
     }
 

@@ -55,14 +55,27 @@ enum Failure {
 
 impl Copier {
     pub(super) fn new(pipeline: Arc<Pipeline>, messages: Sender<Message>) -> Self {
-        Self { pipeline, messages, runs: HashMap::new() }
+        Self {
+            pipeline,
+            messages,
+            runs: HashMap::new(),
+        }
     }
 
     /// Starts a copy. Without a thread it comes back as failed at once.
     pub(super) fn start(&mut self, work: Box<CopyWork>) {
         let (op, target) = (work.op(), work.target());
-        let state = State { work: Some(work), paused: false, end: None, threads: 0 };
-        let run = Arc::new(Run { target, state: Mutex::new(state), changed: Condvar::new() });
+        let state = State {
+            work: Some(work),
+            paused: false,
+            end: None,
+            threads: 0,
+        };
+        let run = Arc::new(Run {
+            target,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         self.runs.insert(op, Arc::clone(&run));
         // Held until all threads are counted, so that the first cannot take itself for the last.
         let mut state = run.lock();
@@ -149,7 +162,10 @@ impl Run {
                 }
             }
             // Another thread's step may still leave its regions stale.
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -206,8 +222,13 @@ fn next_part(
 ) -> (ByteRange, bool, Option<ByteRange>) {
     let live = fenced.live();
     let tried = [target].into_iter().collect::<MemberSet>();
-    let source = live.view().plan_read(range, tried, |_| 0).and_then(|id| live.store(id));
-    let Some(source) = source else { return (range, true, None) };
+    let source = live
+        .view()
+        .plan_read(range, tried, |_| 0)
+        .and_then(|id| live.store(id));
+    let Some(source) = source else {
+        return (range, true, None);
+    };
     let seek = |what| source.seek(range.start(), what).ok();
     let (border, data) = match seek(Seek::Data) {
         Some(Some(at)) if at <= range.start() => (seek(Seek::Hole).flatten(), true),
@@ -238,7 +259,9 @@ fn copy_data(
         pipeline
             .read_from(fenced.live(), part, bytes)
             .map_err(|_| Failure::Source("no source could be read".to_owned()))?;
-        target_of(permit, target)?.write_at(bytes, part.start()).map_err(Failure::Target)?;
+        target_of(permit, target)?
+            .write_at(bytes, part.start())
+            .map_err(Failure::Target)?;
     }
     Ok(())
 }

@@ -18,7 +18,10 @@ impl FenceTable {
     /// A table with room for `requests` at once before it has to grow.
     #[must_use]
     pub fn with_capacity(requests: usize) -> Self {
-        Self { entries: Vec::with_capacity(requests), next: 0 }
+        Self {
+            entries: Vec::with_capacity(requests),
+            next: 0,
+        }
     }
 
     /// Queues for a range; gives the place in the queue.
@@ -31,8 +34,13 @@ impl FenceTable {
     /// Whether no earlier entry overlaps: the holder of this place may go on.
     #[must_use]
     pub fn may_pass(&self, place: u64) -> bool {
-        let Some((_, mine)) = self.entries.iter().find(|(p, _)| *p == place) else { return false };
-        !self.entries.iter().any(|(p, range)| *p < place && range.overlaps(*mine))
+        let Some((_, mine)) = self.entries.iter().find(|(p, _)| *p == place) else {
+            return false;
+        };
+        !self
+            .entries
+            .iter()
+            .any(|(p, range)| *p < place && range.overlaps(*mine))
     }
 
     /// Frees the range of a place.
@@ -75,8 +83,14 @@ pub struct Fence {
 
 impl Default for Fence {
     fn default() -> Self {
-        let gate = Gate { table: FenceTable::with_capacity(256), waiting: 0 };
-        Self { gate: Mutex::new(gate), freed: Condvar::new() }
+        let gate = Gate {
+            table: FenceTable::with_capacity(256),
+            waiting: 0,
+        };
+        Self {
+            gate: Mutex::new(gate),
+            freed: Condvar::new(),
+        }
     }
 }
 
@@ -88,7 +102,10 @@ impl Fence {
         let place = gate.table.enter(range);
         while !gate.table.may_pass(place) {
             gate.waiting += 1;
-            gate = self.freed.wait(gate).unwrap_or_else(PoisonError::into_inner);
+            gate = self
+                .freed
+                .wait(gate)
+                .unwrap_or_else(PoisonError::into_inner);
             gate.waiting -= 1;
         }
         FenceGuard { fence: self, place }
@@ -127,17 +144,26 @@ mod tests {
 
     fn range(first: u64, blocks: u64) -> BlockRange {
         let unit = Geometry::new(Bytes(1 << 20), 127).expect("valid");
-        unit.clip(Bytes(first * 512), Bytes(blocks * 512)).expect("inside").blocks()
+        unit.clip(Bytes(first * 512), Bytes(blocks * 512))
+            .expect("inside")
+            .blocks()
     }
 
     #[test]
     fn overlapping_requests_pass_in_order_of_arrival() {
         let mut table = FenceTable::default();
-        let (a, b, c) = (table.enter(range(0, 4)), table.enter(range(3, 4)), table.enter(range(6, 1)));
+        let (a, b, c) = (
+            table.enter(range(0, 4)),
+            table.enter(range(3, 4)),
+            table.enter(range(6, 1)),
+        );
         let d = table.enter(range(20, 1));
         assert!(table.may_pass(a) && !table.may_pass(b) && !table.may_pass(c) && table.may_pass(d));
         table.leave(a);
-        assert!(table.may_pass(b) && !table.may_pass(c), "c waits for b, which came first");
+        assert!(
+            table.may_pass(b) && !table.may_pass(c),
+            "c waits for b, which came first"
+        );
         table.leave(b);
         assert!(table.may_pass(c));
     }

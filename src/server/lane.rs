@@ -20,7 +20,9 @@ pub(super) struct Lanes {
 impl Lanes {
     /// Runs a job on the member's lane. Gives the job back when no thread can be had.
     fn run(&self, id: MemberId, job: Job) -> Result<(), Job> {
-        let mut lane = self.lanes[id.index()].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lane = self.lanes[id.index()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if lane.is_none() {
             let (sender, jobs) = unbounded::<Job>();
             let name = format!("lane-{}", id.index());
@@ -71,7 +73,10 @@ impl Lanes {
     ) -> std::io::Result<()> {
         let lanes = Arc::clone(self);
         let work = move || done(lanes.flush(&stores, members).failed);
-        std::thread::Builder::new().name("flush".into()).spawn(work).map(drop)
+        std::thread::Builder::new()
+            .name("flush".into())
+            .spawn(work)
+            .map(drop)
     }
 }
 

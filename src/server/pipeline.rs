@@ -48,8 +48,18 @@ impl Live {
         for seat in view.seats() {
             stores[seat.id.index()].clone_from(&all[seat.id.index()]);
         }
-        let align = stores.iter().flatten().map(|s| s.align()).max().unwrap_or(1);
-        Self { view, stores, align, messages }
+        let align = stores
+            .iter()
+            .flatten()
+            .map(|s| s.align())
+            .max()
+            .unwrap_or(1);
+        Self {
+            view,
+            stores,
+            align,
+            messages,
+        }
     }
 
     pub(super) fn view(&self) -> &View {
@@ -64,7 +74,9 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         // A closed channel means that the control thread has ended and nobody waits.
-        let _ = self.messages.send(Message::Event(Event::Retired(self.view.epoch())));
+        let _ = self
+            .messages
+            .send(Message::Event(Event::Retired(self.view.epoch())));
     }
 }
 
@@ -82,12 +94,18 @@ impl Fenced<'_> {
 
     /// Sets the bits of an application's write; with them comes the permission to write.
     fn permit(&self, range: ByteRange) -> WritePermit<'_> {
-        WritePermit { live: &self.live, _marked: self.live.view.mark(range) }
+        WritePermit {
+            live: &self.live,
+            _marked: self.live.view.mark(range),
+        }
     }
 
     /// Sets the bits of a copy step.
     pub(super) fn permit_copy(&self, regions: Regions) -> WritePermit<'_> {
-        WritePermit { live: &self.live, _marked: self.live.view.mark_copy(regions) }
+        WritePermit {
+            live: &self.live,
+            _marked: self.live.view.mark_copy(regions),
+        }
     }
 }
 
@@ -138,7 +156,12 @@ impl Results {
     }
 
     fn errno(&self) -> Errno {
-        Errno(self.first.as_ref().and_then(io::Error::raw_os_error).unwrap_or(libc::EIO))
+        Errno(
+            self.first
+                .as_ref()
+                .and_then(io::Error::raw_os_error)
+                .unwrap_or(libc::EIO),
+        )
     }
 }
 
@@ -192,10 +215,15 @@ impl Pipeline {
     pub(super) fn enter(&self, range: ByteRange) -> Fenced<'_> {
         let mut align = self.live.load().align;
         loop {
-            let fence = self.fence.acquire(self.geometry.round_out(range, align).blocks());
+            let fence = self
+                .fence
+                .acquire(self.geometry.round_out(range, align).blocks());
             let live = self.live.load();
             if live.align <= align {
-                return Fenced { _fence: fence, live };
+                return Fenced {
+                    _fence: fence,
+                    live,
+                };
             }
             align = live.align;
         }
@@ -208,7 +236,9 @@ impl Pipeline {
     pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         let left = self.size().saturating_sub(at);
         let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let Ok(range) = self.geometry.clip(Bytes(at), Bytes(len as u64)) else { return Ok(0) };
+        let Ok(range) = self.geometry.clip(Bytes(at), Bytes(len as u64)) else {
+            return Ok(0);
+        };
         let live = self.live.load();
         self.read_from(&live, range, &mut buf[..len])?;
         Ok(len)
@@ -264,7 +294,9 @@ impl Pipeline {
         if self.read_only {
             return Err(Errno(libc::EROFS));
         }
-        self.geometry.clip(Bytes(at), Bytes(len)).map_err(|_| Errno(libc::ENOSPC))
+        self.geometry
+            .clip(Bytes(at), Bytes(len))
+            .map_err(|_| Errno(libc::ENOSPC))
     }
 
     fn change(
@@ -289,7 +321,11 @@ impl Pipeline {
             return Ok(());
         }
         let (answer, verdict) = bounded(1);
-        let failure = Failure { range, good, failed };
+        let failure = Failure {
+            range,
+            good,
+            failed,
+        };
         let asked = self.messages.send(Message::Failed(failure, answer));
         match asked.ok().and_then(|()| verdict.recv().ok()) {
             Some(Verdict::Acknowledge) => Ok(()),
@@ -323,7 +359,9 @@ impl Pipeline {
         let mut buf = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
         let mut done = 0;
         while done < len {
-            let piece = buf.len().min(usize::try_from(len - done).unwrap_or(buf.len()));
+            let piece = buf
+                .len()
+                .min(usize::try_from(len - done).unwrap_or(buf.len()));
             let got = self.read(from + done, &mut buf[..piece])?;
             self.write(to + done, &buf[..got])?;
             done += got as u64;
@@ -351,7 +389,10 @@ impl Pipeline {
         let rest = Bytes(self.size().saturating_sub(at));
         let range = self.geometry.clip(Bytes(at), rest).map_err(|_| ENXIO)?;
         let live = self.live.load();
-        let id = live.view.plan_read(range, MemberSet::EMPTY, |_| 0).ok_or(EIO)?;
+        let id = live
+            .view
+            .plan_read(range, MemberSet::EMPTY, |_| 0)
+            .ok_or(EIO)?;
         let store = live.store(id).ok_or(EIO)?;
         match store.seek(at, what).map_err(|_| EIO)? {
             Some(found) if found < self.size() => Ok(found),

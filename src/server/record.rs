@@ -14,7 +14,12 @@ pub(super) fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStat
     if events.len() == EVENTS_KEPT {
         events.pop_front();
     }
-    events.push_back(EventRecord { seq, time, event, facts });
+    events.push_back(EventRecord {
+        seq,
+        time,
+        event,
+        facts,
+    });
 }
 
 type Facts = Vec<(&'static str, String)>;
@@ -22,7 +27,11 @@ type Facts = Vec<(&'static str, String)>;
 fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     let name = |id| set.name(id).to_owned();
     let copy = |op: &crate::set::OpId, kind: &crate::set::CopyKind, id| {
-        vec![("operation", op.to_string()), ("kind", kind.name().to_owned()), ("member", name(id))]
+        vec![
+            ("operation", op.to_string()),
+            ("kind", kind.name().to_owned()),
+            ("member", name(id)),
+        ]
     };
     match notice {
         Notice::Detached { member, bitmap } => {
@@ -30,12 +39,19 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             facts.extend(bitmap.map(|b| ("bitmap", b.to_string())));
             ("member-detached", facts)
         }
-        Notice::Expelled { member, reason } => {
-            ("member-expelled", vec![("member", name(*member)), ("reason", reason.clone())])
-        }
+        Notice::Expelled { member, reason } => (
+            "member-expelled",
+            vec![("member", name(*member)), ("reason", reason.clone())],
+        ),
         Notice::CopyQueued(op, kind, id) => ("copy-queued", copy(op, kind, *id)),
         Notice::CopyStarted(op, kind, id) => ("copy-started", copy(op, kind, *id)),
-        Notice::CopyEnded { op, kind, member, end, copied_bytes } => {
+        Notice::CopyEnded {
+            op,
+            kind,
+            member,
+            end,
+            copied_bytes,
+        } => {
             let mut facts = copy(op, kind, *member);
             facts.push(("state", (*end).to_owned()));
             facts.push(("copied_bytes", copied_bytes.to_string()));
@@ -50,7 +66,10 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
 
 /// ERROR: a human must look. WARN: handled. INFO: each change of membership and each copy.
 fn log(notice: &Notice, event: &str, facts: &Facts) {
-    let facts: Vec<String> = facts.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let facts: Vec<String> = facts
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let facts = facts.join(" ");
     match notice {
         Notice::Expelled { .. } | Notice::FailedEverywhere => tracing::error!("{event} {facts}"),

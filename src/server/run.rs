@@ -109,8 +109,14 @@ impl Runner {
     }
 
     fn patience(&self) -> Duration {
-        let deadline = self.current.map(|(_, at)| at.saturating_duration_since(Instant::now()));
-        let busy = if self.speeds.is_idle() { TICK } else { PROGRESS };
+        let deadline = self
+            .current
+            .map(|(_, at)| at.saturating_duration_since(Instant::now()));
+        let busy = if self.speeds.is_idle() {
+            TICK
+        } else {
+            PROGRESS
+        };
         deadline.map_or(busy, |left| left.min(busy))
     }
 
@@ -163,12 +169,32 @@ impl Runner {
 
     fn command(&mut self, request: Request) -> Result<Command, Refusal> {
         Ok(match request {
-            Request::Detach { member, policy, dry_run } => {
+            Request::Detach {
+                member,
+                policy,
+                dry_run,
+            } => {
                 let policy = policy.unwrap_or(Policy::MinicopyOptional);
-                Command::Detach { member, policy, dry_run }
+                Command::Detach {
+                    member,
+                    policy,
+                    dry_run,
+                }
             }
-            Request::Attach { what, name, policy, confirm, dry_run } => {
-                let wish = Wish { what, name, policy, confirm, dry_run };
+            Request::Attach {
+                what,
+                name,
+                policy,
+                confirm,
+                dry_run,
+            } => {
+                let wish = Wish {
+                    what,
+                    name,
+                    policy,
+                    confirm,
+                    dry_run,
+                };
                 Command::Attach(Box::new(self.look_at(wish)?))
             }
             Request::Expel { member } => Command::Expel { member },
@@ -215,7 +241,11 @@ impl Runner {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Adopt(candidate, id) => self.adopt(candidate, id),
-            Effect::Persist { generation, clean, to } => self.persist(generation, clean, to),
+            Effect::Persist {
+                generation,
+                clean,
+                to,
+            } => self.persist(generation, clean, to),
             Effect::Publish(view) => {
                 let live = Live::new(*view, &self.stores, self.messages.clone());
                 self.pipeline.publish(live);
@@ -237,10 +267,13 @@ impl Runner {
     }
 
     fn adopt(&mut self, candidate: CandidateId, id: MemberId) {
-        let Some(image) = self.candidates.remove(&candidate) else { return };
+        let Some(image) = self.candidates.remove(&candidate) else {
+            return;
+        };
         while self.seats.len() <= id.index() {
             let path = image.path().to_owned();
-            self.seats.push(Seat::new(path, crate::io::IoMode::Buffered));
+            self.seats
+                .push(Seat::new(path, crate::io::IoMode::Buffered));
         }
         let seat = &mut self.seats[id.index()];
         (seat.identity, seat.fingerprint) = (Some(image.identity()), None);
@@ -250,7 +283,10 @@ impl Runner {
     fn close(&mut self, id: MemberId) {
         self.stores[id.index()] = None;
         // Only an image that left in good order is known to be as the set left it.
-        let detached = matches!(self.set.members()[id.index()].state, MemberState::Detached(_));
+        let detached = matches!(
+            self.set.members()[id.index()].state,
+            MemberState::Detached(_)
+        );
         let path = self.set.members()[id.index()].path.clone();
         let seat = &mut self.seats[id.index()];
         seat.fingerprint = detached.then(|| Fingerprint::take(path.as_ref())).flatten();
@@ -275,18 +311,24 @@ impl Runner {
         if let Err(error) = lanes.flush_later(self.stores.clone(), members, done) {
             tracing::error!(%error, "no thread for a flush");
             let failed = self.pipeline.lanes().flush(&self.stores, members).failed;
-            let _ = self.messages.send(Message::Event(Event::Flushed(id, failed)));
+            let _ = self
+                .messages
+                .send(Message::Event(Event::Flushed(id, failed)));
         }
     }
 
     fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {
-        if self.current.is_some_and(|(number, _)| number == ticket.number()) {
+        if self
+            .current
+            .is_some_and(|(number, _)| number == ticket.number())
+        {
             self.current = None;
         }
         let answer = match answer {
-            Ok(_) if self.unsafe_answers => {
-                Err(Refusal::new(Code::Io, "a storage control block could not be written"))
-            }
+            Ok(_) if self.unsafe_answers => Err(Refusal::new(
+                Code::Io,
+                "a storage control block could not be written",
+            )),
             other => other,
         };
         match self.waiters.remove(&ticket.number()) {
@@ -296,7 +338,11 @@ impl Runner {
     }
 
     fn settle(&mut self, ticket: &Ticket, verdict: Verdict) {
-        let verdict = if self.unsafe_answers { Verdict::Fail } else { verdict };
+        let verdict = if self.unsafe_answers {
+            Verdict::Fail
+        } else {
+            verdict
+        };
         if let Some(Waiter::Data(answer)) = self.waiters.remove(&ticket.number()) {
             let _ = answer.send(verdict);
         }
@@ -328,7 +374,9 @@ impl Runner {
 
 /// The time of day, for people.
 pub(super) fn now() -> Moment {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

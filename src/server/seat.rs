@@ -45,12 +45,25 @@ impl Seat {
     /// The seat of a member whose block is beside its image.
     pub(super) fn new(path: PathBuf, io: IoMode) -> Self {
         let scb = default_scb(&path);
-        Self { scb, file: None, written: None, io, identity: None, fingerprint: None }
+        Self {
+            scb,
+            file: None,
+            written: None,
+            io,
+            identity: None,
+            fingerprint: None,
+        }
     }
 
     fn write(&mut self, scb: &Scb) -> Result<()> {
         let failed = |path: &PathBuf, e| {
-            Error::io(format!("the storage control block {} cannot be written", path.display()), e)
+            Error::io(
+                format!(
+                    "the storage control block {} cannot be written",
+                    path.display()
+                ),
+                e,
+            )
         };
         let file = match self.file.take() {
             Some(file) => file,

@@ -41,7 +41,9 @@ impl Speeds {
     pub(super) fn sample(&mut self, operations: &[Operation], now: Instant) -> bool {
         let mut any = false;
         for (op, track) in &mut self.tracks {
-            let Some(operation) = operations.iter().find(|o| o.id == *op) else { continue };
+            let Some(operation) = operations.iter().find(|o| o.id == *op) else {
+                continue;
+            };
             let last = track.samples.back().map(|(at, _)| *at);
             if last.is_some_and(|at| now.duration_since(at) < PAUSE) {
                 continue;
@@ -58,14 +60,21 @@ impl Speeds {
     }
 
     pub(super) fn rates(&self) -> Vec<Rate> {
-        self.tracks.iter().map(|(op, track)| track.rate(*op)).collect()
+        self.tracks
+            .iter()
+            .map(|(op, track)| track.rate(*op))
+            .collect()
     }
 }
 
 impl Track {
     /// Bytes per second over the window; unknown until two samples lie apart, no time to go at a standstill.
     fn rate(&self, op: OpId) -> Rate {
-        let unknown = Rate { op, bytes_per_second: None, eta_s: None };
+        let unknown = Rate {
+            op,
+            bytes_per_second: None,
+            eta_s: None,
+        };
         let (Some((from, a)), Some((to, b))) = (self.samples.front(), self.samples.back()) else {
             return unknown;
         };
@@ -75,7 +84,11 @@ impl Track {
         }
         let speed = b.saturating_sub(*a).saturating_mul(1000) / ms;
         let eta_s = (speed > 0).then(|| self.left.div_ceil(speed.max(1)));
-        Rate { op, bytes_per_second: Some(speed), eta_s }
+        Rate {
+            op,
+            bytes_per_second: Some(speed),
+            eta_s,
+        }
     }
 }
 
@@ -86,12 +99,21 @@ mod tests {
     #[test]
     fn a_rate_is_unknown_until_there_is_something_to_measure() {
         let start = Instant::now();
-        let mut track = Track { samples: VecDeque::from([(start, 0)]), left: 100 };
+        let mut track = Track {
+            samples: VecDeque::from([(start, 0)]),
+            left: 100,
+        };
         assert_eq!(track.rate(OpId(1)).bytes_per_second, None);
         track.samples.push_back((start + Duration::from_secs(2), 0));
         let rate = track.rate(OpId(1));
-        assert_eq!((rate.bytes_per_second, rate.eta_s), (Some(0), None), "no nonsense at a standstill");
-        track.samples.push_back((start + Duration::from_secs(4), 200));
+        assert_eq!(
+            (rate.bytes_per_second, rate.eta_s),
+            (Some(0), None),
+            "no nonsense at a standstill"
+        );
+        track
+            .samples
+            .push_back((start + Duration::from_secs(4), 200));
         let rate = track.rate(OpId(1));
         assert_eq!((rate.bytes_per_second, rate.eta_s), (Some(50), Some(2)));
     }

@@ -44,7 +44,10 @@ impl Running {
         match self.thread.join() {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(Error::new(Code::Io, reason)),
-            Err(_) => Err(Error::new(Code::Io, "the control thread has failed; see the log")),
+            Err(_) => Err(Error::new(
+                Code::Io,
+                "the control thread has failed; see the log",
+            )),
         }
     }
 }
@@ -62,7 +65,8 @@ pub fn start(setup: &Setup, read_only: bool) -> Result<Running> {
     let effects = set.begin();
     let seats = seats(&setup.members, &images);
     let stores = stores(images, &assembly);
-    let first = first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
+    let first =
+        first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
     let live = Live::new(first, &stores, messages.clone());
     let pipeline = Arc::new(Pipeline::new(live, read_only));
     let board = Arc::new(Board::new(published(setup, &assembly, &set, read_only)));
@@ -73,8 +77,20 @@ pub fn start(setup: &Setup, read_only: bool) -> Result<Running> {
     };
     let first = assembly.generation.next();
     let lineage = assembly.lineage.mounted(first, random_mark());
-    let identity = Identity { set: assembly.set, label: assembly.label, lineage };
-    let parts = Parts { set, identity, seats, stores, pipeline, board, messages };
+    let identity = Identity {
+        set: assembly.set,
+        label: assembly.label,
+        lineage,
+    };
+    let parts = Parts {
+        set,
+        identity,
+        seats,
+        stores,
+        pipeline,
+        board,
+        messages,
+    };
     run(Runner::new(parts), effects, inbox, handle)
 }
 
@@ -86,14 +102,23 @@ fn run(
     handle: Handle,
 ) -> Result<Running> {
     // The first View is in force already; the blocks must say so before anybody writes.
-    let (persist, rest): (Vec<_>, Vec<_>) =
-        effects.into_iter().partition(|e| matches!(e, Effect::Persist { .. }));
+    let (persist, rest): (Vec<_>, Vec<_>) = effects
+        .into_iter()
+        .partition(|e| matches!(e, Effect::Persist { .. }));
     for effect in persist {
-        if let Effect::Persist { generation, clean, to } = effect {
+        if let Effect::Persist {
+            generation,
+            clean,
+            to,
+        } = effect
+        {
             runner.write_blocks(generation, clean, to)?;
         }
     }
-    let rest = rest.into_iter().filter(|e| !matches!(e, Effect::Publish(_))).collect();
+    let rest = rest
+        .into_iter()
+        .filter(|e| !matches!(e, Effect::Publish(_)))
+        .collect();
     runner.carry_out(rest);
     let thread = std::thread::Builder::new().name("control".into());
     let thread = thread
@@ -124,7 +149,11 @@ fn look_for_blocks(members: &[MemberSetup], images: &[Option<Image>]) -> Result<
         let scb = scb_file::read(&member.scb)
             .map_err(|e| Error::io(format!("{} cannot be read", member.scb.display()), e))?;
         let image = image.as_ref().map(|i| Bytes(i.size()));
-        Ok(Found { name: member.name.clone(), image, scb })
+        Ok(Found {
+            name: member.name.clone(),
+            image,
+            scb,
+        })
     });
     found.collect()
 }
@@ -146,7 +175,12 @@ fn assemble(setup: &Setup, assembly: &Assembly, images: &[Option<Image>]) -> Res
         };
         (member, assembly.starts[index])
     });
-    Ok(ShadowSet::assemble(assembly.geometry, assembly.generation, members.collect(), now())?)
+    Ok(ShadowSet::assemble(
+        assembly.geometry,
+        assembly.generation,
+        members.collect(),
+        now(),
+    )?)
 }
 
 fn reason(start: Start) -> &'static str {
@@ -174,8 +208,10 @@ fn seats(members: &[MemberSetup], images: &[Option<Image>]) -> Vec<Seat> {
 fn stores(images: Vec<Option<Image>>, assembly: &Assembly) -> Stores {
     let mut stores = Stores::default();
     for (index, image) in images.into_iter().enumerate() {
-        let takes_part =
-            matches!(assembly.starts[index], Start::Source | Start::Merging | Start::FullCopy);
+        let takes_part = matches!(
+            assembly.starts[index],
+            Start::Source | Start::Merging | Start::FullCopy
+        );
         if let Some(image) = image.filter(|_| takes_part) {
             stores[index] = Some(image.into_storage() as Arc<dyn Storage>);
         }
@@ -203,4 +239,3 @@ fn published(setup: &Setup, assembly: &Assembly, set: &ShadowSet, read_only: boo
         rates: Vec::new(),
     }
 }
-
