@@ -383,6 +383,8 @@ fn not_supported(e: &io::Error) -> bool {
 mod tests {
     //! Every method against a plain vector, on each kind of storage; then the borders by hand.
 
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     use std::path::{Path, PathBuf};
 
@@ -611,19 +613,19 @@ mod tests {
     /// tmpfs cannot keep space and zero it in one call: the space is taken again.
     #[test]
     fn space_is_kept_where_a_range_cannot_be_zeroed() {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let path = dir.path().join("image");
-        sparse(&path, 1 << 20);
+        let small = SmallFs::new();
+        let path = small.0.path().join("image");
+        sparse(&path, 1 << 19);
         let storage = open(&path, Kind::File, false);
         let direct = sys::fallocate(storage.file.as_fd(), Fallocate::ZeroRange, 0, 4096);
         assert!(
             not_supported(&direct.unwrap_err()),
             "this test needs a system that cannot"
         );
-        storage.write_at(&vec![7; 1 << 20], 0).unwrap();
-        storage.zero_at(0, 1 << 20, Zero::Keep).unwrap();
-        assert!(read(&storage, 0, 1 << 20).iter().all(|&b| b == 0));
-        assert_eq!(std::fs::metadata(&path).unwrap().blocks() * 512, 1 << 20);
+        storage.write_at(&vec![7; 1 << 19], 0).unwrap();
+        storage.zero_at(0, 1 << 19, Zero::Keep).unwrap();
+        assert!(read(&storage, 0, 1 << 19).iter().all(|&b| b == 0));
+        assert_eq!(std::fs::metadata(&path).unwrap().blocks() * 512, 1 << 19);
     }
 
     #[test]
@@ -708,20 +710,39 @@ mod tests {
         }
     }
 
+    /// On a small file system of its own: others need the space of the disk.
     #[test]
     fn a_full_file_system_is_told() {
-        let dir = direct_dir();
-        let path = dir.path().join("image");
-        let free = 1 << 50;
-        let file = File::create(&path).unwrap();
-        // Where so long a file cannot be made, the longest will do: no disk has the space.
-        let len = [free, 1 << 43]
-            .into_iter()
-            .find(|&len| file.set_len(len).is_ok())
-            .unwrap();
+        let small = SmallFs::new();
+        let path = small.0.path().join("image");
+        sparse(&path, 4 << 20);
         let storage = open(&path, Kind::File, false);
-        let e = storage.allocate(0, len).unwrap_err();
+        storage.allocate(0, 512 << 10).unwrap();
+        let e = storage.allocate(0, 4 << 20).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::StorageFull, "{e}");
+        let e = storage.write_at(&vec![1; 4 << 20], 0).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::StorageFull, "{e}");
+        storage.zero_at(0, 4 << 20, Zero::Punch).unwrap();
+        storage.write_at(&[1; 4096], 2 << 20).unwrap();
+    }
+
+    /// One mebibyte in memory.
+    struct SmallFs(tempfile::TempDir);
+
+    impl SmallFs {
+        fn new() -> Self {
+            let dir = Self(tempfile::tempdir().unwrap());
+            let target = CString::new(dir.0.path().as_os_str().as_bytes()).unwrap();
+            sys::mount(c"none", &target, c"tmpfs", 0, c"size=1m").expect("mounting needs root");
+            dir
+        }
+    }
+
+    impl Drop for SmallFs {
+        fn drop(&mut self) {
+            let target = CString::new(self.0.path().as_os_str().as_bytes()).unwrap();
+            let _ = sys::unmount(&target, true);
+        }
     }
 
     #[test]

@@ -360,7 +360,7 @@ mod tests {
     use std::os::unix::fs::{FileExt, symlink};
     use std::process::Command;
 
-    use super::super::testing::{Loop, direct_dir, sparse};
+    use super::super::testing::{Loop, direct_dir, eventually, sparse};
     use super::*;
 
     fn refusal(path: &Path, mode: IoMode) -> (Code, String) {
@@ -381,7 +381,7 @@ mod tests {
         let path = dir.path().join("m1.img");
         sparse(&path, 1 << 20);
         for mode in [IoMode::Buffered, IoMode::Direct] {
-            let image = Image::open(&path, mode).unwrap();
+            let image = eventually(|| Image::open(&path, mode).ok());
             assert_eq!(
                 (image.path(), image.size(), image.allocated()),
                 (&*path, 1 << 20, 0)
@@ -402,7 +402,7 @@ mod tests {
         let storage = image.into_storage();
         assert_eq!(refusal(&path, IoMode::Buffered).0, Code::ImageLocked);
         drop(storage);
-        Image::open(&path, IoMode::Buffered).unwrap();
+        eventually(|| Image::open(&path, IoMode::Buffered).ok());
     }
 
     #[test]
@@ -421,7 +421,7 @@ mod tests {
         let other = Image::open(&other, IoMode::Buffered).unwrap();
         assert_ne!(other.identity(), image.identity());
         drop(image);
-        let by_link = Image::open(&soft, IoMode::Buffered).unwrap();
+        let by_link = eventually(|| Image::open(&soft, IoMode::Buffered).ok());
         assert_eq!(Some(by_link.identity()), Identity::of(&path).unwrap());
     }
 
@@ -432,7 +432,7 @@ mod tests {
         sparse(&file, 1 << 20);
         let device = Loop::new(&file);
         for mode in [IoMode::Buffered, IoMode::Direct] {
-            let image = Image::open(&device.device, mode).unwrap();
+            let image = eventually(|| Image::open(&device.device, mode).ok());
             assert_eq!(
                 (image.size(), image.storage().kind()),
                 (1 << 20, Kind::Device)
@@ -474,10 +474,11 @@ mod tests {
         run("chmod", &["0644"], &path);
         {
             let device = Loop::new(&path);
-            run("blockdev", &["--setro"], &device.device);
+            let open = File::open(&device.device).unwrap();
+            sys::set_device_read_only(open.as_fd(), true).unwrap();
             let refused = std::panic::catch_unwind(|| refusal(&device.device, IoMode::Buffered));
             // The mark outlives the binding: the next user of the device would meet it.
-            run("blockdev", &["--setrw"], &device.device);
+            sys::set_device_read_only(open.as_fd(), false).unwrap();
             let (code, text) = refused.unwrap();
             assert_eq!(code, Code::ReadOnlyImage, "{text}");
         }

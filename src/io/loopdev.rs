@@ -65,10 +65,10 @@ pub fn attach(file: &Path, direct_io: bool, block_size: u32) -> Result<Attached>
 
 /// Asks the kernel what it did; a device that it cannot tell of is given back.
 fn finish(number: u32, path: PathBuf, device: &File) -> Result<Attached> {
-    match fs::read_to_string(format!("/sys/block/loop{number}/loop/dio")) {
-        Ok(dio) => Ok(Attached {
+    match direct_io_of(number, device) {
+        Ok(direct_io) => Ok(Attached {
             device: path,
-            direct_io: dio.trim() == "1",
+            direct_io,
         }),
         Err(e) => {
             let e = failed(&path, "cannot be examined", e);
@@ -77,6 +77,13 @@ fn finish(number: u32, path: PathBuf, device: &File) -> Result<Attached> {
             Err(e)
         }
     }
+}
+
+/// Lifts the mark of an earlier user that the device is read-only, which outlives its binding.
+fn direct_io_of(number: u32, device: &File) -> io::Result<bool> {
+    sys::set_device_read_only(device.as_fd(), false)?;
+    let dio = fs::read_to_string(format!("/sys/block/loop{number}/loop/dio"))?;
+    Ok(dio.trim() == "1")
 }
 
 /// Unbinds a loop device and makes sure that it is free afterwards.
@@ -172,4 +179,173 @@ fn is_bound_to(number: u32, file: &fs::Metadata) -> io::Result<bool> {
 
 fn failed(path: &Path, how: &str, e: io::Error) -> Error {
     Error::io(format!("{} {how}", path.display()), e)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::super::testing::{Loop, direct_dir, eventually, sparse};
+    use super::*;
+
+    fn image() -> (tempfile::TempDir, PathBuf) {
+        let dir = direct_dir();
+        let path = dir.path().join("image");
+        sparse(&path, 1 << 20);
+        (dir, path)
+    }
+
+    #[test]
+    fn a_file_becomes_a_device_and_is_found_by_it() {
+        let (dir, path) = image();
+        assert_eq!(find(&path).unwrap(), Vec::<PathBuf>::new());
+        let (one, two) = (Loop::new(&path), Loop::new(&path));
+        let link = dir.path().join("link");
+        fs::hard_link(&path, &link).unwrap();
+        let mut both = [&one.device, &two.device];
+        both.sort_by_key(|device| (device.as_os_str().len(), device.as_os_str()));
+        assert_eq!(find(&link).unwrap().iter().collect::<Vec<_>>(), both);
+        File::options()
+            .write(true)
+            .open(&one.device)
+            .unwrap()
+            .write_all_at(b"hello", 512)
+            .unwrap();
+        File::open(&one.device).unwrap().sync_all().unwrap();
+        assert_eq!(&fs::read(&path).unwrap()[512..517], b"hello");
+        let device = File::open(&one.device).unwrap();
+        assert_eq!(sys::device_size(device.as_fd()).unwrap(), 1 << 20);
+    }
+
+    #[test]
+    fn direct_io_and_block_size_are_what_was_asked() {
+        let (_dir, path) = image();
+        for (direct_io, block_size) in [(true, 4096), (false, 512)] {
+            let attached = attach(&path, direct_io, block_size).unwrap();
+            let device = Loop {
+                device: attached.device,
+            };
+            assert_eq!(attached.direct_io, direct_io);
+            let open = File::open(&device.device).unwrap();
+            assert_eq!(
+                sys::logical_block_size(open.as_fd()).unwrap(),
+                u64::from(block_size)
+            );
+            assert!(sys::physical_block_size(open.as_fd()).unwrap() >= u64::from(block_size));
+            let status = sys::loop_status(open.as_fd()).unwrap().unwrap();
+            assert_eq!(
+                (status.direct_io, status.autoclear, status.offset),
+                (direct_io, false, 0)
+            );
+        }
+    }
+
+    #[test]
+    fn direct_io_can_be_switched() {
+        let (_dir, path) = image();
+        let device = Loop::new(&path);
+        let open = File::open(&device.device).unwrap();
+        for on in [true, false] {
+            sys::loop_set_direct_io(open.as_fd(), on).unwrap();
+            assert_eq!(
+                sys::loop_status(open.as_fd()).unwrap().unwrap().direct_io,
+                on
+            );
+        }
+    }
+
+    #[test]
+    fn a_mark_of_an_earlier_user_is_lifted() {
+        let (_dir, path) = image();
+        let device = Loop::new(&path);
+        let name = device.device.file_name().unwrap().to_str().unwrap();
+        let ro = || fs::read_to_string(format!("/sys/block/{name}/ro")).unwrap();
+        let open = File::open(&device.device).unwrap();
+        sys::set_device_read_only(open.as_fd(), true).unwrap();
+        assert_eq!(ro(), "1\n");
+        direct_io_of(name.trim_start_matches("loop").parse().unwrap(), &open).unwrap();
+        assert_eq!(ro(), "0\n");
+    }
+
+    #[test]
+    fn a_claimed_device_stays_as_it_was() {
+        let (_dir, path) = image();
+        let device = Loop::new(&path);
+        let mut options = File::options();
+        let claim = options
+            .read(true)
+            .custom_flags(libc::O_EXCL)
+            .open(&device.device)
+            .unwrap();
+        assert_eq!(detach(&device.device).unwrap_err().code(), Code::InUse);
+        assert!(!sys::loop_status(claim.as_fd()).unwrap().unwrap().autoclear);
+        drop(claim);
+        assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.device));
+    }
+
+    /// Unbinding is lazy: the call succeeds while the device lives on.
+    #[test]
+    fn an_open_device_is_not_said_to_be_gone() {
+        let (_dir, path) = image();
+        let device = attach(&path, false, 0).unwrap().device;
+        let open = File::open(&device).unwrap();
+        let e = detach(&device).unwrap_err();
+        assert_eq!(
+            (e.code(), e.hint()),
+            (Code::InUse, "it goes when that program closes it")
+        );
+        assert_eq!(find(&path).unwrap(), [device]);
+        drop(open);
+        eventually(|| find(&path).unwrap().is_empty().then_some(()));
+    }
+
+    #[test]
+    fn somebody_who_only_looks_does_not_stop_it() {
+        let (_dir, path) = image();
+        let device = attach(&path, false, 0).unwrap().device;
+        let open = File::open(&device).unwrap();
+        std::thread::scope(|scope| {
+            let detaching = scope.spawn(|| detach(&device));
+            // The mark tells that the other thread has come to the point where it waits.
+            while !sys::loop_status(open.as_fd()).unwrap().unwrap().autoclear {
+                sys::poll(&[], Some(Duration::from_millis(1))).unwrap();
+            }
+            drop(open);
+            detaching.join().unwrap().unwrap();
+        });
+        assert_eq!(find(&path).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_done_names_the_object() {
+        let (dir, path) = image();
+        let missing = dir.path().join("missing");
+        for e in [
+            attach(&missing, true, 0).unwrap_err(),
+            find(&missing).unwrap_err(),
+        ] {
+            assert_eq!(e.code(), Code::NoSuchFile);
+            assert!(e.to_string().contains("missing"), "{e}");
+        }
+        let e = attach(&path, false, 7).unwrap_err();
+        assert_eq!((e.code(), e.errno()), (Code::Io, libc::EINVAL));
+        assert!(e.to_string().contains("image cannot be bound"), "{e}");
+    }
+
+    #[test]
+    fn threads_do_not_take_each_others_devices() {
+        let (dir, _) = image();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let path = dir.path().join(format!("image{thread}"));
+                sparse(&path, 1 << 16);
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        let device = Loop::new(&path);
+                        assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.device));
+                    }
+                });
+            }
+        });
+    }
 }

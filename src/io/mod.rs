@@ -4,6 +4,8 @@ pub mod aligned;
 pub mod file;
 pub mod image;
 pub mod loopdev;
+pub mod mountpoint;
+pub mod runtime;
 pub mod scb_file;
 pub mod storage;
 pub mod sys;
