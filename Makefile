@@ -57,7 +57,7 @@ install: build
 		$(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8 \
 		$(DESTDIR)$(PREFIX)/share/doc/shadowset/examples
 	install -m 0755 $(TARGET)/release/shadowset $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 $(TARGET)/release/mount.shadowset $(DESTDIR)$(SBINDIR)/
+	install -m 0755 $(TARGET)/release/mount-shadowset $(DESTDIR)$(SBINDIR)/mount.shadowset
 	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/mount.fuse.shadowset
 	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/umount.fuse.shadowset
 	install -m 0644 man/shadowset.8 $(DESTDIR)$(PREFIX)/share/man/man8/
