@@ -54,7 +54,7 @@ pub(crate) fn codes<'a>(names: impl Iterator<Item = &'a str>, page: &str) -> Vec
         .collect()
 }
 
-/// Every node and command of the help text stands in the manual page.
+/// Every node and command of the help text stands in the manual page, and no other.
 ///
 /// The first word of a line is the path or the command; lines that begin with `#` are titles.
 pub(crate) fn help(help: &str, page: &str) -> Vec<Finding> {
@@ -65,10 +65,25 @@ pub(crate) fn help(help: &str, page: &str) -> Vec<Finding> {
         .filter(titles)
         .filter_map(|line| line.split_whitespace().next());
     let names = names.map(|name| name.trim_start_matches(".shadow/").trim_end_matches('/'));
-    let missing = names.filter(|name| !name.is_empty() && !lists(&page, name));
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    let missing = names.iter().filter(|name| !lists(&page, name));
+    let missing = missing.map(|name| format!("`{name}` is missing"));
+    let invented = described(&page).filter(|name| !names.contains(name));
+    let invented = invented.map(|name| format!("`{name}` does not exist"));
     missing
-        .map(|name| Finding::new(PAGE, 1, &format!("`{name}` is missing")))
+        .chain(invented)
+        .map(|text| Finding::new(PAGE, 1, &text))
         .collect()
+}
+
+/// Nodes (`.It Pa`) and commands (`.It Ic`) that the page describes.
+fn described(page: &str) -> impl Iterator<Item = &str> {
+    page.lines().filter_map(|line| {
+        let item = line
+            .strip_prefix(".It Pa ")
+            .or(line.strip_prefix(".It Ic "))?;
+        item.split_whitespace().next()
+    })
 }
 
 const PAGE: &str = "man/shadowset-control.7";
@@ -138,8 +153,13 @@ mod tests {
 
     #[test]
     fn help_fires() {
-        let page = ".It Pa members/<m>/state\n.It Ic detach Ar member\nattach comes later\n";
-        let text = "# nodes\n.shadow/members/<m>/state rw p\n\ndetach <member>\nattach <path>\n";
-        assert_eq!(texts(&help(text, page)), ["`attach` is missing"]);
+        let page = ".It Pa help Ta r\n.It Ic gone\n.It Pa members/<m>/state\n\
+                    .It Ic detach Ar member\nattach comes later\n";
+        let text =
+            "# nodes\nhelp r\n.shadow/members/<m>/state rw p\n\ndetach <member>\nattach <path>\n";
+        assert_eq!(
+            texts(&help(text, page)),
+            ["`attach` is missing", "`gone` does not exist"]
+        );
     }
 }
