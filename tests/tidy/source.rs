@@ -6,6 +6,9 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
+/// Files that are tests by their name, beside the folders `tests` and `testing`.
+const TEST_FILES: [&str; 3] = ["planted.rs", "testing.rs", "tests.rs"];
+
 /// A Rust file.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -108,7 +111,7 @@ impl Source {
     fn is_test_file(&self) -> bool {
         let in_tests = |folder: &str| self.path.split('/').any(|part| part == folder);
         let name = self.path.rsplit('/').next().unwrap_or_default();
-        in_tests("tests") || in_tests("testing") || ["planted.rs", "tests.rs"].contains(&name)
+        in_tests("tests") || in_tests("testing") || TEST_FILES.contains(&name)
     }
 }
 

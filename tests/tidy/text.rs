@@ -24,6 +24,18 @@ const ENDINGS: [&str; 8] = ["", "s", "es", "ed", "d", "ing", "er", "t"];
 /// Names of others, which may hold such a word.
 const PROPER_NAMES: [&str; 1] = ["volume shadowing"];
 
+/// Methods of slices in std, which have such a word in their names.
+const STD_NAMES: [&str; 8] = [
+    "chunks",
+    "chunks_mut",
+    "chunks_exact",
+    "chunks_exact_mut",
+    "as_chunks",
+    "as_chunks_mut",
+    "first_chunk",
+    "last_chunk",
+];
+
 /// Notes to oneself.
 const NOTES: [&str; 3] = ["TODO", "FIXME", "XXX"];
 /// A path of one machine.
@@ -108,7 +120,7 @@ pub(crate) fn rust_words(source: &Source) -> Vec<Finding> {
 
 /// A name as its words: `copyStep_max` is `copy step max`. The names of std's slice methods go.
 fn spaced(name: &str) -> String {
-    if name.starts_with("chunks") || name.starts_with("as_chunks") {
+    if STD_NAMES.contains(&name) {
         return String::new();
     }
     let mut words = String::new();
@@ -236,8 +248,7 @@ mod tests {
 
     #[test]
     fn rust_words_fires_in_names_comments_and_strings() {
-        let text =
-            "let replica_id = 1;\nstruct DirtyLog;\n// one leg\nf(\"a chunk\");\na.chunks(4);\n";
+        let text = "let replica_id = 1;\nstruct DirtyLog;\n// one leg\nf(\"a chunk\");\na.chunks(4).first_chunk();\n";
         assert_eq!(
             at(&rust_words(&Source::parse("src/a.rs", text))),
             [1, 2, 3, 4]
