@@ -173,7 +173,7 @@ impl Runner {
         })
     }
 
-    /// The first of m1, m2, … that no member has.
+    /// The first of m1, m2 and so on that no member has.
     fn free_name(&self) -> String {
         let taken = |name: &String| self.member_named(name).is_some();
         (1u32..)

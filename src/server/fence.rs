@@ -96,7 +96,6 @@ impl Default for Fence {
 
 impl Fence {
     /// Waits until no earlier holder overlaps the range, then holds it.
-    #[must_use]
     pub fn acquire(&self, range: BlockRange) -> FenceGuard<'_> {
         let mut gate = self.lock();
         let place = gate.table.enter(range);

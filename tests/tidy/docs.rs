@@ -7,17 +7,8 @@ use crate::source::words;
 pub(crate) const INVARIANTS: std::ops::RangeInclusive<u32> = 1..=14;
 
 /// Invariants that nothing in the tree names yet, each with the reason.
-pub(crate) const NOT_NAMED_YET: [(u32, &str); 11] = [
-    (2, "comes with the members"),
-    (3, "comes with expulsion"),
-    (5, "comes with detach"),
-    (6, "comes with the generations"),
-    (7, "comes with attach"),
-    (8, "comes with the data path"),
-    (9, "comes with the copier"),
+pub(crate) const NOT_NAMED_YET: [(u32, &str); 2] = [
     (11, "comes with merges that reads start"),
-    (12, "comes with the locks on images"),
-    (13, "comes with the data path"),
     (14, "comes with durable bitmaps"),
 ];
 
