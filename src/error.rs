@@ -23,7 +23,12 @@ impl Error {
     /// An error whose sentence names the operation and its object.
     #[must_use]
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), hint: None, source: None }
+        Self {
+            code,
+            text: text.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// An error of the system: `doing` says what was tried, on what.
@@ -67,7 +72,10 @@ impl Error {
     /// The errno that a system call on the control tree answers.
     #[must_use]
     pub fn errno(&self) -> i32 {
-        let cause = self.source.as_ref().and_then(|s| s.downcast_ref::<std::io::Error>());
+        let cause = self
+            .source
+            .as_ref()
+            .and_then(|s| s.downcast_ref::<std::io::Error>());
         match (self.code, cause.and_then(std::io::Error::raw_os_error)) {
             (Code::Io, Some(errno)) => errno,
             (code, _) => errno(code),
@@ -93,7 +101,9 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+        self.source
+            .as_deref()
+            .map(|s| s as &(dyn StdError + 'static))
     }
 }
 

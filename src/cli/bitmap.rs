@@ -47,7 +47,7 @@ fn rows(status: &Status) -> String {
     for b in &status.bitmaps {
         cells.push(vec![
             b.id.clone(),
-            b.member.clone(),
+            or_dash(b.member.clone()),
             b.state.clone(),
             or_dash(b.set_bytes.map(human)),
             or_dash(
@@ -81,7 +81,7 @@ fn lines(b: &Bitmap, region_blocks: Option<u64>) -> String {
     let number = |value: Option<u64>| value.map(|n| n.to_string());
     let facts = [
         ("id", Some(b.id.clone())),
-        ("member", Some(b.member.clone())),
+        ("member", b.member.clone()),
         ("type", b.kind.clone()),
         ("state", Some(b.state.clone())),
         ("policy", b.policy.clone()),

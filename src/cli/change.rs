@@ -45,7 +45,12 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
     if !out.json {
         show(&answer, out)?;
     }
-    let operation = wait(&tree, &target, before, out)?;
+    let number = answer.number("operation");
+    let newest = |status: &Status, member: &str| match number {
+        Some(number) => status.operation(number).cloned(),
+        None => newest(status, member, before).cloned(),
+    };
+    let operation = wait(&tree, &target, newest, out)?;
     let says = match &operation {
         Some(op) => done(op),
         None => "nothing had to be copied".to_owned(),
@@ -135,18 +140,23 @@ impl Target {
 }
 
 /// Waits for the end of the copy into the member; nothing when it needed none.
-fn wait(tree: &Tree, target: &Target, before: Option<u64>, out: Out) -> Result<Option<Operation>> {
+fn wait(
+    tree: &Tree,
+    target: &Target,
+    newest: impl Fn(&Status, &str) -> Option<Operation>,
+    out: Out,
+) -> Result<Option<Operation>> {
     let mut progress = Progress::new(out);
     let ended = tree.follow(None, |_, status| {
         let Some(member) = target.member(status) else {
             let says = format!("attach {}: the member has left the set", target.word());
             return Err(Error::new(Code::StateChanged, says));
         };
-        match newest(status, &member, before) {
+        match newest(status, &member) {
             Some(op) => {
-                progress.show(op)?;
-                Ok(if ended(op)? {
-                    ControlFlow::Break(Some(op.clone()))
+                progress.show(&op)?;
+                Ok(if ended(&op)? {
+                    ControlFlow::Break(Some(op))
                 } else {
                     ControlFlow::Continue(())
                 })
@@ -214,22 +224,23 @@ impl Command {
         }
     }
 
-    /// Adds a word.
+    /// Adds a word, in quotes when it needs them.
     ///
     /// # Errors
-    /// [`Code::Syntax`] when it would be read as several words, or as none.
+    /// [`Code::Syntax`] when no command can hold it.
     pub(super) fn word(mut self, word: &str) -> Result<Self> {
-        let splits = |c: char| c.is_whitespace() || c.is_control();
-        if word.is_empty() || word.contains(splits) {
-            let says = format!(
-                "{} {word:?}: a command has no room for blanks in a word",
-                self.text
-            );
+        if word.is_empty() || word.contains(char::is_control) {
+            let says = format!("{}: {word:?} cannot be a word of a command", self.text);
             return Err(Error::new(Code::Syntax, says)
-                .with_hint("use a name, or a link whose path has no blank"));
+                .with_hint("use a name, or a link whose path has no control characters"));
         }
         self.text.push(' ');
-        self.text.push_str(word);
+        if word.contains([' ', '"']) {
+            let inside = word.replace('\\', "\\\\").replace('"', "\\\"");
+            self.text.push_str(&format!("\"{inside}\""));
+        } else {
+            self.text.push_str(word);
+        }
         Ok(self)
     }
 
@@ -268,9 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn a_word_cannot_become_two_or_another_command() {
-        for word in ["", "a b", "a\nexpel", "a\tb", "a\0b"] {
-            let error = Command::new("detach").word(word).unwrap_err();
+    fn a_word_stays_one_word() {
+        let text = |word: &str| Command::new("attach").word(word).map(|c| c.text);
+        assert_eq!(text("/a b").unwrap(), "attach \"/a b\"");
+        assert_eq!(text("/a\"b\\c").unwrap(), "attach \"/a\\\"b\\\\c\"");
+        assert_eq!(text("/a\\c").unwrap(), "attach /a\\c");
+        for word in ["", "a\nexpel", "a\tb", "a\0b"] {
+            let error = text(word).unwrap_err();
             assert_eq!(
                 (error.code(), error.exit_code()),
                 (Code::Syntax, 2),

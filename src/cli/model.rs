@@ -71,8 +71,9 @@ pub(super) struct Member {
 pub(super) struct Bitmap {
     /// Eight hexadecimal digits.
     pub(super) id: String,
-    /// Whose it is.
-    pub(super) member: String,
+    /// Whose it is; none when that member has left the set.
+    #[serde(default)]
+    pub(super) member: Option<String>,
     /// `minicopy` or `write-intent`.
     #[serde(rename = "type", default)]
     pub(super) kind: Option<String>,
@@ -161,7 +162,11 @@ impl Status {
     /// The bitmap of this id, or that of the member of this name.
     pub(super) fn bitmap(&self, id_or_member: &str) -> Option<&Bitmap> {
         let by_id = self.bitmaps.iter().find(|b| b.id == id_or_member);
-        by_id.or_else(|| self.bitmaps.iter().find(|b| b.member == id_or_member))
+        by_id.or_else(|| {
+            self.bitmaps
+                .iter()
+                .find(|b| b.member.as_deref() == Some(id_or_member))
+        })
     }
 }
 
@@ -245,7 +250,7 @@ pub(super) mod tests {
         assert_eq!((status.unit.as_str(), status.size), ("dsa1", 1 << 30));
         assert_eq!(status.bitmap("m2").map(|b| b.id.as_str()), Some("0a0b0c0d"));
         assert_eq!(
-            status.bitmap("00000007").map(|b| b.member.as_str()),
+            status.bitmap("00000007").and_then(|b| b.member.as_deref()),
             Some("m3")
         );
         assert!(status.bitmap("m1").is_none() && status.member("m9").is_none());

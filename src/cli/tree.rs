@@ -33,6 +33,14 @@ pub(super) struct Answer {
     pub(super) values: Vec<(String, String)>,
 }
 
+impl Answer {
+    /// A fact that is a number.
+    pub(super) fn number(&self, key: &str) -> Option<u64> {
+        let value = self.values.iter().find(|(k, _)| k == key);
+        value.and_then(|(_, value)| value.parse().ok())
+    }
+}
+
 /// A file of the tree as it was when it was opened; knows when it has changed since.
 #[derive(Debug)]
 pub(super) struct Snapshot {
@@ -280,6 +288,9 @@ mod tests {
         let values = [("verdict", "minicopy"), ("reason", "a bitmap"), ("eta", "")];
         let expected: Vec<_> = values.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         assert_eq!(answer.values, expected);
+        let answer = parse_answer("ok: m3 is the target\noperation 7\nkind minicopy\n");
+        let numbers = ["operation", "kind", "bytes"].map(|key| answer.number(key));
+        assert_eq!(numbers, [Some(7), None, None]);
     }
 
     #[test]

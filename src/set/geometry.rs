@@ -74,7 +74,10 @@ impl Geometry {
             0 => Err(GeometryError::Empty),
             n if n % BLOCK_BYTES != 0 => Err(GeometryError::PartialBlock(n)),
             n if n > UNIT_BYTES_MAX => Err(GeometryError::TooLarge(n)),
-            _ => Ok(Self { size, region_blocks: blocks }),
+            _ => Ok(Self {
+                size,
+                region_blocks: blocks,
+            }),
         }
     }
 
@@ -113,48 +116,79 @@ impl Geometry {
     /// # Errors
     /// [`GeometryError::OutOfRange`].
     pub fn clip(self, offset: Bytes, len: Bytes) -> Result<ByteRange, GeometryError> {
-        let end = offset.0.checked_add(len.0).ok_or(GeometryError::OutOfRange)?;
+        let end = offset
+            .0
+            .checked_add(len.0)
+            .ok_or(GeometryError::OutOfRange)?;
         if len.0 == 0 || end > self.size.0 {
             return Err(GeometryError::OutOfRange);
         }
-        Ok(ByteRange { start: offset.0, end })
+        Ok(ByteRange {
+            start: offset.0,
+            end,
+        })
     }
 
     /// The whole unit.
     #[must_use]
     pub fn whole(self) -> ByteRange {
-        ByteRange { start: 0, end: self.size.0 }
+        ByteRange {
+            start: 0,
+            end: self.size.0,
+        }
     }
 
     /// All regions that the range touches.
     #[must_use]
     pub fn regions_of(self, range: ByteRange) -> Regions {
-        assert!(range.end <= self.size.0, "the range belongs to a larger unit");
+        assert!(
+            range.end <= self.size.0,
+            "the range belongs to a larger unit"
+        );
         let bytes = self.region_bytes();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::FirstRegionOnly) {
-            return Regions { first: range.start / bytes, end: range.start / bytes + 1 };
+            return Regions {
+                first: range.start / bytes,
+                end: range.start / bytes + 1,
+            };
         }
-        Regions { first: range.start / bytes, end: (range.end - 1) / bytes + 1 }
+        Regions {
+            first: range.start / bytes,
+            end: (range.end - 1) / bytes + 1,
+        }
     }
 
     /// The bytes of a run of regions; the unit's end cuts the last one.
     #[must_use]
     pub fn bytes_of(self, regions: Regions) -> ByteRange {
-        assert!(regions.end <= self.regions(), "region {} is beyond the unit", regions.end);
+        assert!(
+            regions.end <= self.regions(),
+            "region {} is beyond the unit",
+            regions.end
+        );
         let bytes = self.region_bytes();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::ShortTail) && regions.end == self.regions() {
             let end = (self.size.0 / bytes * bytes).max(regions.first * bytes + BLOCK_BYTES);
-            return ByteRange { start: regions.first * bytes, end };
+            return ByteRange {
+                start: regions.first * bytes,
+                end,
+            };
         }
-        ByteRange { start: regions.first * bytes, end: (regions.end * bytes).min(self.size.0) }
+        ByteRange {
+            start: regions.first * bytes,
+            end: (regions.end * bytes).min(self.size.0),
+        }
     }
 
     /// All regions of the unit.
     #[must_use]
     pub fn all_regions(self) -> Regions {
-        Regions { first: 0, end: self.regions() }
+        Regions {
+            first: 0,
+            end: self.regions(),
+        }
     }
 
     /// The range, its borders moved outwards to multiples of `align` bytes and cut at the unit's end.
@@ -198,7 +232,10 @@ impl ByteRange {
     /// The whole blocks that hold the range: what a fence covers.
     #[must_use]
     pub fn blocks(self) -> BlockRange {
-        BlockRange { first: Lbn(self.start / BLOCK_BYTES), end: Lbn(self.end.div_ceil(BLOCK_BYTES)) }
+        BlockRange {
+            first: Lbn(self.start / BLOCK_BYTES),
+            end: Lbn(self.end.div_ceil(BLOCK_BYTES)),
+        }
     }
 
     /// The part of the range from its start to at most `len` bytes, and what remains.
@@ -209,7 +246,16 @@ impl ByteRange {
             return (self, None);
         }
         let at = self.start + len;
-        (Self { start: self.start, end: at }, Some(Self { start: at, end: self.end }))
+        (
+            Self {
+                start: self.start,
+                end: at,
+            },
+            Some(Self {
+                start: at,
+                end: self.end,
+            }),
+        )
     }
 }
 
@@ -285,11 +331,23 @@ mod tests {
     #[test]
     fn sizes_that_no_unit_can_have_are_refused() {
         assert_eq!(Geometry::new(Bytes(0), 127), Err(GeometryError::Empty));
-        assert_eq!(Geometry::new(Bytes(513), 127), Err(GeometryError::PartialBlock(513)));
-        assert_eq!(Geometry::new(Bytes(512), 7), Err(GeometryError::RegionBlocks(7)));
-        assert_eq!(Geometry::new(Bytes(512), 8193), Err(GeometryError::RegionBlocks(8193)));
+        assert_eq!(
+            Geometry::new(Bytes(513), 127),
+            Err(GeometryError::PartialBlock(513))
+        );
+        assert_eq!(
+            Geometry::new(Bytes(512), 7),
+            Err(GeometryError::RegionBlocks(7))
+        );
+        assert_eq!(
+            Geometry::new(Bytes(512), 8193),
+            Err(GeometryError::RegionBlocks(8193))
+        );
         let large = UNIT_BYTES_MAX + 512;
-        assert_eq!(Geometry::new(Bytes(large), 127), Err(GeometryError::TooLarge(large)));
+        assert_eq!(
+            Geometry::new(Bytes(large), 127),
+            Err(GeometryError::TooLarge(large))
+        );
     }
 
     #[test]
@@ -319,7 +377,10 @@ mod tests {
     fn ranges_beyond_the_unit_are_refused() {
         let g = geometry(10, 127);
         for (offset, len) in [(0, 0), (5120, 1), (0, 5121), (u64::MAX, 2), (5119, 2)] {
-            assert_eq!(g.clip(Bytes(offset), Bytes(len)), Err(GeometryError::OutOfRange));
+            assert_eq!(
+                g.clip(Bytes(offset), Bytes(len)),
+                Err(GeometryError::OutOfRange)
+            );
         }
     }
 

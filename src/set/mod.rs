@@ -5,15 +5,38 @@
 
 pub mod assess;
 pub mod bitmap;
+pub mod copy;
+pub mod event;
+mod fault;
 pub mod geometry;
+pub mod join;
+mod leave;
+pub mod member;
+pub mod operation;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod planted;
 pub mod refusal;
 pub mod scb;
+pub mod shadow;
+pub mod status;
+pub mod view;
 
 pub use assess::{Assembly, Found, ScbFound, Start, assess};
 pub use bitmap::{OwnedBitmap, WriteBitmap};
+pub use copy::{CopyKind, CopyStep, CopyWork, OpId, Progress};
+pub use event::{
+    Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
+    Joiner, Notice, Ticket, Verdict,
+};
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
+pub use join::AttachPlan;
+pub use member::{
+    BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Sources,
+};
+pub use operation::{OpState, Operation};
 pub use refusal::{Code, Refusal};
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
+pub use shadow::ShadowSet;
+pub use status::{BitmapStatus, MemberStatus, SetState, SetStatus};
+pub use view::{Epoch, Marked, Outcome, Role, Seat, View};

@@ -141,7 +141,12 @@ impl Refusal {
     /// A refusal with the code's own hint.
     #[must_use]
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), word: None, hint: None }
+        Self {
+            code,
+            text: text.into(),
+            word: None,
+            hint: None,
+        }
     }
 
     /// Names the word of the command that is at fault.
@@ -177,7 +182,10 @@ mod tests {
         assert_eq!(names.len(), Code::ALL.len());
         for code in Code::ALL {
             assert_eq!(Code::from_name(code.name()), Some(*code));
-            assert!(code.meaning().ends_with('.') && !code.hint().is_empty(), "{code}");
+            assert!(
+                code.meaning().ends_with('.') && !code.hint().is_empty(),
+                "{code}"
+            );
         }
     }
 }

@@ -1,0 +1,224 @@
+//! What the faces see of a running unit: its state, its data path, and a way to give commands.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::Sender;
+
+use super::Message;
+use super::pipeline::Pipeline;
+use crate::set::{
+    Answer, AttachPolicy, BitmapId, Code, MemberStatus, Moment, OpId, Policy, Refusal, SetStatus,
+};
+
+/// Events that are kept for readers.
+pub const EVENTS_KEPT: usize = 256;
+
+/// A command as it was typed, before names are looked up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Take a member out on purpose.
+    Detach {
+        /// Its name.
+        member: String,
+        /// What is wanted of a bitmap; `None` for the default.
+        policy: Option<Policy>,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Bring a member or an image in.
+    Attach {
+        /// Name of a member or path of an image.
+        what: String,
+        /// Name for a new member.
+        name: Option<String>,
+        /// What may be done.
+        policy: AttachPolicy,
+        /// Agreement to overwrite an image that was never a member.
+        confirm: bool,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Take a member out at once.
+    Expel {
+        /// Its name.
+        member: String,
+    },
+    /// Delete an unused bitmap.
+    DeleteBitmap(BitmapId),
+    /// Hold an operation.
+    Pause(OpId),
+    /// Let an operation go on.
+    Resume(OpId),
+    /// End an operation.
+    Cancel(OpId),
+    /// Forget a finished operation.
+    Forget(OpId),
+}
+
+/// Called once with the outcome of a command, from the control thread: it must not block.
+pub type Done = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
+
+/// Speed of an operation over the last seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Which operation.
+    pub op: OpId,
+    /// Bytes per second; `None` while it is unknown.
+    pub bytes_per_second: Option<u64>,
+    /// Seconds to go; `None` while it is unknown.
+    pub eta_s: Option<u64>,
+}
+
+/// The state of the unit at one instant.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Number of this state, growing.
+    pub seq: u64,
+    /// When it was published.
+    pub time: Moment,
+    /// When the unit was mounted.
+    pub mounted: Moment,
+    /// Name of the unit.
+    pub unit: String,
+    /// Label of the set.
+    pub label: String,
+    /// Identity of the set.
+    pub uuid: uuid::Uuid,
+    /// Whether the unit takes no writes.
+    pub read_only: bool,
+    /// The set.
+    pub set: SetStatus,
+    /// Speeds of running operations.
+    pub rates: Vec<Rate>,
+}
+
+impl Published {
+    /// The member with this name.
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<&MemberStatus> {
+        self.set.members.iter().find(|m| m.name == name)
+    }
+
+    /// The speed of an operation.
+    #[must_use]
+    pub fn rate(&self, op: OpId) -> Rate {
+        let unknown = Rate {
+            op,
+            bytes_per_second: None,
+            eta_s: None,
+        };
+        self.rates
+            .iter()
+            .find(|r| r.op == op)
+            .copied()
+            .unwrap_or(unknown)
+    }
+}
+
+/// One line of the `events` file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventRecord {
+    /// Number, growing.
+    pub seq: u64,
+    /// When.
+    pub time: Moment,
+    /// Name of the event, such as `member-detached`.
+    pub event: &'static str,
+    /// Its objects: key and value.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+type Listener = Box<dyn Fn() + Send + Sync>;
+
+/// State that the control thread publishes and the faces read.
+pub(super) struct Board {
+    pub(super) state: ArcSwap<Published>,
+    pub(super) events: Mutex<VecDeque<EventRecord>>,
+    pub(super) listeners: Mutex<Vec<Listener>>,
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    pub(super) fn new(first: Published) -> Self {
+        Self {
+            state: ArcSwap::from_pointee(first),
+            events: Mutex::default(),
+            listeners: Mutex::default(),
+        }
+    }
+
+    pub(super) fn publish(&self, state: Published) {
+        self.state.store(Arc::new(state));
+        for listener in self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            listener();
+        }
+    }
+}
+
+/// A running unit.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) board: Arc<Board>,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) messages: Sender<Message>,
+}
+
+impl Handle {
+    /// The state as it was published last; costs no lock and no I/O.
+    #[must_use]
+    pub fn state(&self) -> Arc<Published> {
+        self.board.state.load_full()
+    }
+
+    /// The last events, oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<EventRecord> {
+        let events = self
+            .board
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        events.iter().cloned().collect()
+    }
+
+    /// Calls `listener` from the control thread after every change; it must not block.
+    pub fn on_change(&self, listener: Listener) {
+        self.board
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(listener);
+    }
+
+    /// Hands a command to the control thread and returns at once; `done` gets the outcome.
+    pub fn submit(&self, request: Request, done: Done) {
+        if let Err(back) = self.messages.send(Message::Request(request, done))
+            && let Message::Request(_, done) = back.into_inner()
+        {
+            done(Err(Refusal::new(
+                Code::StateChanged,
+                "the unit is being stopped",
+            )));
+        }
+    }
+
+    /// The data path.
+    #[must_use]
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+}

@@ -1,0 +1,296 @@
+//! Draining a stale set: one engine for full copy, minicopy and merge.
+//!
+//! The work owns the bitmap it drains; it is moved to the copier and comes back when it ends.
+//! A step is one run of regions, copied under the fence; only a finished step clears bits (I1).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::bitmap::{OwnedBitmap, WriteBitmap};
+use super::geometry::{ByteRange, Geometry, Regions};
+use super::member::MemberId;
+
+/// Number of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OpId(pub u64);
+
+impl std::fmt::Display for OpId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a copy starts from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyKind {
+    /// Everything.
+    Full,
+    /// A write bitmap.
+    Mini,
+    /// What an unclean stop or a write that failed everywhere may have left different.
+    Merge,
+}
+
+impl CopyKind {
+    /// The word that `operations/*/kind` shows.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full-copy",
+            Self::Mini => "minicopy",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+/// Counters of an operation; readers take them without stopping it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    total: AtomicU64,
+    done: AtomicU64,
+    copied: AtomicU64,
+    fence_block: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes of the regions that were stale at the start.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total.load(Ordering::Relaxed).max(self.done_bytes())
+    }
+
+    /// Bytes of the regions that have been drained.
+    #[must_use]
+    pub fn done_bytes(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were moved from a source to the target, holes included.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
+    /// First block of the latest step.
+    #[must_use]
+    pub fn fence_block(&self) -> u64 {
+        self.fence_block.load(Ordering::Relaxed)
+    }
+}
+
+/// One run of stale regions to be copied under one fence.
+#[derive(Debug)]
+#[must_use = "a step that is not finished leaves its regions stale"]
+pub struct CopyStep {
+    regions: Regions,
+    range: ByteRange,
+}
+
+impl CopyStep {
+    /// The regions it drains.
+    #[must_use]
+    pub fn regions(&self) -> Regions {
+        self.regions
+    }
+
+    /// The bytes to copy.
+    #[must_use]
+    pub fn range(&self) -> ByteRange {
+        self.range
+    }
+}
+
+/// A copy: a target and the stale set that is drained.
+#[derive(Debug)]
+pub struct CopyWork {
+    op: OpId,
+    kind: CopyKind,
+    target: MemberId,
+    bitmap: OwnedBitmap,
+    cursor: u64,
+    in_flight: u64,
+    progress: Arc<Progress>,
+}
+
+impl CopyWork {
+    /// A copy that drains `bitmap`; the total is set by [`CopyWork::begin`].
+    #[must_use]
+    pub fn new(op: OpId, kind: CopyKind, target: MemberId, bitmap: OwnedBitmap) -> Self {
+        let progress = Arc::new(Progress::default());
+        Self {
+            op,
+            kind,
+            target,
+            bitmap,
+            cursor: 0,
+            in_flight: 0,
+            progress,
+        }
+    }
+
+    /// Fixes the total: from now on no write of an older epoch can set a bit.
+    pub fn begin(&mut self) {
+        self.progress
+            .total
+            .store(self.bitmap.stale_bytes(), Ordering::Relaxed);
+    }
+
+    /// Number of its operation.
+    #[must_use]
+    pub fn op(&self) -> OpId {
+        self.op
+    }
+
+    /// What it started from.
+    #[must_use]
+    pub fn kind(&self) -> CopyKind {
+        self.kind
+    }
+
+    /// The member that is filled.
+    #[must_use]
+    pub fn target(&self) -> MemberId {
+        self.target
+    }
+
+    /// The stale set, to mark and to read.
+    #[must_use]
+    pub fn stale(&self) -> Arc<WriteBitmap> {
+        self.bitmap.marks()
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Gives the bitmap back: what is left of it is still right.
+    #[must_use]
+    pub fn into_bitmap(self) -> OwnedBitmap {
+        assert_eq!(self.in_flight, 0, "a step is still under way");
+        self.bitmap
+    }
+
+    /// Whether nothing is stale any more and no step is under way.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.in_flight == 0 && self.bitmap.count() == 0
+    }
+
+    /// The next run of stale regions, adjacent ones joined up to `budget` bytes (at least a region).
+    ///
+    /// `None` when nothing is left to begin; steps under way may still leave regions stale.
+    pub fn next_step(&mut self, budget: u64) -> Option<CopyStep> {
+        let geometry = self.geometry();
+        let most = (budget / geometry.region_bytes()).max(1);
+        let mut run = self.bitmap.next_run(self.cursor, most);
+        // Behind the cursor lie the steps under way: look there again only when there is none.
+        if run.is_none() && self.in_flight == 0 {
+            run = self.bitmap.next_run(0, most);
+        }
+        let regions = run?;
+        self.cursor = regions.end().0;
+        self.in_flight += 1;
+        let range = geometry.bytes_of(regions);
+        self.progress
+            .fence_block
+            .store(range.blocks().first().0, Ordering::Relaxed);
+        Some(CopyStep { regions, range })
+    }
+
+    /// Ends a step: clears its bits when the copy was good, else leaves them.
+    pub fn finish(&mut self, step: CopyStep, good: bool) {
+        assert!(self.in_flight > 0, "a step that was never begun");
+        self.in_flight -= 1;
+        if good {
+            let cleared = self.bitmap.clear(step.regions);
+            debug_assert!(cleared <= step.regions.count(), "more bits than regions");
+            let bytes = step.range.len();
+            self.progress.copied.fetch_add(bytes, Ordering::Relaxed);
+            self.progress.done.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.bitmap.geometry()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::geometry::{BLOCK_BYTES, Bytes};
+    use proptest::prelude::*;
+
+    fn work(blocks: u64, marked: &[(u64, u64)]) -> CopyWork {
+        let g = Geometry::new(Bytes(blocks * BLOCK_BYTES), 127).expect("valid");
+        let map = WriteBitmap::empty(g);
+        for &(offset, len) in marked {
+            map.mark(g.regions_of(g.clip(Bytes(offset), Bytes(len)).expect("inside")));
+        }
+        let target = MemberId::new(1).expect("inside");
+        let mut work = CopyWork::new(OpId(1), CopyKind::Mini, target, OwnedBitmap::new(map));
+        work.begin();
+        work
+    }
+
+    #[test]
+    fn a_failed_step_stays_stale_and_comes_again() {
+        let mut work = work(127 * 3, &[(0, 1), (65_024 * 2, 1)]);
+        let first = work.next_step(1).expect("a run");
+        let second = work.next_step(1).expect("a run");
+        assert!(work.next_step(1).is_none(), "both are under way");
+        work.finish(first, false);
+        assert!(
+            work.next_step(1).is_none(),
+            "not while the other is under way"
+        );
+        work.finish(second, true);
+        assert!(!work.is_drained());
+        let again = work.next_step(1).expect("the failed one");
+        assert_eq!(again.range().start(), 0);
+        work.finish(again, true);
+        assert!(work.is_drained());
+    }
+
+    #[test]
+    fn adjacent_regions_are_joined_up_to_the_budget() {
+        let mut work = work(127 * 10, &[(0, 65_024 * 10)]);
+        let lengths: Vec<u64> = std::iter::from_fn(|| {
+            let step = work.next_step(65_024 * 4)?;
+            let len = step.range().len();
+            work.finish(step, true);
+            Some(len)
+        })
+        .collect();
+        assert_eq!(lengths, [65_024 * 4, 65_024 * 4, 65_024 * 2]);
+    }
+
+    proptest! {
+        /// Bytes copied are exactly the bytes of the regions whose bits were set.
+        #[test]
+        fn copies_exactly_what_is_marked(
+            blocks in 1u64..3000,
+            writes in proptest::collection::vec((any::<u64>(), 1u64..200_000), 0..20),
+            budget in 1u64..400_000,
+        ) {
+            let size = blocks * BLOCK_BYTES;
+            let marked: Vec<_> = writes.iter().map(|&(a, l)| {
+                let offset = a % size;
+                (offset, l.min(size - offset))
+            }).collect();
+            let mut work = work(blocks, &marked);
+            let expected = work.stale().stale_bytes();
+            let mut copied = 0;
+            while let Some(step) = work.next_step(budget) {
+                copied += step.range().len();
+                work.finish(step, true);
+            }
+            prop_assert!(work.is_drained());
+            prop_assert_eq!(copied, expected);
+            prop_assert_eq!(work.progress().done_bytes(), expected);
+            prop_assert_eq!(work.progress().total_bytes(), expected);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Events and effects: everything that goes into the set and everything that comes out of it.
+
+use super::copy::{CopyKind, CopyWork, OpId};
+use super::geometry::{ByteRange, Bytes};
+use super::member::{BitmapId, MemberId, MemberSet, Policy};
+use super::refusal::Refusal;
+use super::scb::Generation;
+use super::view::{Epoch, View};
+
+/// A question that is answered exactly once, by [`Effect::Reply`] or [`Effect::Settle`].
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "somebody waits for the answer"]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// A ticket with the asker's number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The asker's number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Number of a flush that the set has asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlushId(pub u64);
+
+/// Number of an image that the shell has opened for an attach.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CandidateId(pub u64);
+
+/// What an attach may do to bring the member in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AttachPolicy {
+    /// A minicopy or nothing.
+    Minicopy,
+    /// A minicopy if possible, else a full copy.
+    #[default]
+    MinicopyOptional,
+    /// A full copy.
+    Full,
+    /// No copy at all.
+    Nocopy,
+}
+
+/// Whom an attach brings in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Joiner {
+    /// A member that has departed.
+    Departed(MemberId),
+    /// An image that was no member.
+    New {
+        /// Its name in the set.
+        name: String,
+        /// Its identity.
+        uuid: uuid::Uuid,
+        /// Path of the image.
+        path: String,
+    },
+}
+
+/// An attach whose image has been opened and looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attach {
+    /// The word of the command that names the member or image.
+    pub word: String,
+    /// Who comes in.
+    pub joiner: Joiner,
+    /// The opened image.
+    pub candidate: CandidateId,
+    /// Size of the image.
+    pub size: Bytes,
+    /// Whether the image holds nothing but zeros.
+    pub blank: bool,
+    /// Why the image is not as the set left it, when it is not.
+    pub changed: Option<String>,
+    /// What may be done.
+    pub policy: AttachPolicy,
+    /// Whether the operator agrees to overwrite an image that was never a member.
+    pub confirm: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// A command of the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Take a member out on purpose.
+    Detach {
+        /// Its name.
+        member: String,
+        /// What is wanted of a bitmap.
+        policy: Policy,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Bring a member in.
+    Attach(Box<Attach>),
+    /// Take a member out at once, as after an error.
+    Expel {
+        /// Its name.
+        member: String,
+    },
+    /// Delete an unused bitmap.
+    DeleteBitmap {
+        /// Its number.
+        id: BitmapId,
+    },
+    /// Hold an operation.
+    Pause(OpId),
+    /// Let an operation go on.
+    Resume(OpId),
+    /// End an operation; its member is detached and keeps what is left of its bitmap.
+    Cancel(OpId),
+    /// Forget a finished operation.
+    Forget(OpId),
+}
+
+/// Why a copy came back from the copier.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CopyEnd {
+    /// Nothing is stale any more.
+    Drained,
+    /// It was told to stop.
+    Stopped,
+    /// The target could not be written.
+    TargetFailed(String),
+    /// No source could be read.
+    SourceFailed(String),
+}
+
+/// Results of a request that failed on at least one member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// What was written; `None` for a flush.
+    pub range: Option<ByteRange>,
+    /// Members on which it was good.
+    pub good: MemberSet,
+    /// Members on which it failed.
+    pub failed: MemberSet,
+}
+
+/// What goes in.
+#[derive(Debug)]
+pub enum Event {
+    /// A command.
+    Command(Ticket, Command),
+    /// A command has waited too long.
+    TimedOut(u64),
+    /// No request of this epoch is left.
+    Retired(Epoch),
+    /// A flush has ended.
+    Flushed(FlushId, MemberSet),
+    /// A write or flush failed on some members; its fence is held until the answer.
+    Failed(Ticket, Failure),
+    /// A read failed on a member and was answered from another, or not at all.
+    ReadFailed(MemberId),
+    /// A copy has come back.
+    CopyEnded(Box<CopyWork>, CopyEnd),
+    /// Some time has passed: a moment to rotate the write-intent bitmap.
+    Tick,
+    /// No request will come any more: stop copies, flush, mark the members clean.
+    Shutdown,
+}
+
+/// The answer to a good command.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Answer {
+    /// One sentence.
+    pub text: String,
+    /// Facts: key and value.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+/// What a request with failures comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Every source that is left has it: acknowledge.
+    Acknowledge,
+    /// No source has it: the application gets the error.
+    Fail,
+}
+
+/// Something that people and their programs want to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A member has left on purpose.
+    Detached {
+        /// Which.
+        member: MemberId,
+        /// Its new bitmap.
+        bitmap: Option<BitmapId>,
+    },
+    /// A member has left by an error.
+    Expelled {
+        /// Which.
+        member: MemberId,
+        /// Why.
+        reason: String,
+    },
+    /// An operation has been admitted.
+    CopyQueued(OpId, CopyKind, MemberId),
+    /// An operation has started.
+    CopyStarted(OpId, CopyKind, MemberId),
+    /// An operation has ended.
+    CopyEnded {
+        /// Which.
+        op: OpId,
+        /// What it was.
+        kind: CopyKind,
+        /// Its target.
+        member: MemberId,
+        /// The word of its last state.
+        end: &'static str,
+        /// Bytes that were moved.
+        copied_bytes: u64,
+    },
+    /// A member has become a source.
+    Joined(MemberId),
+    /// A request failed on every source.
+    FailedEverywhere,
+    /// A read failed on a member.
+    ReadError(MemberId),
+    /// A bitmap was deleted.
+    BitmapDeleted(BitmapId),
+}
+
+/// What comes out; the shell carries effects out in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// The candidate is now the member's storage.
+    Adopt(CandidateId, MemberId),
+    /// Write this generation to the members' storage control blocks, durably, before going on (I3).
+    Persist {
+        /// The generation.
+        generation: Generation,
+        /// Whether the set is closed in good order.
+        clean: bool,
+        /// Whose blocks.
+        to: MemberSet,
+    },
+    /// Publish the View; tell when the one before has retired.
+    Publish(Box<View>),
+    /// Flush these members and tell which failed.
+    Flush(FlushId, MemberSet),
+    /// Hand the work to the copier.
+    StartCopy(Box<CopyWork>),
+    /// Hold a running copy: no step begins until it is resumed.
+    PauseCopy(OpId),
+    /// Let a held copy go on.
+    ResumeCopy(OpId),
+    /// Have the copier give the work back.
+    StopCopy(OpId),
+    /// Let go of the member's storage.
+    Close(MemberId),
+    /// Answer a command.
+    Reply(Ticket, Result<Answer, Refusal>),
+    /// Answer a request that failed on some members.
+    Settle(Ticket, Verdict),
+    /// Tell people.
+    Notice(Notice),
+    /// The set is closed.
+    Stopped,
+}

@@ -1,0 +1,99 @@
+//! Faults: who leaves after a failed write, flush or read (I3, I10, I13).
+
+use super::bitmap::WriteBitmap;
+use super::copy::CopyKind;
+use super::event::{Effect, Failure, Notice, Ticket, Verdict};
+use super::geometry::ByteRange;
+use super::member::{MemberId, MemberSet, MemberState};
+use super::shadow::ShadowSet;
+
+impl ShadowSet {
+    /// A write or flush failed on some members. Its fence is held, so nothing else touches the range.
+    pub(super) fn failed(&mut self, ticket: Ticket, failure: Failure) {
+        let Failure {
+            range,
+            good,
+            failed,
+        } = failure;
+        if good.and(self.sources.all()).is_empty() {
+            self.failed_everywhere(range);
+            return self.push(Effect::Settle(ticket, Verdict::Fail));
+        }
+        let what = if range.is_some() {
+            "a write failed"
+        } else {
+            "a flush failed"
+        };
+        if self.expel_all(failed, what) {
+            self.advance();
+            self.publish();
+            self.settle_departures();
+        }
+        self.push(Effect::Settle(ticket, Verdict::Acknowledge));
+    }
+
+    /// A flush of the set's own failed on some members (I10: never retried).
+    pub(super) fn flush_failed(&mut self, failed: MemberSet) {
+        let good = self.sources.all().without(failed);
+        if !failed.is_empty() && !good.is_empty() && self.expel_all(failed, "a flush failed") {
+            self.advance();
+            self.publish();
+            self.settle_departures();
+        }
+    }
+
+    /// Expels those of `failed` that still take part; the caller has made sure that a source stays.
+    fn expel_all(&mut self, failed: MemberSet, reason: &str) -> bool {
+        let mut any = false;
+        for id in failed.iter() {
+            let state = &self.members[id.index()].state;
+            if matches!(
+                state,
+                MemberState::Source | MemberState::Target { .. } | MemberState::Leaving(_)
+            ) {
+                self.expel(id, reason);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// No source has the write: members may differ there, and none is to blame (I13).
+    fn failed_everywhere(&mut self, range: Option<ByteRange>) {
+        self.push(Effect::Notice(Notice::FailedEverywhere));
+        let Some(range) = range else { return };
+        let regions = self.geometry.regions_of(range);
+        let mut changed = false;
+        for id in self.ids() {
+            match &self.members[id.index()].state {
+                MemberState::Source if id != self.sources.master() => {
+                    self.make_merging(id, range);
+                    changed = true;
+                }
+                MemberState::Target { phase, .. } => {
+                    phase.stale().mark(regions);
+                }
+                _ => {}
+            }
+        }
+        if changed {
+            self.advance();
+            self.publish();
+            self.settle_joins();
+        }
+    }
+
+    fn make_merging(&mut self, id: MemberId, range: ByteRange) {
+        let removed = self.sources.remove(id);
+        assert!(removed.is_ok(), "I2: the master stays");
+        let map = WriteBitmap::empty(self.geometry);
+        map.mark(self.geometry.regions_of(range));
+        let state = self.new_target(id, CopyKind::Merge, map);
+        self.enter(id, state, "a write failed on every source");
+    }
+
+    pub(super) fn read_failed(&mut self, id: MemberId) {
+        self.members[id.index()].errors += 1;
+        self.push(Effect::Notice(Notice::ReadError(id)));
+    }
+}

@@ -1,0 +1,514 @@
+//! Joining: attach, the copies that fill members, and their promotion to sources.
+//!
+//! An attach publishes the member as a target first and waits until no request of an older epoch
+//! is left; only then no write can set a bit of its bitmap behind the copier's back.
+
+use super::bitmap::{OwnedBitmap, WriteBitmap};
+use super::copy::{CopyKind, CopyWork, OpId};
+use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
+use super::member::{
+    BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase, Policy,
+};
+use super::operation::{OPERATIONS_KEPT, OpState};
+use super::refusal::{Code, Refusal};
+use super::shadow::{Pending, Purpose, ShadowSet};
+
+/// What an attach would do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AttachPlan {
+    /// What would fill the member.
+    pub kind: CopyKind,
+    /// Why, one sentence.
+    pub reason: String,
+    /// Bytes to copy.
+    pub bytes: u64,
+    /// Runs of regions to copy.
+    pub extents: u64,
+}
+
+impl AttachPlan {
+    fn answer(&self, text: String) -> Answer {
+        let verdict = match self.kind {
+            CopyKind::Mini => "minicopy",
+            CopyKind::Full | CopyKind::Merge => "full",
+        };
+        let facts = vec![
+            ("verdict", verdict.to_owned()),
+            ("reason", self.reason.clone()),
+            ("bytes", self.bytes.to_string()),
+            ("extents", self.extents.to_string()),
+        ];
+        Answer { text, facts }
+    }
+}
+
+impl ShadowSet {
+    pub(super) fn attach(&mut self, ticket: Ticket, attach: Attach) {
+        let plan = match self.plan_attach(&attach) {
+            Ok(plan) => plan,
+            Err(refusal) => return self.refuse(ticket, refusal.at(attach.word)),
+        };
+        if attach.dry_run {
+            let text = format!("{} would be attached", attach.word);
+            return self.accept(ticket, plan.answer(text));
+        }
+        let (id, candidate) = (self.joiner(&attach), attach.candidate);
+        self.members[id.index()].size = attach.size;
+        let (map, tag) = match self.take_state(id) {
+            MemberState::Detached(d) | MemberState::Expelled(d) if plan.kind == CopyKind::Mini => {
+                (take_bitmap(d.held), d.tag)
+            }
+            _ => (None, None),
+        };
+        let full = || OwnedBitmap::new(WriteBitmap::full(self.geometry));
+        let map = map.unwrap_or_else(full);
+        self.push(Effect::Adopt(candidate, id));
+        let state = self.target_of(id, plan.kind, map, tag);
+        self.enter(id, state, plan.reason);
+        self.pending = Some(Pending::Attach { ticket, member: id });
+        self.advance();
+        self.publish();
+        self.settle_joins();
+    }
+
+    /// Decides what an attach would do; changes nothing.
+    ///
+    /// # Errors
+    /// The refusal, each cause with its own code and numbers.
+    pub fn plan_attach(&self, attach: &Attach) -> Result<AttachPlan, Refusal> {
+        if attach.size < self.geometry.size() {
+            let (has, needs) = (attach.size, self.geometry.size());
+            let text = format!("{} has {has} bytes, the unit {needs}", attach.word);
+            return Err(Refusal::new(Code::MemberTooSmall, text));
+        }
+        match &attach.joiner {
+            Joiner::Departed(id) => self.plan_return(*id, attach),
+            Joiner::New { name, .. } => self.plan_new(name, attach),
+        }
+    }
+
+    fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
+        let name = self.attachable(id)?;
+        let departed = self.members[id.index()].state.departed();
+        let map = departed.and_then(|d| match &d.held {
+            Held::Here(map) => Some(map),
+            _ => None,
+        });
+        let Some(map) = map else {
+            return self.plan_full(attach.policy, format!("{name} has no bitmap"));
+        };
+        if let Some(change) = &attach.changed {
+            if attach.policy == AttachPolicy::Minicopy {
+                let text = format!("the image of {name} was changed outside: {change}");
+                return Err(Refusal::new(Code::ImageChanged, text));
+            }
+            return self.plan_full(attach.policy, format!("the image was changed: {change}"));
+        }
+        if attach.policy == AttachPolicy::Full {
+            return self.plan_full(attach.policy, "asked for".to_owned());
+        }
+        let (bytes, extents) = (map.stale_bytes(), map.runs().count() as u64);
+        if attach.policy == AttachPolicy::Nocopy && bytes > 0 {
+            let text = format!("{name} lacks {bytes} bytes, and nocopy was given");
+            return Err(Refusal::new(Code::NeedsCopy, text));
+        }
+        let reason = "its bitmap tells what has changed".to_owned();
+        Ok(AttachPlan {
+            kind: CopyKind::Mini,
+            reason,
+            bytes,
+            extents,
+        })
+    }
+
+    /// Whether a member can be attached now; gives its name.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn attachable(&self, id: MemberId) -> Result<&str, Refusal> {
+        let member = &self.members[id.index()];
+        let name = member.name.as_str();
+        match &member.state {
+            MemberState::Source => Err(Refusal::new(
+                Code::AlreadyMember,
+                format!("{name} is a source member already"),
+            )),
+            MemberState::Target { kind, op, .. } => {
+                let text = format!("{name} is the target of {} operation {op}", kind.name());
+                Err(Refusal::new(Code::IsCopyTarget, text))
+            }
+            MemberState::Missing => Ok(name),
+            MemberState::Leaving(d) | MemberState::Detached(d) | MemberState::Expelled(d) => {
+                let stopping = matches!(d.held, Held::WithCopier(_));
+                if stopping
+                    || !self.is_over(d.until)
+                    || matches!(member.state, MemberState::Leaving(_))
+                {
+                    let text = format!("{name} is still leaving");
+                    return Err(Refusal::new(Code::InUse, text));
+                }
+                Ok(name)
+            }
+        }
+    }
+
+    fn plan_new(&self, name: &str, attach: &Attach) -> Result<AttachPlan, Refusal> {
+        if self.members.len() >= MEMBERS_MAX {
+            let text = format!("the set has {MEMBERS_MAX} members already");
+            return Err(Refusal::new(Code::TooManyMembers, text));
+        }
+        if self.find(name).is_ok() {
+            let text = format!("a member {name} exists already");
+            return Err(
+                Refusal::new(Code::AlreadyMember, text).with_hint("choose another name: as=NAME")
+            );
+        }
+        let plan = self.plan_full(attach.policy, format!("{} was never a member", attach.word))?;
+        if !attach.blank && !attach.confirm {
+            let text = format!("{} was never a member and is not blank", attach.word);
+            return Err(Refusal::new(Code::NeedsConfirm, text));
+        }
+        Ok(plan)
+    }
+
+    fn plan_full(&self, policy: AttachPolicy, reason: String) -> Result<AttachPlan, Refusal> {
+        let bytes = self.geometry.size().0;
+        match policy {
+            AttachPolicy::Minicopy => Err(Refusal::new(Code::NoBitmap, reason)),
+            AttachPolicy::Nocopy => Err(Refusal::new(
+                Code::NeedsCopy,
+                format!("{reason}, and nocopy was given"),
+            )),
+            AttachPolicy::MinicopyOptional | AttachPolicy::Full => Ok(AttachPlan {
+                kind: CopyKind::Full,
+                reason,
+                bytes,
+                extents: 1,
+            }),
+        }
+    }
+
+    /// The place of the member that comes in; a new one is made for a new image.
+    fn joiner(&mut self, attach: &Attach) -> MemberId {
+        match &attach.joiner {
+            Joiner::Departed(id) => *id,
+            Joiner::New { name, uuid, path } => {
+                let id = MemberId::new(self.members.len());
+                self.members.push(Member {
+                    name: name.clone(),
+                    uuid: *uuid,
+                    path: path.clone(),
+                    size: attach.size,
+                    read_cost: 0,
+                    site: 0,
+                    errors: 0,
+                    since: self.now,
+                    reason: String::new(),
+                    state: MemberState::Missing,
+                });
+                id.unwrap_or_else(|| unreachable!("the plan has counted the members"))
+            }
+        }
+    }
+
+    /// Brings a member back by what its bitmap says, after a detach that timed out.
+    pub(super) fn rejoin(&mut self, id: MemberId, departed: Departed) {
+        let map = take_bitmap(departed.held);
+        let map = map.unwrap_or_else(|| OwnedBitmap::new(WriteBitmap::full(self.geometry)));
+        let state = self.target_of(id, CopyKind::Mini, map, departed.tag);
+        self.enter(id, state, "its detach timed out");
+    }
+
+    /// Queues the copies of members that every request knows by now.
+    pub(super) fn settle_joins(&mut self) {
+        let older = super::view::Epoch(self.epoch.0.saturating_sub(1));
+        if !self.is_over(older) {
+            return;
+        }
+        for id in self.ids() {
+            let joining = |s: &MemberState| {
+                matches!(
+                    s,
+                    MemberState::Target {
+                        phase: Phase::Joining(_),
+                        ..
+                    }
+                )
+            };
+            if !joining(&self.members[id.index()].state) {
+                continue;
+            }
+            if let MemberState::Target {
+                op,
+                kind,
+                phase: Phase::Joining(mut work),
+            } = self.take_state(id)
+            {
+                work.begin();
+                self.admit(id, &work);
+                let phase = Phase::Queued(work);
+                self.members[id.index()].state = MemberState::Target { op, kind, phase };
+            }
+        }
+        self.start_copies();
+    }
+
+    /// Answers the attach that waited for this.
+    fn admit(&mut self, id: MemberId, work: &CopyWork) {
+        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+            let (op, kind) = (work.op(), work.kind().name());
+            let bytes = work.progress().total_bytes();
+            let name = &self.members[id.index()].name;
+            let text = format!("{name} is the target of {kind} operation {op}, {bytes} bytes");
+            let facts = vec![
+                ("operation", op.to_string()),
+                ("kind", kind.to_owned()),
+                ("bytes", bytes.to_string()),
+            ];
+            self.answer_pending(Ok(Answer { text, facts }));
+        }
+    }
+
+    /// Starts queued copies in the order of their admission, merges first.
+    pub(super) fn start_copies(&mut self) {
+        while !self.closing && self.running().count() < self.copies_max {
+            let Some(id) = self.next_queued() else { return };
+            if let MemberState::Target {
+                op,
+                kind,
+                phase: Phase::Queued(work),
+            } = self.take_state(id)
+            {
+                let phase = Phase::Running(work.stale());
+                self.members[id.index()].state = MemberState::Target { op, kind, phase };
+                self.set_operation(op, OpState::Running);
+                self.push(Effect::Notice(Notice::CopyStarted(op, kind, id)));
+                self.push(Effect::StartCopy(work));
+            }
+        }
+    }
+
+    fn next_queued(&self) -> Option<MemberId> {
+        let queued = |id: &MemberId| match &self.members[id.index()].state {
+            MemberState::Target {
+                op,
+                kind,
+                phase: Phase::Queued(_),
+            } => Some((*kind != CopyKind::Merge, *op)),
+            _ => None,
+        };
+        self.ids()
+            .filter(|id| queued(id).is_some())
+            .min_by_key(queued)
+    }
+
+    /// A copy has come back from the copier.
+    pub(super) fn copy_ended(&mut self, work: CopyWork, end: CopyEnd) {
+        let (id, op) = (work.target(), work.op());
+        let running = self.target_of_running(op) == Some(id);
+        if !running {
+            self.reclaim(id, work);
+        } else {
+            self.park(id, work);
+            match end {
+                CopyEnd::Drained => {
+                    self.flush([id].into_iter().collect(), Purpose::Promote(id));
+                }
+                CopyEnd::Stopped => {}
+                CopyEnd::TargetFailed(reason) => {
+                    self.expel(id, &reason);
+                    self.advance();
+                    self.publish();
+                    self.settle_departures();
+                }
+                CopyEnd::SourceFailed(reason) => self.abandon(id, op, &reason),
+            }
+        }
+        self.start_copies();
+        self.close_when_quiet();
+    }
+
+    /// Holds the work of a member that is still a target.
+    fn park(&mut self, id: MemberId, work: CopyWork) {
+        let (op, kind) = (work.op(), work.kind());
+        let phase = Phase::Finishing(Box::new(work));
+        self.members[id.index()].state = MemberState::Target { op, kind, phase };
+    }
+
+    /// Gives the bitmap back to a member that left while its copy ran.
+    fn reclaim(&mut self, id: MemberId, work: CopyWork) {
+        let state = &mut self.members[id.index()].state;
+        if let Some(departed) = state.departed_mut()
+            && matches!(departed.held, Held::WithCopier(_))
+        {
+            departed.held = Held::Here(work.into_bitmap());
+        }
+        self.settle_departures();
+    }
+
+    /// No source could be read: the target leaves with what is left to copy.
+    fn abandon(&mut self, id: MemberId, op: OpId, reason: &str) {
+        self.end_operation(op, OpState::Failed);
+        let departed = self.depart(id, Policy::MinicopyOptional);
+        self.enter(id, MemberState::Detached(departed), reason);
+        self.push(Effect::Close(id));
+        self.advance();
+        self.publish();
+        self.settle_departures();
+    }
+
+    /// The target of a drained copy is flushed: it becomes a source, unless bits have come back.
+    pub(super) fn promote(&mut self, id: MemberId) {
+        let finishing = |s: &MemberState| {
+            matches!(
+                s,
+                MemberState::Target {
+                    phase: Phase::Finishing(_),
+                    ..
+                }
+            )
+        };
+        if !finishing(&self.members[id.index()].state) {
+            return;
+        }
+        let MemberState::Target {
+            op,
+            kind,
+            phase: Phase::Finishing(work),
+        } = self.take_state(id)
+        else {
+            return;
+        };
+        if !work.is_drained() {
+            let phase = Phase::Queued(work);
+            self.members[id.index()].state = MemberState::Target { op, kind, phase };
+            return self.start_copies();
+        }
+        self.sources.add(id);
+        self.enter(id, MemberState::Source, "");
+        self.advance();
+        self.publish();
+        self.end_operation(op, OpState::Done);
+        self.push(Effect::Notice(Notice::Joined(id)));
+    }
+
+    pub(super) fn pause(&mut self, ticket: Ticket, op: OpId) {
+        self.steer(ticket, op, OpState::Running, OpState::Paused);
+    }
+
+    pub(super) fn resume(&mut self, ticket: Ticket, op: OpId) {
+        self.steer(ticket, op, OpState::Paused, OpState::Running);
+    }
+
+    fn steer(&mut self, ticket: Ticket, op: OpId, from: OpState, to: OpState) {
+        let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);
+        if state != Some(from) {
+            let refusal = match state {
+                Some(s) if !s.is_over() => {
+                    let text = format!("operation {op} is {}", s.name());
+                    Refusal::new(Code::StateChanged, text).at(op.to_string())
+                }
+                _ => self.not_running(op),
+            };
+            return self.refuse(ticket, refusal);
+        }
+        self.set_operation(op, to);
+        self.push(match to {
+            OpState::Paused => Effect::PauseCopy(op),
+            _ => Effect::ResumeCopy(op),
+        });
+        let text = format!("operation {op} is {}", to.name());
+        self.accept(
+            ticket,
+            Answer {
+                text,
+                facts: Vec::new(),
+            },
+        );
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket, op: OpId) {
+        let found = self.operations.iter().position(|o| o.id == op);
+        match found.map(|i| (i, self.operations[i].state.is_over())) {
+            Some((index, true)) => {
+                self.operations.remove(index);
+                let text = format!("operation {op} is forgotten");
+                self.accept(
+                    ticket,
+                    Answer {
+                        text,
+                        facts: Vec::new(),
+                    },
+                );
+            }
+            Some((_, false)) => {
+                let text = format!("operation {op} has not ended");
+                self.refuse(ticket, Refusal::new(Code::InUse, text).at(op.to_string()));
+            }
+            None => {
+                let refusal = self.not_running(op);
+                self.refuse(ticket, refusal);
+            }
+        }
+    }
+
+    /// Why an operation cannot be steered: it is over, or there is none.
+    pub(super) fn not_running(&self, op: OpId) -> Refusal {
+        let word = op.to_string();
+        match self.operations.iter().find(|o| o.id == op) {
+            Some(o) => {
+                let text = format!("operation {op} is {} already", o.state.name());
+                Refusal::new(Code::StateChanged, text).at(word)
+            }
+            None => Refusal::new(Code::NoSuchOperation, format!("no operation {op}")).at(word),
+        }
+    }
+
+    /// The member that an unfinished operation fills.
+    pub(super) fn target_of_running(&self, op: OpId) -> Option<MemberId> {
+        let fills = |s: &MemberState| matches!(s, MemberState::Target { op: o, .. } if *o == op);
+        self.ids().find(|id| fills(&self.members[id.index()].state))
+    }
+
+    pub(super) fn operation_tag(&self, op: OpId) -> Option<BitmapTag> {
+        self.operations.iter().find(|o| o.id == op)?.tag
+    }
+
+    fn set_operation(&mut self, op: OpId, state: OpState) {
+        let now = self.now;
+        if let Some(o) = self.operations.iter_mut().find(|o| o.id == op) {
+            o.state = state;
+            o.started.get_or_insert(now);
+        }
+    }
+
+    /// Ends an operation; the oldest finished ones are forgotten.
+    pub(super) fn end_operation(&mut self, op: OpId, state: OpState) {
+        let now = self.now;
+        let Some(o) = self.operations.iter_mut().find(|o| o.id == op) else {
+            return;
+        };
+        (o.state, o.finished) = (state, Some(now));
+        let (kind, member, copied_bytes) = (o.kind, o.target, o.progress.copied_bytes());
+        let end = state.name();
+        self.push(Effect::Notice(Notice::CopyEnded {
+            op,
+            kind,
+            member,
+            end,
+            copied_bytes,
+        }));
+        while self.operations.iter().filter(|o| o.state.is_over()).count() > OPERATIONS_KEPT {
+            if let Some(oldest) = self.operations.iter().position(|o| o.state.is_over()) {
+                self.operations.remove(oldest);
+            }
+        }
+    }
+}
+
+fn take_bitmap(held: Held) -> Option<OwnedBitmap> {
+    match held {
+        Held::Here(map) => Some(map),
+        Held::Nothing | Held::WithCopier(_) => None,
+    }
+}

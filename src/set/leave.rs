@@ -1,0 +1,433 @@
+//! Departures: detach, cancel, expel. Every one starts its bitmap from the write-intent bitmap (I1).
+//!
+//! A detach is: flush everything, cut (publish a View without the member), wait until the
+//! requests of older epochs are done, flush again, let go. The cut is the point in time that the image
+//! holds (I5); applications are never held.
+
+use super::bitmap::{OwnedBitmap, WriteBitmap};
+use super::copy::{CopyKind, OpId};
+use super::event::{Answer, Effect, Notice, Ticket};
+use super::member::{BitmapId, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy};
+use super::operation::OpState;
+use super::refusal::{Code, Refusal};
+use super::shadow::{Pending, Purpose, ShadowSet};
+
+impl ShadowSet {
+    pub(super) fn detach(&mut self, ticket: Ticket, name: &str, policy: Policy, dry_run: bool) {
+        match self.may_detach(name, policy) {
+            Err(refusal) => self.refuse(ticket, refusal),
+            Ok(_) if dry_run => {
+                let text = format!("{name} would be detached with policy={}", policy.name());
+                let facts = vec![
+                    ("verdict", "detach".into()),
+                    ("policy", policy.name().into()),
+                ];
+                self.accept(ticket, Answer { text, facts });
+            }
+            Ok(member) => {
+                self.pending = Some(Pending::Detach {
+                    ticket,
+                    member,
+                    policy,
+                });
+                self.flush(self.writers(), Purpose::BeforeCut);
+            }
+        }
+    }
+
+    /// Whether a member may be detached now; the causes that OpenVMS reports as one (SRCMEM) differ.
+    pub(super) fn may_detach(&self, name: &str, policy: Policy) -> Result<MemberId, Refusal> {
+        let id = self.find(name)?;
+        let refuse = |code, text: String| Err(Refusal::new(code, text).at(name));
+        match &self.members[id.index()].state {
+            MemberState::Source => {}
+            MemberState::Target {
+                kind: CopyKind::Merge,
+                op,
+                ..
+            } => {
+                let text = format!("{name} is being merged by operation {op}");
+                return refuse(Code::MergePending, text);
+            }
+            MemberState::Target { kind, op, .. } => {
+                let text = format!("{name} is the target of {} operation {op}", kind.name());
+                let hint = format!("wait for it, or cancel it: cancel {op}");
+                return Err(Refusal::new(Code::IsCopyTarget, text)
+                    .at(name)
+                    .with_hint(hint));
+            }
+            MemberState::Leaving(_) | MemberState::Detached(_) => {
+                return refuse(Code::AlreadyDetached, format!("{name} is detached already"));
+            }
+            MemberState::Expelled(_) => {
+                return refuse(Code::AlreadyDetached, format!("{name} was expelled"));
+            }
+            MemberState::Missing => {
+                return refuse(Code::AlreadyDetached, format!("{name} is missing"));
+            }
+        }
+        if self.sources.clone().remove(id).is_err() {
+            return refuse(
+                Code::LastSource,
+                format!("{name} is the only source member"),
+            );
+        }
+        if policy == Policy::Minicopy && self.merge_pending() {
+            let text =
+                format!("a merge is pending, so {name} cannot have a bitmap that is complete");
+            return refuse(Code::MergePending, text);
+        }
+        Ok(id)
+    }
+
+    fn merge_pending(&self) -> bool {
+        let merging = |s: &MemberState| {
+            matches!(
+                s,
+                MemberState::Target {
+                    kind: CopyKind::Merge,
+                    ..
+                }
+            )
+        };
+        self.members.iter().any(|m| merging(&m.state))
+    }
+
+    /// Everything is flushed: the member leaves with the next View.
+    pub(super) fn cut(&mut self) {
+        let Some(Pending::Detach { member, policy, .. }) = self.pending else {
+            return;
+        };
+        let name = self.members[member.index()].name.clone();
+        // The flush may have expelled somebody.
+        if let Err(refusal) = self.may_detach(&name, policy) {
+            return self.answer_pending(Err(refusal));
+        }
+        let departed = self.depart(member, policy);
+        self.enter(member, MemberState::Leaving(departed), "");
+        self.advance();
+        self.publish();
+        self.settle_departures();
+    }
+
+    /// Takes a member out of the sources or out of its copy; the next View must be published.
+    pub(super) fn depart(&mut self, id: MemberId, policy: Policy) -> Departed {
+        let (held, tag) = match self.take_state(id) {
+            MemberState::Source => {
+                let removed = self.sources.remove(id);
+                assert!(removed.is_ok(), "I2: the last source leaves");
+                let keeps = policy == Policy::Minicopy
+                    || policy == Policy::MinicopyOptional && !self.merge_pending();
+                match keeps {
+                    true => (Held::Here(self.new_bitmap()), Some(self.new_tag(policy))),
+                    false => (Held::Nothing, None),
+                }
+            }
+            MemberState::Target { op, phase, .. } => {
+                let tag = self
+                    .operation_tag(op)
+                    .or_else(|| Some(self.new_tag(policy)));
+                (self.stop(op, phase), tag)
+            }
+            other => unreachable_state(&other),
+        };
+        let mut seeds: Vec<_> = self.old_intents.iter().map(|o| o.map.clone()).collect();
+        seeds.push(self.intent.clone());
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::NoSeed) {
+            seeds.clear();
+        }
+        Departed {
+            held,
+            tag,
+            seeds,
+            until: self.epoch,
+        }
+    }
+
+    fn new_bitmap(&self) -> OwnedBitmap {
+        OwnedBitmap::new(WriteBitmap::empty(self.geometry))
+    }
+
+    fn stop(&mut self, op: OpId, phase: Phase) -> Held {
+        match phase {
+            Phase::Joining(work) | Phase::Queued(work) | Phase::Finishing(work) => {
+                Held::Here(work.into_bitmap())
+            }
+            Phase::Running(map) => {
+                self.push(Effect::StopCopy(op));
+                Held::WithCopier(map)
+            }
+        }
+    }
+
+    /// Goes on with departures whose last epoch is over.
+    pub(super) fn settle_departures(&mut self) {
+        for id in self.ids() {
+            let state = &self.members[id.index()].state;
+            let Some(until) = state.departed().map(|d| d.until) else {
+                continue;
+            };
+            if !self.is_over(until) {
+                continue;
+            }
+            if matches!(state, MemberState::Leaving(_)) {
+                self.settle_leaving(id);
+            } else if let Some(departed) = self.members[id.index()].state.departed_mut() {
+                departed.absorb_seeds();
+            }
+        }
+    }
+
+    fn settle_leaving(&mut self, id: MemberId) {
+        let asked = self
+            .flushes
+            .values()
+            .any(|p| matches!(p, Purpose::Leave(m) if *m == id));
+        let state = &self.members[id.index()].state;
+        let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
+        if !asked && !stopping {
+            let mut members = self.writers();
+            members.insert(id);
+            self.flush(members, Purpose::Leave(id));
+        }
+    }
+
+    /// The member and all others are flushed behind the cut: its image is stable (I5).
+    pub(super) fn left(&mut self, id: MemberId, failed: MemberSet) {
+        let MemberState::Leaving(mut departed) = self.take_checked(id, MemberState::is_leaving)
+        else {
+            return;
+        };
+        if failed.is_empty() {
+            departed.seeds.clear();
+        }
+        departed.absorb_seeds();
+        let bitmap = departed.tag.map(|tag| tag.id);
+        let set_bits = departed.marks().map_or(0, |map| map.count());
+        self.enter(id, MemberState::Detached(departed), "detached by command");
+        let generation = self.generation;
+        let to = [id].into_iter().collect();
+        self.push(Effect::Persist {
+            generation,
+            clean: true,
+            to,
+        });
+        self.push(Effect::Close(id));
+        self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
+        let name = &self.members[id.index()].name;
+        let (text, facts) = match bitmap {
+            Some(b) => (
+                format!("{name} is detached with bitmap {b}"),
+                vec![
+                    ("bitmap", b.to_string()),
+                    ("set_bits", set_bits.to_string()),
+                ],
+            ),
+            None => (format!("{name} is detached without a bitmap"), Vec::new()),
+        };
+        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+            self.answer_pending(Ok(Answer { text, facts }));
+        }
+    }
+
+    fn take_checked(&mut self, id: MemberId, is: fn(&MemberState) -> bool) -> MemberState {
+        match is(&self.members[id.index()].state) {
+            true => self.take_state(id),
+            false => MemberState::Missing,
+        }
+    }
+
+    pub(super) fn answer_pending(&mut self, answer: Result<Answer, Refusal>) {
+        match self.pending.take() {
+            Some(
+                Pending::Detach { ticket, .. }
+                | Pending::Attach { ticket, .. }
+                | Pending::Cancel { ticket, .. },
+            ) => self.push(Effect::Reply(ticket, answer)),
+            None => {}
+        }
+    }
+
+    /// Takes a member out because of an error; all its later writes set bits instead.
+    pub(super) fn expel(&mut self, id: MemberId, reason: &str) {
+        if let MemberState::Target { op, .. } = self.members[id.index()].state {
+            self.end_operation(op, OpState::Failed);
+        }
+        let departed = match self.take_checked(id, MemberState::is_leaving) {
+            MemberState::Leaving(departed) => departed,
+            _ => self.depart(id, Policy::MinicopyOptional),
+        };
+        self.members[id.index()].errors += 1;
+        self.enter(id, MemberState::Expelled(departed), reason);
+        self.push(Effect::Close(id));
+        let notice = Notice::Expelled {
+            member: id,
+            reason: reason.to_owned(),
+        };
+        self.push(Effect::Notice(notice));
+        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+            let name = &self.members[id.index()].name;
+            let text = format!("{name} was expelled: {reason}");
+            self.answer_pending(Err(Refusal::new(Code::Io, text)));
+        }
+    }
+
+    pub(super) fn expel_command(&mut self, ticket: Ticket, name: &str) {
+        let id = match self.may_expel(name) {
+            Ok(id) => id,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        self.expel(id, "expelled by command");
+        self.advance();
+        self.publish();
+        self.settle_departures();
+        let text = format!("{name} is expelled");
+        self.accept(
+            ticket,
+            Answer {
+                text,
+                facts: Vec::new(),
+            },
+        );
+    }
+
+    fn may_expel(&self, name: &str) -> Result<MemberId, Refusal> {
+        let id = self.find(name)?;
+        match &self.members[id.index()].state {
+            MemberState::Source if self.sources.clone().remove(id).is_err() => {
+                let text = format!("{name} is the only source member");
+                Err(Refusal::new(Code::LastSource, text).at(name))
+            }
+            MemberState::Source | MemberState::Target { .. } => Ok(id),
+            state => {
+                let text = format!("{name} is {} already", state.name());
+                Err(Refusal::new(Code::AlreadyDetached, text).at(name))
+            }
+        }
+    }
+
+    pub(super) fn cancel(&mut self, ticket: Ticket, op: OpId) {
+        let Some(id) = self.target_of_running(op) else {
+            let refusal = self.not_running(op);
+            return self.refuse(ticket, refusal);
+        };
+        if matches!(
+            self.members[id.index()].state,
+            MemberState::Target {
+                kind: CopyKind::Merge,
+                ..
+            }
+        ) {
+            let text = format!("operation {op} is a merge, and a merge has to end");
+            return self.refuse(ticket, Refusal::new(Code::MergePending, text));
+        }
+        self.end_operation(op, OpState::Cancelled);
+        let departed = self.depart(id, Policy::MinicopyOptional);
+        self.enter(id, MemberState::Leaving(departed), "its copy was cancelled");
+        self.pending = Some(Pending::Cancel { ticket, member: id });
+        self.advance();
+        self.publish();
+        self.settle_departures();
+    }
+
+    pub(super) fn delete_bitmap(&mut self, ticket: Ticket, id: BitmapId) {
+        let outcome = self.take_bitmap(id);
+        match outcome {
+            Err(refusal) => self.refuse(ticket, refusal),
+            Ok(()) => {
+                self.publish();
+                self.push(Effect::Notice(Notice::BitmapDeleted(id)));
+                let text = format!("bitmap {id} is deleted; its member needs a full copy");
+                self.accept(
+                    ticket,
+                    Answer {
+                        text,
+                        facts: Vec::new(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// Deletes a bitmap that no copy uses.
+    fn take_bitmap(&mut self, id: BitmapId) -> Result<(), Refusal> {
+        let in_use = self.bitmap_in_use(id);
+        let refuse = |code, text| Err(Refusal::new(code, text).at(id.to_string()));
+        let owner = self.members.iter_mut().find_map(|m| {
+            let departed = m.state.departed_mut()?;
+            (departed.tag?.id == id).then_some(departed)
+        });
+        match owner {
+            Some(departed) if matches!(departed.held, Held::Here(_)) => {
+                *departed = Departed::without_bitmap(departed.until);
+                Ok(())
+            }
+            None if !in_use => refuse(Code::NoSuchBitmap, format!("no bitmap {id}")),
+            _ => refuse(Code::InUse, format!("bitmap {id} is used by a copy")),
+        }
+    }
+
+    fn bitmap_in_use(&self, id: BitmapId) -> bool {
+        self.operations
+            .iter()
+            .any(|op| !op.state.is_over() && op.tag.is_some_and(|t| t.id == id))
+    }
+
+    /// A command that waited too long, or for a unit that is being stopped.
+    pub(super) fn give_up(&mut self, pending: Pending) {
+        let member = pending.member();
+        let (Pending::Detach { ticket, .. }
+        | Pending::Attach { ticket, .. }
+        | Pending::Cancel { ticket, .. }) = pending;
+        let name = self.members[member.index()].name.clone();
+        let text = match &self.members[member.index()].state {
+            // Behind the cut only a minicopy brings the member back.
+            MemberState::Leaving(_) => format!("{name} did not become stable in time"),
+            _ => format!("{name}: the members did not answer in time"),
+        };
+        if self.closing {
+            let refusal = Refusal::new(Code::StateChanged, "the unit is being stopped");
+            return self.refuse(ticket, refusal);
+        }
+        self.take_back(member);
+        self.refuse(ticket, Refusal::new(Code::TimedOut, text));
+    }
+
+    /// Undoes what a command that timed out had begun.
+    fn take_back(&mut self, id: MemberId) {
+        match self.take_state(id) {
+            MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
+                departed.absorb_seeds();
+                self.rejoin(id, departed);
+            }
+            MemberState::Target {
+                op,
+                kind,
+                phase: phase @ Phase::Joining(_),
+            } => {
+                self.end_operation(op, OpState::Cancelled);
+                self.members[id.index()].state = MemberState::Target { op, kind, phase };
+                let departed = self.depart(id, Policy::MinicopyOptional);
+                self.enter(id, MemberState::Detached(departed), "its attach timed out");
+                self.push(Effect::Close(id));
+            }
+            state => {
+                self.members[id.index()].state = state;
+                return;
+            }
+        }
+        self.advance();
+        self.publish();
+    }
+}
+
+impl MemberState {
+    fn is_leaving(&self) -> bool {
+        matches!(self, Self::Leaving(_))
+    }
+}
+
+fn unreachable_state(state: &MemberState) -> ! {
+    unreachable!("I2: a member that takes no part departs: {}", state.name())
+}

@@ -1,0 +1,401 @@
+//! Members: who may do what. States own their data; the last source cannot leave.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::bitmap::{OwnedBitmap, WriteBitmap};
+use super::copy::{CopyKind, CopyWork, OpId};
+use super::geometry::Bytes;
+use super::view::Epoch;
+
+/// Most members of a shadow set (OpenVMS V8.4).
+pub const MEMBERS_MAX: usize = 6;
+
+/// Milliseconds since 1970, for people only: nothing is ever ordered by it (I6).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Moment(pub u64);
+
+/// Which member: its place in the set for the life of the process, 0 to 5.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MemberId(u8);
+
+impl MemberId {
+    /// The place `index`, when the set can have it.
+    #[must_use]
+    pub fn new(index: usize) -> Option<Self> {
+        let id = u8::try_from(index).ok()?;
+        (index < MEMBERS_MAX).then_some(Self(id))
+    }
+
+    /// The place as an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Some members of a set.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct MemberSet(u8);
+
+impl MemberSet {
+    /// No member.
+    pub const EMPTY: Self = Self(0);
+
+    /// Whether no member is in it.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Number of members in it.
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether the member is in it.
+    #[must_use]
+    pub fn contains(self, id: MemberId) -> bool {
+        self.0 & (1 << id.0) != 0
+    }
+
+    /// Puts a member in.
+    pub fn insert(&mut self, id: MemberId) {
+        self.0 |= 1 << id.0;
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, id: MemberId) {
+        self.0 &= !(1 << id.0);
+    }
+
+    /// Members in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Members in this one only.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The members, lowest place first.
+    pub fn iter(self) -> impl Iterator<Item = MemberId> {
+        (0..MEMBERS_MAX as u8)
+            .map(MemberId)
+            .filter(move |id| self.contains(*id))
+    }
+}
+
+impl FromIterator<MemberId> for MemberSet {
+    fn from_iter<I: IntoIterator<Item = MemberId>>(ids: I) -> Self {
+        let mut set = Self::EMPTY;
+        for id in ids {
+            set.insert(id);
+        }
+        set
+    }
+}
+
+/// The source members: never none (I2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sources {
+    master: MemberId,
+    others: MemberSet,
+}
+
+/// The answer to a removal of the last source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the only source member cannot leave")]
+pub struct LastSource;
+
+impl Sources {
+    /// A set with one source.
+    #[must_use]
+    pub fn new(master: MemberId) -> Self {
+        Self {
+            master,
+            others: MemberSet::EMPTY,
+        }
+    }
+
+    /// The source that wins where members may differ.
+    #[must_use]
+    pub fn master(self) -> MemberId {
+        self.master
+    }
+
+    /// All sources.
+    #[must_use]
+    pub fn all(self) -> MemberSet {
+        let mut all = self.others;
+        all.insert(self.master);
+        all
+    }
+
+    /// Adds a source.
+    pub fn add(&mut self, id: MemberId) {
+        if id != self.master {
+            self.others.insert(id);
+        }
+    }
+
+    /// Removes a source; another becomes master when the master leaves.
+    ///
+    /// # Errors
+    /// [`LastSource`], and nothing has changed.
+    pub fn remove(&mut self, id: MemberId) -> Result<(), LastSource> {
+        if id == self.master {
+            self.master = self.others.iter().next().ok_or(LastSource)?;
+        }
+        self.others.remove(self.master);
+        self.others.remove(id);
+        Ok(())
+    }
+}
+
+/// What a departure or an attach wants of a bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Policy {
+    /// A minicopy or nothing.
+    Minicopy,
+    /// A minicopy if possible, else a full copy.
+    #[default]
+    MinicopyOptional,
+    /// No bitmap; a full copy.
+    Full,
+}
+
+impl Policy {
+    /// The word that a detach uses for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Minicopy => "minicopy",
+            Self::MinicopyOptional => "minicopy=optional",
+            Self::Full => "none",
+        }
+    }
+}
+
+/// Number of a bitmap, shown as 8 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BitmapId(pub u32);
+
+impl std::fmt::Display for BitmapId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// What is known of a bitmap beside its bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BitmapTag {
+    /// Its number.
+    pub id: BitmapId,
+    /// The policy it was made under.
+    pub policy: Policy,
+    /// When it was made.
+    pub created: Moment,
+    /// Generation of the set when it was made.
+    pub generation: u64,
+}
+
+/// Where the stale set of a departed member is.
+#[derive(Debug)]
+pub enum Held {
+    /// Nowhere: everything is stale.
+    Nothing,
+    /// Here.
+    Here(OwnedBitmap),
+    /// With the copier, which has been told to stop.
+    WithCopier(Arc<WriteBitmap>),
+}
+
+/// What a departed member left behind.
+#[derive(Debug)]
+pub struct Departed {
+    /// Its write bitmap.
+    pub held: Held,
+    /// What is known of the bitmap.
+    pub tag: Option<BitmapTag>,
+    /// Write-intent bitmaps of the time of the departure: stale as well, until they are absorbed or
+    /// proven needless by a flush of all members.
+    pub seeds: Vec<Arc<WriteBitmap>>,
+    /// The last epoch in which the member was written.
+    pub until: Epoch,
+}
+
+impl Departed {
+    /// A departure without a bitmap.
+    #[must_use]
+    pub fn without_bitmap(until: Epoch) -> Self {
+        Self {
+            held: Held::Nothing,
+            tag: None,
+            seeds: Vec::new(),
+            until,
+        }
+    }
+
+    /// The bits that a write has to set.
+    #[must_use]
+    pub fn marks(&self) -> Option<Arc<WriteBitmap>> {
+        match &self.held {
+            Held::Nothing => None,
+            Held::Here(map) => Some(map.marks()),
+            Held::WithCopier(map) => Some(Arc::clone(map)),
+        }
+    }
+
+    /// Takes the seeds into the bitmap (I1: every departure starts from the write-intent bitmap).
+    pub(super) fn absorb_seeds(&mut self) {
+        for seed in std::mem::take(&mut self.seeds) {
+            if let Some(map) = self.marks() {
+                map.absorb(&seed);
+            }
+        }
+    }
+}
+
+/// How far a copy into a member has come.
+#[derive(Debug)]
+pub enum Phase {
+    /// Written by applications, waits until no request of an older epoch is left.
+    Joining(Box<CopyWork>),
+    /// Waits for its turn.
+    Queued(Box<CopyWork>),
+    /// The copier has the work.
+    Running(Arc<WriteBitmap>),
+    /// Drained; its last flush is under way.
+    Finishing(Box<CopyWork>),
+}
+
+impl Phase {
+    /// The stale set that is being drained.
+    #[must_use]
+    pub fn stale(&self) -> Arc<WriteBitmap> {
+        match self {
+            Self::Joining(work) | Self::Queued(work) | Self::Finishing(work) => work.stale(),
+            Self::Running(map) => Arc::clone(map),
+        }
+    }
+}
+
+/// State of a member.
+#[derive(Debug)]
+pub enum MemberState {
+    /// Its contents are the unit's.
+    Source,
+    /// A copy or a merge fills it; applications write it.
+    Target {
+        /// The operation.
+        op: OpId,
+        /// What fills it.
+        kind: CopyKind,
+        /// How far it is.
+        phase: Phase,
+    },
+    /// Behind the cut of a detach, not yet stable.
+    Leaving(Departed),
+    /// Taken out on purpose.
+    Detached(Departed),
+    /// Taken out by an error.
+    Expelled(Departed),
+    /// Not there when the set was mounted.
+    Missing,
+}
+
+impl MemberState {
+    /// The word that `members/*/state` shows.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Source | Self::Leaving(_) => "source",
+            Self::Target {
+                kind: CopyKind::Merge,
+                ..
+            } => "merging",
+            Self::Target { .. } => "copy-target",
+            Self::Detached(_) => "detached",
+            Self::Expelled(_) => "expelled",
+            Self::Missing => "missing",
+        }
+    }
+
+    /// What the member left behind, when it has departed.
+    #[must_use]
+    pub fn departed(&self) -> Option<&Departed> {
+        match self {
+            Self::Leaving(d) | Self::Detached(d) | Self::Expelled(d) => Some(d),
+            _ => None,
+        }
+    }
+
+    /// As [`MemberState::departed`], to change it.
+    pub(super) fn departed_mut(&mut self) -> Option<&mut Departed> {
+        match self {
+            Self::Leaving(d) | Self::Detached(d) | Self::Expelled(d) => Some(d),
+            _ => None,
+        }
+    }
+}
+
+/// One member.
+#[derive(Debug)]
+pub struct Member {
+    /// Name in the set.
+    pub name: String,
+    /// Identity, kept in its storage control block.
+    pub uuid: Uuid,
+    /// Path of the image, for people and for opening it again.
+    pub path: String,
+    /// Size of the image.
+    pub size: Bytes,
+    /// Cost of a read, lower is preferred.
+    pub read_cost: u32,
+    /// Site of the member.
+    pub site: u32,
+    /// Errors seen since the mount.
+    pub errors: u64,
+    /// Since when the state holds.
+    pub since: Moment,
+    /// Why it is in its state, one sentence; empty when there is nothing to say.
+    pub reason: String,
+    /// The state.
+    pub state: MemberState,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(index: usize) -> MemberId {
+        MemberId::new(index).expect("inside")
+    }
+
+    #[test]
+    fn the_last_source_stays() {
+        let mut sources = Sources::new(id(0));
+        sources.add(id(3));
+        sources.add(id(0));
+        assert_eq!(sources.all().len(), 2);
+        assert_eq!(sources.remove(id(0)), Ok(()));
+        assert_eq!(sources.master(), id(3));
+        assert_eq!(sources.remove(id(3)), Err(LastSource));
+        assert_eq!(sources.all().iter().collect::<Vec<_>>(), [id(3)]);
+    }
+
+    #[test]
+    fn a_set_of_members_is_a_set() {
+        let mut set: MemberSet = [id(5), id(1)].into_iter().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [id(1), id(5)]);
+        set.remove(id(5));
+        assert!(!set.contains(id(5)) && set.contains(id(1)) && set.len() == 1);
+        assert!(MemberId::new(6).is_none());
+    }
+}

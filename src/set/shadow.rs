@@ -1,0 +1,540 @@
+//! The shadow set: the rules of change. `handle(event)` gives effects; nothing else changes it.
+//!
+//! Commands run one at a time: the shell hands in the next when the last was answered. What
+//! has to wait (a flush, the end of an epoch) comes back as an event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::assess::Start;
+use super::bitmap::WriteBitmap;
+use super::copy::{CopyKind, CopyWork, OpId};
+use super::event::{Answer, Command, Effect, Event, FlushId, Notice, Ticket};
+use super::geometry::Geometry;
+use super::member::{
+    BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Phase, Policy, Sources,
+};
+use super::operation::{OpState, Operation};
+use super::refusal::{Code, Refusal};
+use super::scb::Generation;
+use super::view::{Epoch, Role, Seat, View};
+
+/// Copies that run at once unless told otherwise (SHADOW_MAX_COPY).
+pub const COPIES_MAX_DEFAULT: usize = 4;
+
+/// What a flush is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    /// Everything that is dirty, before a member leaves.
+    BeforeCut,
+    /// The member behind the cut, and all others.
+    Leave(MemberId),
+    /// Write-intent bitmaps up to this epoch are needless afterwards.
+    Trim(Epoch),
+    /// The target of a drained copy.
+    Promote(MemberId),
+    /// The end.
+    Close,
+}
+
+/// A command that is not answered yet.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Detach {
+        ticket: Ticket,
+        member: MemberId,
+        policy: Policy,
+    },
+    Attach {
+        ticket: Ticket,
+        member: MemberId,
+    },
+    Cancel {
+        ticket: Ticket,
+        member: MemberId,
+    },
+}
+
+impl Pending {
+    pub(super) fn ticket(&self) -> &Ticket {
+        match self {
+            Self::Detach { ticket, .. }
+            | Self::Attach { ticket, .. }
+            | Self::Cancel { ticket, .. } => ticket,
+        }
+    }
+
+    pub(super) fn member(&self) -> MemberId {
+        match self {
+            Self::Detach { member, .. }
+            | Self::Attach { member, .. }
+            | Self::Cancel { member, .. } => *member,
+        }
+    }
+}
+
+/// A write-intent bitmap whose epoch is over but whose writes are not flushed yet.
+#[derive(Debug)]
+pub(super) struct OldIntent {
+    pub(super) map: Arc<WriteBitmap>,
+    pub(super) until: Epoch,
+}
+
+/// The shadow set.
+#[derive(Debug)]
+pub struct ShadowSet {
+    pub(super) geometry: Geometry,
+    pub(super) generation: Generation,
+    pub(super) members: Vec<Member>,
+    pub(super) sources: Sources,
+    pub(super) epoch: Epoch,
+    pub(super) live: BTreeSet<Epoch>,
+    pub(super) intent: Arc<WriteBitmap>,
+    pub(super) old_intents: Vec<OldIntent>,
+    pub(super) flushes: BTreeMap<FlushId, Purpose>,
+    pub(super) pending: Option<Pending>,
+    pub(super) operations: Vec<Operation>,
+    pub(super) copies_max: usize,
+    pub(super) closing: bool,
+    pub(super) now: Moment,
+    pub(super) effects: Vec<Effect>,
+    last_id: u32,
+}
+
+impl ShadowSet {
+    /// Assembles a set from its members; `begin` gives the first effects.
+    ///
+    /// # Errors
+    /// [`Code::LastSource`] when no member starts as a source (I2).
+    pub fn assemble(
+        geometry: Geometry,
+        generation: Generation,
+        members: Vec<(Member, Start)>,
+        now: Moment,
+    ) -> Result<Self, Refusal> {
+        let is_source = |(_, start): &(Member, Start)| *start == Start::Source;
+        let master = members.iter().position(is_source).and_then(MemberId::new);
+        let master = master.ok_or_else(|| Refusal::new(Code::LastSource, "no source member"))?;
+        let mut set = Self {
+            geometry,
+            generation,
+            members: Vec::new(),
+            sources: Sources::new(master),
+            epoch: Epoch(0),
+            live: BTreeSet::new(),
+            intent: Arc::new(WriteBitmap::empty(geometry)),
+            old_intents: Vec::new(),
+            flushes: BTreeMap::new(),
+            pending: None,
+            operations: Vec::new(),
+            copies_max: COPIES_MAX_DEFAULT,
+            closing: false,
+            now,
+            effects: Vec::new(),
+            last_id: 0,
+        };
+        for (index, (member, start)) in members.into_iter().enumerate() {
+            let id = MemberId::new(index)
+                .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
+            set.members.push(member);
+            set.seat(id, start);
+        }
+        Ok(set)
+    }
+
+    /// The first effects: a new generation in the members' control blocks, the first View, copies.
+    #[must_use]
+    pub fn begin(&mut self) -> Vec<Effect> {
+        self.advance();
+        self.publish();
+        // No request is older than the first View.
+        self.settle_joins();
+        self.check_invariants();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Takes one event and gives the effects to carry out, in order.
+    #[must_use]
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        self.now = now;
+        match event {
+            Event::Command(ticket, command) => self.command(ticket, command),
+            Event::TimedOut(number) => self.timed_out(number),
+            Event::Retired(epoch) => self.retired(epoch),
+            Event::Flushed(id, failed) => self.flushed(id, failed),
+            Event::Failed(ticket, failure) => self.failed(ticket, failure),
+            Event::ReadFailed(id) => self.read_failed(id),
+            Event::CopyEnded(work, end) => self.copy_ended(*work, end),
+            Event::Tick => self.tick(),
+            Event::Shutdown => self.shutdown(),
+        }
+        self.check_invariants();
+        std::mem::take(&mut self.effects)
+    }
+
+    fn command(&mut self, ticket: Ticket, command: Command) {
+        if self.closing {
+            let text = "the unit is being stopped";
+            return self.refuse(ticket, Refusal::new(Code::StateChanged, text));
+        }
+        if self.pending.is_some() {
+            return self.refuse(
+                ticket,
+                Refusal::new(Code::InUse, "another command is under way"),
+            );
+        }
+        match command {
+            Command::Detach {
+                member,
+                policy,
+                dry_run,
+            } => {
+                self.detach(ticket, &member, policy, dry_run);
+            }
+            Command::Attach(attach) => self.attach(ticket, *attach),
+            Command::Expel { member } => self.expel_command(ticket, &member),
+            Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
+            Command::Pause(op) => self.pause(ticket, op),
+            Command::Resume(op) => self.resume(ticket, op),
+            Command::Cancel(op) => self.cancel(ticket, op),
+            Command::Forget(op) => self.forget(ticket, op),
+        }
+    }
+
+    /// Puts a member into its first state.
+    fn seat(&mut self, id: MemberId, start: Start) {
+        let departed = || super::member::Departed::without_bitmap(Epoch(0));
+        let state = match start {
+            Start::Source => {
+                self.sources.add(id);
+                MemberState::Source
+            }
+            Start::Merging => {
+                self.new_target(id, CopyKind::Merge, WriteBitmap::full(self.geometry))
+            }
+            Start::FullCopy => {
+                self.new_target(id, CopyKind::Full, WriteBitmap::full(self.geometry))
+            }
+            Start::Detached => MemberState::Detached(departed()),
+            Start::Expelled => MemberState::Expelled(departed()),
+            Start::Missing => MemberState::Missing,
+        };
+        let member = &mut self.members[id.index()];
+        (member.state, member.since) = (state, self.now);
+    }
+
+    /// A new operation that fills `id` from a stale set, as a state of that member.
+    pub(super) fn new_target(
+        &mut self,
+        id: MemberId,
+        kind: CopyKind,
+        map: WriteBitmap,
+    ) -> MemberState {
+        self.target_of(id, kind, super::bitmap::OwnedBitmap::new(map), None)
+    }
+
+    /// As [`Self::new_target`], draining a bitmap that exists.
+    pub(super) fn target_of(
+        &mut self,
+        id: MemberId,
+        kind: CopyKind,
+        map: super::bitmap::OwnedBitmap,
+        tag: Option<BitmapTag>,
+    ) -> MemberState {
+        let op = OpId(u64::from(self.next_id()));
+        let work = CopyWork::new(op, kind, id, map);
+        self.operations.push(Operation {
+            id: op,
+            kind,
+            target: id,
+            source: self.sources.master(),
+            state: OpState::Queued,
+            tag,
+            queued: self.now,
+            started: None,
+            finished: None,
+            progress: work.progress(),
+        });
+        self.push(Effect::Notice(Notice::CopyQueued(op, kind, id)));
+        MemberState::Target {
+            op,
+            kind,
+            phase: Phase::Joining(Box::new(work)),
+        }
+    }
+
+    pub(super) fn next_id(&mut self) -> u32 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(super) fn new_tag(&mut self, policy: Policy) -> BitmapTag {
+        let id = BitmapId(self.next_id());
+        BitmapTag {
+            id,
+            policy,
+            created: self.now,
+            generation: self.generation.number(),
+        }
+    }
+
+    pub(super) fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(super) fn accept(&mut self, ticket: Ticket, answer: Answer) {
+        self.push(Effect::Reply(ticket, Ok(answer)));
+    }
+
+    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        self.push(Effect::Reply(ticket, Err(refusal)));
+    }
+
+    /// Changes a member's state.
+    pub(super) fn enter(&mut self, id: MemberId, state: MemberState, reason: impl Into<String>) {
+        let member = &mut self.members[id.index()];
+        (member.state, member.since, member.reason) = (state, self.now, reason.into());
+    }
+
+    /// Takes a member's state out, to be replaced at once.
+    pub(super) fn take_state(&mut self, id: MemberId) -> MemberState {
+        std::mem::replace(&mut self.members[id.index()].state, MemberState::Missing)
+    }
+
+    /// All members that writes go to.
+    pub(super) fn writers(&self) -> MemberSet {
+        let takes_part =
+            |m: &Member| matches!(m.state, MemberState::Source | MemberState::Target { .. });
+        self.ids()
+            .filter(|id| takes_part(&self.members[id.index()]))
+            .collect()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = MemberId> + use<> {
+        (0..self.members.len()).filter_map(MemberId::new)
+    }
+
+    /// The next generation, durable in every member that takes part (I3, I6).
+    pub(super) fn advance(&mut self) {
+        self.generation = self.generation.next();
+        let (generation, to) = (self.generation, self.writers());
+        self.push(Effect::Persist {
+            generation,
+            clean: false,
+            to,
+        });
+    }
+
+    /// Publishes the membership as it is now, with a fresh write-intent bitmap.
+    pub(super) fn publish(&mut self) {
+        let fresh = Arc::new(WriteBitmap::empty(self.geometry));
+        let old = std::mem::replace(&mut self.intent, fresh);
+        if old.count() > 0 || self.live.contains(&self.epoch) {
+            self.old_intents.push(OldIntent {
+                map: old,
+                until: self.epoch,
+            });
+        }
+        self.epoch = self.epoch.next();
+        self.live.insert(self.epoch);
+        let seats = self.writers().iter().map(|id| self.seat_of(id)).collect();
+        let marks = self
+            .members
+            .iter()
+            .filter_map(|m| m.state.departed()?.marks())
+            .collect();
+        let view = View::new(self.epoch, seats, marks, Arc::clone(&self.intent));
+        self.push(Effect::Publish(Box::new(view)));
+    }
+
+    fn seat_of(&self, id: MemberId) -> Seat {
+        let member = &self.members[id.index()];
+        let role = match &member.state {
+            MemberState::Target {
+                kind: CopyKind::Merge,
+                phase,
+                ..
+            } => Role::Merging(phase.stale()),
+            MemberState::Target { .. } => Role::CopyTarget,
+            _ => Role::Source,
+        };
+        Seat {
+            id,
+            role,
+            read_cost: member.read_cost,
+        }
+    }
+
+    /// Whether no request of this epoch or an older one is left.
+    pub(super) fn is_over(&self, epoch: Epoch) -> bool {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::NoRetirement) {
+            return true;
+        }
+        self.live.first().is_none_or(|oldest| *oldest > epoch)
+    }
+
+    fn retired(&mut self, epoch: Epoch) {
+        assert!(
+            epoch < self.epoch || self.closing,
+            "the current View has retired"
+        );
+        self.live.remove(&epoch);
+        self.settle_departures();
+        self.settle_joins();
+        self.trim_intents();
+    }
+
+    /// Asks for a flush of some members.
+    pub(super) fn flush(&mut self, members: MemberSet, purpose: Purpose) {
+        let id = FlushId(u64::from(self.next_id()));
+        self.flushes.insert(id, purpose);
+        self.push(Effect::Flush(id, members));
+    }
+
+    fn flushed(&mut self, id: FlushId, failed: MemberSet) {
+        let Some(purpose) = self.flushes.remove(&id) else {
+            return;
+        };
+        self.flush_failed(failed);
+        match purpose {
+            Purpose::BeforeCut => self.cut(),
+            Purpose::Leave(member) => self.left(member, failed),
+            Purpose::Trim(through) if failed.is_empty() => {
+                self.old_intents.retain(|old| old.until > through);
+            }
+            Purpose::Trim(_) => {}
+            Purpose::Promote(member) => self.promote(member),
+            Purpose::Close => self.closed(),
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.intent.count() > 0 && self.old_intents.is_empty() && self.pending.is_none() {
+            self.publish();
+        }
+        self.trim_intents();
+    }
+
+    /// Flushes the writes of past epochs, so that their intent can be forgotten.
+    fn trim_intents(&mut self) {
+        let busy = self.flushes.values().any(|p| matches!(p, Purpose::Trim(_)));
+        let over = self
+            .old_intents
+            .iter()
+            .map(|o| o.until)
+            .filter(|e| self.is_over(*e))
+            .max();
+        if let Some(through) = over
+            && !busy
+            && !self.closing
+        {
+            self.flush(self.writers(), Purpose::Trim(through));
+        }
+    }
+
+    fn timed_out(&mut self, number: u64) {
+        if self
+            .pending
+            .as_ref()
+            .is_none_or(|p| p.ticket().number() != number)
+        {
+            return;
+        }
+        if let Some(pending) = self.pending.take() {
+            self.give_up(pending);
+        }
+    }
+
+    fn shutdown(&mut self) {
+        self.closing = true;
+        if let Some(pending) = self.pending.take() {
+            self.give_up(pending);
+        }
+        let running: Vec<OpId> = self.running().collect();
+        for op in running {
+            self.push(Effect::StopCopy(op));
+        }
+        self.close_when_quiet();
+    }
+
+    /// Ends when no copy is running: flush everything, then mark the members clean.
+    pub(super) fn close_when_quiet(&mut self) {
+        let asked = self.flushes.values().any(|p| matches!(p, Purpose::Close));
+        if self.closing && !asked && self.running().next().is_none() {
+            self.flush(self.writers(), Purpose::Close);
+        }
+    }
+
+    fn closed(&mut self) {
+        self.generation = self.generation.next();
+        let (generation, to) = (self.generation, self.writers());
+        self.push(Effect::Persist {
+            generation,
+            clean: true,
+            to,
+        });
+        self.push(Effect::Stopped);
+    }
+
+    pub(super) fn running(&self) -> impl Iterator<Item = OpId> + '_ {
+        self.members.iter().filter_map(|m| match &m.state {
+            MemberState::Target {
+                op,
+                phase: Phase::Running(_),
+                ..
+            } => Some(*op),
+            _ => None,
+        })
+    }
+
+    /// Finds a member by name.
+    pub(super) fn find(&self, name: &str) -> Result<MemberId, Refusal> {
+        let index = self.members.iter().position(|m| m.name == name);
+        index.and_then(MemberId::new).ok_or_else(|| {
+            let names: Vec<&str> = self.members.iter().map(|m| m.name.as_str()).collect();
+            let text = format!("no member {name}; the members are {}", names.join(", "));
+            Refusal::new(Code::NoSuchMember, text).at(name)
+        })
+    }
+
+    /// Checks what must hold after every event.
+    ///
+    /// # Panics
+    /// When an invariant does not hold: going on could lose data.
+    pub fn check_invariants(&self) {
+        for id in self.ids() {
+            let member = &self.members[id.index()];
+            let source = matches!(member.state, MemberState::Source);
+            let listed = self.sources.all().contains(id);
+            assert_eq!(source, listed, "I2: {} as a source", member.name);
+            if source {
+                assert!(
+                    member.size >= self.geometry.size(),
+                    "I7: {} is too small",
+                    member.name
+                );
+            }
+            if let MemberState::Target { phase, .. } = &member.state {
+                assert_eq!(
+                    phase.stale().geometry(),
+                    self.geometry,
+                    "I1: coverage of a copy"
+                );
+            }
+        }
+        assert!(!self.sources.all().is_empty(), "I2: no source");
+        assert!(self.live.contains(&self.epoch), "the current View is alive");
+        assert_eq!(
+            self.intent.geometry(),
+            self.geometry,
+            "I1: coverage of the intent"
+        );
+        if let Some(pending) = &self.pending {
+            assert!(
+                pending.member().index() < self.members.len(),
+                "a command about nobody"
+            );
+        }
+    }
+}

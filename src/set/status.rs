@@ -1,0 +1,242 @@
+//! What people see of the set: a copy of its state with handles on the live counters.
+
+use std::sync::Arc;
+
+use super::bitmap::WriteBitmap;
+use super::copy::{CopyKind, OpId};
+use super::geometry::{Bytes, Geometry};
+use super::member::{BitmapId, BitmapTag, Held, MemberId, MemberState, Moment};
+use super::operation::{OpState, Operation};
+use super::scb::{Generation, ScbState};
+use super::shadow::ShadowSet;
+use super::view::Epoch;
+
+/// State of the whole set, the worst that applies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetState {
+    /// All is as intended.
+    Steady,
+    /// A copy runs or waits.
+    Copying,
+    /// A merge runs or waits.
+    Merging,
+    /// A member is gone by fault.
+    Reduced,
+}
+
+impl SetState {
+    /// The word that `state` shows.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Copying => "copying",
+            Self::Merging => "merging",
+            Self::Reduced => "reduced",
+        }
+    }
+}
+
+/// One member as people see it.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Which.
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Path of the image.
+    pub path: String,
+    /// Its identity.
+    pub uuid: uuid::Uuid,
+    /// The word of its state.
+    pub state: &'static str,
+    /// Why, one sentence; may be empty.
+    pub reason: String,
+    /// Since when.
+    pub since: Moment,
+    /// Size of the image.
+    pub size: Bytes,
+    /// Errors since the mount.
+    pub errors: u64,
+    /// Cost of a read.
+    pub read_cost: u32,
+    /// Its site.
+    pub site: u32,
+    /// Its bitmap, whether kept for it or being drained.
+    pub bitmap: Option<BitmapId>,
+    /// Whether it could be attached.
+    pub departed: bool,
+}
+
+/// One bitmap as people see it.
+#[derive(Clone, Debug)]
+pub struct BitmapStatus {
+    /// Its number and what is known of it; `None` for the write-intent bitmap.
+    pub tag: Option<BitmapTag>,
+    /// The member that it belongs to; `None` for the write-intent bitmap.
+    pub member: Option<MemberId>,
+    /// Whether a copy drains it.
+    pub in_use: bool,
+    /// The bits.
+    pub map: Arc<WriteBitmap>,
+}
+
+/// The set as people see it.
+#[derive(Clone, Debug)]
+pub struct SetStatus {
+    /// Number of the membership.
+    pub epoch: Epoch,
+    /// Durable number of the membership.
+    pub generation: Generation,
+    /// Size and regions.
+    pub geometry: Geometry,
+    /// The worst state.
+    pub state: SetState,
+    /// The members in the order of their places.
+    pub members: Vec<MemberStatus>,
+    /// The bitmaps of departed and returning members.
+    pub bitmaps: Vec<BitmapStatus>,
+    /// Running, waiting and the last finished operations.
+    pub operations: Vec<Operation>,
+}
+
+impl SetStatus {
+    /// Name of a member.
+    #[must_use]
+    pub fn name(&self, id: MemberId) -> &str {
+        self.members.get(id.index()).map_or("", |m| m.name.as_str())
+    }
+
+    /// The bitmap with this number.
+    #[must_use]
+    pub fn bitmap(&self, id: BitmapId) -> Option<&BitmapStatus> {
+        self.bitmaps
+            .iter()
+            .find(|b| b.tag.is_some_and(|t| t.id == id))
+    }
+
+    /// The operation with this number.
+    #[must_use]
+    pub fn operation(&self, id: OpId) -> Option<&Operation> {
+        self.operations.iter().find(|o| o.id == id)
+    }
+}
+
+impl MemberState {
+    /// How the state is written into storage control blocks.
+    #[must_use]
+    pub fn durable(&self) -> ScbState {
+        match self {
+            Self::Source => ScbState::Source,
+            Self::Target {
+                kind: CopyKind::Merge,
+                ..
+            } => ScbState::Merging,
+            Self::Target { .. } => ScbState::Target,
+            Self::Leaving(_) | Self::Detached(_) => ScbState::Detached,
+            // What is missing has missed writes by the time anybody reads this.
+            Self::Expelled(_) | Self::Missing => ScbState::Expelled,
+        }
+    }
+}
+
+impl ShadowSet {
+    /// A copy of the state for people.
+    #[must_use]
+    pub fn status(&self) -> SetStatus {
+        SetStatus {
+            epoch: self.epoch,
+            generation: self.generation,
+            geometry: self.geometry,
+            state: self.worst(),
+            members: self.ids().map(|id| self.member_status(id)).collect(),
+            bitmaps: self.ids().filter_map(|id| self.bitmap_status(id)).collect(),
+            operations: self.operations.clone(),
+        }
+    }
+
+    /// The members, by place.
+    #[must_use]
+    pub fn members(&self) -> &[super::member::Member] {
+        &self.members
+    }
+
+    /// The unit's geometry.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn worst(&self) -> SetState {
+        let any = |is: fn(&MemberState) -> bool| self.members.iter().any(|m| is(&m.state));
+        if any(|s| matches!(s, MemberState::Expelled(_) | MemberState::Missing)) {
+            SetState::Reduced
+        } else if any(|s| {
+            matches!(
+                s,
+                MemberState::Target {
+                    kind: CopyKind::Merge,
+                    ..
+                }
+            )
+        }) {
+            SetState::Merging
+        } else if any(|s| matches!(s, MemberState::Target { .. })) {
+            SetState::Copying
+        } else {
+            SetState::Steady
+        }
+    }
+
+    fn member_status(&self, id: MemberId) -> MemberStatus {
+        let m = &self.members[id.index()];
+        MemberStatus {
+            id,
+            name: m.name.clone(),
+            path: m.path.clone(),
+            uuid: m.uuid,
+            state: m.state.name(),
+            reason: m.reason.clone(),
+            since: m.since,
+            size: m.size,
+            errors: m.errors,
+            read_cost: m.read_cost,
+            site: m.site,
+            bitmap: self.bitmap_status(id).and_then(|b| Some(b.tag?.id)),
+            departed: m.state.departed().is_some() || matches!(m.state, MemberState::Missing),
+        }
+    }
+
+    fn bitmap_status(&self, id: MemberId) -> Option<BitmapStatus> {
+        let member = Some(id);
+        match &self.members[id.index()].state {
+            MemberState::Target { op, phase, .. } => {
+                let tag = Some(self.operation_tag(*op)?);
+                Some(BitmapStatus {
+                    tag,
+                    member,
+                    in_use: true,
+                    map: phase.stale(),
+                })
+            }
+            state => {
+                let departed = state.departed()?;
+                let in_use = matches!(departed.held, Held::WithCopier(_));
+                Some(BitmapStatus {
+                    tag: Some(departed.tag?),
+                    member,
+                    in_use,
+                    map: departed.marks()?,
+                })
+            }
+        }
+    }
+
+    /// Whether an operation is held.
+    #[must_use]
+    pub fn is_paused(&self, op: OpId) -> bool {
+        self.operations
+            .iter()
+            .any(|o| o.id == op && o.state == OpState::Paused)
+    }
+}

@@ -1,0 +1,181 @@
+//! The View: one epoch of the membership, immutable, shared by everything that moves data.
+//!
+//! The data path holds a View for the length of one request. A change of membership is: build the
+//! next View, publish it, wait until the last request of the old one is done.
+
+use std::sync::Arc;
+
+use super::bitmap::WriteBitmap;
+use super::geometry::{ByteRange, Geometry, Regions};
+use super::member::{MemberId, MemberSet};
+
+/// Number of a View, for the life of the process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The next one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What a member does in an epoch.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Written and read.
+    Source,
+    /// Written; read nowhere until it is a source.
+    CopyTarget,
+    /// Written; read where its stale set has no bit.
+    Merging(Arc<WriteBitmap>),
+}
+
+/// A member that takes part in an epoch.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Which member.
+    pub id: MemberId,
+    /// What it does.
+    pub role: Role,
+    /// Cost of a read, lower is preferred.
+    pub read_cost: u32,
+}
+
+/// One epoch of the membership.
+#[derive(Clone, Debug)]
+pub struct View {
+    epoch: Epoch,
+    geometry: Geometry,
+    seats: Vec<Seat>,
+    marks: Vec<Arc<WriteBitmap>>,
+    intent: Arc<WriteBitmap>,
+}
+
+/// Proof that all bits of a range are set: a member may be written only with it (I1).
+#[derive(Debug)]
+#[must_use = "a member is written only with the proof that the bits are set"]
+pub struct Marked(());
+
+/// What the results of a write or a flush mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Good everywhere: acknowledge.
+    Done,
+    /// Something failed: the shadow server decides who leaves, then it is acknowledged (I3, I13).
+    Report,
+}
+
+impl View {
+    /// A View of the given members; `marks` are the bitmaps of those who have left.
+    pub(super) fn new(
+        epoch: Epoch,
+        seats: Vec<Seat>,
+        marks: Vec<Arc<WriteBitmap>>,
+        intent: Arc<WriteBitmap>,
+    ) -> Self {
+        let sources = seats
+            .iter()
+            .filter(|s| matches!(s.role, Role::Source))
+            .count();
+        assert!(sources > 0, "I2: a View without a source");
+        Self {
+            epoch,
+            geometry: intent.geometry(),
+            seats,
+            marks,
+            intent,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The unit's geometry.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The members that take part.
+    #[must_use]
+    pub fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    /// Sets the bits of the range, wherever they are not set yet, before any member is written (I1).
+    pub fn mark(&self, range: ByteRange) -> Marked {
+        let regions = self.geometry.regions_of(range);
+        for map in &self.marks {
+            map.mark(regions);
+        }
+        self.intent.mark(regions);
+        Marked(())
+    }
+
+    /// Sets the write-intent bits of a copy step: what it writes is not flushed yet either.
+    pub fn mark_copy(&self, regions: Regions) -> Marked {
+        self.intent.mark(regions);
+        Marked(())
+    }
+
+    /// The members that a write goes to.
+    #[must_use]
+    pub fn writers(&self) -> MemberSet {
+        let seats = self.seats.iter();
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::SkipTarget) {
+            return seats
+                .filter(|s| matches!(s.role, Role::Source))
+                .map(|s| s.id)
+                .collect();
+        }
+        seats.map(|s| s.id).collect()
+    }
+
+    /// The members that may answer a read of the range: those whose stale set misses it.
+    #[must_use]
+    pub fn readers(&self, range: ByteRange) -> MemberSet {
+        let may = |s: &&Seat| match &s.role {
+            Role::Source => true,
+            Role::CopyTarget => false,
+            Role::Merging(stale) => !stale.is_stale(range),
+        };
+        self.seats.iter().filter(may).map(|s| s.id).collect()
+    }
+
+    /// The member to read the range from: the cheapest by read cost plus `load`, not one of `tried`.
+    #[must_use]
+    pub fn plan_read(
+        &self,
+        range: ByteRange,
+        tried: MemberSet,
+        load: impl Fn(MemberId) -> u64,
+    ) -> Option<MemberId> {
+        let left = self.readers(range).without(tried);
+        let cost = |s: &&Seat| u64::from(s.read_cost) + load(s.id);
+        self.seats
+            .iter()
+            .filter(|s| left.contains(s.id))
+            .min_by_key(cost)
+            .map(|s| s.id)
+    }
+
+    /// Judges the results of a write or flush.
+    #[must_use]
+    pub fn settle(&self, good: MemberSet, failed: MemberSet) -> Outcome {
+        assert!(
+            good.and(failed).is_empty(),
+            "a member cannot be good and failed"
+        );
+        if failed.is_empty() {
+            Outcome::Done
+        } else {
+            Outcome::Report
+        }
+    }
+}
