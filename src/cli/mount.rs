@@ -215,7 +215,18 @@ impl Plan {
             allow_other: self.options.allow_other,
             read_only: self.options.read_only,
         };
-        let served = fuse::serve(self.setup.clone(), &self.dir, options, ready);
+        let mut opened = false;
+        let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut || {
+            opened = true;
+            ready();
+        });
+        let served = served.and_then(|()| match opened {
+            true => Ok(()),
+            false => Err(Error::new(
+                Code::Io,
+                "the server has ended before the unit could be opened",
+            )),
+        });
         // Without a file the log is on standard error, where the error is shown anyway.
         if let (Err(error), Some(_)) = (&served, &self.options.log) {
             tracing::error!(unit = %unit, code = %error.code(), "{error}");
