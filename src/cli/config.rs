@@ -239,7 +239,7 @@ impl Source<'_> {
         };
         let file = self.path.display();
         let text = format!("{file}: line {line}, column {column}: {key}{says}");
-        Error::new(Code::Config, text).with_hint("shadowset(5) describes every key")
+        Error::new(Code::Config, text).with_hint("shadowset(8) describes every key")
     }
 
     fn name(&self, name: &Spanned<String>) -> Result<String> {

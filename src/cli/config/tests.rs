@@ -273,3 +273,13 @@ fn a_file_name_that_names_no_unit_needs_the_key() {
     .unwrap_err();
     assert!(error.to_string().contains("cannot be the name of a unit") && !error.hint().is_empty());
 }
+
+#[test]
+fn the_examples_are_valid() {
+    let two = include_str!("../../../examples/two-members.toml");
+    let three = include_str!("../../../examples/three-members.toml");
+    for (text, unit, members) in [(two, "dsa1", 2), (three, "payroll", 3)] {
+        let setup = read(text).expect(unit).setup;
+        assert_eq!((setup.unit.as_str(), setup.members.len()), (unit, members));
+    }
+}
