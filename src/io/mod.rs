@@ -6,6 +6,7 @@ pub mod image;
 pub mod loopdev;
 pub mod mountpoint;
 pub mod runtime;
+pub mod scb_file;
 pub mod storage;
 pub mod sys;
 #[cfg(test)]
