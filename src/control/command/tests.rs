@@ -134,71 +134,73 @@ fn each_malformed_write_has_its_own_sentence() {
     ]);
 }
 
+const WRONG_WORDS: &[Mistake<'static>] = &[
+    (
+        b"detach m1 policy=full",
+        Code::Syntax,
+        "full is not a policy of detach",
+        Some("policy=full"),
+    ),
+    (
+        b"detach m1 policy=none policy=minicopy",
+        Code::Syntax,
+        "policy is given twice",
+        Some("policy=minicopy"),
+    ),
+    (
+        b"attach \"/a b",
+        Code::Syntax,
+        "a quote is not closed",
+        Some("\"/a b"),
+    ),
+    (
+        b"attach /a as=-x",
+        Code::Syntax,
+        "cannot be a member's name",
+        Some("as=-x"),
+    ),
+    (
+        b"attach /a source=m1",
+        Code::NotSupported,
+        "not in this version",
+        Some("source=m1"),
+    ),
+    (
+        b"attach m1 policy=compare",
+        Code::NotSupported,
+        "compare is not in this version",
+        Some("policy=compare"),
+    ),
+    (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
+    (
+        b"delete-bitmap +000001f",
+        Code::Syntax,
+        "8 hex digits",
+        Some("+000001f"),
+    ),
+    (
+        b"pause seven",
+        Code::Syntax,
+        "not the number of an operation",
+        Some("seven"),
+    ),
+    (
+        b"pause +7",
+        Code::Syntax,
+        "not the number of an operation",
+        Some("+7"),
+    ),
+    (
+        b"verify",
+        Code::NotSupported,
+        "verify is not in this version",
+        Some("verify"),
+    ),
+];
+
 #[test]
 fn each_wrong_word_has_its_own_sentence() {
-    all_refused(&[
-        (
-            b"detach m1 policy=full",
-            Code::Syntax,
-            "full is not a policy of detach",
-            Some("policy=full"),
-        ),
-        (
-            b"detach m1 policy=none policy=minicopy",
-            Code::Syntax,
-            "policy is given twice",
-            Some("policy=minicopy"),
-        ),
-        (
-            b"attach \"/a b",
-            Code::Syntax,
-            "a quote is not closed",
-            Some("\"/a b"),
-        ),
-        (
-            b"attach /a as=-x",
-            Code::Syntax,
-            "cannot be a member's name",
-            Some("as=-x"),
-        ),
-        (
-            b"attach /a source=m1",
-            Code::NotSupported,
-            "not in this version",
-            Some("source=m1"),
-        ),
-        (
-            b"attach m1 policy=compare",
-            Code::NotSupported,
-            "compare is not in this version",
-            Some("policy=compare"),
-        ),
-        (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
-        (
-            b"delete-bitmap +000001f",
-            Code::Syntax,
-            "8 hex digits",
-            Some("+000001f"),
-        ),
-        (
-            b"pause seven",
-            Code::Syntax,
-            "not the number of an operation",
-            Some("seven"),
-        ),
-        (
-            b"pause +7",
-            Code::Syntax,
-            "not the number of an operation",
-            Some("+7"),
-        ),
-        (
-            b"verify",
-            Code::NotSupported,
-            "verify is not in this version",
-            Some("verify"),
-        ),
-    ]);
+    all_refused(WRONG_WORDS);
 }
 
 #[test]
