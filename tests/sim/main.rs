@@ -1,0 +1,14 @@
+//! Deterministic simulation of the shadow set: one thread, one seed, every interleaving.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails where the world is not as it must be"
+)]
+
+mod checks;
+mod copier;
+mod plan;
+mod requests;
+mod runs;
+mod shell;
+mod world;

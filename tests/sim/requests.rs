@@ -1,0 +1,463 @@
+//! The data path of the simulator: the order of the real pipeline as steps of a state machine.
+//!
+//! Fence, View, bits, member writes block by block, verdict, release. Reads take no fence.
+
+use std::sync::Arc;
+
+use shadowset::set::{
+    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
+};
+use shadowset::testing::memory::Value;
+use shadowset::testing::oracle::{Ended, TORN};
+
+use crate::world::{
+    Asker, BLOCK, Checked, REGION_BLOCKS, World, blocks_of, ensure, makes, usize_of,
+};
+
+/// What a request does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Write(Value),
+    Discard,
+    Flush,
+    Read,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    Fence,
+    Load,
+    Mark,
+    Move,
+    Settle,
+    Waiting,
+    Answered(Verdict),
+}
+
+/// A request of an application.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) stage: Stage,
+    /// `None` for a flush.
+    pub(crate) range: Option<ByteRange>,
+    pub(crate) view: Option<Arc<View>>,
+    began: u64,
+    todo: Vec<(MemberId, usize)>,
+    good: MemberSet,
+    pub(crate) failed: MemberSet,
+    /// Fails on every member.
+    doomed: bool,
+    reader: Option<MemberId>,
+    settled: bool,
+}
+
+impl Request {
+    fn value(&self) -> Value {
+        match self.kind {
+            Kind::Write(value) => value,
+            _ => 0,
+        }
+    }
+
+    fn blocks(&self) -> std::ops::Range<usize> {
+        self.range.map_or(0..0, blocks_of)
+    }
+}
+
+impl World {
+    pub(crate) fn new_request(&mut self) -> Checked {
+        if self.requests.len() >= self.plan.requests_max {
+            return Ok(());
+        }
+        let id = self.next_id();
+        let kind = match self.rng.weighted(&self.plan.kinds) {
+            Some(0) => Kind::Write(crate::world::value_of(id + 100)),
+            Some(1) => Kind::Discard,
+            Some(2) => Kind::Flush,
+            _ => Kind::Read,
+        };
+        let range = (kind != Kind::Flush).then(|| self.draw_range());
+        let everywhere = self.plan.faults.everywhere;
+        let doomed = kind != Kind::Read && self.rng.chance(everywhere);
+        let mut stage = Stage::Load;
+        if let (Some(range), Kind::Write(_) | Kind::Discard) = (range, kind) {
+            self.fences.ask(id, range.blocks());
+            stage = Stage::Fence;
+            self.started += 1;
+        }
+        let view = (makes!(ViewBeforeFence) && stage == Stage::Fence).then(|| self.pin());
+        if self.is_logging() {
+            self.log(format!(
+                "request {id} {kind:?} {:?} doomed={doomed}",
+                range.map(blocks_of)
+            ));
+        }
+        self.requests.push(Request {
+            id,
+            kind,
+            stage,
+            range,
+            view,
+            began: self.now,
+            todo: Vec::new(),
+            good: MemberSet::EMPTY,
+            failed: MemberSet::EMPTY,
+            doomed,
+            reader: None,
+            settled: false,
+        });
+        Ok(())
+    }
+
+    /// A range, often across a region border, now and then not aligned to blocks.
+    fn draw_range(&mut self) -> ByteRange {
+        let most = self.plan.blocks_max;
+        let blocks = self.rng.between(1, most);
+        let mut first = self.rng.below(self.plan.hot_blocks.min(self.plan.blocks));
+        if self.rng.chance(200) {
+            first = (first / REGION_BLOCKS * REGION_BLOCKS).saturating_sub(self.rng.below(3));
+        }
+        let first = first.min(self.plan.blocks - blocks);
+        let (mut start, mut len) = (first * BLOCK, blocks * BLOCK);
+        if self.rng.chance(200) {
+            start += self.rng.below(BLOCK);
+            len = blocks * BLOCK - start % BLOCK - self.rng.below(BLOCK - start % BLOCK);
+        }
+        let range = self.geometry.clip(Bytes(start), Bytes(len));
+        range.expect("inside the unit")
+    }
+
+    pub(crate) fn step_request(&mut self) -> Checked {
+        if self.requests.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.place(self.requests.len());
+        let (id, stage) = (self.requests[at].id, self.requests[at].stage);
+        self.trace(&[id]);
+        match stage {
+            Stage::Fence => {
+                if self.fences.holds(id) || makes!(NoFence) {
+                    self.go_inside(self.requests[at].blocks())?;
+                    self.requests[at].stage = Stage::Load;
+                }
+                Ok(())
+            }
+            Stage::Load => self.load(at),
+            Stage::Mark => {
+                self.mark_bits(at);
+                self.requests[at].stage = Stage::Move;
+                Ok(())
+            }
+            Stage::Move if self.requests[at].kind == Kind::Read => self.read_some(at),
+            Stage::Move => self.write_some(at),
+            Stage::Settle => self.settle(at),
+            Stage::Waiting => Ok(()),
+            Stage::Answered(verdict) => self.finish(at, verdict),
+        }
+    }
+
+    fn load(&mut self, at: usize) -> Checked {
+        let view = match self.requests[at].view.take() {
+            Some(view) => view,
+            None => self.pin(),
+        };
+        let now = self.now;
+        let request = &mut self.requests[at];
+        request.began = now;
+        let blocks = request.blocks();
+        request.todo = match request.kind {
+            Kind::Read => blocks
+                .clone()
+                .map(|b| (MemberId::default_place(), b))
+                .collect(),
+            Kind::Flush => view.writers().iter().map(|m| (m, 0)).collect(),
+            _ => {
+                let all = view.writers().iter();
+                all.flat_map(|m| blocks.clone().map(move |b| (m, b)))
+                    .collect()
+            }
+        };
+        if request.kind == Kind::Flush || request.kind != Kind::Read {
+            request.good = view.writers();
+        }
+        let (kind, value, epoch) = (request.kind, request.value(), view.epoch());
+        request.stage = match kind {
+            Kind::Write(_) | Kind::Discard => Stage::Mark,
+            _ => Stage::Move,
+        };
+        request.view = Some(view);
+        self.trace(&[epoch.0]);
+        if matches!(kind, Kind::Write(_) | Kind::Discard) {
+            for block in blocks {
+                let last = self.oracle.ended(block).last().map_or(0, |w| w.epoch);
+                ensure!(
+                    last <= epoch.0,
+                    "I5: block {block}: epoch {} after {last}",
+                    epoch.0
+                );
+                self.oracle.begin(block, value, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_bits(&mut self, at: usize) {
+        let request = &self.requests[at];
+        let forgets =
+            makes!(BitAfterWrite) || makes!(DiscardForgotten) && request.kind == Kind::Discard;
+        if let (Some(view), Some(range)) = (&request.view, request.range)
+            && !forgets
+        {
+            let _marked = view.mark(range);
+        }
+    }
+
+    /// Writes or flushes a few of what is to be done, in any order.
+    fn write_some(&mut self, at: usize) -> Checked {
+        for _ in 0..=self.rng.below(4) {
+            let request = &mut self.requests[at];
+            if request.todo.is_empty() {
+                request.stage = Stage::Settle;
+                if let (true, Some(view), Some(range)) =
+                    (makes!(BitAfterWrite), &request.view, request.range)
+                {
+                    let _marked = view.mark(range);
+                }
+                break;
+            }
+            let next = self.rng.place(request.todo.len());
+            let (member, block) = request.todo.swap_remove(next);
+            let fails = match request.kind {
+                Kind::Flush => self.flush_member(at, member),
+                _ => self.write_member(at, member, block)?,
+            };
+            if fails {
+                let request = &mut self.requests[at];
+                request.good.remove(member);
+                request.failed.insert(member);
+                // The rest of the write may or may not be tried.
+                if self.rng.chance(500) {
+                    request.todo.retain(|(m, _)| *m != member);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_member(
+        &mut self,
+        at: usize,
+        member: MemberId,
+        block: usize,
+    ) -> Result<bool, crate::world::Violation> {
+        let request = &self.requests[at];
+        let (value, doomed, id) = (request.value(), request.doomed, request.id);
+        if let Some(view) = request.view.clone() {
+            self.check_marked(&view, block, id)?;
+        }
+        self.put(member, block, value, doomed)
+    }
+
+    /// Writes one block of a member; says whether that failed.
+    pub(crate) fn put(
+        &mut self,
+        member: MemberId,
+        block: usize,
+        value: Value,
+        doomed: bool,
+    ) -> Result<bool, crate::world::Violation> {
+        let frozen = self.disks[member.index()].frozen.is_some();
+        ensure!(
+            !frozen,
+            "I5: {member:?} is written after its detach was answered"
+        );
+        let faults = self.plan.faults;
+        let breaks = !self.quiet && self.rng.chance(faults.write);
+        let sticks = breaks && self.rng.chance(faults.sticky);
+        let shut = !self.disks[member.index()].open && self.rng.chance(500);
+        let fails = doomed || breaks || shut || self.disks[member.index()].bad_writes;
+        let lands = match fails {
+            false => Some(value),
+            true => match self.rng.below(3) {
+                0 => None,
+                1 => Some(value),
+                _ => Some(value | TORN),
+            },
+        };
+        let disk = self.disk(member);
+        disk.bad_writes |= sticks;
+        if let Some(value) = lands {
+            disk.image.put(block, value);
+        }
+        self.trace(&[member.index() as u64, block as u64, u64::from(fails)]);
+        if fails && self.is_logging() {
+            self.log(format!(
+                "write error on m{} block {block}: {lands:?}",
+                member.index() + 1
+            ));
+        }
+        Ok(fails)
+    }
+
+    /// Flushes a member for the application; says whether that failed.
+    fn flush_member(&mut self, at: usize, member: MemberId) -> bool {
+        let faults = self.plan.faults;
+        let doomed = self.requests[at].doomed;
+        let fails = doomed || !self.quiet && self.rng.chance(faults.flush);
+        let disk = self.disk(member);
+        let fails = fails || disk.bad_flushes || !disk.open;
+        if !fails {
+            disk.image.flush(disk.image.written());
+        }
+        fails
+    }
+
+    fn settle(&mut self, at: usize) -> Checked {
+        let request = &self.requests[at];
+        let (range, good, failed) = (request.range, request.good, request.failed);
+        let view = request.view.as_ref().expect("loaded");
+        match view.settle(good, failed) {
+            Outcome::Done => self.finish(at, Verdict::Acknowledge),
+            Outcome::Report => {
+                let (id, number) = (request.id, self.next_id());
+                self.tickets.insert(number, Asker::Request(id));
+                let failure = Failure {
+                    range,
+                    good,
+                    failed,
+                };
+                self.inbox.push(Event::Failed(Ticket::new(number), failure));
+                self.requests[at].stage = Stage::Waiting;
+                if makes!(AckBeforeVerdict) {
+                    self.end_in_oracle(at, true);
+                    self.go_outside(self.requests[at].blocks());
+                    self.fences.release(id);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The application gets its answer; the fence and the View are let go.
+    fn finish(&mut self, at: usize, verdict: Verdict) -> Checked {
+        if !self.requests[at].settled {
+            self.end_in_oracle(at, verdict == Verdict::Acknowledge);
+            self.go_outside(self.requests[at].blocks());
+        }
+        let request = self.requests.swap_remove(at);
+        self.fences.release(request.id);
+        if self.is_logging() {
+            self.log(format!("request {} ends: {verdict:?}", request.id));
+        }
+        if let Some(view) = &request.view {
+            self.unpin(view.epoch());
+        }
+        match request.kind {
+            Kind::Flush if verdict == Verdict::Acknowledge => self.check_flushed(request.began),
+            _ => self.check_blocks(request.blocks()),
+        }
+    }
+
+    fn end_in_oracle(&mut self, at: usize, good: bool) {
+        let request = &mut self.requests[at];
+        request.settled = true;
+        let epoch = request.view.as_ref().map_or(0, |v| v.epoch().0);
+        let (value, blocks) = (request.value(), request.blocks());
+        for block in blocks {
+            self.oracle
+                .end(block, Ended { epoch, value, good }, self.now);
+        }
+    }
+
+    /// Reads a few blocks; the member is chosen anew after an error.
+    fn read_some(&mut self, at: usize) -> Checked {
+        for _ in 0..=self.rng.below(4) {
+            let request = &mut self.requests[at];
+            let (range, began) = (request.range.expect("a read has a range"), request.began);
+            let view = Arc::clone(request.view.as_ref().expect("loaded"));
+            let Some((_, block)) = request.todo.pop() else {
+                let request = self.requests.swap_remove(at);
+                self.unpin(view.epoch());
+                self.log(format!("read {} ends", request.id));
+                return Ok(());
+            };
+            let tried = request.failed;
+            let reader = match request.reader {
+                Some(reader) => reader,
+                None => {
+                    let load = usize_of(self.rng.below(6));
+                    let cost = |id: MemberId| u64::from(id.index() == load) + self.now % 2;
+                    let reader = view.plan_read(range, tried, cost);
+                    ensure!(reader.is_some(), "a read has no member left to ask");
+                    reader.unwrap_or_else(MemberId::default_place)
+                }
+            };
+            let others = !view
+                .readers(range)
+                .without(tried)
+                .without([reader].into_iter().collect())
+                .is_empty();
+            if self.get_fails(reader, others) {
+                let request = &mut self.requests[at];
+                request.failed.insert(reader);
+                request.reader = None;
+                // The whole range is read anew.
+                let all = request.blocks().map(|b| (reader, b));
+                request.todo = all.collect();
+                self.inbox.push(Event::ReadFailed(reader));
+                return Ok(());
+            }
+            self.requests[at].reader = Some(reader);
+            let value = self.disks[reader.index()].image.get(block);
+            self.trace(&[u64::from(value)]);
+            if let Err(text) = self.oracle.read(block, value, began, self.now) {
+                return Err(crate::world::Violation(format!(
+                    "I11: read from {reader:?}: {text}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a read of this member fails now; never when no other could answer.
+    pub(crate) fn get_fails(&mut self, member: MemberId, others: bool) -> bool {
+        let faults = self.plan.faults;
+        if self.quiet || !others {
+            return false;
+        }
+        let breaks = self.rng.chance(faults.read);
+        let sticks = breaks && self.rng.chance(faults.sticky);
+        let disk = self.disk(member);
+        disk.bad_reads |= sticks;
+        breaks || disk.bad_reads
+    }
+
+    /// Enters blocks as a writer (I4).
+    pub(crate) fn go_inside(&mut self, blocks: std::ops::Range<usize>) -> Checked {
+        for block in blocks {
+            self.inside[block] += 1;
+            ensure!(self.inside[block] == 1, "I4: two writers in block {block}");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn go_outside(&mut self, blocks: std::ops::Range<usize>) {
+        for block in blocks {
+            self.inside[block] -= 1;
+        }
+    }
+}
+
+/// The first place; a read has not chosen its member yet.
+pub(crate) trait DefaultPlace {
+    fn default_place() -> Self;
+}
+
+impl DefaultPlace for MemberId {
+    fn default_place() -> Self {
+        Self::new(0).expect("the first place")
+    }
+}

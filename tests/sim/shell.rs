@@ -1,0 +1,463 @@
+//! The shell of the simulator: carries effects out, ends flushes, gives commands.
+
+use shadowset::set::{
+    Answer, Attach, AttachPolicy, CandidateId, Code, Command, CopyEnd, CopyKind, Effect, Event,
+    Generation, Joiner, MemberId, MemberSet, MemberState, Notice, OpId, Policy, Refusal, Ticket,
+    View,
+};
+
+use crate::requests::{Kind, Stage};
+use crate::world::{
+    Asked, Asker, BLOCK, Checked, Disk, Flushing, Held, World, ensure, member, spoil,
+};
+
+impl World {
+    pub(crate) fn carry_out(&mut self, effects: Vec<Effect>) -> Checked {
+        for effect in effects {
+            if self.is_logging() {
+                self.log_effect(&effect);
+            }
+            self.carry_out_one(effect)?;
+        }
+        self.retire();
+        Ok(())
+    }
+
+    fn log_effect(&mut self, effect: &Effect) {
+        let text = match effect {
+            Effect::Publish(view) => format!(
+                "effect Publish {:?} {:?}",
+                view.epoch(),
+                view.seats()
+                    .iter()
+                    .map(|s| s.id.index() + 1)
+                    .collect::<Vec<_>>()
+            ),
+            other => format!("effect {other:?}").chars().take(200).collect(),
+        };
+        self.log(text);
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) -> Checked {
+        match effect {
+            Effect::Adopt(_, id) => self.adopt(id),
+            Effect::Persist {
+                generation,
+                clean,
+                to,
+            } => self.persist(generation, clean, to)?,
+            Effect::Publish(view) => self.publish(*view)?,
+            Effect::Flush(id, members) => {
+                let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
+                let covers = members.iter().map(covers).collect();
+                self.flushes.push(Flushing { id, covers });
+            }
+            Effect::StartCopy(work) => {
+                let copy = crate::copier::Copy::new(work);
+                if let (Some(promised), true) =
+                    (self.promised.remove(&copy.op.0), self.plan.faults.none())
+                {
+                    ensure!(
+                        promised == copy.stale,
+                        "{promised} bytes promised, {} stale",
+                        copy.stale
+                    );
+                }
+                self.copies.push(copy);
+            }
+            Effect::PauseCopy(op) => self.with_copy(op, |c| c.paused = true),
+            Effect::ResumeCopy(op) => self.with_copy(op, |c| c.paused = false),
+            Effect::StopCopy(op) => self.stop_copy(op),
+            Effect::Close(id) => self.disk(id).open = false,
+            Effect::Reply(ticket, answer) => self.reply(&ticket, answer)?,
+            Effect::Settle(ticket, verdict) => {
+                let asker = self.tickets.remove(&ticket.number());
+                let Some(Asker::Request(id)) = asker else {
+                    return Err(crate::world::Violation(format!(
+                        "{ticket:?} is settled: {asker:?}"
+                    )));
+                };
+                self.check_generations(id, verdict)?;
+                if let Some(r) = self.requests.iter_mut().find(|r| r.id == id) {
+                    r.stage = Stage::Answered(verdict);
+                }
+            }
+            Effect::Notice(notice) => self.notice(&notice)?,
+            Effect::Stopped => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    fn with_copy(&mut self, op: OpId, change: impl Fn(&mut crate::copier::Copy)) {
+        self.copies
+            .iter_mut()
+            .filter(|c| c.op == op)
+            .for_each(change);
+    }
+
+    fn stop_copy(&mut self, op: OpId) {
+        let under_way = self
+            .copies
+            .iter()
+            .any(|c| c.op == op && !c.steps.is_empty());
+        let cancel = self
+            .tickets
+            .values()
+            .any(|a| matches!(a, Asker::Command(c) if c.word == "cancel"));
+        if under_way && cancel {
+            self.mark("copy cancelled with steps in flight");
+        }
+        self.with_copy(op, |c| {
+            c.end.get_or_insert(CopyEnd::Stopped);
+        });
+    }
+
+    fn adopt(&mut self, id: MemberId) {
+        let disk = &mut self.disks[id.index()];
+        disk.open = true;
+        disk.frozen = None;
+        (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
+        let moving = |r: &crate::requests::Request| {
+            r.stage == Stage::Move && matches!(r.kind, Kind::Write(_) | Kind::Discard)
+        };
+        if self.requests.iter().any(moving) {
+            self.mark("attach during writes");
+        }
+    }
+
+    fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) -> Checked {
+        let number = generation.number();
+        ensure!(
+            number >= self.generation,
+            "I6: generation {number} after {}",
+            self.generation
+        );
+        let grows = number > self.generation || clean;
+        ensure!(
+            grows,
+            "I6: generation {number} is written for a second change"
+        );
+        self.generation = number;
+        for id in to.iter() {
+            self.disk(id).generation = Some(generation);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, view: View) -> Checked {
+        let epoch = view.epoch();
+        let last = self.views.last_key_value().map(|(e, _)| *e);
+        ensure!(last.is_none_or(|l| l < epoch), "epochs grow");
+        let view = std::sync::Arc::new(view);
+        self.views.insert(epoch, Held { view, pins: 0 });
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: &Notice) -> Checked {
+        match notice {
+            Notice::Expelled { member, .. } => {
+                self.mark("expulsion");
+                if self.copies.iter().any(|c| c.work.target() == *member) {
+                    self.mark("expulsion of a running copy target");
+                }
+            }
+            Notice::CopyQueued(_, CopyKind::Merge, _) if self.now > 0 => {
+                self.mark("failed everywhere, then a merge");
+            }
+            Notice::CopyEnded {
+                op,
+                kind,
+                end,
+                copied_bytes,
+                ..
+            } => {
+                if *end == "done" {
+                    self.mark(kind.name());
+                }
+                let status = self.set.status();
+                let total = status.operation(*op).map(|o| o.progress.total_bytes());
+                let exact = self.plan.faults.none() && *end == "done";
+                let total = total.unwrap_or(*copied_bytes);
+                ensure!(
+                    !exact || *copied_bytes == total,
+                    "operation {op} copied {copied_bytes} bytes, {total} were stale"
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) -> Checked {
+        let asker = self.tickets.remove(&ticket.number());
+        let Some(Asker::Command(asked)) = asker else {
+            return Err(crate::world::Violation(format!(
+                "{ticket:?} is answered: {asker:?}"
+            )));
+        };
+        match answer {
+            Ok(answer) => {
+                self.mark(asked.word);
+                match (asked.word, asked.member) {
+                    ("detach", Some(id)) => self.detached(id, &asked, &answer)?,
+                    ("cancel", Some(id)) => self.freeze(id),
+                    ("attach", _) => {
+                        let fact = |key| answer.facts.iter().find(|f| f.0 == key)?.1.parse().ok();
+                        if let (Some(op), Some(bytes)) = (fact("operation"), fact("bytes")) {
+                            self.promised.insert(op, bytes);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Err(refusal) => {
+                let (io, late) = (refusal.code == Code::Io, refusal.code == Code::TimedOut);
+                if asked.word == "detach" && io {
+                    self.mark("expulsion during detach");
+                }
+                if late && asked.word == "detach" && refusal.text.contains("stable") {
+                    self.mark("detach timed out behind the cut");
+                }
+                if late && asked.word == "attach" {
+                    self.mark("attach timed out");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, id: MemberId) {
+        let contents = self.disks[id.index()].image.contents().to_vec();
+        self.disk(id).frozen = Some(contents);
+    }
+
+    fn detached(&mut self, id: MemberId, asked: &Asked, answer: &Answer) -> Checked {
+        self.freeze(id);
+        self.check_cut(id, asked, answer)
+    }
+
+    /// Ends one of the flushes that the set has asked for.
+    pub(crate) fn end_flush(&mut self) -> Checked {
+        if self.flushes.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.place(self.flushes.len());
+        // One flush may hang for long while others end.
+        if !self.quiet && self.flushes[at].id.0 % 7 == 0 && !self.rng.chance(20) {
+            return Ok(());
+        }
+        let flush = self.flushes.swap_remove(at);
+        let faults = self.plan.faults;
+        let everywhere = !self.quiet && self.rng.chance(faults.flush_everywhere);
+        let mut failed = MemberSet::EMPTY;
+        for (id, written) in flush.covers {
+            let breaks = !self.quiet && self.rng.chance(faults.flush);
+            let sticks = breaks && self.rng.chance(faults.sticky);
+            let disk = self.disk(id);
+            disk.bad_flushes |= sticks;
+            if everywhere || breaks || disk.bad_flushes || !disk.open {
+                failed.insert(id);
+            } else {
+                disk.image.flush(written);
+            }
+        }
+        self.inbox.push(Event::Flushed(flush.id, failed));
+        Ok(())
+    }
+
+    /// Gives a command, or lets one time out.
+    pub(crate) fn command(&mut self) -> Checked {
+        let waits = |(n, a): (&u64, &Asker)| matches!(a, Asker::Command(_)).then_some(*n);
+        let waiting: Option<u64> = self.tickets.iter().find_map(waits);
+        if let Some(number) = waiting {
+            if self.rng.chance(self.plan.timeouts) {
+                return self.handle(Event::TimedOut(number));
+            }
+            if !self.rng.chance(self.plan.impatience) {
+                return Ok(());
+            }
+        }
+        let place = self.rng.place(self.set.members().len());
+        let id = MemberId::new(place).unwrap_or_else(|| unreachable!("a member"));
+        let (word, command) = match self.rng.below(20) {
+            0..=6 => ("detach", self.detach(id)),
+            7..=13 => self.attach(id),
+            14 => ("expel", Command::Expel { member: name(id) }),
+            15 if self.rng.chance(300) => return self.delete_bitmap(),
+            _ => return self.steer(),
+        };
+        self.give(word, Some(id), command)
+    }
+
+    fn detach(&mut self, id: MemberId) -> Command {
+        let policy = match self.rng.below(6) {
+            0 => Policy::Full,
+            1 | 2 => Policy::Minicopy,
+            _ => Policy::MinicopyOptional,
+        };
+        let dry_run = self.rng.chance(100);
+        Command::Detach {
+            member: name(id),
+            policy,
+            dry_run,
+        }
+    }
+
+    /// A command that changes nothing is answered at once, and nothing else happens.
+    fn give(&mut self, word: &'static str, member: Option<MemberId>, command: Command) -> Checked {
+        let dry = match &command {
+            Command::Detach { dry_run, .. } => *dry_run,
+            Command::Attach(attach) => attach.dry_run,
+            _ => false,
+        };
+        let number = self.next_id();
+        let blocks = 0..self.inside.len();
+        let asked = Asked {
+            word: if dry { "dry run" } else { word },
+            member,
+            began: self.now,
+            ended: blocks.map(|b| self.oracle.ended(b).len()).collect(),
+            requests: self.started,
+        };
+        self.tickets.insert(number, Asker::Command(asked));
+        if self.is_logging() {
+            self.log(format!("command {command:?}"));
+        }
+        let now = shadowset::set::Moment(self.now);
+        let effects = self
+            .set
+            .handle(now, Event::Command(Ticket::new(number), command));
+        let refused = effects
+            .iter()
+            .any(|e| matches!(e, Effect::Reply(_, Err(_))));
+        let alone = effects.len() == 1;
+        ensure!(
+            alone || !(dry || refused),
+            "a dry run or refusal does {effects:?}"
+        );
+        self.carry_out(effects)?;
+        let open = self.tickets.contains_key(&number);
+        ensure!(!(dry && open), "a dry run is not answered at once");
+        self.check_all()
+    }
+
+    /// An attach of a departed member, or of a new image.
+    fn attach(&mut self, id: MemberId) -> (&'static str, Command) {
+        let members = self.set.members().len();
+        let unit = self.plan.blocks * BLOCK;
+        let new = members < 6 && self.rng.chance(60);
+        let changed = self.rng.chance(self.plan.faults.changed);
+        let policy = match self.rng.below(10) {
+            0 => AttachPolicy::Minicopy,
+            1 => AttachPolicy::Full,
+            2 => AttachPolicy::Nocopy,
+            _ => AttachPolicy::MinicopyOptional,
+        };
+        let id = match new {
+            false => id,
+            true => MemberId::new(members).unwrap_or(id),
+        };
+        let (word, joiner) = match new {
+            false => (name(id), Joiner::Departed(id)),
+            true => {
+                let m = member(members, unit);
+                let joiner = Joiner::New {
+                    name: m.name,
+                    uuid: m.uuid,
+                    path: m.path.clone(),
+                };
+                (m.path, joiner)
+            }
+        };
+        let size = if self.rng.chance(20) {
+            unit - BLOCK
+        } else {
+            unit
+        };
+        let mut attach = Attach {
+            word,
+            joiner,
+            candidate: CandidateId(self.now),
+            size: shadowset::set::Bytes(size),
+            blank: new && self.rng.chance(500),
+            changed: changed.then(|| "its size".to_owned()),
+            policy,
+            confirm: self.rng.chance(500),
+            dry_run: self.rng.chance(100),
+        };
+        let planned = !attach.dry_run && self.set.plan_attach(&attach).is_ok();
+        if new {
+            // A place for the image, whether it comes in or not.
+            self.disks.truncate(members);
+            let mut contents = vec![0; self.inside.len()];
+            if !attach.blank {
+                spoil(&mut self.rng, &mut contents, false);
+            }
+            self.disks.push(Disk::new(contents));
+        } else if changed && planned && self.may_be_changed(id) {
+            let mut contents = self.disks[id.index()].image.contents().to_vec();
+            spoil(&mut self.rng, &mut contents, true);
+            self.disks[id.index()] = Disk::new(contents);
+            self.mark("image changed outside");
+        } else {
+            attach.changed = None;
+        }
+        ("attach", Command::Attach(Box::new(attach)))
+    }
+
+    /// Whether somebody else could change the image: the set has let go of it.
+    fn may_be_changed(&self, id: MemberId) -> bool {
+        let gone = matches!(
+            self.state(id),
+            MemberState::Detached(_) | MemberState::Expelled(_)
+        );
+        gone && self.set.attachable(id).is_ok() && self.tickets.is_empty()
+    }
+
+    fn delete_bitmap(&mut self) -> Checked {
+        let bitmaps = self.set.status().bitmaps;
+        if bitmaps.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.place(bitmaps.len());
+        match bitmaps[at].tag {
+            Some(tag) => self.give("delete", None, Command::DeleteBitmap { id: tag.id }),
+            None => Ok(()),
+        }
+    }
+
+    fn steer(&mut self) -> Checked {
+        let operations = self.set.status().operations;
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let operation = &operations[self.rng.place(operations.len())];
+        let op = operation.id;
+        let (word, command) = match self.rng.below(8) {
+            0 | 1 => ("pause", Command::Pause(op)),
+            2..=4 => ("resume", Command::Resume(op)),
+            5 => ("forget", Command::Forget(op)),
+            _ => ("cancel", Command::Cancel(op)),
+        };
+        self.give(word, Some(operation.target), command)
+    }
+
+    /// Lets every held copy go on, before the quiet phase.
+    pub(crate) fn resume_all(&mut self) -> Checked {
+        let held: Vec<OpId> = self
+            .copies
+            .iter()
+            .filter(|c| c.paused)
+            .map(|c| c.op)
+            .collect();
+        for op in held {
+            // A command under way would refuse it; the shell does not.
+            self.with_copy(op, |c| c.paused = false);
+        }
+        Ok(())
+    }
+}
+
+fn name(id: MemberId) -> String {
+    format!("m{}", id.index() + 1)
+}
