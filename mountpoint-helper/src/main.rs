@@ -1,2 +1,177 @@
-//! Helper of mount(8).
-fn main() {}
+//! Helper of mount(8) and umount(8) for shadow sets.
+//!
+//! One binary under three names: `mount.shadowset`, `mount.fuse.shadowset` and
+//! `umount.fuse.shadowset`. mount(8) looks for these and hands over its own command line; the
+//! helper turns that into commands of `shadowset` and umount(8), runs them, and answers with the
+//! exit codes of mount(8). It knows nothing of shadow sets and opens no image.
+
+mod mountinfo;
+mod plan;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use plan::{Plan, Step, Tool};
+
+/// Exit codes of mount(8).
+mod exit {
+    /// Wrong use or no permission.
+    pub(crate) const USAGE: u8 = 1;
+    /// The system did not do its part.
+    pub(crate) const SYSTEM: u8 = 2;
+    /// The user interrupted.
+    pub(crate) const INTERRUPTED: u8 = 8;
+    /// The mount failed.
+    pub(crate) const FAILED: u8 = 32;
+}
+
+/// Exit codes of `shadowset` that mean something here.
+mod shadowset {
+    /// Wrong use.
+    pub(crate) const USAGE: i32 = 2;
+    /// No such unit, or it is not mounted.
+    pub(crate) const NOT_FOUND: i32 = 3;
+}
+
+const SIGINT: i32 = 2;
+
+fn main() -> ExitCode {
+    let mut argv = std::env::args_os();
+    let name = argv.next().unwrap_or_default();
+    let code = match plan::plan(&name, argv) {
+        Ok(plan) => execute(&plan),
+        Err(plan::Unusable(why)) => fail(&why, exit::USAGE),
+    };
+    ExitCode::from(code)
+}
+
+fn fail(why: &str, code: u8) -> u8 {
+    eprintln!("shadowset: {why}");
+    code
+}
+
+fn execute(plan: &Plan) -> u8 {
+    match plan {
+        Plan::Nothing => 0,
+        Plan::Refuse(why) => fail(why, exit::FAILED),
+        Plan::Mount(step) => run(step).map_or_else(|code| code, mount_code),
+        Plan::Unmount { umount, dir, wait } => unmount(umount, dir, *wait),
+    }
+}
+
+/// Unmounts, then waits until the daemon has marked the members clean: umount(2) itself returns
+/// before that. Who holds the mount is asked first, because afterwards nothing tells.
+fn unmount(umount: &Step, dir: &OsStr, wait: bool) -> u8 {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let unit = mountinfo::unit_at(&table, dir);
+    let code = run(umount).map_or_else(|code| code, mount_code);
+    let (0, true, Some(unit)) = (code, wait, unit) else {
+        return code;
+    };
+    let args = vec!["stop".into(), "--wait".into(), "--".into(), unit];
+    let stop = Step {
+        tool: Tool::Shadowset,
+        args,
+        namespace: None,
+        verbose: umount.verbose,
+    };
+    match run(&stop) {
+        // The daemon has already ended: that is what was waited for.
+        Ok(status) if status.code() == Some(shadowset::NOT_FOUND) => 0,
+        Ok(status) => mount_code(status),
+        Err(code) => code,
+    }
+}
+
+/// The exit code of mount(8) for the end of a program that was run.
+fn mount_code(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => 0,
+        (Some(1 | shadowset::USAGE), _) => exit::USAGE,
+        (_, Some(SIGINT)) => exit::INTERRUPTED,
+        _ => exit::FAILED,
+    }
+}
+
+fn run(step: &Step) -> Result<ExitStatus, u8> {
+    let line = command_line(step, beside_this_program("shadowset"));
+    if step.verbose {
+        let words: Vec<_> = line.iter().map(|word| word.to_string_lossy()).collect();
+        println!("{}", words.join(" "));
+    }
+    let (program, args) = line.split_first().ok_or(exit::SYSTEM)?;
+    Command::new(program).args(args).status().map_err(|cause| {
+        fail(
+            &format!("{}: cannot run it: {cause}", program.to_string_lossy()),
+            exit::SYSTEM,
+        )
+    })
+}
+
+/// Program and arguments; a program that was not found beside this one is looked for in PATH.
+fn command_line(step: &Step, shadowset: Option<PathBuf>) -> Vec<OsString> {
+    let mut line = Vec::new();
+    if let Some(namespace) = &step.namespace {
+        let mut enter = OsString::from("--mount=");
+        enter.push(namespace);
+        line.extend(["nsenter".into(), enter, "--".into()]);
+    }
+    line.push(match step.tool {
+        Tool::Shadowset => shadowset.map_or_else(|| "shadowset".into(), PathBuf::into_os_string),
+        Tool::Umount => "umount".into(),
+    });
+    line.extend(step.args.iter().cloned());
+    line
+}
+
+fn beside_this_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::current_exe().ok()?.with_file_name(name);
+    path.is_file().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: i32) -> u8 {
+        mount_code(ExitStatus::from_raw(code << 8))
+    }
+
+    #[test]
+    fn codes_of_shadowset_become_codes_of_mount() {
+        assert_eq!(
+            [0, 1, 2, 3, 4, 32, 124].map(ended),
+            [0, 1, 1, 32, 32, 32, 32]
+        );
+        assert_eq!(mount_code(ExitStatus::from_raw(SIGINT)), exit::INTERRUPTED);
+        assert_eq!(mount_code(ExitStatus::from_raw(9)), exit::FAILED);
+    }
+
+    #[test]
+    fn a_namespace_is_entered_first() {
+        let step = Step {
+            tool: Tool::Shadowset,
+            args: vec!["mount".into()],
+            namespace: Some("/proc/7/fd/4".into()),
+            verbose: false,
+        };
+        let line = command_line(&step, Some("/opt/shadowset".into()));
+        assert_eq!(
+            line,
+            [
+                "nsenter",
+                "--mount=/proc/7/fd/4",
+                "--",
+                "/opt/shadowset",
+                "mount"
+            ]
+        );
+        let step = Step {
+            namespace: None,
+            ..step
+        };
+        assert_eq!(command_line(&step, None), ["shadowset", "mount"]);
+    }
+}

@@ -1,5 +1,17 @@
 //! Bytes and durability: the only place with system calls.
 
+pub mod aligned;
+pub mod file;
+pub mod image;
+pub mod loopdev;
+pub mod mountpoint;
+pub mod runtime;
+pub mod scb_file;
 pub mod storage;
+pub mod sys;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use file::FileStorage;
+pub use image::{Identity, Image, IoMode};
 pub use storage::{Seek, Storage, Zero};

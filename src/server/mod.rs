@@ -1,14 +1,36 @@
 //! The shadow server: runs the rules of the set on real storage.
+//!
+//! One control thread owns the set: events in, effects out. The data path is parallel and meets it in the
+//! published View. This module must not know of any face.
 
+mod candidate;
+mod copier;
+pub mod create;
+pub mod fence;
 pub mod handle;
+mod lane;
 pub mod pipeline;
+mod record;
+mod run;
+mod seat;
 pub mod setup;
+mod speed;
+mod start;
 
 pub use handle::{Done, EventRecord, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};
+pub use start::{Running, start};
+
+use crossbeam_channel::Sender;
+
+use crate::set::{Event, Failure, Verdict};
 
 /// What the control thread is told.
 pub(crate) enum Message {
     /// A command of an operator.
     Request(Request, Done),
+    /// Something has happened.
+    Event(Event),
+    /// A request failed on some members; its thread waits for the verdict.
+    Failed(Failure, Sender<Verdict>),
 }

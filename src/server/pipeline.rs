@@ -1,60 +1,372 @@
 //! The data path: reads, writes, discards and flushes of the unit, on the caller's thread.
+//!
+//! Order of a write: fence, View, bits, members, verdict, fence freed. The fence comes before the View,
+//! so that a request that waits keeps no old epoch alive. Nothing here waits for the control thread,
+//! except for the verdict on a request that failed on some member (I3, I8).
 
-use crate::io::{Seek, Zero};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The data path of a running unit. Every method may be called by any number of threads.
-#[derive(Debug)]
-pub struct Pipeline {}
+use arc_swap::{ArcSwap, Guard};
+use crossbeam_channel::{Sender, bounded};
+
+use super::Message;
+use super::fence::{Fence, FenceGuard};
+use super::lane::Lanes;
+use crate::io::{Seek, Storage, Zero};
+use crate::set::member::MEMBERS_MAX;
+use crate::set::{
+    ByteRange, Bytes, Event, Failure, Geometry, Marked, MemberId, MemberSet, Outcome, Regions,
+    Verdict, View,
+};
+
+/// The storage of each member, by place.
+pub(super) type Stores = [Option<Arc<dyn Storage>>; MEMBERS_MAX];
 
 /// Failure of a request: an errno for the application.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
 
+const EIO: Errno = Errno(libc::EIO);
+/// Bytes that a copy inside the unit moves at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// One epoch with the storage of its members. When the last request drops it, the epoch has retired.
+#[derive(Debug)]
+pub(super) struct Live {
+    view: View,
+    stores: Stores,
+    align: u64,
+    messages: Sender<Message>,
+}
+
+impl Live {
+    /// Joins a View with the storage of the members that take part.
+    pub(super) fn new(view: View, all: &Stores, messages: Sender<Message>) -> Self {
+        let mut stores = Stores::default();
+        for seat in view.seats() {
+            stores[seat.id.index()].clone_from(&all[seat.id.index()]);
+        }
+        let align = stores
+            .iter()
+            .flatten()
+            .map(|s| s.align())
+            .max()
+            .unwrap_or(1);
+        Self {
+            view,
+            stores,
+            align,
+            messages,
+        }
+    }
+
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(super) fn store(&self, id: MemberId) -> Option<&Arc<dyn Storage>> {
+        self.stores[id.index()].as_ref()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // A closed channel means that the control thread has ended and nobody waits.
+        let _ = self
+            .messages
+            .send(Message::Event(Event::Retired(self.view.epoch())));
+    }
+}
+
+/// A fenced range in a pinned epoch.
+#[derive(Debug)]
+pub(super) struct Fenced<'a> {
+    _fence: FenceGuard<'a>,
+    live: Guard<Arc<Live>>,
+}
+
+impl Fenced<'_> {
+    pub(super) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Sets the bits of an application's write; with them comes the permission to write.
+    fn permit(&self, range: ByteRange) -> WritePermit<'_> {
+        WritePermit {
+            live: &self.live,
+            _marked: self.live.view.mark(range),
+        }
+    }
+
+    /// Sets the bits of a copy step.
+    pub(super) fn permit_copy(&self, regions: Regions) -> WritePermit<'_> {
+        WritePermit {
+            live: &self.live,
+            _marked: self.live.view.mark_copy(regions),
+        }
+    }
+}
+
+/// Permission to write members: the fence is held, the bits are set, the epoch is pinned (I1, I4).
+#[derive(Debug)]
+#[must_use = "a permit is there to be used"]
+pub(super) struct WritePermit<'a> {
+    live: &'a Live,
+    _marked: Marked,
+}
+
+impl WritePermit<'_> {
+    /// The storage of a member that takes part, to be written.
+    pub(super) fn store(&self, id: MemberId) -> Option<&dyn Storage> {
+        self.live.store(id).map(|s| &**s)
+    }
+
+    /// Applies one change to every member that takes part, one after the other: with page-cached
+    /// members the time goes into copying bytes, and a second thread costs more than it gives.
+    fn apply(&self, change: impl Fn(&dyn Storage) -> io::Result<()>) -> Results {
+        let mut results = Results::default();
+        for id in self.live.view.writers().iter() {
+            let outcome = self.store(id).map_or_else(|| Err(not_open()), &change);
+            results.add(id, outcome);
+        }
+        results
+    }
+}
+
+/// What came of a request on each member.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    pub(super) good: MemberSet,
+    pub(super) failed: MemberSet,
+    first: Option<io::Error>,
+}
+
+impl Results {
+    pub(super) fn add(&mut self, id: MemberId, outcome: io::Result<()>) {
+        match outcome {
+            Ok(()) => self.good.insert(id),
+            Err(error) => {
+                tracing::warn!(member = id.index(), %error, "a request failed on a member");
+                self.failed.insert(id);
+                self.first.get_or_insert(error);
+            }
+        }
+    }
+
+    fn errno(&self) -> Errno {
+        Errno(
+            self.first
+                .as_ref()
+                .and_then(io::Error::raw_os_error)
+                .unwrap_or(libc::EIO),
+        )
+    }
+}
+
+fn not_open() -> io::Error {
+    io::Error::other("the member is not open")
+}
+
+/// The data path of a running unit. Every method may be called by any number of threads.
+#[derive(Debug)]
+pub struct Pipeline {
+    geometry: Geometry,
+    read_only: bool,
+    fence: Fence,
+    live: ArcSwap<Live>,
+    lanes: Arc<Lanes>,
+    reading: [AtomicU64; MEMBERS_MAX],
+    messages: Sender<Message>,
+}
+
 impl Pipeline {
+    pub(super) fn new(live: Live, read_only: bool) -> Self {
+        Self {
+            geometry: live.view.geometry(),
+            read_only,
+            fence: Fence::default(),
+            lanes: Arc::default(),
+            reading: Default::default(),
+            messages: live.messages.clone(),
+            live: ArcSwap::from_pointee(live),
+        }
+    }
+
+    /// Makes this the epoch of all requests to come.
+    pub(super) fn publish(&self, live: Live) {
+        self.live.store(Arc::new(live));
+    }
+
+    /// The lanes on which members are flushed.
+    pub(super) fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
+    }
+
     /// Size of the unit in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        0
+        self.geometry.size().0
+    }
+
+    /// Waits for the fence of a range, then pins the epoch. The fence covers what the members
+    /// have to read and write again at unaligned borders.
+    pub(super) fn enter(&self, range: ByteRange) -> Fenced<'_> {
+        let mut align = self.live.load().align;
+        loop {
+            let fence = self
+                .fence
+                .acquire(self.geometry.round_out(range, align).blocks());
+            let live = self.live.load();
+            if live.align <= align {
+                return Fenced {
+                    _fence: fence,
+                    live,
+                };
+            }
+            align = live.align;
+        }
     }
 
     /// Fills the buffer from `at`; returns the number of bytes, fewer only at the end of the unit.
     ///
     /// # Errors
     /// EIO when no source could answer.
-    pub fn read(&self, _at: u64, _buf: &mut [u8]) -> Result<usize, Errno> {
-        Err(Errno(libc::EIO))
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        let left = self.size().saturating_sub(at);
+        let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let Ok(range) = self.geometry.clip(Bytes(at), Bytes(len as u64)) else {
+            return Ok(0);
+        };
+        let live = self.live.load();
+        self.read_from(&live, range, &mut buf[..len])?;
+        Ok(len)
+    }
+
+    /// Reads a range from the cheapest member that has it, or the next one when that fails.
+    pub(super) fn read_from(
+        &self,
+        live: &Live,
+        range: ByteRange,
+        buf: &mut [u8],
+    ) -> Result<MemberId, Errno> {
+        let mut tried = MemberSet::EMPTY;
+        let load = |id: MemberId| self.reading[id.index()].load(Ordering::Relaxed);
+        while let Some(id) = live.view.plan_read(range, tried, load) {
+            let reading = &self.reading[id.index()];
+            reading.fetch_add(1, Ordering::Relaxed);
+            let outcome = live.store(id).map_or_else(
+                || Err(not_open()),
+                |store| store.read_at(buf, range.start()),
+            );
+            reading.fetch_sub(1, Ordering::Relaxed);
+            let Err(error) = outcome else { return Ok(id) };
+            tracing::warn!(member = id.index(), at = range.start(), %error, "a read failed");
+            let _ = self.messages.send(Message::Event(Event::ReadFailed(id)));
+            tried.insert(id);
+        }
+        Err(EIO)
     }
 
     /// Writes the buffer at `at`.
     ///
     /// # Errors
     /// ENOSPC beyond the end, EROFS, EIO or what the members answered when no source has it.
-    pub fn write(&self, _at: u64, _data: &[u8]) -> Result<(), Errno> {
-        Err(Errno(libc::EIO))
+    pub fn write(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let range = self.writable(at, data.len() as u64)?;
+        self.change(range, |store| store.write_at(data, at))
     }
 
     /// Makes a range read as zeros.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub fn zero(&self, _at: u64, _len: u64, _how: Zero) -> Result<(), Errno> {
-        Err(Errno(libc::EIO))
+    pub fn zero(&self, at: u64, len: u64, how: Zero) -> Result<(), Errno> {
+        let range = self.writable(at, len)?;
+        self.change(range, |store| store.zero_at(at, len, how))
     }
 
-    /// Allocates space inside the unit.
+    fn writable(&self, at: u64, len: u64) -> Result<ByteRange, Errno> {
+        if self.read_only {
+            return Err(Errno(libc::EROFS));
+        }
+        self.geometry
+            .clip(Bytes(at), Bytes(len))
+            .map_err(|_| Errno(libc::ENOSPC))
+    }
+
+    fn change(
+        &self,
+        range: ByteRange,
+        change: impl Fn(&dyn Storage) -> io::Result<()>,
+    ) -> Result<(), Errno> {
+        let fenced = self.enter(range);
+        let results = fenced.permit(range).apply(change);
+        self.settle(&fenced.live, Some(range), &results)
+    }
+
+    /// Acknowledges, or asks the control thread who has to leave first (I3, I13).
+    fn settle(
+        &self,
+        live: &Live,
+        range: Option<ByteRange>,
+        results: &Results,
+    ) -> Result<(), Errno> {
+        let (good, failed) = (results.good, results.failed);
+        if live.view.settle(good, failed) == Outcome::Done {
+            return Ok(());
+        }
+        let (answer, verdict) = bounded(1);
+        let failure = Failure {
+            range,
+            good,
+            failed,
+        };
+        let asked = self.messages.send(Message::Failed(failure, answer));
+        match asked.ok().and_then(|()| verdict.recv().ok()) {
+            Some(Verdict::Acknowledge) => Ok(()),
+            Some(Verdict::Fail) | None => Err(results.errno()),
+        }
+    }
+
+    /// Allocates space inside the unit; what the range reads as does not change.
     ///
     /// # Errors
     /// EFBIG beyond the end; ENOSPC.
-    pub fn allocate(&self, _at: u64, _len: u64) -> Result<(), Errno> {
-        Err(Errno(libc::EIO))
+    pub fn allocate(&self, at: u64, len: u64) -> Result<(), Errno> {
+        let range = self.writable(at, len).map_err(|e| match e {
+            Errno(libc::ENOSPC) => Errno(libc::EFBIG),
+            other => other,
+        })?;
+        let fenced = self.enter(range);
+        for store in fenced.live.stores.iter().flatten() {
+            let outcome = store.allocate(at, len);
+            outcome.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EIO)))?;
+        }
+        Ok(())
     }
 
     /// Copies `len` bytes inside the unit; returns the number of bytes copied.
     ///
     /// # Errors
     /// As [`Self::read`] and [`Self::write`].
-    pub fn copy(&self, _from: u64, _to: u64, _len: u64) -> Result<u64, Errno> {
-        Err(Errno(libc::EIO))
+    pub fn copy(&self, from: u64, to: u64, len: u64) -> Result<u64, Errno> {
+        let len = len.min(self.size().saturating_sub(from));
+        let mut buf = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
+        let mut done = 0;
+        while done < len {
+            let piece = buf
+                .len()
+                .min(usize::try_from(len - done).unwrap_or(buf.len()));
+            let got = self.read(from + done, &mut buf[..piece])?;
+            self.write(to + done, &buf[..got])?;
+            done += got as u64;
+        }
+        Ok(done)
     }
 
     /// Makes every write that has returned durable on every source (I10).
@@ -62,14 +374,30 @@ impl Pipeline {
     /// # Errors
     /// EIO when it failed on every source.
     pub fn flush(&self) -> Result<(), Errno> {
-        Err(Errno(libc::EIO))
+        let live = self.live.load();
+        let members = live.view.writers();
+        let results = self.lanes.flush(&live.stores, members);
+        self.settle(&live, None, &results)
     }
 
-    /// The next data or hole at or behind `at`; ENXIO when there is none.
+    /// The next data or hole at or behind `at`, as one source has it.
     ///
     /// # Errors
-    /// ENXIO, EIO.
-    pub fn seek(&self, _at: u64, _what: Seek) -> Result<u64, Errno> {
-        Err(Errno(libc::EIO))
+    /// ENXIO when there is no more data or `at` is at the end; EIO.
+    pub fn seek(&self, at: u64, what: Seek) -> Result<u64, Errno> {
+        const ENXIO: Errno = Errno(libc::ENXIO);
+        let rest = Bytes(self.size().saturating_sub(at));
+        let range = self.geometry.clip(Bytes(at), rest).map_err(|_| ENXIO)?;
+        let live = self.live.load();
+        let id = live
+            .view
+            .plan_read(range, MemberSet::EMPTY, |_| 0)
+            .ok_or(EIO)?;
+        let store = live.store(id).ok_or(EIO)?;
+        match store.seek(at, what).map_err(|_| EIO)? {
+            Some(found) if found < self.size() => Ok(found),
+            _ if what == Seek::Hole => Ok(self.size()),
+            _ => Err(ENXIO),
+        }
     }
 }

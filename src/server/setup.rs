@@ -2,15 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// How a member's image is read and written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum IoMode {
-    /// Through the page cache.
-    #[default]
-    Buffered,
-    /// Past the page cache (`O_DIRECT`).
-    Direct,
-}
+pub use crate::io::IoMode;
 
 /// How long bitmaps and the write-intent bitmap live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -330,3 +330,6 @@ fn refuse_without_source(
         sources.join(", ")
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,7 @@ impl WriteBitmap {
     pub fn covers(&self, regions: Regions) -> bool {
         let mut all = true;
         self.each_word(regions, |word, mask| {
-            all &= word.load(Ordering::Acquire) & mask == mask
+            all &= word.load(Ordering::Acquire) & mask == mask;
         });
         all
     }
@@ -106,7 +106,7 @@ impl WriteBitmap {
         let mut any = false;
         let regions = self.geometry.regions_of(range);
         self.each_word(regions, |word, mask| {
-            any |= word.load(Ordering::Acquire) & mask != 0
+            any |= word.load(Ordering::Acquire) & mask != 0;
         });
         any
     }

@@ -36,7 +36,7 @@ pub use member::{
 };
 pub use operation::{OpState, Operation};
 pub use refusal::{Code, Refusal};
-pub use scb::{Generation, Scb, ScbState};
+pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;
 pub use status::{BitmapStatus, MemberStatus, SetState, SetStatus};
 pub use view::{Epoch, Marked, Outcome, Role, Seat, View};

@@ -1,0 +1,550 @@
+//! Opening a member's image: what it must be, who it is, and the lock that keeps it ours.
+//!
+//! Identity is taken after the open and the lock (I12), so that no rename can slip another file in
+//! between. It must not write: an image that is refused is untouched.
+
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+use super::file::{FileStorage, Kind};
+use super::storage::{Seek, Storage};
+use super::sys;
+
+/// How an image is read and written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoMode {
+    /// Through the page cache.
+    #[default]
+    Buffered,
+    /// Past the page cache (`O_DIRECT`).
+    Direct,
+}
+
+/// Who an image is, whatever path leads to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Identity {
+    /// A regular file.
+    File {
+        /// Number of the file system's device.
+        dev: u64,
+        /// Number in the file system.
+        ino: u64,
+    },
+    /// A block device.
+    Device {
+        /// The device's own number.
+        rdev: u64,
+    },
+}
+
+impl Identity {
+    /// Who the file at `path` is, without opening it; `None` when it could not be an image.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn of(path: &Path) -> io::Result<Option<Self>> {
+        Ok(kind_of(&fs::metadata(path)?).map(|(_, identity)| identity))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::File { dev, ino } => {
+                write!(
+                    f,
+                    "inode {ino} on device {}:{}",
+                    libc::major(dev),
+                    libc::minor(dev)
+                )
+            }
+            Self::Device { rdev } => {
+                write!(
+                    f,
+                    "block device {}:{}",
+                    libc::major(rdev),
+                    libc::minor(rdev)
+                )
+            }
+        }
+    }
+}
+
+/// An image that is open, locked and checked.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    identity: Identity,
+    allocated: u64,
+    storage: Arc<FileStorage>,
+}
+
+impl Image {
+    /// Opens an image to be read and written, and locks it.
+    ///
+    /// The lock lives as long as the storage: a write lock of the open file (`F_OFD_SETLK`) on a
+    /// regular file, the exclusive claim (`O_EXCL`) of a block device.
+    ///
+    /// # Errors
+    /// `NoSuchFile`; `ReadOnlyImage` when it cannot be written, or when its mode has no write
+    /// permission for anybody, even if the system would let root pass; `ImageLocked`;
+    /// `NotSupported` when it is neither file nor block device, or cannot do direct I/O.
+    pub fn open(path: &Path, mode: IoMode) -> Result<Self> {
+        let (handle, kind, identity) = look(path)?;
+        let file = reopen(&handle, kind, mode).map_err(|e| explain(path, kind, e))?;
+        if kind == Kind::File {
+            let locked = sys::try_lock(file.as_fd());
+            if !locked.map_err(|e| Error::io(format!("{} cannot be locked", path.display()), e))? {
+                return Err(locked_by_another(path));
+            }
+        }
+        let meta = file.metadata().map_err(|e| explain_use(path, e))?;
+        assert_eq!(
+            kind_of(&meta),
+            Some((kind, identity)),
+            "the handle names the file"
+        );
+        let direct = mode == IoMode::Direct;
+        let storage = FileStorage::new(file, kind, direct).map_err(|e| explain_use(path, e))?;
+        let (path, allocated) = (path.to_owned(), meta.blocks() * 512);
+        Ok(Self {
+            path,
+            identity,
+            allocated,
+            storage: Arc::new(storage),
+        })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.storage.len()
+    }
+
+    /// Bytes that the file system had allocated for it when it was opened; 0 for a block device.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn storage(&self) -> Arc<FileStorage> {
+        Arc::clone(&self.storage)
+    }
+
+    /// Its bytes, and the lock with them.
+    #[must_use]
+    pub fn into_storage(self) -> Arc<FileStorage> {
+        self.storage
+    }
+
+    /// Whether it holds nothing; see [`is_blank`].
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn is_blank(&self) -> Result<bool> {
+        is_blank(&*self.storage)
+            .map_err(|e| Error::io(format!("{} cannot be read", self.path.display()), e))
+    }
+}
+
+/// Most bytes of data that are read to the last one.
+const EXACT_BYTES: u64 = 64 << 20;
+/// Bytes that are read at each end of an image with more data.
+const END_BYTES: u64 = 1 << 20;
+/// Bytes of a sample, and how many of them lie evenly between the ends.
+const SAMPLE_BYTES: u64 = 64 << 10;
+const SAMPLES: u64 = 256;
+
+/// Whether storage holds only holes and zeros.
+///
+/// Holes are not read. Up to 64 MiB of data are read to the last byte, and the answer is exact. With
+/// more data the first and the last MiB are read as well, and 256 samples of 64 KiB at even
+/// distances: `false` is then exact too, while `true` may miss data that lies between the samples.
+///
+/// # Errors
+/// The system's error.
+pub fn is_blank(storage: &dyn Storage) -> io::Result<bool> {
+    let mut at = 0;
+    let mut budget = EXACT_BYTES;
+    while let Some(data) = storage.seek(at, Seek::Data)? {
+        let end = storage.seek(data, Seek::Hole)?.unwrap_or(storage.len());
+        let part = (end - data).min(budget);
+        if !is_zero(storage, data, part)? {
+            return Ok(false);
+        }
+        budget -= part;
+        if part < end - data {
+            return samples_are_zero(storage);
+        }
+        at = end;
+    }
+    Ok(true)
+}
+
+fn samples_are_zero(storage: &dyn Storage) -> io::Result<bool> {
+    let len = storage.len();
+    assert!(len > EXACT_BYTES, "less is read to the last byte");
+    if !is_zero(storage, 0, END_BYTES)? || !is_zero(storage, len - END_BYTES, END_BYTES)? {
+        return Ok(false);
+    }
+    for sample in 0..SAMPLES {
+        if !is_zero(storage, sample_at(len, sample), SAMPLE_BYTES)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn sample_at(len: u64, sample: u64) -> u64 {
+    let distance = (len - SAMPLE_BYTES) / SAMPLES;
+    (sample * distance) & !(SAMPLE_BYTES - 1)
+}
+
+fn is_zero(storage: &dyn Storage, at: u64, len: u64) -> io::Result<bool> {
+    let mut buf = super::aligned::AlignedBuf::zeroed(END_BYTES.min(len) as usize);
+    let mut done = 0;
+    while done < len {
+        let part = (len - done).min(buf.len() as u64) as usize;
+        storage.read_at(&mut buf[..part], at + done)?;
+        if buf[..part].iter().any(|&b| b != 0) {
+            return Ok(false);
+        }
+        done += part as u64;
+    }
+    Ok(true)
+}
+
+/// Looks at a file without opening it, so that no tape is rewound and no FIFO waited for. The handle
+/// names this very file from now on, whatever happens to the path.
+fn look(path: &Path) -> Result<(File, Kind, Identity)> {
+    let failed = |e| Error::io(format!("{} cannot be opened", path.display()), e);
+    let handle = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path);
+    let handle = handle.map_err(failed)?;
+    let meta = handle.metadata().map_err(failed)?;
+    let Some((kind, identity)) = kind_of(&meta) else {
+        let text = format!("{} is {}, not an image", path.display(), describe(&meta));
+        let e = Error::new(Code::NotSupported, text);
+        return Err(e.with_hint("name a regular file or a block device"));
+    };
+    if meta.mode() & 0o222 == 0 {
+        return Err(read_only(path, "nobody has permission to write it"));
+    }
+    if kind == Kind::Device && device_is_read_only(meta.rdev()) {
+        return Err(read_only(path, "the device is set read-only"));
+    }
+    Ok((handle, kind, identity))
+}
+
+fn kind_of(meta: &Metadata) -> Option<(Kind, Identity)> {
+    let file_type = meta.file_type();
+    if file_type.is_file() {
+        Some((
+            Kind::File,
+            Identity::File {
+                dev: meta.dev(),
+                ino: meta.ino(),
+            },
+        ))
+    } else if file_type.is_block_device() {
+        Some((Kind::Device, Identity::Device { rdev: meta.rdev() }))
+    } else {
+        None
+    }
+}
+
+fn describe(meta: &Metadata) -> &'static str {
+    let file_type = meta.file_type();
+    match () {
+        () if file_type.is_dir() => "a directory",
+        () if file_type.is_char_device() => "a character device",
+        () if file_type.is_fifo() => "a FIFO",
+        () if file_type.is_socket() => "a socket",
+        () => "no regular file",
+    }
+}
+
+/// Opens the very file that the handle looked at.
+fn reopen(handle: &File, kind: Kind, mode: IoMode) -> io::Result<File> {
+    let direct = if mode == IoMode::Direct {
+        libc::O_DIRECT
+    } else {
+        0
+    };
+    let exclusive = if kind == Kind::Device {
+        libc::O_EXCL
+    } else {
+        0
+    };
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(direct | exclusive)
+        .open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+}
+
+/// What a failed open says about the image.
+fn explain(path: &Path, kind: Kind, e: io::Error) -> Error {
+    match (e.raw_os_error(), kind) {
+        (Some(libc::EROFS), _) => read_only(path, "its file system is read-only"),
+        (Some(libc::EPERM), Kind::File) => read_only(path, "it is marked immutable or append-only"),
+        (Some(libc::EBUSY), Kind::Device) => locked_by_another(path),
+        (Some(libc::EINVAL), _) => explain_use(path, io::Error::from(io::ErrorKind::Unsupported)),
+        _ => Error::io(
+            format!("{} cannot be opened for writing", path.display()),
+            e,
+        ),
+    }
+}
+
+/// Asked of the system, because some devices can be opened for writing all the same.
+fn device_is_read_only(rdev: u64) -> bool {
+    let ro = format!(
+        "/sys/dev/block/{}:{}/ro",
+        libc::major(rdev),
+        libc::minor(rdev)
+    );
+    fs::read_to_string(ro).is_ok_and(|ro| ro.trim() == "1")
+}
+
+fn explain_use(path: &Path, e: io::Error) -> Error {
+    if e.kind() == io::ErrorKind::Unsupported {
+        return Error::new(
+            Code::NotSupported,
+            format!("{} cannot do direct I/O", path.display()),
+        )
+        .caused_by(e)
+        .with_hint("use io = \"buffered\" for this member");
+    }
+    Error::io(format!("{} cannot be used", path.display()), e)
+}
+
+fn read_only(path: &Path, why: &str) -> Error {
+    Error::new(
+        Code::ReadOnlyImage,
+        format!("{} cannot be written: {why}", path.display()),
+    )
+}
+
+fn locked_by_another(path: &Path) -> Error {
+    let text = format!("{} is in use by another set or program", path.display());
+    Error::new(Code::ImageLocked, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, symlink};
+    use std::process::Command;
+
+    use super::super::testing::{Loop, direct_dir, eventually, sparse};
+    use super::*;
+
+    fn refusal(path: &Path, mode: IoMode) -> (Code, String) {
+        let e = Image::open(path, mode).expect_err("it must be refused");
+        let text = e.to_string();
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        (e.code(), text)
+    }
+
+    fn run(program: &str, args: &[&str], path: &Path) {
+        let status = Command::new(program).args(args).arg(path).status().unwrap();
+        assert!(status.success(), "{program} {args:?} {}", path.display());
+    }
+
+    #[test]
+    fn an_image_is_opened_and_known() {
+        let dir = direct_dir();
+        let path = dir.path().join("m1.img");
+        sparse(&path, 1 << 20);
+        for mode in [IoMode::Buffered, IoMode::Direct] {
+            let image = eventually(|| Image::open(&path, mode).ok());
+            assert_eq!(
+                (image.path(), image.size(), image.allocated()),
+                (&*path, 1 << 20, 0)
+            );
+            assert_eq!(Some(image.identity()), Identity::of(&path).unwrap());
+            let direct = image.storage().align() > 1;
+            assert_eq!(direct, mode == IoMode::Direct);
+        }
+    }
+
+    #[test]
+    fn the_lock_lives_as_long_as_the_storage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m1.img");
+        sparse(&path, 4096);
+        let image = Image::open(&path, IoMode::Buffered).unwrap();
+        assert_eq!(refusal(&path, IoMode::Buffered).0, Code::ImageLocked);
+        let storage = image.into_storage();
+        assert_eq!(refusal(&path, IoMode::Buffered).0, Code::ImageLocked);
+        drop(storage);
+        eventually(|| Image::open(&path, IoMode::Buffered).ok());
+    }
+
+    #[test]
+    fn other_paths_lead_to_the_same_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, soft, hard, other] = ["m1", "soft", "hard", "m2"].map(|n| dir.path().join(n));
+        sparse(&path, 4096);
+        sparse(&other, 4096);
+        symlink(&path, &soft).unwrap();
+        fs::hard_link(&path, &hard).unwrap();
+        let image = Image::open(&path, IoMode::Buffered).unwrap();
+        for same in [&soft, &hard] {
+            assert_eq!(Identity::of(same).unwrap(), Some(image.identity()));
+            assert_eq!(refusal(same, IoMode::Buffered).0, Code::ImageLocked);
+        }
+        let other = Image::open(&other, IoMode::Buffered).unwrap();
+        assert_ne!(other.identity(), image.identity());
+        drop(image);
+        let by_link = eventually(|| Image::open(&soft, IoMode::Buffered).ok());
+        assert_eq!(Some(by_link.identity()), Identity::of(&path).unwrap());
+    }
+
+    #[test]
+    fn a_device_is_claimed_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m1.img");
+        sparse(&file, 1 << 20);
+        let device = Loop::new(&file);
+        for mode in [IoMode::Buffered, IoMode::Direct] {
+            let image = eventually(|| Image::open(&device.device, mode).ok());
+            assert_eq!(
+                (image.size(), image.storage().kind()),
+                (1 << 20, Kind::Device)
+            );
+            assert!(matches!(image.identity(), Identity::Device { .. }));
+            let (code, text) = refusal(&device.device, IoMode::Buffered);
+            assert_eq!(code, Code::ImageLocked, "{text}");
+            let link = dir.path().join(format!("{mode:?}"));
+            symlink(&device.device, &link).unwrap();
+            assert_eq!(Identity::of(&link).unwrap(), Some(image.identity()));
+            assert_eq!(refusal(&link, IoMode::Buffered).0, Code::ImageLocked);
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m1.img");
+        assert_eq!(refusal(&path, IoMode::Buffered).0, Code::NoSuchFile);
+        run("mkfifo", &[], &path);
+        for (path, what) in [
+            (dir.path(), "a directory"),
+            (&*path, "a FIFO"),
+            (Path::new("/dev/null"), "character"),
+        ] {
+            let (code, text) = refusal(path, IoMode::Buffered);
+            assert_eq!(code, Code::NotSupported);
+            assert!(text.contains(what), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_written_is_refused() {
+        let dir = direct_dir();
+        let path = dir.path().join("m1.img");
+        sparse(&path, 1 << 20);
+        run("chmod", &["0444"], &path);
+        assert_eq!(refusal(&path, IoMode::Buffered).0, Code::ReadOnlyImage);
+        run("chmod", &["0644"], &path);
+        {
+            let device = Loop::new(&path);
+            let open = File::open(&device.device).unwrap();
+            sys::set_device_read_only(open.as_fd(), true).unwrap();
+            let refused = std::panic::catch_unwind(|| refusal(&device.device, IoMode::Buffered));
+            // The mark outlives the binding: the next user of the device would meet it.
+            sys::set_device_read_only(open.as_fd(), false).unwrap();
+            let (code, text) = refused.unwrap();
+            assert_eq!(code, Code::ReadOnlyImage, "{text}");
+        }
+        run("chattr", &["+i"], &path);
+        let (code, text) = refusal(&path, IoMode::Buffered);
+        run("chattr", &["-i"], &path);
+        assert_eq!(code, Code::ReadOnlyImage, "{text}");
+        Image::open(&path, IoMode::Buffered).unwrap();
+    }
+
+    #[test]
+    fn direct_io_that_cannot_be_done_is_refused() {
+        let dir = direct_dir();
+        let path = dir.path().join("m1.img");
+        sparse(&path, 4097);
+        let (code, text) = refusal(&path, IoMode::Direct);
+        assert_eq!(code, Code::NotSupported);
+        assert!(text.contains("4097"), "{text}");
+        Image::open(&path, IoMode::Buffered).unwrap();
+    }
+
+    #[test]
+    fn one_byte_makes_an_image_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let len = EXACT_BYTES + (1 << 20);
+        for at in [None, Some(0), Some(4095), Some(1_234_567), Some(len - 1)] {
+            let path = dir.path().join(format!("{at:?}"));
+            sparse(&path, len);
+            if let Some(at) = at {
+                File::options()
+                    .write(true)
+                    .open(&path)
+                    .unwrap()
+                    .write_at(&[1], at)
+                    .unwrap();
+            }
+            let image = Image::open(&path, IoMode::Buffered).unwrap();
+            assert_eq!(image.is_blank().unwrap(), at.is_none(), "{at:?}");
+        }
+        let path = dir.path().join("zeros");
+        fs::write(&path, vec![0; 3 << 20]).unwrap();
+        assert!(
+            Image::open(&path, IoMode::Buffered)
+                .unwrap()
+                .is_blank()
+                .unwrap()
+        );
+    }
+
+    /// More data than is read to the last byte: the ends and the samples decide.
+    #[test]
+    fn a_large_image_is_sampled() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m1.img");
+        let len = 2 * EXACT_BYTES + 512;
+        sparse(&file, len);
+        let device = Loop::new(&file);
+        let storage = Image::open(&device.device, IoMode::Buffered)
+            .unwrap()
+            .into_storage();
+        assert!(is_blank(&*storage).unwrap());
+        let sample = sample_at(len, SAMPLES * 3 / 4);
+        for (at, seen) in [(sample, true), (sample - 1, false), (len - 1, true)] {
+            storage.write_at(&[1], at).unwrap();
+            assert_eq!(is_blank(&*storage).unwrap(), !seen, "byte {at}");
+            storage.write_at(&[0], at).unwrap();
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Runtime directory: which units are served on this machine, by whom and where.
+//!
+//! `<base>/<unit>/` holds `lock`, `pid` and `mountpoint`. The lock decides who serves the unit, the
+//! other files only tell about it: they must not be believed when nobody holds the lock.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+use super::sys;
+
+/// How often the directory may vanish under a claim, each time because somebody stopped serving.
+const ATTEMPTS: usize = 100;
+
+/// Where the runtime directories of all units are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Runtime {
+    base: PathBuf,
+}
+
+/// A unit in the runtime directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Name of the unit.
+    pub unit: String,
+    /// Process that serves it, or did.
+    pub pid: Option<u32>,
+    /// Where it is mounted, or was.
+    pub mountpoint: Option<PathBuf>,
+    /// Whether it is being served: the lock is held.
+    pub alive: bool,
+}
+
+/// The right to serve a unit, and its directory. Both end with this value.
+#[derive(Debug)]
+pub struct RuntimeDir {
+    dir: PathBuf,
+    /// Open as long as the unit is served.
+    _lock: File,
+}
+
+impl Runtime {
+    /// `$SHADOWSET_RUNTIME_DIR`, or else `/run/shadowset` for root and
+    /// `$XDG_RUNTIME_DIR/shadowset` for others.
+    ///
+    /// # Errors
+    /// `Config` when an ordinary user has neither variable.
+    pub fn from_env() -> Result<Self> {
+        Self::choose(|name| std::env::var_os(name), sys::effective_uid())
+    }
+
+    /// Directories under `base`.
+    #[must_use]
+    pub fn at(base: impl Into<PathBuf>) -> Self {
+        Self { base: base.into() }
+    }
+
+    fn choose(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Result<Self> {
+        let set = |name| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        if let Some(base) = set("SHADOWSET_RUNTIME_DIR") {
+            return Ok(Self::at(base));
+        }
+        if uid == 0 {
+            return Ok(Self::at("/run/shadowset"));
+        }
+        let base = set("XDG_RUNTIME_DIR").map(|base| Self::at(base.join("shadowset")));
+        base.ok_or_else(|| {
+            Error::new(
+                Code::Config,
+                "there is no directory for files of running units",
+            )
+            .with_hint("set XDG_RUNTIME_DIR or SHADOWSET_RUNTIME_DIR")
+        })
+    }
+
+    /// The directory that holds those of the units.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Takes the right to serve `unit`. What a killed server left is taken over.
+    ///
+    /// # Errors
+    /// `InUse` with the process that serves it; `Syntax` when the name cannot name a directory; the
+    /// system's error.
+    pub fn claim(&self, unit: &str) -> Result<RuntimeDir> {
+        let dir = self.dir(unit)?;
+        let failed = |e| Error::io(format!("{} cannot be claimed", dir.display()), e);
+        for _ in 0..ATTEMPTS {
+            make_dir(&dir).map_err(failed)?;
+            let Some(lock) = open_lock(&dir).map_err(failed)? else {
+                continue;
+            };
+            if !sys::try_lock(lock.as_fd()).map_err(failed)? {
+                return Err(served_by(unit, read_pid(&dir).map_err(failed)?));
+            }
+            if is_at(&lock, &dir.join("lock")).map_err(failed)? {
+                let claimed = RuntimeDir {
+                    dir: dir.clone(),
+                    _lock: lock,
+                };
+                claimed.start().map_err(failed)?;
+                return Ok(claimed);
+            }
+        }
+        Err(Error::new(
+            Code::InUse,
+            format!("unit {unit} is being started and stopped again"),
+        ))
+    }
+
+    /// The units of this machine, those that a killed server left among them, in alphabetical order.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        let failed = |e| Error::io(format!("{} cannot be read", self.base.display()), e);
+        let dirs = match fs::read_dir(&self.base) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(failed)?,
+        };
+        let mut entries = Vec::new();
+        for dir in dirs {
+            let dir = dir.map_err(failed)?;
+            // No unit has such a name, so it is not ours.
+            let Ok(unit) = dir.file_name().into_string() else {
+                continue;
+            };
+            entries.extend(entry(&dir.path(), unit).map_err(failed)?);
+        }
+        entries.sort_by(|a, b| a.unit.cmp(&b.unit));
+        Ok(entries)
+    }
+
+    /// The entry of `unit`.
+    ///
+    /// # Errors
+    /// `Syntax` when the name cannot name a directory; the system's error.
+    pub fn find(&self, unit: &str) -> Result<Option<Entry>> {
+        let dir = self.dir(unit)?;
+        let failed = |e| Error::io(format!("{} cannot be read", dir.display()), e);
+        entry(&dir, unit.to_owned()).map_err(failed)
+    }
+
+    fn dir(&self, unit: &str) -> Result<PathBuf> {
+        let mut parts = Path::new(unit).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::Normal(name)), None) if name == unit && !unit.contains('\0') => {
+                Ok(self.base.join(unit))
+            }
+            _ => Err(Error::new(
+                Code::Syntax,
+                format!("{unit:?} cannot be the name of a unit"),
+            )),
+        }
+    }
+}
+
+impl RuntimeDir {
+    /// The directory, for other files of the running unit. They go with it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Tells where the unit is mounted.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn set_mountpoint(&self, mountpoint: &Path) -> Result<()> {
+        replace(&self.dir, "mountpoint", mountpoint.as_os_str().as_bytes())
+            .map_err(|e| Error::io(format!("{} cannot be written", self.dir.display()), e))
+    }
+
+    /// Clears what a killed server left and tells who serves the unit now.
+    fn start(&self) -> io::Result<()> {
+        self.remove_files()?;
+        replace(&self.dir, "pid", std::process::id().to_string().as_bytes())
+    }
+
+    /// Removes all files but the lock.
+    fn remove_files(&self) -> io::Result<()> {
+        for file in fs::read_dir(&self.dir)? {
+            let file = file?;
+            if file.file_name() != "lock" {
+                fs::remove_file(file.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RuntimeDir {
+    /// The lock's file goes while the lock is held: whoever locks it later sees that it has no name.
+    /// What cannot be removed is taken over by the next claim.
+    fn drop(&mut self) {
+        let _ = self.remove_files();
+        let _ = fs::remove_file(self.dir.join("lock"));
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+/// Readable for everybody, whatever the umask: any user may list the units.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if let Some(base) = dir.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(base)?;
+    }
+    match DirBuilder::new().mode(0o755).create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    }
+    match fs::set_permissions(dir, Permissions::from_mode(0o755)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// `None` when the directory has vanished again.
+fn open_lock(dir: &Path) -> io::Result<Option<File>> {
+    let mut options = File::options();
+    match options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join("lock"))
+    {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether the open file still has this name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// `None` when there is no unit's directory, or it has just vanished.
+fn entry(dir: &Path, unit: String) -> io::Result<Option<Entry>> {
+    let lock = match File::open(dir.join("lock")) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        other => other?,
+    };
+    let alive = sys::is_locked(lock.as_fd())?;
+    let mountpoint = read(dir, "mountpoint")?.map(|path| PathBuf::from(OsString::from_vec(path)));
+    Ok(Some(Entry {
+        unit,
+        pid: read_pid(dir)?,
+        mountpoint,
+        alive,
+    }))
+}
+
+fn read_pid(dir: &Path) -> io::Result<Option<u32>> {
+    let text = read(dir, "pid")?;
+    Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()))
+}
+
+/// The content without its line end; `None` when there is no such file.
+fn read(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(dir.join(name)) {
+        Ok(mut bytes) => {
+            if bytes.last() == Some(&b'\n') {
+                bytes.pop();
+            }
+            Ok(Some(bytes))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes a line at once, so that no reader sees half of it.
+fn replace(dir: &Path, name: &str, line: &[u8]) -> io::Result<()> {
+    let new = dir.join(format!(".{name}.new"));
+    fs::write(&new, [line, b"\n"].concat())?;
+    fs::set_permissions(&new, Permissions::from_mode(0o644))?;
+    fs::rename(new, dir.join(name))
+}
+
+fn served_by(unit: &str, pid: Option<u32>) -> Error {
+    let server = pid.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+    Error::new(Code::InUse, format!("unit {unit} is served by {server}"))
+        .with_hint(format!("`shadowset stop {unit}` ends it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> (tempfile::TempDir, Runtime) {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = Runtime::at(dir.path().join("run"));
+        (dir, runtime)
+    }
+
+    #[test]
+    fn a_unit_is_served_by_one() {
+        let (_dir, runtime) = runtime();
+        assert_eq!(runtime.list().unwrap(), []);
+        assert_eq!(runtime.find("dsa1").unwrap(), None);
+        let claimed = runtime.claim("dsa1").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(
+            (mode(claimed.path()), mode(&claimed.path().join("pid"))),
+            (0o755, 0o644)
+        );
+        let e = runtime.claim("dsa1").unwrap_err();
+        assert_eq!(e.code(), Code::InUse);
+        assert_eq!(
+            e.to_string(),
+            format!("unit dsa1 is served by process {}", std::process::id())
+        );
+        let pid = Some(std::process::id());
+        let mut expected = Entry {
+            unit: "dsa1".into(),
+            pid,
+            mountpoint: None,
+            alive: true,
+        };
+        assert_eq!(runtime.find("dsa1").unwrap().as_ref(), Some(&expected));
+        let odd = Path::new("/srv/with blank\n");
+        claimed.set_mountpoint(odd).unwrap();
+        expected.mountpoint = Some(odd.into());
+        let other = runtime.claim("dsa0").unwrap();
+        let listed = runtime.list().unwrap();
+        assert_eq!(
+            listed.iter().map(|e| &*e.unit).collect::<Vec<_>>(),
+            ["dsa0", "dsa1"]
+        );
+        assert_eq!(listed[1], expected);
+        drop((claimed, other));
+        assert_eq!(runtime.list().unwrap(), []);
+        assert_eq!(
+            fs::read_dir(runtime.base()).unwrap().count(),
+            0,
+            "nothing is left"
+        );
+        runtime.claim("dsa1").unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_server_left_is_taken_over() {
+        let (_dir, runtime) = runtime();
+        let dir = runtime.base().join("dsa1");
+        fs::create_dir_all(&dir).unwrap();
+        for (name, content) in [
+            ("lock", ""),
+            ("pid", "4242\n"),
+            ("mountpoint", "/srv/old\n"),
+        ] {
+            fs::write(dir.join(name), content).unwrap();
+        }
+        let left = runtime.find("dsa1").unwrap().unwrap();
+        assert_eq!((left.pid, left.alive), (Some(4242), false));
+        assert_eq!(left.mountpoint, Some("/srv/old".into()));
+        let claimed = runtime.claim("dsa1").unwrap();
+        let now = runtime.find("dsa1").unwrap().unwrap();
+        assert_eq!(
+            (now.pid, now.mountpoint, now.alive),
+            (Some(std::process::id()), None, true)
+        );
+        drop(claimed);
+        assert!(!dir.exists());
+    }
+
+    /// Claims and ends that run into each other: never two at once, and no claim fails but by
+    /// meeting another.
+    #[test]
+    fn claims_exclude_each_other_under_contention() {
+        let (_dir, runtime) = runtime();
+        let served = std::sync::Mutex::new(());
+        let claims = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        match runtime.claim("dsa1") {
+                            Ok(claimed) => {
+                                let alone = served.try_lock().expect("two serve the unit");
+                                claims.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                                drop(alone);
+                                drop(claimed);
+                            }
+                            Err(e) => assert_eq!(e.code(), Code::InUse, "{e}"),
+                        }
+                    }
+                });
+            }
+        });
+        assert!(claims.into_inner() >= 4);
+        assert_eq!(runtime.list().unwrap(), []);
+    }
+
+    #[test]
+    fn a_unit_is_one_directory() {
+        let (_dir, runtime) = runtime();
+        for unit in ["", ".", "..", "a/b", "/a", "a/", "./a", "a\0"] {
+            assert_eq!(
+                runtime.claim(unit).unwrap_err().code(),
+                Code::Syntax,
+                "{unit:?}"
+            );
+            assert_eq!(
+                runtime.find(unit).unwrap_err().code(),
+                Code::Syntax,
+                "{unit:?}"
+            );
+        }
+        assert!(!runtime.base().exists());
+    }
+
+    #[test]
+    fn what_is_no_unit_is_not_listed() {
+        let (_dir, runtime) = runtime();
+        fs::create_dir_all(runtime.base().join("empty")).unwrap();
+        fs::write(runtime.base().join("file"), "").unwrap();
+        assert_eq!(runtime.list().unwrap(), []);
+    }
+
+    #[test]
+    fn the_environment_chooses_the_base() {
+        let base = |set: &[(&str, &str)], uid| {
+            let variable = |name: &str| {
+                set.iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| (*value).into())
+            };
+            Runtime::choose(variable, uid).map(|runtime| runtime.base().to_owned())
+        };
+        let (own, xdg) = (
+            ("SHADOWSET_RUNTIME_DIR", "/x"),
+            ("XDG_RUNTIME_DIR", "/run/user/7"),
+        );
+        assert_eq!(base(&[own, xdg], 0).unwrap(), Path::new("/x"));
+        assert_eq!(base(&[xdg], 0).unwrap(), Path::new("/run/shadowset"));
+        assert_eq!(base(&[xdg], 7).unwrap(), Path::new("/run/user/7/shadowset"));
+        assert_eq!(base(&[own], 7).unwrap(), Path::new("/x"));
+        assert_eq!(
+            base(&[("XDG_RUNTIME_DIR", "")], 7).unwrap_err().code(),
+            Code::Config
+        );
+    }
+}

@@ -1,0 +1,306 @@
+//! The file of a storage control block: two slots, written in turn, durable when a write returns.
+//!
+//! A write goes to the slot that does not hold the newest block, so that a stop at any instant
+//! leaves the block before it. A file that does not look like ours is never overwritten, unless
+//! [`ScbFile::overwrite`] is called by name.
+//!
+//! This module must not decide anything from a block: that is the election's business.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::set::scb::{SCB_BYTES, Scb, ScbError, Slot, has_magic, newest};
+
+pub use crate::set::assess::ScbFound;
+
+/// Only the owner of the set may see or change its blocks.
+const MODE: u32 = 0o600;
+
+/// What is at `path`.
+///
+/// # Errors
+/// The system's error, except that the file is not there.
+pub fn read(path: &Path) -> io::Result<ScbFound> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ScbFound::None),
+        Err(e) => return Err(e),
+    };
+    Ok(match Slots::read(&file)?.newest() {
+        Ok((_, scb)) => ScbFound::Read(scb),
+        Err(e) => ScbFound::Damaged(format!("{}: {e}", path.display())),
+    })
+}
+
+/// The open file of one member's block.
+#[derive(Debug)]
+pub struct ScbFile {
+    file: File,
+    path: PathBuf,
+    next: Slot,
+    sequence: u64,
+}
+
+impl ScbFile {
+    /// Opens the file of a block, or makes an empty one that a write fills. A new file and its
+    /// name are durable after the first write.
+    ///
+    /// # Errors
+    /// `InvalidData` when the file is there and holds no whole block; the system's error.
+    pub fn open_or_create(path: &Path) -> io::Result<Self> {
+        // An empty file is a creation that was interrupted: there is nothing to lose.
+        let file = Self::options().create(true).truncate(false).open(path)?;
+        if file.metadata()?.len() == 0 {
+            sync_directory(path)?;
+            return Ok(Self::blank(file, path));
+        }
+        let (slot, scb) = Slots::read(&file)?.newest().map_err(|e| {
+            let text = format!("{}: {e}", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        let next = slot.other();
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            next,
+            sequence: scb.sequence,
+        })
+    }
+
+    /// Empties the file, whatever it held, or makes it.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn overwrite(path: &Path) -> io::Result<Self> {
+        let file = Self::options().create(true).truncate(true).open(path)?;
+        sync_directory(path)?;
+        Ok(Self::blank(file, path))
+    }
+
+    /// Writes the block into the older slot and makes it durable. The sequence number of `scb` is
+    /// not used: the file counts its own writes. After an error the newest block is what it was.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the block cannot be written; the system's error.
+    pub fn write(&mut self, scb: &Scb) -> io::Result<()> {
+        let sequence = self.sequence + 1;
+        let bytes = Scb {
+            sequence,
+            ..scb.clone()
+        }
+        .encode()
+        .map_err(|e| {
+            let text = format!("{}: the block cannot be written: {e}", self.path.display());
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+        self.file.write_all_at(&bytes, self.next.offset())?;
+        self.file.sync_data()?;
+        self.next = self.next.other();
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn blank(file: File, path: &Path) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+            next: Slot::A,
+            sequence: 0,
+        }
+    }
+
+    fn options() -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(MODE);
+        options
+    }
+}
+
+/// Makes the name of a file durable.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The bytes of both slots, as far as the file has them.
+struct Slots {
+    a: Vec<u8>,
+    b: Vec<u8>,
+}
+
+impl Slots {
+    fn read(file: &File) -> io::Result<Self> {
+        Ok(Self {
+            a: read_slot(file, Slot::A)?,
+            b: read_slot(file, Slot::B)?,
+        })
+    }
+
+    fn newest(&self) -> Result<(Slot, Scb), ScbError> {
+        match newest(&self.a, &self.b) {
+            // A file of ours that was cut says so; anything else without the magic is not ours.
+            Err(_) if !has_magic(&self.a) && !has_magic(&self.b) => Err(ScbError::NoMagic),
+            other => other,
+        }
+    }
+}
+
+fn read_slot(file: &File, slot: Slot) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; SCB_BYTES];
+    let mut have = 0;
+    while have < bytes.len() {
+        match file.read_at(&mut bytes[have..], slot.offset() + have as u64) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    bytes.truncate(have);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::set::geometry::{Bytes, Geometry};
+    use crate::set::scb::{Generation, Lineage, ScbRow, ScbState};
+
+    fn block(generation: u64) -> Scb {
+        let member = Uuid::from_bytes([1; 16]);
+        let row = ScbRow {
+            member,
+            name: "m1".to_owned(),
+            path: PathBuf::from("/m1"),
+            state: ScbState::Source,
+        };
+        Scb {
+            set: Uuid::from_bytes([9; 16]),
+            member,
+            name: row.name.clone(),
+            state: row.state,
+            label: String::new(),
+            generation: Generation::from_number(generation).expect("in range"),
+            lineage: Lineage::new(1),
+            geometry: Geometry::new(Bytes(512), 127).expect("valid"),
+            clean: true,
+            sequence: 0,
+            table: vec![row],
+        }
+    }
+
+    fn generation_at(path: &Path) -> Option<u64> {
+        match read(path).expect("readable") {
+            ScbFound::Read(scb) => Some(scb.generation.number()),
+            ScbFound::None | ScbFound::Damaged(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_last_write_is_read_also_after_reopening() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("m1.img.scb");
+        assert_eq!(read(&path).expect("readable"), ScbFound::None);
+        for generation in 1..9 {
+            let mut file = ScbFile::open_or_create(&path).expect("opens");
+            file.write(&block(generation)).expect("writes");
+            assert_eq!(generation_at(&path), Some(generation));
+            file.write(&block(generation + 1)).expect("writes");
+            assert_eq!(generation_at(&path), Some(generation + 1));
+        }
+        let meta = path.metadata().expect("there");
+        assert_eq!(
+            (meta.len(), meta.permissions().mode() & 0o7777),
+            (16384, 0o600)
+        );
+    }
+
+    /// Whichever slot is torn, and wherever, the block of the other one is read, and the next
+    /// write goes to the torn slot.
+    #[test]
+    fn a_torn_slot_loses_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("scb");
+        let mut file = ScbFile::open_or_create(&path).expect("opens");
+        file.write(&block(1)).expect("writes");
+        file.write(&block(2)).expect("writes");
+        let whole = std::fs::read(&path).expect("readable");
+        for (slot, other) in [(0, 2), (SCB_BYTES, 1)] {
+            for at in [0, 8, 40, 300, 8191] {
+                let mut torn = whole.clone();
+                torn[slot + at] ^= 0xff;
+                std::fs::write(&path, &torn).expect("writes");
+                assert_eq!(
+                    generation_at(&path),
+                    Some(other),
+                    "byte {at} of the slot at {slot}"
+                );
+                let mut file = ScbFile::open_or_create(&path).expect("opens");
+                file.write(&block(7)).expect("writes");
+                assert_eq!(generation_at(&path), Some(7));
+                let now = std::fs::read(&path).expect("readable");
+                let kept = SCB_BYTES - slot;
+                assert_eq!(now[kept..kept + SCB_BYTES], whole[kept..kept + SCB_BYTES]);
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_and_damaged_files_are_not_touched_unless_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("scb");
+        for content in [
+            b"somebody's letters".to_vec(),
+            vec![7; 20_000],
+            b"SHDWSCB\n".to_vec(),
+        ] {
+            std::fs::write(&path, &content).expect("writes");
+            let found = read(&path).expect("readable");
+            assert!(
+                matches!(&found, ScbFound::Damaged(why) if why.contains("scb: ")),
+                "{found:?}"
+            );
+            let error = ScbFile::open_or_create(&path)
+                .map(|_| ())
+                .expect_err("refused");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(std::fs::read(&path).expect("readable"), content);
+        }
+        ScbFile::overwrite(&path)
+            .expect("told")
+            .write(&block(1))
+            .expect("writes");
+        assert_eq!(generation_at(&path), Some(1));
+    }
+
+    #[test]
+    fn a_block_that_does_not_fit_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("scb");
+        let mut file = ScbFile::open_or_create(&path).expect("opens");
+        file.write(&block(1)).expect("writes");
+        let bad = Scb {
+            label: "x".repeat(65),
+            ..block(2)
+        };
+        assert_eq!(
+            file.write(&bad).expect_err("refused").kind(),
+            io::ErrorKind::InvalidInput
+        );
+        assert_eq!(generation_at(&path), Some(1));
+        file.write(&block(2)).expect("writes");
+        assert_eq!(generation_at(&path), Some(2));
+    }
+}

@@ -1,0 +1,479 @@
+//! Creates a set: missing images as sparse files, and one storage control block per member.
+//!
+//! Everything is checked before anything is changed, and what was made is removed again when a
+//! later step fails. The exception is `erase`, which was asked for: an SCB that it replaced is not
+//! brought back.
+//!
+//! This module must not write into an image that exists: what loses is overwritten by the copy at
+//! the first mount, not here.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::setup::{MemberSetup, Setup};
+use crate::error::{Error, Result};
+use crate::io::scb_file::{self, ScbFile, ScbFound};
+use crate::set::geometry::BLOCK_BYTES;
+use crate::set::scb::{self, MEMBERS_MAX, PATH_BYTES_MAX};
+use crate::set::{Bytes, Code, Generation, Geometry, Lineage, Scb, ScbRow, ScbState};
+
+/// Only the owner of the set reads and writes its images.
+const IMAGE_MODE: u32 = 0o600;
+
+/// A set that was created.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Created {
+    /// Identity of the set.
+    pub set: Uuid,
+    /// Unit size and region size.
+    pub geometry: Geometry,
+    /// The members in the order of the configuration.
+    pub members: Vec<CreatedMember>,
+}
+
+/// A member of a set that was created.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreatedMember {
+    /// Name in the set.
+    pub name: String,
+    /// Its image.
+    pub path: PathBuf,
+    /// Whether the image was made, as a sparse file.
+    pub new_image: bool,
+    /// Whether the first mount copies onto it.
+    pub copy: bool,
+}
+
+/// What is known of a member before anything is changed.
+struct Plan<'a> {
+    member: &'a MemberSetup,
+    /// The image when it is there.
+    image: Option<Image>,
+}
+
+struct Image {
+    size: Bytes,
+    identity: (u64, u64),
+    file: File,
+}
+
+/// Creates the set of a configuration. `from` names the member whose data wins; `size` is needed
+/// when no image is there; `erase` overwrites data and SCBs.
+///
+/// # Errors
+/// A refusal that names the member, or an error of the system; nothing is changed by either.
+pub fn create(
+    setup: &Setup,
+    from: Option<&str>,
+    size: Option<Bytes>,
+    erase: bool,
+) -> Result<Created> {
+    check_setup(setup, from)?;
+    let plans = setup.members.iter().map(plan).collect::<Result<Vec<_>>>()?;
+    refuse_duplicates(&plans)?;
+    let size = unit_size(&plans, from, size)?;
+    let geometry = Geometry::new(size, setup.region_blocks)
+        .map_err(|e| Error::new(Code::OutOfRange, format!("{}: {e}", setup.unit)))?;
+    refuse_small(&plans, size)?;
+    refuse_members_of_sets(&plans, erase)?;
+    let source = source(&plans, from, erase)?;
+    let blocks = blocks(setup, geometry, source);
+    for block in &blocks {
+        block
+            .check()
+            .map_err(|e| Error::new(Code::Config, format!("{}: {e}", block.name)))?;
+    }
+    let mut undo = Undo::default();
+    make(&plans, &blocks, size, &mut undo)?;
+    undo.made.clear();
+    let members = plans
+        .iter()
+        .zip(&blocks)
+        .map(|(plan, block)| CreatedMember {
+            name: plan.member.name.clone(),
+            path: plan.member.path.clone(),
+            new_image: plan.image.is_none(),
+            copy: block.state == ScbState::Target,
+        });
+    Ok(Created {
+        set: blocks[0].set,
+        geometry,
+        members: members.collect(),
+    })
+}
+
+fn check_setup(setup: &Setup, from: Option<&str>) -> Result<()> {
+    let wrong = |text: String| Err(Error::new(Code::Config, text));
+    match setup.members.len() {
+        0 => return wrong(format!("{} has no member", setup.unit)),
+        n if n > MEMBERS_MAX => {
+            let text = format!("{} has {n} members, the most is {MEMBERS_MAX}", setup.unit);
+            return Err(Error::new(Code::TooManyMembers, text));
+        }
+        _ => {}
+    }
+    scb::check_label(&setup.label)
+        .map_err(|e| Error::new(Code::Config, format!("{}: {e}", setup.unit)))?;
+    for (i, member) in setup.members.iter().enumerate() {
+        scb::check_name(&member.name)
+            .map_err(|e| Error::new(Code::Config, format!("{}: {e}", setup.unit)))?;
+        let before = &setup.members[..i];
+        if before.iter().any(|m| m.name == member.name) {
+            return wrong(format!("two members have the name {}", member.name));
+        }
+        let files = |m: &MemberSetup| [m.path.clone(), m.scb.clone()];
+        if member.path == member.scb
+            || before
+                .iter()
+                .any(|m| files(m).contains(&member.scb) || m.scb == member.path)
+        {
+            return wrong(format!(
+                "the SCB of {} would share the file {} with another",
+                member.name,
+                member.scb.display()
+            ));
+        }
+    }
+    match from {
+        Some(name) if !setup.members.iter().any(|m| m.name == name) => Err(Error::new(
+            Code::NoSuchMember,
+            format!("{} has no member {name}", setup.unit),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn plan(member: &MemberSetup) -> Result<Plan<'_>> {
+    let path = &member.path;
+    let doing = |what: &str| format!("{}: {what} {}", member.name, path.display());
+    if path.as_os_str().len() > PATH_BYTES_MAX {
+        let text = format!(
+            "the path of {} is longer than {PATH_BYTES_MAX} bytes",
+            member.name
+        );
+        return Err(Error::new(Code::Config, text));
+    }
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+            check_parent(member)?;
+            return Ok(Plan {
+                member,
+                image: None,
+            });
+        }
+        Err(e) => return Err(Error::io(doing("look at"), e)),
+    };
+    if !meta.is_file() && !meta.file_type().is_block_device() {
+        let text = format!(
+            "{} of {} is neither a file nor a block device",
+            path.display(),
+            member.name
+        );
+        return Err(Error::new(Code::Config, text));
+    }
+    let open = OpenOptions::new().read(true).write(true).open(path);
+    let mut file = open.map_err(|e| Error::io(doing("open"), e))?;
+    let size = size_of(&mut file, &meta).map_err(|e| Error::io(doing("measure"), e))?;
+    let image = Image {
+        size: Bytes(size),
+        identity: identity(&meta),
+        file,
+    };
+    Ok(Plan {
+        member,
+        image: Some(image),
+    })
+}
+
+/// The directory of a new image has to be there already.
+fn check_parent(member: &MemberSetup) -> Result<()> {
+    let parent = member.path.parent().filter(|p| !p.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let meta = fs::metadata(parent)
+        .map_err(|e| Error::io(format!("{}: look at {}", member.name, parent.display()), e))?;
+    if meta.is_dir() {
+        return Ok(());
+    }
+    let text = format!("{} of {} is no directory", parent.display(), member.name);
+    Err(Error::new(Code::Config, text))
+}
+
+/// What makes two paths one image: the inode, or the device behind a node.
+fn identity(meta: &Metadata) -> (u64, u64) {
+    if meta.file_type().is_block_device() {
+        (u64::MAX, meta.rdev())
+    } else {
+        (meta.dev(), meta.ino())
+    }
+}
+
+fn size_of(file: &mut File, meta: &Metadata) -> io::Result<u64> {
+    if meta.is_file() {
+        Ok(meta.len())
+    } else {
+        io::Seek::seek(file, io::SeekFrom::End(0))
+    }
+}
+
+impl Plan<'_> {
+    /// Whether the member's image is new or reads as zeros throughout. Block counts are no proof:
+    /// not every file system fills them in.
+    fn is_blank(&self) -> Result<bool> {
+        let Some(image) = &self.image else {
+            return Ok(true);
+        };
+        let mut buf = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < image.size.0 {
+            let left = usize::try_from(image.size.0 - at).unwrap_or(usize::MAX);
+            let part = &mut buf[..left.min(1 << 20)];
+            image.file.read_exact_at(part, at).map_err(|e| {
+                let (name, path) = (&self.member.name, self.member.path.display());
+                Error::io(format!("{name}: read {path} at byte {at}"), e)
+            })?;
+            if part.iter().any(|b| *b != 0) {
+                return Ok(false);
+            }
+            at += part.len() as u64;
+        }
+        Ok(true)
+    }
+}
+
+fn refuse_duplicates(plans: &[Plan<'_>]) -> Result<()> {
+    for (i, plan) in plans.iter().enumerate() {
+        let same = |other: &&Plan<'_>| match (&plan.image, &other.image) {
+            (Some(a), Some(b)) => a.identity == b.identity,
+            (None, None) => resolved(&plan.member.path) == resolved(&other.member.path),
+            _ => false,
+        };
+        if let Some(first) = plans[..i].iter().find(same) {
+            let text = format!(
+                "{} and {} are the same image: {} and {}",
+                first.member.name,
+                plan.member.name,
+                first.member.path.display(),
+                plan.member.path.display()
+            );
+            return Err(Error::new(Code::AlreadyMember, text));
+        }
+    }
+    Ok(())
+}
+
+/// The path of an image that is not there, with its directory resolved.
+fn resolved(path: &Path) -> PathBuf {
+    let parent = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    match (fs::canonicalize(parent), path.file_name()) {
+        (Ok(dir), Some(name)) => dir.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// The size that was asked for, else the winner's when there is one, else the smallest image's.
+fn unit_size(plans: &[Plan<'_>], from: Option<&str>, size: Option<Bytes>) -> Result<Bytes> {
+    if let Some(size) = size {
+        return Ok(size);
+    }
+    let smallest = plans
+        .iter()
+        .filter_map(|p| p.image.as_ref())
+        .map(|i| i.size.0)
+        .min();
+    let winner = plans.iter().find(|p| Some(p.member.name.as_str()) == from);
+    let winner = winner.and_then(|p| p.image.as_ref()).map(|i| i.size.0);
+    match winner.or(smallest) {
+        Some(bytes) => Ok(Bytes(bytes / BLOCK_BYTES * BLOCK_BYTES)),
+        None => Err(
+            Error::new(Code::Config, "no image is there, so the size is not known")
+                .with_hint("say it: `--size 10G`"),
+        ),
+    }
+}
+
+fn refuse_small(plans: &[Plan<'_>], unit: Bytes) -> Result<()> {
+    for plan in plans {
+        let Some(image) = plan.image.as_ref().filter(|i| i.size < unit) else {
+            continue;
+        };
+        let text = format!(
+            "the image of {} has {} bytes, the unit would have {unit} bytes",
+            plan.member.name, image.size
+        );
+        return Err(Error::new(Code::MemberTooSmall, text));
+    }
+    Ok(())
+}
+
+fn refuse_members_of_sets(plans: &[Plan<'_>], erase: bool) -> Result<()> {
+    for MemberSetup { name, scb, .. } in plans.iter().map(|p| p.member) {
+        let found = scb_file::read(scb)
+            .map_err(|e| Error::io(format!("{name}: read {}", scb.display()), e))?;
+        let text = match found {
+            ScbFound::None => continue,
+            _ if erase => continue,
+            ScbFound::Read(scb) => {
+                format!(
+                    "{name} belongs to the set {} ({:?}) already",
+                    scb.set, scb.label
+                )
+            }
+            ScbFound::Damaged(why) => format!("{name} may belong to a set already: {why}"),
+        };
+        return Err(Error::new(Code::OtherSet, text)
+            .with_hint("add `--erase` to take it out of that set for good"));
+    }
+    Ok(())
+}
+
+/// The member whose data wins; `None` when all are equal because all are blank.
+fn source(plans: &[Plan<'_>], from: Option<&str>, erase: bool) -> Result<Option<usize>> {
+    if let Some(name) = from {
+        let at = plans.iter().position(|p| p.member.name == name);
+        if let Some(missing) = at.map(|i| &plans[i]).filter(|p| p.image.is_none()) {
+            let text = format!(
+                "the data of {name} should win, but {} does not exist",
+                missing.member.path.display()
+            );
+            return Err(Error::new(Code::NoSuchFile, text));
+        }
+        return Ok(at);
+    }
+    if plans.len() == 1 {
+        return Ok(None);
+    }
+    for plan in plans {
+        if !plan.is_blank()? {
+            if erase {
+                // A copy makes the members equal again; the first one wins.
+                return Ok(Some(0));
+            }
+            let (name, path) = (&plan.member.name, plan.member.path.display());
+            let text = format!("{name} is not blank ({path}), and the members would differ");
+            let hint = "`--from NAME` picks the member whose data wins, `--erase` overwrites";
+            return Err(Error::new(Code::NotBlank, text).with_hint(hint));
+        }
+    }
+    Ok(None)
+}
+
+fn blocks(setup: &Setup, geometry: Geometry, source: Option<usize>) -> Vec<Scb> {
+    let table: Vec<ScbRow> = setup
+        .members
+        .iter()
+        .enumerate()
+        .map(|(i, member)| ScbRow {
+            member: Uuid::new_v4(),
+            name: member.name.clone(),
+            path: member.path.clone(),
+            state: match source {
+                Some(s) if s != i => ScbState::Target,
+                _ => ScbState::Source,
+            },
+        })
+        .collect();
+    let set = Uuid::new_v4();
+    let lineage = Lineage::new(random_mark());
+    let block = |row: &ScbRow| Scb {
+        set,
+        member: row.member,
+        name: row.name.clone(),
+        state: row.state,
+        label: setup.label.clone(),
+        generation: Generation::FIRST,
+        lineage: lineage.clone(),
+        geometry,
+        clean: true,
+        sequence: 0,
+        table: table.clone(),
+    };
+    table.iter().map(block).collect()
+}
+
+/// A mark for [`Lineage`]: one per creation and one per mount.
+#[must_use]
+pub fn random_mark() -> u64 {
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    // Two fields of a version 4 UUID are fixed; the halves together leave every bit random.
+    high ^ low.rotate_left(32)
+}
+
+/// Files and directories that were made; those still listed are removed when it is dropped.
+#[derive(Default)]
+struct Undo {
+    made: Vec<PathBuf>,
+}
+
+impl Undo {
+    /// Makes a directory with its missing parents.
+    fn make_directory(&mut self, dir: &Path) -> io::Result<()> {
+        let missing = dir.ancestors().filter(|d| !d.as_os_str().is_empty());
+        let missing: Vec<&Path> = missing.take_while(|d| !d.exists()).collect();
+        for dir in missing.into_iter().rev() {
+            fs::create_dir(dir)?;
+            self.made.push(dir.to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        for path in self.made.iter().rev() {
+            let removed = if path.is_dir() {
+                fs::remove_dir(path)
+            } else {
+                fs::remove_file(path)
+            };
+            if let Err(e) = removed {
+                tracing::warn!("{} could not be removed: {e}", path.display());
+            }
+        }
+    }
+}
+
+/// Images first: an SCB must never stand beside an image that was not made.
+fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Result<()> {
+    for plan in plans.iter().filter(|p| p.image.is_none()) {
+        let path = &plan.member.path;
+        let doing = || format!("{}: make {}", plan.member.name, path.display());
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(IMAGE_MODE);
+        let file = options.open(path).map_err(|e| Error::io(doing(), e))?;
+        undo.made.push(path.clone());
+        let sized = file.set_len(size.0).and_then(|()| file.sync_all());
+        sized.map_err(|e| Error::io(doing(), e))?;
+    }
+    for (plan, block) in plans.iter().zip(blocks) {
+        let path = &plan.member.scb;
+        let new = fs::symlink_metadata(path).is_err();
+        if let Some(dir) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            let doing = || format!("{}: make {}", plan.member.name, dir.display());
+            undo.make_directory(dir)
+                .map_err(|e| Error::io(doing(), e))?;
+        }
+        let file = if new {
+            ScbFile::open_or_create(path)
+        } else {
+            ScbFile::overwrite(path)
+        };
+        if new && file.is_ok() {
+            undo.made.push(path.clone());
+        }
+        let written = file.and_then(|mut file| file.write(block));
+        let doing = || format!("{}: write {}", plan.member.name, path.display());
+        written.map_err(|e| Error::io(doing(), e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

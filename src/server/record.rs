@@ -1,0 +1,79 @@
+//! Notices of the set as lines of the `events` file and of the log.
+
+use std::sync::PoisonError;
+
+use super::handle::{Board, EVENTS_KEPT, EventRecord};
+use crate::set::{Moment, Notice, SetStatus};
+
+/// Writes a notice down for people.
+pub(super) fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
+    let (event, facts) = describe(notice, set);
+    log(notice, event, &facts);
+    let mut events = board.events.lock().unwrap_or_else(PoisonError::into_inner);
+    let seq = events.back().map_or(1, |e| e.seq + 1);
+    if events.len() == EVENTS_KEPT {
+        events.pop_front();
+    }
+    events.push_back(EventRecord {
+        seq,
+        time,
+        event,
+        facts,
+    });
+}
+
+type Facts = Vec<(&'static str, String)>;
+
+fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
+    let name = |id| set.name(id).to_owned();
+    let copy = |op: &crate::set::OpId, kind: &crate::set::CopyKind, id| {
+        vec![
+            ("operation", op.to_string()),
+            ("kind", kind.name().to_owned()),
+            ("member", name(id)),
+        ]
+    };
+    match notice {
+        Notice::Detached { member, bitmap } => {
+            let mut facts = vec![("member", name(*member))];
+            facts.extend(bitmap.map(|b| ("bitmap", b.to_string())));
+            ("member-detached", facts)
+        }
+        Notice::Expelled { member, reason } => (
+            "member-expelled",
+            vec![("member", name(*member)), ("reason", reason.clone())],
+        ),
+        Notice::CopyQueued(op, kind, id) => ("copy-queued", copy(op, kind, *id)),
+        Notice::CopyStarted(op, kind, id) => ("copy-started", copy(op, kind, *id)),
+        Notice::CopyEnded {
+            op,
+            kind,
+            member,
+            end,
+            copied_bytes,
+        } => {
+            let mut facts = copy(op, kind, *member);
+            facts.push(("state", (*end).to_owned()));
+            facts.push(("copied_bytes", copied_bytes.to_string()));
+            ("copy-ended", facts)
+        }
+        Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
+        Notice::FailedEverywhere => ("request-failed", Vec::new()),
+        Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
+        Notice::BitmapDeleted(id) => ("bitmap-deleted", vec![("bitmap", id.to_string())]),
+    }
+}
+
+/// ERROR: a human must look. WARN: handled. INFO: each change of membership and each copy.
+fn log(notice: &Notice, event: &str, facts: &Facts) {
+    let facts: Vec<String> = facts
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let facts = facts.join(" ");
+    match notice {
+        Notice::Expelled { .. } | Notice::FailedEverywhere => tracing::error!("{event} {facts}"),
+        Notice::ReadError(_) => tracing::warn!("{event} {facts}"),
+        _ => tracing::info!("{event} {facts}"),
+    }
+}

@@ -1,0 +1,383 @@
+//! The control thread: owns the set, feeds it events, carries its effects out in order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::Message;
+use super::candidate::{Fingerprint, Wish};
+use super::copier::Copier;
+use super::handle::{Board, Done, Published, Request};
+use super::pipeline::{Live, Pipeline, Stores};
+use super::record::record;
+use super::seat::{Identity, Seat};
+use super::speed::Speeds;
+use crate::io::{Image, Storage};
+use crate::set::member::MEMBERS_MAX;
+use crate::set::{
+    Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
+    MemberState, Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict,
+};
+
+/// Time after which a command that has not ended is given up.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the write-intent bitmap may be rotated.
+const TICK: Duration = Duration::from_secs(5);
+/// How often the progress of copies is published.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// Who waits for a ticket.
+enum Waiter {
+    Command(Done),
+    Data(Sender<Verdict>),
+}
+
+/// What the control thread owns.
+pub(super) struct Runner {
+    pub(super) set: ShadowSet,
+    pub(super) identity: Identity,
+    pub(super) seats: Vec<Seat>,
+    pub(super) candidates: HashMap<CandidateId, Image>,
+    pub(super) last_candidate: u64,
+    pub(super) stores: Stores,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) copier: Copier,
+    pub(super) board: Arc<Board>,
+    pub(super) messages: Sender<Message>,
+    waiters: HashMap<u64, Waiter>,
+    queue: VecDeque<(Request, Done)>,
+    current: Option<(u64, Instant)>,
+    last_ticket: u64,
+    speeds: Speeds,
+    last_tick: Instant,
+    unsafe_answers: bool,
+    stopped: bool,
+    failure: Option<String>,
+}
+
+/// What [`Runner::new`] is made of.
+pub(super) struct Parts {
+    pub(super) set: ShadowSet,
+    pub(super) identity: Identity,
+    pub(super) seats: Vec<Seat>,
+    pub(super) stores: Stores,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) board: Arc<Board>,
+    pub(super) messages: Sender<Message>,
+}
+
+impl Runner {
+    pub(super) fn new(parts: Parts) -> Self {
+        let copier = Copier::new(Arc::clone(&parts.pipeline), parts.messages.clone());
+        Self {
+            set: parts.set,
+            identity: parts.identity,
+            seats: parts.seats,
+            candidates: HashMap::new(),
+            last_candidate: 0,
+            stores: parts.stores,
+            pipeline: parts.pipeline,
+            copier,
+            board: parts.board,
+            messages: parts.messages,
+            waiters: HashMap::new(),
+            queue: VecDeque::new(),
+            current: None,
+            last_ticket: 0,
+            speeds: Speeds::default(),
+            last_tick: Instant::now(),
+            unsafe_answers: false,
+            stopped: false,
+            failure: None,
+        }
+    }
+
+    /// Runs until the set is closed; gives the reason when it could not be closed in good order.
+    pub(super) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
+        while !self.stopped {
+            match messages.recv_timeout(self.patience()) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.keep_time();
+            self.next_request();
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn patience(&self) -> Duration {
+        let deadline = self
+            .current
+            .map(|(_, at)| at.saturating_duration_since(Instant::now()));
+        let busy = if self.speeds.is_idle() {
+            TICK
+        } else {
+            PROGRESS
+        };
+        deadline.map_or(busy, |left| left.min(busy))
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Request(request, done) => self.queue.push_back((request, done)),
+            Message::Event(event) => {
+                if let Event::CopyEnded(work, _) = &event {
+                    self.copier.ended(work.op());
+                }
+                self.feed(event);
+            }
+            Message::Failed(failure, answer) => {
+                let ticket = self.ticket(Waiter::Data(answer));
+                self.feed(Event::Failed(ticket, failure));
+            }
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        if let Some((ticket, _)) = self.current.filter(|(_, deadline)| *deadline <= now) {
+            self.feed(Event::TimedOut(ticket));
+        }
+        if now.duration_since(self.last_tick) >= TICK {
+            self.last_tick = now;
+            self.feed(Event::Tick);
+        }
+        if self.speeds.sample(&self.set.status().operations, now) {
+            self.publish_state();
+        }
+    }
+
+    /// Hands the next command to the set when the last one was answered.
+    fn next_request(&mut self) {
+        while self.current.is_none()
+            && let Some((request, done)) = self.queue.pop_front()
+        {
+            match self.command(request) {
+                Err(refusal) => done(Err(refusal)),
+                Ok(command) => {
+                    let ticket = self.ticket(Waiter::Command(done));
+                    self.current = Some((ticket.number(), Instant::now() + COMMAND_TIMEOUT));
+                    self.feed(Event::Command(ticket, command));
+                    self.candidates.clear();
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, request: Request) -> Result<Command, Refusal> {
+        Ok(match request {
+            Request::Detach {
+                member,
+                policy,
+                dry_run,
+            } => {
+                let policy = policy.unwrap_or(Policy::MinicopyOptional);
+                Command::Detach {
+                    member,
+                    policy,
+                    dry_run,
+                }
+            }
+            Request::Attach {
+                what,
+                name,
+                policy,
+                confirm,
+                dry_run,
+            } => {
+                let wish = Wish {
+                    what,
+                    name,
+                    policy,
+                    confirm,
+                    dry_run,
+                };
+                Command::Attach(Box::new(self.look_at(wish)?))
+            }
+            Request::Expel { member } => Command::Expel { member },
+            Request::DeleteBitmap(id) => Command::DeleteBitmap { id },
+            Request::Pause(op) => Command::Pause(op),
+            Request::Resume(op) => Command::Resume(op),
+            Request::Cancel(op) => Command::Cancel(op),
+            Request::Forget(op) => Command::Forget(op),
+        })
+    }
+
+    fn ticket(&mut self, waiter: Waiter) -> Ticket {
+        self.last_ticket += 1;
+        self.waiters.insert(self.last_ticket, waiter);
+        Ticket::new(self.last_ticket)
+    }
+
+    /// Feeds one event to the set and carries out what comes of it.
+    pub(super) fn feed(&mut self, event: Event) {
+        let quiet = matches!(event, Event::Tick | Event::Retired(_) | Event::Flushed(..));
+        let effects = self.set.handle(now(), event);
+        if !(quiet && effects.is_empty()) {
+            self.carry_out(effects);
+        }
+    }
+
+    /// Carries effects out in order. When a control block could not be written, no answer that relies
+    /// on it is given (I3).
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
+        self.unsafe_answers = false;
+        // State first: who has an answer finds the state that it speaks of.
+        let (answers, effects): (Vec<_>, Vec<_>) = effects
+            .into_iter()
+            .partition(|e| matches!(e, Effect::Reply(..) | Effect::Settle(..)));
+        for effect in effects {
+            self.perform(effect);
+        }
+        self.publish_state();
+        for answer in answers {
+            self.perform(answer);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Adopt(candidate, id) => self.adopt(candidate, id),
+            Effect::Persist {
+                generation,
+                clean,
+                to,
+            } => self.persist(generation, clean, to),
+            Effect::Publish(view) => {
+                let live = Live::new(*view, &self.stores, self.messages.clone());
+                self.pipeline.publish(live);
+            }
+            Effect::Flush(id, members) => self.flush(id, members),
+            Effect::StartCopy(work) => {
+                self.speeds.begin(work.op(), Instant::now());
+                self.copier.start(work);
+            }
+            Effect::PauseCopy(op) => self.copier.pause(op, true),
+            Effect::ResumeCopy(op) => self.copier.pause(op, false),
+            Effect::StopCopy(op) => self.copier.stop(op),
+            Effect::Close(id) => self.close(id),
+            Effect::Reply(ticket, answer) => self.reply(&ticket, answer),
+            Effect::Settle(ticket, verdict) => self.settle(&ticket, verdict),
+            Effect::Notice(notice) => self.note(&notice),
+            Effect::Stopped => self.stopped = true,
+        }
+    }
+
+    fn adopt(&mut self, candidate: CandidateId, id: MemberId) {
+        let Some(image) = self.candidates.remove(&candidate) else {
+            return;
+        };
+        while self.seats.len() <= id.index() {
+            let path = image.path().to_owned();
+            self.seats
+                .push(Seat::new(path, crate::io::IoMode::Buffered));
+        }
+        let seat = &mut self.seats[id.index()];
+        (seat.identity, seat.fingerprint) = (Some(image.identity()), None);
+        self.stores[id.index()] = Some(image.into_storage() as Arc<dyn Storage>);
+    }
+
+    fn close(&mut self, id: MemberId) {
+        self.stores[id.index()] = None;
+        // Only an image that left in good order is known to be as the set left it.
+        let detached = matches!(
+            self.set.members()[id.index()].state,
+            MemberState::Detached(_)
+        );
+        let path = self.set.members()[id.index()].path.clone();
+        let seat = &mut self.seats[id.index()];
+        seat.fingerprint = detached.then(|| Fingerprint::take(path.as_ref())).flatten();
+    }
+
+    fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {
+        if let Err(error) = self.write_blocks(generation, clean, to) {
+            tracing::error!(%error, "a storage control block could not be written");
+            self.unsafe_answers = true;
+            if clean {
+                self.failure = Some(error.to_string());
+            }
+        }
+    }
+
+    fn flush(&self, id: FlushId, members: MemberSet) {
+        let messages = self.messages.clone();
+        let done = move |failed| {
+            let _ = messages.send(Message::Event(Event::Flushed(id, failed)));
+        };
+        let lanes = self.pipeline.lanes();
+        if let Err(error) = lanes.flush_later(self.stores.clone(), members, done) {
+            tracing::error!(%error, "no thread for a flush");
+            let failed = self.pipeline.lanes().flush(&self.stores, members).failed;
+            let _ = self
+                .messages
+                .send(Message::Event(Event::Flushed(id, failed)));
+        }
+    }
+
+    fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {
+        if self
+            .current
+            .is_some_and(|(number, _)| number == ticket.number())
+        {
+            self.current = None;
+        }
+        let answer = match answer {
+            Ok(_) if self.unsafe_answers => Err(Refusal::new(
+                Code::Io,
+                "a storage control block could not be written",
+            )),
+            other => other,
+        };
+        match self.waiters.remove(&ticket.number()) {
+            Some(Waiter::Command(done)) => done(answer),
+            _ => tracing::error!(ticket = ticket.number(), "nobody waits for this answer"),
+        }
+    }
+
+    fn settle(&mut self, ticket: &Ticket, verdict: Verdict) {
+        let verdict = if self.unsafe_answers {
+            Verdict::Fail
+        } else {
+            verdict
+        };
+        if let Some(Waiter::Data(answer)) = self.waiters.remove(&ticket.number()) {
+            let _ = answer.send(verdict);
+        }
+    }
+
+    fn note(&mut self, notice: &Notice) {
+        if let Notice::CopyEnded { op, .. } = notice {
+            self.speeds.end(*op);
+        }
+        record(&self.board, now(), notice, &self.set.status());
+    }
+
+    pub(super) fn publish_state(&mut self) {
+        let last = self.board.state.load();
+        let state = Published {
+            seq: last.seq + 1,
+            time: now(),
+            mounted: last.mounted,
+            unit: last.unit.clone(),
+            label: last.label.clone(),
+            uuid: last.uuid,
+            read_only: last.read_only,
+            set: self.set.status(),
+            rates: self.speeds.rates(),
+        };
+        self.board.publish(state);
+    }
+}
+
+/// The time of day, for people.
+pub(super) fn now() -> Moment {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+const _: () = assert!(MEMBERS_MAX <= 8, "a set of members is one byte");

@@ -1,0 +1,127 @@
+//! What the server keeps for each member beside the set: its files and their identity.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::candidate::Fingerprint;
+use super::run::Runner;
+use super::setup::default_scb;
+use crate::error::{Error, Result};
+use crate::io::scb_file::ScbFile;
+use crate::io::{self, IoMode};
+use crate::set::scb::{Lineage, ScbRow};
+use crate::set::{Generation, MemberId, MemberSet, Scb, ScbState};
+
+/// Who the set is, for its storage control blocks.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    /// Identity of the set.
+    pub(super) set: Uuid,
+    /// Label of the set.
+    pub(super) label: String,
+    /// The mounts up to this one.
+    pub(super) lineage: Lineage,
+}
+
+/// One member's files.
+#[derive(Debug)]
+pub(super) struct Seat {
+    /// Where its storage control block is kept.
+    pub(super) scb: PathBuf,
+    /// The block's file, once it was written.
+    pub(super) file: Option<ScbFile>,
+    /// The state that was written last.
+    pub(super) written: Option<ScbState>,
+    /// How its image is read and written.
+    pub(super) io: IoMode,
+    /// Who its image is.
+    pub(super) identity: Option<io::Identity>,
+    /// What its image looked like when it left.
+    pub(super) fingerprint: Option<Fingerprint>,
+}
+
+impl Seat {
+    /// The seat of a member whose block is beside its image.
+    pub(super) fn new(path: PathBuf, io: IoMode) -> Self {
+        let scb = default_scb(&path);
+        Self {
+            scb,
+            file: None,
+            written: None,
+            io,
+            identity: None,
+            fingerprint: None,
+        }
+    }
+
+    fn write(&mut self, scb: &Scb) -> Result<()> {
+        let failed = |path: &PathBuf, e| {
+            Error::io(
+                format!(
+                    "the storage control block {} cannot be written",
+                    path.display()
+                ),
+                e,
+            )
+        };
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => ScbFile::open_or_create(&self.scb).map_err(|e| failed(&self.scb, e))?,
+        };
+        let outcome = self.file.insert(file).write(scb);
+        outcome.map_err(|e| failed(&self.scb, e))?;
+        self.written = Some(scb.state);
+        Ok(())
+    }
+}
+
+impl Runner {
+    /// Writes a generation to the members' blocks, one durable before the next: who was a source before
+    /// comes first, copy targets last, so that a crash in between leaves a source at the newest
+    /// generation.
+    pub(super) fn write_blocks(
+        &mut self,
+        generation: Generation,
+        clean: bool,
+        to: MemberSet,
+    ) -> Result<()> {
+        let table = self.table();
+        let mut order: Vec<MemberId> = to.iter().collect();
+        order.sort_by_key(|id| {
+            let state = table[id.index()].state;
+            let before = self.seats[id.index()].written;
+            (state != ScbState::Source, before != Some(ScbState::Source))
+        });
+        let mut outcome = Ok(());
+        for id in order {
+            let row = &table[id.index()];
+            let scb = Scb {
+                set: self.identity.set,
+                member: row.member,
+                name: row.name.clone(),
+                state: row.state,
+                label: self.identity.label.clone(),
+                generation,
+                lineage: self.identity.lineage.clone(),
+                geometry: self.set.geometry(),
+                clean,
+                sequence: 0,
+                table: table.clone(),
+            };
+            let written = self.seats[id.index()].write(&scb);
+            outcome = outcome.and(written);
+        }
+        outcome
+    }
+
+    fn table(&self) -> Vec<ScbRow> {
+        let rows = self.set.members().iter().map(|m| ScbRow {
+            member: m.uuid,
+            name: m.name.clone(),
+            path: PathBuf::from(&m.path),
+            state: m.state.durable(),
+        });
+        rows.collect()
+    }
+}

@@ -1,0 +1,305 @@
+//! The election: a table of cases.
+
+mod histories;
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::set::scb::ScbState::{Detached, Expelled, Merging, Source, Target};
+
+const UNIT: Bytes = Bytes(1 << 20);
+
+fn uuid(n: usize) -> Uuid {
+    Uuid::from_u128(n as u128 + 1)
+}
+
+fn generation(n: u64) -> Generation {
+    Generation::from_number(n).expect("in range")
+}
+
+/// The block of member `own` of a set whose members have these states.
+fn block(own: usize, at: u64, clean: bool, states: &[ScbState]) -> Scb {
+    let table: Vec<ScbRow> = states
+        .iter()
+        .enumerate()
+        .map(|(n, state)| ScbRow {
+            member: uuid(n),
+            name: format!("m{n}"),
+            path: PathBuf::from(format!("/m{n}")),
+            state: *state,
+        })
+        .collect();
+    Scb {
+        set: Uuid::from_u128(900),
+        member: uuid(own),
+        name: table[own].name.clone(),
+        state: table[own].state,
+        label: "payroll".to_owned(),
+        generation: generation(at),
+        lineage: Lineage::new(1),
+        geometry: Geometry::new(UNIT, 127).expect("valid"),
+        clean,
+        sequence: 1,
+        table,
+    }
+}
+
+fn found(n: usize, scb: ScbFound) -> Found {
+    Found {
+        name: format!("m{n}"),
+        image: Some(UNIT),
+        scb,
+    }
+}
+
+fn read(n: usize, scb: Scb) -> Found {
+    found(n, ScbFound::Read(scb))
+}
+
+fn started(found: &[Found]) -> Vec<Start> {
+    assess(found).expect("assembles").starts
+}
+
+fn refused(found: &[Found]) -> (Code, String) {
+    let refusal = assess(found).expect_err("refused");
+    (refusal.code, refusal.text)
+}
+
+/// Two mounts of halves of one set, each without the other.
+fn halves(a: u64, b: u64) -> [Found; 2] {
+    let mut left = block(0, a, true, &[Source, Expelled]);
+    let mut right = block(1, b, true, &[Expelled, Source]);
+    left.lineage = left.lineage.mounted(generation(5), 20);
+    right.lineage = right.lineage.mounted(generation(5), 30);
+    [read(0, left), read(1, right)]
+}
+
+#[test]
+fn equal_and_clean_members_are_all_sources() {
+    let both = [Source, Source];
+    let set = [
+        read(0, block(0, 4, true, &both)),
+        read(1, block(1, 4, true, &both)),
+    ];
+    let assembly = assess(&set).expect("assembles");
+    assert_eq!(assembly.starts, [Start::Source, Start::Source]);
+    assert_eq!((assembly.generation, assembly.clean), (generation(4), true));
+    assert_eq!(
+        (assembly.set, assembly.label.as_str()),
+        (Uuid::from_u128(900), "payroll")
+    );
+    assert_eq!(assembly.geometry.size(), UNIT);
+    assert_eq!(assembly.members, [Some(uuid(0)), Some(uuid(1))]);
+}
+
+#[test]
+fn equal_and_unclean_members_are_merged_from_the_first_source() {
+    let all = [Source, Source, Source];
+    let set: Vec<Found> = (0..3).map(|n| read(n, block(n, 4, false, &all))).collect();
+    assert_eq!(
+        started(&set),
+        [Start::Source, Start::Merging, Start::Merging]
+    );
+    let merging = [Merging, Source, Source];
+    let set: Vec<Found> = (0..3)
+        .map(|n| read(n, block(n, 4, false, &merging)))
+        .collect();
+    assert_eq!(
+        started(&set),
+        [Start::Merging, Start::Source, Start::Merging]
+    );
+    let set: Vec<Found> = (0..3)
+        .map(|n| read(n, block(n, 4, true, &merging)))
+        .collect();
+    assert_eq!(
+        started(&set),
+        [Start::Merging, Start::Source, Start::Source]
+    );
+    assert_eq!(
+        started(&set[..1]),
+        [Start::Source],
+        "the only one that is there"
+    );
+}
+
+#[test]
+fn the_newest_generation_wins_whatever_the_order() {
+    let old = read(0, block(0, 3, false, &[Source, Source]));
+    let new = read(1, block(1, 4, true, &[Target, Source]));
+    assert_eq!(
+        started(&[old.clone(), new.clone()]),
+        [Start::FullCopy, Start::Source]
+    );
+    assert_eq!(started(&[new, old]), [Start::Source, Start::FullCopy]);
+}
+
+#[test]
+fn a_departure_is_known_from_the_newest_table() {
+    let states = [Source, Detached, Expelled, Target];
+    let was = [Source; 4];
+    let set = [
+        read(0, block(0, 9, true, &states)),
+        read(1, block(1, 8, false, &was)),
+        read(2, block(2, 8, false, &was)),
+        read(3, block(3, 9, true, &states)),
+    ];
+    let expected = [
+        Start::Source,
+        Start::Detached,
+        Start::Expelled,
+        Start::FullCopy,
+    ];
+    assert_eq!(started(&set), expected);
+}
+
+#[test]
+fn a_departed_member_may_lack_its_block_or_have_a_damaged_one() {
+    let states = [Source, Detached, Detached];
+    let set = [
+        read(0, block(0, 9, true, &states)),
+        found(1, ScbFound::None),
+        found(2, ScbFound::Damaged("bad".to_owned())),
+    ];
+    let assembly = assess(&set).expect("assembles");
+    assert_eq!(
+        assembly.starts,
+        [Start::Source, Start::Detached, Start::Detached]
+    );
+    assert_eq!(
+        assembly.members,
+        [Some(uuid(0)), Some(uuid(1)), Some(uuid(2))]
+    );
+}
+
+#[test]
+fn what_is_not_there_is_missing() {
+    let states = [Source, Source, Source];
+    let gone = Found {
+        image: None,
+        ..read(1, block(1, 9, true, &states))
+    };
+    let set = [
+        read(0, block(0, 9, true, &states)),
+        gone,
+        found(2, ScbFound::None),
+    ];
+    assert_eq!(
+        started(&set),
+        [Start::Source, Start::Missing, Start::Missing]
+    );
+}
+
+#[test]
+fn a_set_without_blocks_was_never_created() {
+    let set = [found(0, ScbFound::None), found(1, ScbFound::None)];
+    let (code, text) = refused(&set);
+    assert_eq!(code, Code::Config);
+    assert!(text.contains("never been created"), "{text}");
+    assert!(
+        assess(&set)
+            .expect_err("refused")
+            .hint()
+            .contains("shadowset create")
+    );
+    assert_eq!(refused(&[]).0, Code::Config);
+}
+
+#[test]
+fn a_damaged_block_of_a_present_member_is_refused_by_name() {
+    let good = read(0, block(0, 9, true, &[Source, Source]));
+    let bad = found(
+        1,
+        ScbFound::Damaged("/m1.scb: the checksum is wrong".to_owned()),
+    );
+    for set in [vec![good, bad.clone()], vec![bad]] {
+        let (code, text) = refused(&set);
+        assert_eq!(code, Code::Config);
+        assert!(text.contains("m1") && text.contains("/m1.scb"), "{text}");
+    }
+}
+
+#[test]
+fn an_image_of_another_set_is_refused_by_name() {
+    let mut other = block(1, 30, true, &[Source, Source]);
+    other.set = Uuid::from_u128(901);
+    let ours = |n| read(n, block(n, 3, true, &[Source, Source, Source]));
+    for set in [
+        vec![ours(0), read(1, other.clone())],
+        vec![read(1, other), ours(0), ours(2)],
+    ] {
+        let (code, text) = refused(&set);
+        assert_eq!(code, Code::OtherSet);
+        assert!(text.starts_with("m1 belongs"), "{text}");
+    }
+}
+
+#[test]
+fn one_member_twice_is_refused() {
+    let own = block(0, 3, true, &[Source, Source]);
+    let (code, text) = refused(&[read(0, own.clone()), read(1, own)]);
+    assert_eq!(code, Code::AlreadyMember);
+    assert!(text.contains("m0 and m1"), "{text}");
+}
+
+#[test]
+fn an_image_that_became_too_small_is_refused_with_both_numbers() {
+    let states = [Source, Source];
+    let small = Found {
+        image: Some(Bytes(4096)),
+        ..read(1, block(1, 9, true, &states))
+    };
+    let (code, text) = refused(&[read(0, block(0, 9, true, &states)), small.clone()]);
+    assert_eq!(code, Code::MemberTooSmall);
+    assert!(
+        text.contains("m1") && text.contains("4096") && text.contains("1048576"),
+        "{text}"
+    );
+    let gone = [Source, Detached];
+    let set = [read(0, block(0, 10, true, &gone)), small];
+    assert_eq!(
+        started(&set),
+        [Start::Source, Start::Detached],
+        "it does not enter"
+    );
+}
+
+#[test]
+fn halves_that_were_changed_apart_are_refused_at_every_age() {
+    for (a, b) in [(7, 7), (7, 6), (6, 7), (40, 6), (5, 5)] {
+        let (code, text) = refused(&halves(a, b));
+        assert_eq!(code, Code::SplitBrain, "{a} and {b}");
+        assert!(text.contains("m0") && text.contains("m1"), "{text}");
+    }
+}
+
+#[test]
+fn a_member_that_was_only_left_behind_is_no_split() {
+    let mut left = block(0, 9, false, &[Source, Expelled]);
+    left.lineage = left.lineage.mounted(generation(5), 20);
+    let behind = block(1, 4, true, &[Source, Source]);
+    assert_eq!(
+        started(&[read(0, left), read(1, behind)]),
+        [Start::Source, Start::Expelled]
+    );
+}
+
+#[test]
+fn copy_targets_and_departed_members_are_never_sources() {
+    for own in [Target, Detached, Expelled] {
+        let (code, text) = refused(&[read(0, block(0, 9, true, &[own, Source]))]);
+        assert_eq!(code, Code::NeedsCopy);
+        assert!(
+            text.contains("no source member") && text.contains("m0"),
+            "{text}"
+        );
+    }
+    // The newest source is known but not there; what is left is older.
+    let gone = Found {
+        image: None,
+        ..read(0, block(0, 9, true, &[Source, Expelled]))
+    };
+    let refusal = assess(&[gone, read(1, block(1, 8, true, &[Source, Source]))]);
+    let refusal = refusal.expect_err("refused");
+    assert_eq!(refusal.code, Code::NeedsCopy);
+    assert!(refusal.hint().contains("m0"), "{}", refusal.hint());
+}

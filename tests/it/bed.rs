@@ -1,0 +1,135 @@
+//! A unit on temporary images, driven through its handle.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use shadowset::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
+use shadowset::server::{Handle, Request, Running, create, start};
+use shadowset::set::{Answer, AttachPolicy, Bytes, OpState, Policy, Refusal};
+
+/// A running unit in a temporary directory.
+pub(crate) struct Bed {
+    pub(crate) setup: Setup,
+    running: Option<Running>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bed {
+    /// A new unit of `size` bytes with `members` members, started.
+    pub(crate) fn new(members: usize, size: u64) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let setup = setup(dir.path(), members);
+        create::create(&setup, None, Some(Bytes(size)), false).expect("created");
+        let running = Some(start(&setup, false).expect("started"));
+        Self {
+            setup,
+            running,
+            _dir: dir,
+        }
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.running.as_ref().expect("running").handle()
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.running
+            .take()
+            .expect("running")
+            .stop()
+            .expect("stopped in order");
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.running = Some(start(&self.setup, false).expect("started"));
+    }
+
+    pub(crate) fn path(&self, member: usize) -> &Path {
+        &self.setup.members[member].path
+    }
+
+    pub(crate) fn image(&self, member: usize) -> Vec<u8> {
+        std::fs::read(self.path(member)).expect("an image")
+    }
+
+    /// Gives a command and waits for its answer.
+    pub(crate) fn command(&self, request: Request) -> Result<Answer, Refusal> {
+        command(&self.handle(), request)
+    }
+
+    pub(crate) fn detach(&self, member: &str, policy: Policy) -> Result<Answer, Refusal> {
+        let (member, policy) = (member.to_owned(), Some(policy));
+        self.command(Request::Detach {
+            member,
+            policy,
+            dry_run: false,
+        })
+    }
+
+    pub(crate) fn attach(&self, what: &str, policy: AttachPolicy) -> Result<Answer, Refusal> {
+        self.command(attach(what, policy))
+    }
+
+    /// Waits until no operation is left and gives the bytes that the last one copied.
+    pub(crate) fn wait(&self) -> u64 {
+        wait(&self.handle())
+    }
+}
+
+pub(crate) fn attach(what: &str, policy: AttachPolicy) -> Request {
+    Request::Attach {
+        what: what.to_owned(),
+        name: None,
+        policy,
+        confirm: false,
+        dry_run: false,
+    }
+}
+
+pub(crate) fn command(handle: &Handle, request: Request) -> Result<Answer, Refusal> {
+    let (sender, answer) = mpsc::channel();
+    handle.submit(
+        request,
+        Box::new(move |outcome| sender.send(outcome).expect("somebody waits")),
+    );
+    answer.recv().expect("every command is answered")
+}
+
+pub(crate) fn wait(handle: &Handle) -> u64 {
+    let (sender, changes) = mpsc::channel();
+    handle.on_change(Box::new(move || {
+        let _ = sender.send(());
+    }));
+    loop {
+        let state = handle.state();
+        if state.set.operations.iter().all(|o| o.state.is_over()) {
+            let last = state.set.operations.last();
+            assert!(last.is_none_or(|o| o.state == OpState::Done), "{last:?}");
+            return last.map_or(0, |o| o.progress.copied_bytes());
+        }
+        changes.recv().expect("the unit lives");
+    }
+}
+
+pub(crate) fn setup(dir: &Path, members: usize) -> Setup {
+    let member = |n: usize| {
+        let path: PathBuf = dir.join(format!("m{}.img", n + 1));
+        let (scb, name) = (default_scb(&path), format!("m{}", n + 1));
+        MemberSetup {
+            name,
+            path,
+            scb,
+            read_cost: 0,
+            site: 0,
+            io: IoMode::Buffered,
+        }
+    };
+    Setup {
+        unit: "dsa1".into(),
+        label: "test".into(),
+        region_blocks: 127,
+        durability: Durability::Memory,
+        state_dir: dir.to_owned(),
+        members: (0..members).map(member).collect(),
+    }
+}

@@ -1,0 +1,7 @@
+//! The server without a mount: real images, real threads, the public interface of the library.
+
+#![allow(clippy::expect_used, reason = "a test may stop at once")]
+
+mod bed;
+mod cycle;
+mod refusals;

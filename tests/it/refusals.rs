@@ -1,0 +1,138 @@
+//! Every refusal has its own code, and changes nothing.
+
+use shadowset::server::Request;
+use shadowset::server::setup::Setup;
+use shadowset::set::{AttachPolicy, Code, OpId, Policy, Refusal};
+
+use crate::bed::Bed;
+
+/// Gives the refusal's code after making sure that the membership is what it was.
+fn refused(bed: &Bed, ask: impl FnOnce(&Bed) -> Result<shadowset::set::Answer, Refusal>) -> Code {
+    let before = bed.handle().state().set.epoch;
+    let refusal = ask(bed).expect_err("a refusal");
+    assert!(
+        !refusal.text.is_empty() && !refusal.hint().is_empty(),
+        "{refusal:?}"
+    );
+    assert_eq!(
+        bed.handle().state().set.epoch,
+        before,
+        "nothing has changed: {refusal:?}"
+    );
+    refusal.code
+}
+
+fn image(setup: &Setup, name: &str, size: u64, fill: u8) -> String {
+    let path = setup.state_dir.join(name);
+    std::fs::write(&path, vec![fill; size as usize]).expect("an image");
+    path.display().to_string()
+}
+
+#[test]
+fn who_cannot_leave() {
+    let bed = Bed::new(2, 1 << 20);
+    assert_eq!(
+        refused(&bed, |b| b.detach("m9", Policy::Minicopy)),
+        Code::NoSuchMember
+    );
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    assert_eq!(
+        refused(&bed, |b| b.detach("m1", Policy::Minicopy)),
+        Code::LastSource
+    );
+    assert_eq!(
+        refused(&bed, |b| b.detach("m2", Policy::Minicopy)),
+        Code::AlreadyDetached
+    );
+    let expel = Request::Expel {
+        member: "m1".into(),
+    };
+    assert_eq!(refused(&bed, |b| b.command(expel)), Code::LastSource);
+}
+
+#[test]
+fn what_cannot_come_in() {
+    let bed = Bed::new(2, 1 << 20);
+    let optional = AttachPolicy::MinicopyOptional;
+    let small = image(&bed.setup, "small", 4096, 0);
+    assert_eq!(
+        refused(&bed, |b| b.attach(&small, optional)),
+        Code::MemberTooSmall
+    );
+    let used = image(&bed.setup, "used", 1 << 20, 7);
+    assert_eq!(
+        refused(&bed, |b| b.attach(&used, optional)),
+        Code::NeedsConfirm
+    );
+    let blank = image(&bed.setup, "blank", 1 << 20, 0);
+    assert_eq!(
+        refused(&bed, |b| b.attach(&blank, AttachPolicy::Minicopy)),
+        Code::NoBitmap
+    );
+    assert_eq!(
+        refused(&bed, |b| b.attach(&blank, AttachPolicy::Nocopy)),
+        Code::NeedsCopy
+    );
+    assert_eq!(
+        refused(&bed, |b| b.attach("/no/such/file", optional)),
+        Code::NoSuchFile
+    );
+    assert_eq!(
+        refused(&bed, |b| b.attach("m7", optional)),
+        Code::NoSuchMember
+    );
+    assert_eq!(
+        refused(&bed, |b| b.attach("m1", optional)),
+        Code::AlreadyMember
+    );
+    let (link, hard) = (
+        bed.setup.state_dir.join("link"),
+        bed.setup.state_dir.join("hard"),
+    );
+    std::os::unix::fs::symlink(bed.path(0), &link).expect("a link");
+    std::fs::hard_link(bed.path(0), &hard).expect("a link");
+    for path in [link, hard, bed.path(0).to_owned()] {
+        let path = path.display().to_string();
+        assert_eq!(
+            refused(&bed, |b| b.attach(&path, optional)),
+            Code::AlreadyMember
+        );
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+    std::fs::set_permissions(&blank, mode).expect("mode");
+    assert_eq!(
+        refused(&bed, |b| b.attach(&blank, optional)),
+        Code::ReadOnlyImage
+    );
+    let other = Bed::new(1, 1 << 20);
+    let path = other.path(0).display().to_string();
+    let code = refused(&bed, |b| b.attach(&path, optional));
+    assert_eq!(code, Code::ImageLocked, "a running set holds it");
+}
+
+#[test]
+fn a_bitmap_that_is_not_there_or_not_right() {
+    let bed = Bed::new(2, 1 << 20);
+    bed.detach("m2", Policy::Full).expect("detached");
+    assert_eq!(
+        refused(&bed, |b| b.attach("m2", AttachPolicy::Minicopy)),
+        Code::NoBitmap
+    );
+    bed.attach("m2", AttachPolicy::Full).expect("attached");
+    bed.wait();
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    let mut data = bed.image(1);
+    data[77] ^= 1;
+    std::fs::write(bed.path(1), data).expect("tampered");
+    assert_eq!(
+        refused(&bed, |b| b.attach("m2", AttachPolicy::Minicopy)),
+        Code::ImageChanged
+    );
+    bed.attach("m2", AttachPolicy::MinicopyOptional)
+        .expect("copied in full");
+    assert_eq!(bed.wait(), 1 << 20);
+    assert_eq!(
+        refused(&bed, |b| b.command(Request::Cancel(OpId(999)))),
+        Code::NoSuchOperation
+    );
+}
