@@ -73,7 +73,12 @@ impl ShadowSet {
                 MemberState::Target { phase, .. } => {
                     phase.stale().mark(regions);
                 }
-                _ => {}
+                // It may have taken the write before it left, and lose its seeds after a flush.
+                state => {
+                    if let Some(map) = state.departed().and_then(|d| d.marks()) {
+                        map.mark(regions);
+                    }
+                }
             }
         }
         if changed {

@@ -255,7 +255,7 @@ impl ShadowSet {
 
     /// Answers the attach that waited for this.
     fn admit(&mut self, id: MemberId, work: &CopyWork) {
-        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+        if matches!(self.pending, Some(Pending::Attach { member, .. }) if member == id) {
             let (op, kind) = (work.op(), work.kind().name());
             let bytes = work.progress().total_bytes();
             let name = &self.members[id.index()].name;

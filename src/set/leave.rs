@@ -25,12 +25,13 @@ impl ShadowSet {
                 self.accept(ticket, Answer { text, facts });
             }
             Ok(member) => {
+                let number = ticket.number();
                 self.pending = Some(Pending::Detach {
                     ticket,
                     member,
                     policy,
                 });
-                self.flush(self.writers(), Purpose::BeforeCut);
+                self.flush(self.writers(), Purpose::BeforeCut(number));
             }
         }
     }
@@ -94,9 +95,14 @@ impl ShadowSet {
     }
 
     /// Everything is flushed: the member leaves with the next View.
-    pub(super) fn cut(&mut self) {
-        let Some(Pending::Detach { member, policy, .. }) = self.pending else {
-            return;
+    pub(super) fn cut(&mut self, number: u64) {
+        let (member, policy) = match &self.pending {
+            Some(Pending::Detach {
+                ticket,
+                member,
+                policy,
+            }) if ticket.number() == number => (*member, *policy),
+            _ => return,
         };
         let name = self.members[member.index()].name.clone();
         // The flush may have expelled somebody.
@@ -195,6 +201,13 @@ impl ShadowSet {
 
     /// The member and all others are flushed behind the cut: its image is stable (I5).
     pub(super) fn left(&mut self, id: MemberId, failed: MemberSet) {
+        if failed.contains(id) && self.members[id.index()].state.is_leaving() {
+            // Nobody is blamed when a flush fails everywhere, but this image is not stable.
+            self.expel(id, "a flush failed");
+            self.advance();
+            self.publish();
+            return self.settle_departures();
+        }
         let MemberState::Leaving(mut departed) = self.take_checked(id, MemberState::is_leaving)
         else {
             return;

@@ -25,8 +25,8 @@ pub const COPIES_MAX_DEFAULT: usize = 4;
 /// What a flush is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
-    /// Everything that is dirty, before a member leaves.
-    BeforeCut,
+    /// Everything that is dirty, before a member leaves; for the command with this ticket.
+    BeforeCut(u64),
     /// The member behind the cut, and all others.
     Leave(MemberId),
     /// Write-intent bitmaps up to this epoch are needless afterwards.
@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     Promote(MemberId),
     /// The end.
     Close,
+    /// What it was for has ended otherwise; its failures still count.
+    Nothing,
 }
 
 /// A command that is not answered yet.
@@ -294,6 +296,12 @@ impl ShadowSet {
     pub(super) fn enter(&mut self, id: MemberId, state: MemberState, reason: impl Into<String>) {
         let member = &mut self.members[id.index()];
         (member.state, member.since, member.reason) = (state, self.now, reason.into());
+        // A flush that was begun for the state before must not end the next one.
+        for purpose in self.flushes.values_mut() {
+            if matches!(purpose, Purpose::Leave(m) | Purpose::Promote(m) if *m == id) {
+                *purpose = Purpose::Nothing;
+            }
+        }
     }
 
     /// Takes a member's state out, to be replaced at once.
@@ -398,14 +406,14 @@ impl ShadowSet {
         };
         self.flush_failed(failed);
         match purpose {
-            Purpose::BeforeCut => self.cut(),
+            Purpose::BeforeCut(number) => self.cut(number),
             Purpose::Leave(member) => self.left(member, failed),
             Purpose::Trim(through) if failed.is_empty() => {
                 self.old_intents.retain(|old| old.until > through);
             }
-            Purpose::Trim(_) => {}
+            Purpose::Trim(_) | Purpose::Nothing => {}
             Purpose::Promote(member) => self.promote(member),
-            Purpose::Close => self.closed(),
+            Purpose::Close => self.closed(failed),
         }
     }
 
@@ -466,12 +474,13 @@ impl ShadowSet {
         }
     }
 
-    fn closed(&mut self) {
+    /// The last flush has ended: clean when every source has it (I6).
+    fn closed(&mut self, failed: MemberSet) {
         self.generation = self.generation.next();
         let (generation, to) = (self.generation, self.writers());
         self.push(Effect::Persist {
             generation,
-            clean: true,
+            clean: self.sources.all().and(failed).is_empty(),
             to,
         });
         self.push(Effect::Stopped);
