@@ -186,15 +186,11 @@ impl World {
             .is_some_and(|(e, _)| *e <= departed.until);
         ensure!(!begun, "I5: a request of the cut's epoch is still running");
         let bits = answer.facts.iter().find(|f| f.0 == "set_bits");
-        let idle = asked.requests == self.started && self.requests_before(asked.began);
+        let idle = asked.idle && asked.requests == self.started;
         if let (Some((_, bits)), true, true) = (bits, idle, self.plan.faults.none()) {
             ensure!(bits == "0", "an idle unit's new bitmap has {bits} bits");
         }
         Ok(())
-    }
-
-    fn requests_before(&self, _began: u64) -> bool {
-        self.requests.is_empty()
     }
 
     /// I3: who has missed an acknowledged write is of an older generation than every source.
@@ -216,6 +212,18 @@ impl World {
                     "I3: {failed:?} {old:?} could win against {source:?} {new:?}"
                 );
             }
+        }
+        Ok(())
+    }
+
+    /// I6: a member that is marked clean is flushed.
+    pub(crate) fn check_durable(&self, id: MemberId) -> Checked {
+        for block in 0..self.inside.len() {
+            let durable = self.disks[id.index()].image.is_durable(block);
+            ensure!(
+                durable,
+                "I6: clean, but block {block} of {id:?} is not flushed"
+            );
         }
         Ok(())
     }
@@ -258,15 +266,6 @@ impl World {
             .collect();
         let equal = generations.windows(2).all(|w| w[0] == w[1]);
         ensure!(equal, "I6: sources of {generations:?}");
-        for id in self.sources().iter() {
-            for block in 0..self.inside.len() {
-                let durable = self.disks[id.index()].image.is_durable(block);
-                ensure!(
-                    durable,
-                    "I6: clean, but block {block} of {id:?} is not flushed"
-                );
-            }
-        }
         Ok(())
     }
 }

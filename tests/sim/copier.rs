@@ -25,8 +25,6 @@ pub(crate) struct Copy {
     lost: bool,
     /// Bytes that were stale when it came.
     pub(crate) stale: u64,
-    /// Whether it was ever disturbed: then it may copy more or less than promised.
-    pub(crate) first: bool,
 }
 
 impl Copy {
@@ -34,7 +32,6 @@ impl Copy {
         Self {
             op: work.op(),
             stale: work.stale().stale_bytes(),
-            first: work.progress().done_bytes() == 0,
             work,
             steps: Vec::new(),
             paused: false,

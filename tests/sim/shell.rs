@@ -138,6 +138,9 @@ impl World {
             "I6: generation {number} is written for a second change"
         );
         self.generation = number;
+        for id in to.iter().filter(|_| clean) {
+            self.check_durable(id)?;
+        }
         for id in to.iter() {
             self.disk(id).generation = Some(generation);
         }
@@ -315,7 +318,7 @@ impl World {
         let asked = Asked {
             word: if dry { "dry run" } else { word },
             member,
-            began: self.now,
+            idle: self.requests.is_empty(),
             ended: blocks.map(|b| self.oracle.ended(b).len()).collect(),
             requests: self.started,
         };

@@ -104,7 +104,8 @@ pub(crate) enum Asker {
 pub(crate) struct Asked {
     pub(crate) word: &'static str,
     pub(crate) member: Option<MemberId>,
-    pub(crate) began: u64,
+    /// Whether no request was under way when it was given.
+    pub(crate) idle: bool,
     /// Per block, how many writes had ended when it was given.
     pub(crate) ended: Vec<usize>,
     /// Requests that had been begun when it was given.
