@@ -379,7 +379,11 @@ impl ShadowSet {
         else {
             return;
         };
-        if !work.is_drained() {
+        #[cfg(debug_assertions)]
+        let unchecked = super::planted::is(super::planted::Mistake::PromoteUnchecked);
+        #[cfg(not(debug_assertions))]
+        let unchecked = false;
+        if !work.is_drained() && !unchecked {
             let phase = Phase::Queued(work);
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();

@@ -192,6 +192,10 @@ impl ShadowSet {
             .any(|p| matches!(p, Purpose::Leave(m) if *m == id));
         let state = &self.members[id.index()].state;
         let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) && !stopping {
+            return self.left(id, MemberSet::EMPTY);
+        }
         if !asked && !stopping {
             let mut members = self.writers();
             members.insert(id);

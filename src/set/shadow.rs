@@ -324,6 +324,10 @@ impl ShadowSet {
 
     /// The next generation, durable in every member that takes part (I3, I6).
     pub(super) fn advance(&mut self) {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::NoGeneration) {
+            return;
+        }
         self.generation = self.generation.next();
         let (generation, to) = (self.generation, self.writers());
         self.push(Effect::Persist {
@@ -433,6 +437,10 @@ impl ShadowSet {
             .map(|o| o.until)
             .filter(|e| self.is_over(*e))
             .max();
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
+            return self.old_intents.retain(|old| Some(old.until) > over);
+        }
         if let Some(through) = over
             && !busy
             && !self.closing
