@@ -1,7 +1,85 @@
-//! Face 2: the command line.
+//! Face 2: the command line, a thin client of the control tree.
+//!
+//! A verb reads its arguments, asks the tree (or starts a server) and shows the answer. It decides
+//! nothing that the server decides: refusals come from there, with their code, sentence and hint.
+
+mod args;
+mod bitmap;
+mod change;
+mod config;
+mod create;
+mod events;
+mod list;
+mod loops;
+mod model;
+mod mount;
+mod mount_options;
+mod op;
+mod output;
+mod place;
+mod size;
+mod status;
+mod stop;
+mod system;
+mod tree;
+mod wait;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Args, CompletionsArgs, Verb};
+use self::output::Out;
+use crate::error::{Error, Result};
 
 /// Runs the program with the arguments of the process.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(answer) => {
+            // Help and version too; a reader that has gone is no failure.
+            let _ = answer.print();
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+        }
+    };
+    let out = Out::of_process(args.json);
+    match run(&args.verb, out) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if output::reader_has_gone(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::report(&error, args.json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(verb: &Verb, out: Out) -> Result<u8> {
+    match verb {
+        Verb::Create(args) => create::run(args, out),
+        Verb::Mount(args) => mount::run(args, out),
+        Verb::Stop(args) => stop::run(args, out),
+        Verb::List => list::run(out),
+        Verb::Status(args) => status::run(args, out),
+        Verb::Show(args) => status::show(args, out),
+        Verb::Detach(args) => change::detach(args, out),
+        Verb::Attach(args) => change::attach(args, out),
+        Verb::Bitmap(verb) => bitmap::run(verb, out),
+        Verb::Op(verb) => op::run(verb, out),
+        Verb::Wait(args) => wait::run(args, out),
+        Verb::Events(args) => events::run(args, out),
+        Verb::Loop(verb) => loops::run(verb, out),
+        Verb::Completions(args) => completions(args),
+    }
+}
+
+fn completions(args: &CompletionsArgs) -> Result<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Args::command(), "shadowset", &mut script);
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(&script)
+        .map_err(|cause| Error::io("cannot write to standard output", cause))?;
+    Ok(0)
 }

@@ -80,6 +80,8 @@ pub struct Published {
     pub time: Moment,
     /// When the unit was mounted.
     pub mounted: Moment,
+    /// When the set was created; `None` when nothing durable remembers it.
+    pub created: Option<Moment>,
     /// Name of the unit.
     pub unit: String,
     /// Label of the set.

@@ -18,6 +18,12 @@ macro_rules! codes {
                 match self { $(Self::$variant => $name,)+ }
             }
 
+            /// The code of this name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.name() == name)
+            }
+
             /// What to do about it, when the refusal itself says nothing better.
             #[must_use]
             pub fn hint(self) -> &'static str {
@@ -175,6 +181,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());
         for code in Code::ALL {
+            assert_eq!(Code::from_name(code.name()), Some(*code));
             assert!(
                 code.meaning().ends_with('.') && !code.hint().is_empty(),
                 "{code}"

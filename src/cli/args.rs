@@ -1,0 +1,379 @@
+//! The arguments of the program: one declaration, from which parser, help and completions come.
+//!
+//! Arguments only: nothing here opens, reads or decides anything.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::size::{parse_size, parse_timeout};
+use super::wait::Goal;
+use crate::set::geometry::Bytes;
+
+/// Keeps one virtual disk file on mirrored member images; detaches and attaches members by minicopy.
+#[derive(Parser, Debug)]
+#[command(name = "shadowset", version, about, propagate_version = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused in this \
+    state,\n            5 reduced or failed (status only), 32 not mounted (mount only), 124 timeout"
+)]
+pub(super) struct Args {
+    /// Answer in JSON.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// Every verb of the program.
+#[derive(Subcommand, Debug)]
+pub(super) enum Verb {
+    /// Creates a shadow set: its configuration and its member images.
+    Create(CreateArgs),
+    /// Mounts a unit; returns when the virtual unit can be opened.
+    Mount(MountArgs),
+    /// Unmounts a unit; returns when its members are closed.
+    Stop(StopArgs),
+    /// Lists the mounted and the configured units.
+    List,
+    /// Shows the state of a unit, or of all mounted ones.
+    Status(StatusArgs),
+    /// Shows a unit in the manner of SHOW SHADOW.
+    Show(UnitArgs),
+    /// Takes a member out of the set and starts a write bitmap for it.
+    Detach(DetachArgs),
+    /// Brings a member back, by minicopy when there is a bitmap, or adds an image.
+    Attach(AttachArgs),
+    /// Write bitmaps of detached members.
+    #[command(subcommand)]
+    Bitmap(BitmapVerb),
+    /// Copies and merges.
+    #[command(subcommand)]
+    Op(OpVerb),
+    /// Waits until a unit is in a given state.
+    Wait(WaitArgs),
+    /// Prints what has happened to a unit.
+    Events(EventsArgs),
+    /// Loop devices over the virtual unit.
+    #[command(subcommand)]
+    Loop(LoopVerb),
+    /// Prints the completions for a shell.
+    Completions(CompletionsArgs),
+}
+
+/// A verb that needs a unit only.
+#[derive(ClapArgs, Debug)]
+pub(super) struct UnitArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+}
+
+/// `create`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct CreateArgs {
+    /// Name of the unit, or the path of its configuration file; a missing file is written.
+    pub(super) unit: String,
+    /// Size of the virtual unit, with k, M, G or T for powers of 1024.
+    #[arg(long, value_parser = parse_size)]
+    pub(super) size: Option<Bytes>,
+    /// A member and its image: a file or a block device. Once per member.
+    #[arg(long = "member", value_name = "NAME=PATH", value_parser = parse_member)]
+    pub(super) members: Vec<(String, PathBuf)>,
+    /// The member whose data is kept; the others are copied from it at the first mount.
+    #[arg(long, value_name = "NAME")]
+    pub(super) from: Option<String>,
+    /// Directory for what belongs to the unit and to no member.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Label of the set; the unit's name unless given.
+    #[arg(long)]
+    pub(super) label: Option<String>,
+    /// Blocks of 512 bytes that one bit of a write bitmap stands for.
+    #[arg(long, value_name = "BLOCKS")]
+    pub(super) region_blocks: Option<u32>,
+    /// Agree that images which hold data lose it.
+    #[arg(long)]
+    pub(super) erase: bool,
+}
+
+/// `mount`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct MountArgs {
+    /// Path of a configuration, name of a unit, or `none` with -o members=A:B.
+    pub(super) spec: String,
+    /// Mount point: an existing directory.
+    pub(super) dir: PathBuf,
+    /// Serve in this process instead of a new one.
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Mount options, separated by commas.
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub(super) options: Vec<OsString>,
+    /// Append the log to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) log: Option<PathBuf>,
+    /// Report readiness on standard output: between launcher and server only.
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(super) ready_pipe: bool,
+}
+
+/// `stop`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct StopArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Wait as long as the unit is in use instead of refusing.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Detach the mount at once; the server ends when the last user has closed the unit.
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+/// `status`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct StatusArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: Option<String>,
+    /// Go on until the unit is unmounted, showing each change.
+    #[arg(long, short, requires = "unit")]
+    pub(super) watch: bool,
+}
+
+/// `detach`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct DetachArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Name of the member.
+    pub(super) member: String,
+    /// Whether the member gets a write bitmap.
+    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "none"])]
+    pub(super) policy: Option<String>,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
+}
+
+/// `attach`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct AttachArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Name of a detached member, or the path of an image (with a slash in it).
+    #[arg(value_name = "MEMBER|PATH")]
+    pub(super) what: String,
+    /// Name for a new member.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// What kind of copy is allowed.
+    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "compare", "full", "nocopy"])]
+    pub(super) policy: Option<String>,
+    /// Member to copy from.
+    #[arg(long, value_name = "MEMBER")]
+    pub(super) source: Option<String>,
+    /// Agree that the image is overwritten.
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    /// Return when the copy has ended.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) wait: bool,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
+}
+
+/// `bitmap`.
+#[derive(Subcommand, Debug)]
+pub(super) enum BitmapVerb {
+    /// Lists the bitmaps.
+    List(UnitArgs),
+    /// Shows one bitmap.
+    Show(BitmapArgs),
+    /// Prints the ranges that were written, in blocks; with --json in bytes.
+    Extents(BitmapArgs),
+    /// Deletes a bitmap: the attach of its member becomes a full copy.
+    Delete(BitmapArgs),
+}
+
+/// One bitmap.
+#[derive(ClapArgs, Debug)]
+pub(super) struct BitmapArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Id of the bitmap, or the name of its member.
+    #[arg(value_name = "ID|MEMBER")]
+    pub(super) bitmap: String,
+}
+
+/// `op`.
+#[derive(Subcommand, Debug)]
+pub(super) enum OpVerb {
+    /// Lists the running and the last finished operations.
+    List(UnitArgs),
+    /// Holds an operation.
+    Pause(OpArgs),
+    /// Lets a held operation go on.
+    Resume(OpArgs),
+    /// Ends an operation; the regions still to copy stay marked.
+    Cancel(OpArgs),
+    /// Waits for the end of an operation.
+    Wait(OpWaitArgs),
+}
+
+/// One operation.
+#[derive(ClapArgs, Debug)]
+pub(super) struct OpArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Number of the operation.
+    pub(super) operation: u64,
+}
+
+/// `op wait`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct OpWaitArgs {
+    /// Which operation.
+    #[command(flatten)]
+    pub(super) op: OpArgs,
+    /// Give up after this time: seconds, or with s, m or h.
+    #[arg(long, value_parser = parse_timeout)]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// `wait`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct WaitArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// What to wait for: `steady`, `op=N` or `member=NAME:STATE`.
+    #[arg(long = "for", value_name = "GOAL", default_value = "steady")]
+    pub(super) goal: Goal,
+    /// Give up after this time: seconds, or with s, m or h.
+    #[arg(long, value_parser = parse_timeout)]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// `events`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct EventsArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Go on with what happens from now on.
+    #[arg(long, short)]
+    pub(super) follow: bool,
+}
+
+/// `loop`.
+#[derive(Subcommand, Debug)]
+pub(super) enum LoopVerb {
+    /// Sets up a loop device with direct I/O over the unit and prints its name.
+    Attach(UnitArgs),
+    /// Frees the loop devices over the unit.
+    Detach(UnitArgs),
+}
+
+/// `completions`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct CompletionsArgs {
+    /// Which shell.
+    pub(super) shell: Shell,
+}
+
+/// Splits `NAME=PATH`.
+fn parse_member(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), PathBuf::from(path)))
+        }
+        _ => Err("expected NAME=PATH, as in m1=/srv/images/m1.img".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("shadowset").chain(line.split(' ')))
+    }
+
+    #[test]
+    fn the_declaration_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_line_is_accepted() {
+        let lines = [
+            "create dsa1 --size 1G --member m1=/a --member m2=/b --from m1 --state-dir /s --erase",
+            "create ./dsa1.toml",
+            "mount dsa1 /mnt --foreground",
+            "mount none /mnt -o ro,members=/a:/b,unit=dsa2 --log /tmp/log",
+            "stop dsa1 --wait --force",
+            "list --json",
+            "status",
+            "status dsa1 --watch --json",
+            "--json show dsa1",
+            "detach dsa1 m3 --policy minicopy --dry-run",
+            "attach dsa1 m3 --policy minicopy=optional --wait",
+            "attach dsa1 /srv/m4.img --as m4 --yes --source m1 --json",
+            "bitmap list dsa1",
+            "bitmap show dsa1 m3",
+            "bitmap extents dsa1 0a0b0c0d --json",
+            "bitmap delete dsa1 0a0b0c0d",
+            "op list dsa1",
+            "op pause dsa1 7",
+            "op resume dsa1 7",
+            "op cancel dsa1 7",
+            "op wait dsa1 7 --timeout 5m",
+            "wait dsa1 --for steady --timeout 10",
+            "wait dsa1 --for op=3",
+            "wait dsa1 --for member=m3:source",
+            "events dsa1 --follow",
+            "loop attach dsa1",
+            "loop detach dsa1",
+            "completions bash",
+        ];
+        for line in lines {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_an_error_that_names_the_word() {
+        let table = [
+            ("frobnicate", "frobnicate"),
+            ("detach dsa1", "MEMBER"),
+            ("detach dsa1 m1 --policy half", "half"),
+            ("attach dsa1 m1 --wait --dry-run", "--dry-run"),
+            ("create dsa1 --size 1X", "1X"),
+            ("create dsa1 --member m1", "NAME=PATH"),
+            ("wait dsa1 --for rain", "rain"),
+            ("wait dsa1 --for op=x", "op=x"),
+            ("op pause dsa1 seven", "seven"),
+            ("status --watch", "<UNIT>"),
+            ("mount dsa1 /mnt --ready-pipe", "--foreground"),
+            ("completions tcl", "tcl"),
+        ];
+        for (line, word) in table {
+            let error = parse(line).expect_err(line);
+            assert!(error.to_string().contains(word), "{line}: {error}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn mount_options_are_split_at_commas() {
+        let args = parse("mount none /mnt -o ro,log=/l -o allow_other").expect("valid");
+        let Verb::Mount(mount) = args.verb else {
+            unreachable!("asked for mount")
+        };
+        assert_eq!(mount.options, ["ro", "log=/l", "allow_other"]);
+    }
+}

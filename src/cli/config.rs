@@ -1,0 +1,400 @@
+//! Configuration of a unit: TOML text to a checked [`Setup`], and back.
+//!
+//! A mistake is named with file, line, column and key. Nothing is guessed: an unknown key is an
+//! error, and a durability that the program does not have is refused, not replaced by a weaker one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::place;
+use crate::error::{Error, Result};
+use crate::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
+use crate::set::Code;
+use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
+
+/// Most members of a set.
+const MEMBERS_MAX: usize = 6;
+/// Longest name of a unit or a member, in bytes.
+const NAME_BYTES_MAX: usize = 32;
+/// Longest label, in bytes.
+const LABEL_BYTES_MAX: usize = 64;
+
+/// A configuration as read and checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Config {
+    /// The unit.
+    pub(super) setup: Setup,
+    /// How it is mounted when the command line says nothing else.
+    pub(super) mount: Mount,
+}
+
+/// Options of the `[mount]` table.
+#[derive(Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mount {
+    /// Other users than the owner of the mount may use it.
+    #[serde(default)]
+    pub(super) allow_other: bool,
+    /// The unit cannot be written.
+    #[serde(default)]
+    pub(super) ro: bool,
+    /// Where the log goes.
+    pub(super) log: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    unit: Option<Spanned<String>>,
+    label: Option<Spanned<String>>,
+    region_blocks: Option<Spanned<u32>>,
+    durability: Option<Spanned<String>>,
+    state_dir: Option<PathBuf>,
+    #[serde(default)]
+    member: Vec<Spanned<Member>>,
+    #[serde(default)]
+    params: BTreeMap<Spanned<String>, toml::Value>,
+    #[serde(default)]
+    mount: Mount,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Member {
+    name: Spanned<String>,
+    path: Spanned<PathBuf>,
+    scb: Option<Spanned<PathBuf>>,
+    #[serde(default = "read_cost_default")]
+    read_cost: u32,
+    #[serde(default)]
+    site: u32,
+    io: Option<Spanned<String>>,
+}
+
+fn read_cost_default() -> u32 {
+    2
+}
+
+/// Reads a configuration file.
+pub(super) fn load(path: &Path) -> Result<Config> {
+    let text = fs::read_to_string(path).map_err(|cause| {
+        let missing = cause.kind() == io::ErrorKind::NotFound;
+        let says = format!("cannot read the configuration {}", path.display());
+        let error = Error::io(says, cause);
+        if missing {
+            return error.with_hint("`shadowset create` writes one");
+        }
+        error
+    })?;
+    parse(&text, path)
+}
+
+/// Reads the text of a configuration file; `path` names it and gives defaults.
+pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
+    let place = Source { text, path };
+    let file: File = toml::from_str(text)
+        .map_err(|e| place.wrong(e.span().unwrap_or(0..0), &first_line(e.message())))?;
+    if let Some(key) = file.params.keys().next() {
+        let says = format!("there is no parameter {}", key.get_ref());
+        return Err(place.wrong(key.span(), &says));
+    }
+    let unit = match &file.unit {
+        Some(unit) => place.name(unit)?,
+        None => unit_of_file(path)?,
+    };
+    let setup = Setup {
+        label: place.label(file.label.as_ref(), &unit)?,
+        region_blocks: place.region_blocks(file.region_blocks.as_ref())?,
+        durability: place.durability(file.durability.as_ref())?,
+        state_dir: place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit))),
+        members: place.members(&file.member)?,
+        unit,
+    };
+    Ok(Config {
+        setup,
+        mount: file.mount,
+    })
+}
+
+/// Whether a durability is one that the program has; the rest is refused in one sentence.
+pub(super) fn durability(word: &str) -> std::result::Result<Durability, String> {
+    match word {
+        "memory" => Ok(Durability::Memory),
+        "power" | "crash" => Err(format!(
+            "durability \"{word}\" is not there yet: this version keeps write bitmaps in memory"
+        )),
+        _ => Err(format!("durability is \"memory\", not \"{word}\"")),
+    }
+}
+
+/// Whether the name can be that of a unit or a member.
+pub(super) fn valid_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(inner)
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// The unit that a file without `unit` describes: its own name.
+pub(super) fn unit_of_file(path: &Path) -> Result<String> {
+    let stem = path
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .unwrap_or_default();
+    if valid_name(stem) {
+        return Ok(stem.to_owned());
+    }
+    let says = format!(
+        "{}: the file's name cannot be the name of a unit",
+        path.display()
+    );
+    Err(Error::new(Code::Config, says).with_hint("add a line such as unit = \"dsa1\""))
+}
+
+/// A list of members that is not from a file: the same checks, without a line to name.
+pub(super) fn members_of(pairs: &[(String, PathBuf)]) -> Result<Vec<MemberSetup>> {
+    let member = |(name, path): &(String, PathBuf)| {
+        let path = std::path::absolute(path)
+            .map_err(|e| Error::io(format!("{name}: cannot use {}", path.display()), e))?;
+        let cost = read_cost_default();
+        let scb = default_scb(&path);
+        let io = IoMode::Buffered;
+        Ok(MemberSetup {
+            name: name.clone(),
+            path,
+            scb,
+            read_cost: cost,
+            site: 0,
+            io,
+        })
+    };
+    let members = pairs.iter().map(member).collect::<Result<Vec<_>>>()?;
+    check_members(&members).map_err(|(_, says)| Error::new(Code::Config, says))?;
+    Ok(members)
+}
+
+/// Checks what no member can tell alone; answers with the number of the member at fault.
+fn check_members(members: &[MemberSetup]) -> std::result::Result<(), (usize, String)> {
+    let mut names = BTreeSet::new();
+    let mut paths = BTreeSet::new();
+    for (i, m) in members.iter().enumerate() {
+        if !valid_name(&m.name) {
+            return Err((i, bad_name(&m.name)));
+        }
+        if !names.insert(&m.name) {
+            return Err((i, format!("two members have the name {}", m.name)));
+        }
+        for path in [&m.path, &m.scb] {
+            if !paths.insert(path) {
+                return Err((i, format!("{} is named twice", path.display())));
+            }
+        }
+    }
+    match members.len() {
+        0 => Err((
+            0,
+            "a set has one to six members, this one has none".to_owned(),
+        )),
+        n if n > MEMBERS_MAX => Err((
+            MEMBERS_MAX,
+            format!("a set has one to six members, this one has {n}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn bad_name(name: &str) -> String {
+    format!("\"{name}\" is no name: 1 to 32 of a-z A-Z 0-9 . _ -, first a letter or digit")
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The text of a file, to say where in it a mistake stands.
+struct Source<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Source<'_> {
+    fn wrong(&self, span: Range<usize>, says: &str) -> Error {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let start = before.rfind('\n').map_or(0, |i| i + 1);
+        let column = before[start..].chars().count() + 1;
+        let whole = self.text[start..].lines().next().unwrap_or_default();
+        let key = whole.split_once('=').map_or(whole, |(key, _)| key).trim();
+        let key = if key.is_empty() {
+            String::new()
+        } else {
+            format!("{key}: ")
+        };
+        let file = self.path.display();
+        let text = format!("{file}: line {line}, column {column}: {key}{says}");
+        Error::new(Code::Config, text).with_hint("shadowset(8) describes every key")
+    }
+
+    fn name(&self, name: &Spanned<String>) -> Result<String> {
+        if valid_name(name.get_ref()) {
+            return Ok(name.get_ref().clone());
+        }
+        Err(self.wrong(name.span(), &bad_name(name.get_ref())))
+    }
+
+    fn label(&self, label: Option<&Spanned<String>>, unit: &str) -> Result<String> {
+        let Some(label) = label else {
+            return Ok(unit.to_owned());
+        };
+        check_label(label.get_ref()).map_err(|says| self.wrong(label.span(), &says))?;
+        Ok(label.get_ref().clone())
+    }
+
+    fn region_blocks(&self, blocks: Option<&Spanned<u32>>) -> Result<u32> {
+        let Some(blocks) = blocks else {
+            return Ok(REGION_BLOCKS_DEFAULT);
+        };
+        check_region_blocks(*blocks.get_ref()).map_err(|says| self.wrong(blocks.span(), &says))
+    }
+
+    fn durability(&self, word: Option<&Spanned<String>>) -> Result<Durability> {
+        let Some(word) = word else {
+            return Ok(Durability::Memory);
+        };
+        durability(word.get_ref()).map_err(|says| {
+            self.wrong(word.span(), &says)
+                .with_hint("write durability = \"memory\"")
+        })
+    }
+
+    fn members(&self, members: &[Spanned<Member>]) -> Result<Vec<MemberSetup>> {
+        let setups = members
+            .iter()
+            .map(|m| self.member(m.get_ref()))
+            .collect::<Result<Vec<_>>>()?;
+        check_members(&setups).map_err(|(i, says)| {
+            let Some(member) = members.get(i) else {
+                return Error::new(Code::Config, format!("{}: {says}", self.path.display()))
+                    .with_hint("a [[member]] has a name and a path");
+            };
+            self.wrong(member.span(), &says)
+        })?;
+        Ok(setups)
+    }
+
+    fn member(&self, m: &Member) -> Result<MemberSetup> {
+        let name = self.name(&m.name)?;
+        if m.path.get_ref().as_os_str().is_empty() {
+            return Err(self.wrong(m.path.span(), "the path is empty"));
+        }
+        let path = self.absolute(m.path.get_ref());
+        let scb = m
+            .scb
+            .as_ref()
+            .map_or_else(|| default_scb(&path), |s| self.absolute(s.get_ref()));
+        let io = match m.io.as_ref().map(|io| (io.get_ref().as_str(), io.span())) {
+            None | Some(("buffered", _)) => IoMode::Buffered,
+            Some(("direct", _)) => IoMode::Direct,
+            Some((word, span)) => {
+                let says = format!("io is \"buffered\" or \"direct\", not \"{word}\"");
+                return Err(self.wrong(span, &says));
+            }
+        };
+        Ok(MemberSetup {
+            name,
+            path,
+            scb,
+            read_cost: m.read_cost,
+            site: m.site,
+            io,
+        })
+    }
+
+    /// Relative paths start at the configuration file, wherever the program was started.
+    fn absolute(&self, path: &Path) -> PathBuf {
+        self.path
+            .parent()
+            .map_or_else(|| path.to_owned(), |dir| dir.join(path))
+    }
+}
+
+/// Checks a label.
+pub(super) fn check_label(label: &str) -> std::result::Result<(), String> {
+    match label.len() {
+        0..=LABEL_BYTES_MAX if !label.contains(char::is_control) => Ok(()),
+        0..=LABEL_BYTES_MAX => Err("a label has no control characters".to_owned()),
+        n => Err(format!(
+            "a label has at most {LABEL_BYTES_MAX} bytes, this one has {n}"
+        )),
+    }
+}
+
+/// Checks a region size.
+pub(super) fn check_region_blocks(blocks: u32) -> std::result::Result<u32, String> {
+    if REGION_BLOCKS_RANGE.contains(&blocks) {
+        return Ok(blocks);
+    }
+    let (least, most) = (REGION_BLOCKS_RANGE.start(), REGION_BLOCKS_RANGE.end());
+    Err(format!(
+        "a region has {least} to {most} blocks, not {blocks}"
+    ))
+}
+
+/// The text of a configuration file that describes the unit.
+pub(super) fn render(setup: &Setup) -> Result<String> {
+    let mut text = String::new();
+    let unit = &setup.unit;
+    let _ = writeln!(
+        text,
+        "# Shadow set {unit}. Mount it: shadowset mount {unit} DIR"
+    );
+    let _ = writeln!(text, "unit = {}", quoted(unit));
+    let _ = writeln!(text, "label = {}", quoted(&setup.label));
+    let _ = writeln!(
+        text,
+        "# One bit of a write bitmap stands for so many blocks of 512 bytes."
+    );
+    let _ = writeln!(text, "region_blocks = {}", setup.region_blocks);
+    let _ = writeln!(text, "# Write bitmaps end with the mount.");
+    let _ = match setup.durability {
+        Durability::Memory => writeln!(text, "durability = \"memory\""),
+    };
+    let _ = writeln!(text, "state_dir = {}", quoted(utf8(&setup.state_dir)?));
+    for m in &setup.members {
+        let _ = writeln!(text, "\n[[member]]\nname = {}", quoted(&m.name));
+        let _ = writeln!(text, "path = {}", quoted(utf8(&m.path)?));
+        if m.scb != default_scb(&m.path) {
+            let _ = writeln!(text, "scb = {}", quoted(utf8(&m.scb)?));
+        }
+        let _ = writeln!(text, "# The member with the lowest cost is read first.");
+        let _ = writeln!(text, "read_cost = {}", m.read_cost);
+        if m.site != 0 {
+            let _ = writeln!(text, "site = {}", m.site);
+        }
+        if m.io == IoMode::Direct {
+            let _ = writeln!(text, "io = \"direct\"");
+        }
+    }
+    Ok(text)
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        let says = format!("{}: a configuration cannot hold this path", path.display());
+        Error::new(Code::Config, says).with_hint("use a path that is valid UTF-8")
+    })
+}
+
+#[cfg(test)]
+mod tests;

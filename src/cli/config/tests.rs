@@ -1,0 +1,285 @@
+//! Goal: every kind of mistake is named with line, column and key. Method: a table of bad files.
+
+use super::*;
+
+const GOOD: &str = r#"
+unit = "dsa7"
+label = "payroll"
+region_blocks = 64
+durability = "memory"
+state_dir = "/var/lib/shadowset/dsa7"
+
+[[member]]
+name = "m1"
+path = "/srv/images/m1.img"
+scb = "/srv/scb/m1"
+read_cost = 5
+site = 3
+io = "direct"
+
+[[member]]
+name = "m2"
+path = "m2.img"
+
+[params]
+
+[mount]
+allow_other = true
+ro = true
+log = "/var/log/dsa7"
+"#;
+
+fn read(text: &str) -> Result<Config> {
+    parse(text, Path::new("/etc/shadowset/dsa1.toml"))
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = read(GOOD).expect("valid");
+    let setup = &config.setup;
+    assert_eq!(
+        (setup.unit.as_str(), setup.label.as_str()),
+        ("dsa7", "payroll")
+    );
+    assert_eq!(
+        (setup.region_blocks, setup.durability),
+        (64, Durability::Memory)
+    );
+    assert_eq!(setup.state_dir, Path::new("/var/lib/shadowset/dsa7"));
+    let first = MemberSetup {
+        name: "m1".into(),
+        path: "/srv/images/m1.img".into(),
+        scb: "/srv/scb/m1".into(),
+        read_cost: 5,
+        site: 3,
+        io: IoMode::Direct,
+    };
+    assert_eq!(setup.members[0], first);
+    assert!(config.mount.allow_other && config.mount.ro);
+    assert_eq!(
+        config.mount.log.as_deref(),
+        Some(Path::new("/var/log/dsa7"))
+    );
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let config = read("[[member]]\nname = \"m1\"\npath = \"/a\"\n").expect("valid");
+    let setup = config.setup;
+    assert_eq!(
+        (setup.unit.as_str(), setup.label.as_str()),
+        ("dsa1", "dsa1")
+    );
+    assert_eq!(setup.region_blocks, 127);
+    assert_eq!(setup.state_dir, place::state_dir("dsa1"));
+    let m = &setup.members[0];
+    assert_eq!(
+        (m.scb.as_path(), m.read_cost, m.site),
+        (Path::new("/a.scb"), 2, 0)
+    );
+    assert_eq!((m.io, config.mount), (IoMode::Buffered, Mount::default()));
+}
+
+#[test]
+fn relative_paths_start_at_the_file() {
+    let setup = read(GOOD).expect("valid").setup;
+    assert_eq!(setup.members[1].path, Path::new("/etc/shadowset/m2.img"));
+    assert_eq!(setup.members[1].scb, Path::new("/etc/shadowset/m2.img.scb"));
+}
+
+/// The good file with one thing changed.
+fn change(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replacen(from, to, 1)
+}
+
+fn is_refused(text: &str, says: &str) {
+    let error = read(text).expect_err(says);
+    let shown = error.to_string();
+    assert!(
+        shown.starts_with("/etc/shadowset/dsa1.toml: line "),
+        "{shown}"
+    );
+    assert!(shown.contains(says), "{shown}\nwanted: {says}");
+    assert_eq!(error.code(), Code::Config);
+}
+
+#[test]
+fn unknown_keys_are_named_with_line_and_column() {
+    for (from, to, says) in [
+        (
+            "label =",
+            "lable =",
+            "line 3, column 1: lable: unknown field `lable`",
+        ),
+        (
+            "site = 3",
+            "sight = 3",
+            "line 13, column 1: sight: unknown field `sight`",
+        ),
+        (
+            "ro = true",
+            "rw = true",
+            "line 24, column 1: rw: unknown field `rw`",
+        ),
+        (
+            "[mount]",
+            "[mounts]",
+            "line 22, column 2: [mounts]: unknown field `mounts`",
+        ),
+        (
+            "[params]",
+            "[params]\ncopies = 3",
+            "line 21, column 1: copies: there is no param",
+        ),
+    ] {
+        is_refused(&change(from, to), says);
+    }
+}
+
+#[test]
+fn bad_values_are_named_with_line_column_and_key() {
+    for (from, to, says) in [
+        (
+            "64",
+            "7",
+            "line 4, column 17: region_blocks: a region has 8 to 8192 blocks",
+        ),
+        (
+            "64",
+            "-1",
+            "line 4, column 17: region_blocks: invalid value",
+        ),
+        (
+            "64",
+            "\"64\"",
+            "line 4, column 17: region_blocks: invalid type",
+        ),
+        (
+            "64",
+            "64 64",
+            "line 4, column 17: region_blocks: string values must be quoted",
+        ),
+        (
+            "\"direct\"",
+            "\"odirect\"",
+            "line 14, column 6: io: io is \"buffered\"",
+        ),
+        (
+            "dsa7",
+            "dsa 7",
+            "line 2, column 8: unit: \"dsa 7\" is no name",
+        ),
+        (
+            "\"m1\"",
+            "\"-m1\"",
+            "line 9, column 8: name: \"-m1\" is no name",
+        ),
+        (
+            "path = \"m2.img\"",
+            "path = \"\"",
+            "line 18, column 8: path: the path is empty",
+        ),
+        ("path = \"m2.img\"", "", "missing field `path`"),
+        ("\"payroll\"", "\"payroll", "line 3, column "),
+        (
+            "payroll",
+            "a\\u0007b",
+            "line 3, column 9: label: a label has no control",
+        ),
+        (
+            "payroll",
+            &"p".repeat(65),
+            "line 3, column 9: label: a label has at most 64",
+        ),
+    ] {
+        is_refused(&change(from, to), says);
+    }
+}
+
+#[test]
+fn a_durability_that_is_not_there_is_refused() {
+    for (word, says) in [
+        (
+            "power",
+            "line 5, column 14: durability: durability \"power\" is not there yet",
+        ),
+        (
+            "crash",
+            "line 5, column 14: durability: durability \"crash\" is not there yet",
+        ),
+        (
+            "disk",
+            "line 5, column 14: durability: durability is \"memory\", not \"disk\"",
+        ),
+    ] {
+        is_refused(&change("\"memory\"", &format!("\"{word}\"")), says);
+    }
+}
+
+#[test]
+fn members_that_collide_are_refused() {
+    is_refused(
+        &change("\"m2\"", "\"m1\""),
+        "[[member]]: two members have the name m1",
+    );
+    for from in ["m2.img", "/srv/scb/m1"] {
+        let says = "[[member]]: /srv/images/m1.img is named twice";
+        is_refused(&change(from, "/srv/images/m1.img"), says);
+    }
+}
+
+#[test]
+fn a_set_without_members_is_refused() {
+    let error = read("unit = \"dsa1\"\n").expect_err("no member");
+    let says = "/etc/shadowset/dsa1.toml: a set has one to six members, this one has none";
+    assert_eq!(error.to_string(), says);
+}
+
+#[test]
+fn seven_members_are_one_too_many() {
+    let member = |n: u32| format!("[[member]]\nname = \"m{n}\"\npath = \"/m{n}\"\n");
+    let six: String = (1..=6).map(member).collect();
+    assert_eq!(read(&six).expect("six members").setup.members.len(), 6);
+    let error = read(&(six + &member(7))).expect_err("seven members");
+    assert!(
+        error
+            .to_string()
+            .contains("line 19, column 1: [[member]]: a set has one to six")
+    );
+}
+
+#[test]
+fn what_is_written_reads_back_as_the_same() {
+    let setup = read(GOOD).expect("valid").setup;
+    let text = render(&setup).expect("UTF-8");
+    assert_eq!(read(&text).expect("valid").setup, setup);
+    let odd = Setup {
+        label: "a \"b\" \\ c\u{e9}".to_owned(),
+        ..setup
+    };
+    assert_eq!(
+        read(&render(&odd).expect("UTF-8")).expect("valid").setup,
+        odd
+    );
+}
+
+#[test]
+fn a_file_name_that_names_no_unit_needs_the_key() {
+    let error = parse(
+        "[[member]]\nname=\"a\"\npath=\"/a\"",
+        Path::new("/etc/.toml"),
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("cannot be the name of a unit") && !error.hint().is_empty());
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let two = include_str!("../../../examples/two-members.toml");
+    let three = include_str!("../../../examples/three-members.toml");
+    for (text, unit, members) in [(two, "dsa1", 2), (three, "payroll", 3)] {
+        let setup = read(text).expect(unit).setup;
+        assert_eq!((setup.unit.as_str(), setup.members.len()), (unit, members));
+    }
+}

@@ -1,0 +1,406 @@
+//! `mount`: the launcher, which starts a server and waits until the unit can be opened, and the
+//! server's side of it.
+//!
+//! There is no fork: the launcher starts the program anew with `--foreground --ready-pipe`, and the
+//! server reports on its standard output with one word, `ready`, or with a code, a sentence and a
+//! hint. Everything that can be refused without a server is refused by the launcher.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use super::args::MountArgs;
+use super::mount_options::{self, Options};
+use super::output::{self, Out};
+use super::{config, place, system};
+use crate::error::{Error, Result};
+use crate::fuse::{self, MountOptions};
+use crate::server::setup::Setup;
+use crate::set::Code;
+
+/// Exit code of mount(8) for a mount that did not come about.
+const EXIT_MOUNT: u8 = 32;
+/// Exit code of mount(8) for an option that it cannot understand.
+const EXIT_USAGE: u8 = 1;
+/// First word of the server's report when the unit can be opened.
+const READY: &str = "ready";
+
+/// `mount`.
+pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
+    let outcome =
+        Plan::of(args).and_then(|plan| match (plan.options.foreground, args.ready_pipe) {
+            (true, true) => plan.serve_and_report(),
+            (true, false) => plan.serve(&mut || {}),
+            (false, _) => plan.launch(args, out),
+        });
+    let Err(error) = outcome else { return Ok(0) };
+    if output::reader_has_gone(&error) {
+        return Err(error);
+    }
+    // A server has told its launcher, who tells the operator.
+    if !args.ready_pipe {
+        output::report(&error, out.json);
+    }
+    Ok(if error.code() == Code::Syntax {
+        EXIT_USAGE
+    } else {
+        EXIT_MOUNT
+    })
+}
+
+/// Everything a mount needs, checked.
+struct Plan {
+    setup: Setup,
+    dir: PathBuf,
+    options: Options,
+}
+
+impl Plan {
+    fn of(args: &MountArgs) -> Result<Self> {
+        let mut options = mount_options::parse(&args.options)?;
+        options.foreground |= args.foreground;
+        if args.log.is_some() {
+            options.log.clone_from(&args.log);
+        }
+        let mut setup = if args.spec == "none" {
+            setup_of_options(&options)?
+        } else {
+            refuse_members(&options)?;
+            let config = config::load(&place::config_file(&args.spec)?)?;
+            options.allow_other |= config.mount.allow_other;
+            options.read_only |= config.mount.ro;
+            options.log = options.log.or(config.mount.log);
+            config.setup
+        };
+        if let Some(unit) = options.unit.take() {
+            setup.unit = unit;
+        }
+        options.log = options
+            .log
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(|cause| Error::io("cannot use the path of the log", cause))?;
+        let subject = format!("mount {}", setup.unit);
+        let dir = fs::canonicalize(&args.dir).map_err(|cause| {
+            let says = format!(
+                "{subject}: cannot use the mount point {}",
+                args.dir.display()
+            );
+            Error::io(says, cause).with_hint("the mount point is an existing directory")
+        })?;
+        if !dir.is_dir() {
+            let says = format!("{subject}: {} is not a directory", dir.display());
+            return Err(Error::new(Code::Config, says).with_hint("mount on a directory"));
+        }
+        Ok(Self {
+            setup,
+            dir,
+            options,
+        })
+    }
+
+    /// Starts the server and waits for its report.
+    fn launch(&self, args: &MountArgs, out: Out) -> Result<()> {
+        let unit = &self.setup.unit;
+        let mut server = self.start(args)?;
+        let Some(pipe) = server.stdout.take() else {
+            return Err(Error::new(
+                Code::Io,
+                format!("mount {unit}: no pipe to the server"),
+            ));
+        };
+        match Report::read(pipe) {
+            Report::Ready => {
+                let dir = self.dir.display();
+                let value = json!({ "ok": true, "unit": unit, "mountpoint": dir.to_string(),
+                    "pid": server.id() });
+                if out.json { out.value(&value) } else { Ok(()) }
+            }
+            Report::Failed {
+                code,
+                sentence,
+                hint,
+            } => {
+                // The server has nothing left to do but to end.
+                let _ = server.wait();
+                Err(Error::new(
+                    code,
+                    output::sentence_about(&format!("mount {unit}"), &sentence),
+                )
+                .with_hint(hint))
+            }
+            Report::Silence => Err(self.silence(&mut server)),
+        }
+    }
+
+    fn start(&self, args: &MountArgs) -> Result<Child> {
+        let unit = &self.setup.unit;
+        let failed = |cause| Error::io(format!("mount {unit}: cannot start the server"), cause);
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let spec = match args.spec.as_str() {
+            "none" => PathBuf::from("none"),
+            spec => place::config_file(spec)?,
+        };
+        command
+            .arg("mount")
+            .arg(spec)
+            .arg(&self.dir)
+            .args(["--foreground", "--ready-pipe"]);
+        for option in &args.options {
+            command.arg("-o").arg(option);
+        }
+        let errors = match &self.options.log {
+            Some(log) => {
+                command.arg("--log").arg(log);
+                Stdio::from(open_log(log)?)
+            }
+            None => Stdio::null(),
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        command.spawn().map_err(failed)
+    }
+
+    fn silence(&self, server: &mut Child) -> Error {
+        let end = match server.wait() {
+            Ok(status) => status.to_string(),
+            Err(cause) => cause.to_string(),
+        };
+        let says = format!(
+            "mount {}: the server has ended without a word: {end}",
+            self.setup.unit
+        );
+        let hint = match &self.options.log {
+            Some(log) => format!("{} may say why", log.display()),
+            None => "`--foreground` shows why, or `--log FILE` keeps it".to_owned(),
+        };
+        Error::new(Code::Io, says).with_hint(hint)
+    }
+
+    /// Serves, and tells the launcher how it begins.
+    fn serve_and_report(&self) -> Result<()> {
+        let mut reported = false;
+        let served = system::leave_session().and_then(|()| {
+            self.serve(&mut || {
+                // A launcher that was killed does not end the server that it has started.
+                reported = tell(&[READY]).is_ok();
+            })
+        });
+        match &served {
+            Err(error) if !reported => {
+                let sentence = one_line(&error.to_string());
+                let code = format!("error: {}", error.code());
+                let _ = tell(&[&code, &sentence, &one_line(error.hint())]);
+            }
+            _ => {}
+        }
+        served
+    }
+
+    /// Serves until the unit is unmounted.
+    fn serve(&self, ready: &mut dyn FnMut()) -> Result<()> {
+        let unit = &self.setup.unit;
+        start_log(self.options.log.as_deref())?;
+        std::env::set_current_dir("/").map_err(|cause| {
+            Error::io(format!("mount {unit}: cannot leave the directory"), cause)
+        })?;
+        let options = MountOptions {
+            allow_other: self.options.allow_other,
+            read_only: self.options.read_only,
+        };
+        let mut opened = false;
+        let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut || {
+            opened = true;
+            ready();
+        });
+        let served = served.and_then(|()| match opened {
+            true => Ok(()),
+            false => Err(Error::new(
+                Code::Io,
+                "the server has ended before the unit could be opened",
+            )),
+        });
+        // Without a file the log is on standard error, where the error is shown anyway.
+        if let (Err(error), Some(_)) = (&served, &self.options.log) {
+            tracing::error!(unit = %unit, code = %error.code(), "{error}");
+        }
+        served
+    }
+}
+
+/// What the server has said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Report {
+    Ready,
+    Failed {
+        code: Code,
+        sentence: String,
+        hint: String,
+    },
+    Silence,
+}
+
+impl Report {
+    fn read(pipe: ChildStdout) -> Self {
+        Self::of(BufReader::new(pipe))
+    }
+
+    fn of(reader: impl BufRead) -> Self {
+        let mut lines = reader.lines().map_while(io::Result::ok);
+        let first = lines.next().unwrap_or_default();
+        if first == READY {
+            return Self::Ready;
+        }
+        let Some(code) = first.strip_prefix("error: ").and_then(Code::from_name) else {
+            return Self::Silence;
+        };
+        let sentence = lines.next().unwrap_or_default();
+        let hint = lines.next().unwrap_or_else(|| code.hint().to_owned());
+        Self::Failed {
+            code,
+            sentence,
+            hint,
+        }
+    }
+}
+
+fn tell(lines: &[&str]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all((lines.join("\n") + "\n").as_bytes())?;
+    stdout.flush()
+}
+
+fn one_line(text: &str) -> String {
+    text.split('\n')
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn setup_of_options(options: &Options) -> Result<Setup> {
+    if options.members.is_empty() {
+        return Err(Error::new(Code::Syntax, "mount none: no members are named")
+            .with_hint("-o members=/img/a.raw:/img/b.raw names them"));
+    }
+    let name = |i: usize| format!("m{}", i + 1);
+    let pairs: Vec<_> = options
+        .members
+        .iter()
+        .enumerate()
+        .map(|(i, path)| (name(i), path.clone()))
+        .collect();
+    let unit = options.unit.clone().unwrap_or_else(|| "dsa1".to_owned());
+    Ok(Setup {
+        label: unit.clone(),
+        region_blocks: crate::set::geometry::REGION_BLOCKS_DEFAULT,
+        durability: crate::server::setup::Durability::Memory,
+        state_dir: place::state_dir(&unit),
+        members: config::members_of(&pairs)?,
+        unit,
+    })
+}
+
+fn refuse_members(options: &Options) -> Result<()> {
+    if options.members.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Syntax,
+        "mount: members are named in the configuration and in -o members",
+    )
+    .with_hint("use `none` instead of the configuration, or leave out members="))
+}
+
+fn open_log(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|cause| Error::io(format!("cannot open the log {}", path.display()), cause))
+}
+
+/// Starts the log: to a file, else to standard error. What is logged: `$SHADOWSET_LOG`.
+fn start_log(path: Option<&Path>) -> Result<()> {
+    let filter =
+        EnvFilter::try_from_env("SHADOWSET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false);
+    let started = match path {
+        Some(path) => log
+            .with_ansi(false)
+            .with_writer(Mutex::new(open_log(path)?))
+            .try_init(),
+        None => log
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(io::stderr)
+            .try_init(),
+    };
+    started.map_err(|cause| Error::new(Code::Io, "cannot start the log").caused_by(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_one_word_or_three_lines() {
+        assert_eq!(Report::of(&b"ready\n"[..]), Report::Ready);
+        let failed = Report::Failed {
+            code: Code::ImageLocked,
+            sentence: "m1 is locked".into(),
+            hint: "end it".into(),
+        };
+        assert_eq!(
+            Report::of(&b"error: image-locked\nm1 is locked\nend it\n"[..]),
+            failed
+        );
+        for silence in [
+            &b""[..],
+            b"error: nonsense\n",
+            b"thread panicked\n",
+            b"error:\n",
+        ] {
+            assert_eq!(Report::of(silence), Report::Silence, "{silence:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_survives_a_sentence_of_several_lines() {
+        assert_eq!(one_line("m1:\n  not there"), "m1: not there");
+    }
+
+    #[test]
+    fn members_can_come_from_the_options() {
+        let options = mount_options::parse(&["members=/a:/b".into(), "unit=dsa9".into()]).unwrap();
+        let setup = setup_of_options(&options).expect("valid");
+        assert_eq!(
+            (setup.unit.as_str(), setup.label.as_str()),
+            ("dsa9", "dsa9")
+        );
+        let members: Vec<_> = setup
+            .members
+            .iter()
+            .map(|m| (m.name.as_str(), m.path.to_str()))
+            .collect();
+        assert_eq!(members, [("m1", Some("/a")), ("m2", Some("/b"))]);
+        assert_eq!(
+            setup_of_options(&Options::default()).unwrap_err().code(),
+            Code::Syntax
+        );
+        let twice = mount_options::parse(&["members=/a:/a".into()]).unwrap();
+        assert!(
+            setup_of_options(&twice)
+                .unwrap_err()
+                .to_string()
+                .contains("/a is named twice")
+        );
+    }
+}

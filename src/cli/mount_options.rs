@@ -1,0 +1,168 @@
+//! Options of `mount -o`: words to checked values. An unknown word is an error that names it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::config;
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+/// Words that mount(8) passes on and that change nothing here: what our mounts have anyway, and
+/// what only fstab and init systems read.
+const ACCEPTED: [&str; 12] = [
+    "rw",
+    "defaults",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "nofail",
+    "_netdev",
+    "default_permissions",
+];
+
+/// The options of one mount.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Options {
+    /// Other users may use the mount.
+    pub(super) allow_other: bool,
+    /// The unit cannot be written.
+    pub(super) read_only: bool,
+    /// Serve in this process.
+    pub(super) foreground: bool,
+    /// Where the log goes.
+    pub(super) log: Option<PathBuf>,
+    /// Another name for the unit.
+    pub(super) unit: Option<String>,
+    /// Images, for a unit without a configuration.
+    pub(super) members: Vec<PathBuf>,
+}
+
+/// Reads options that were split at their commas.
+pub(super) fn parse(words: &[OsString]) -> Result<Options> {
+    let mut options = Options::default();
+    for word in words {
+        let text = word.to_str().ok_or_else(|| {
+            let says = format!("mount: the option {} is not UTF-8", word.to_string_lossy());
+            Error::new(Code::Syntax, says)
+        })?;
+        options.read(text)?;
+    }
+    Ok(options)
+}
+
+impl Options {
+    fn read(&mut self, word: &str) -> Result<()> {
+        match word.split_once('=') {
+            None => self.read_flag(word),
+            Some((key, value)) => self.read_value(key, value),
+        }
+    }
+
+    fn read_flag(&mut self, word: &str) -> Result<()> {
+        match word {
+            "" => {}
+            "ro" => self.read_only = true,
+            "allow_other" => self.allow_other = true,
+            "foreground" => self.foreground = true,
+            _ if ACCEPTED.contains(&word) || is_for_others(word) => {}
+            _ => return Err(unknown(word)),
+        }
+        Ok(())
+    }
+
+    fn read_value(&mut self, key: &str, value: &str) -> Result<()> {
+        let wrong = |says: String| Error::new(Code::Syntax, format!("mount: {key}: {says}"));
+        match key {
+            "log" if !value.is_empty() => self.log = Some(PathBuf::from(value)),
+            "unit" if config::valid_name(value) => self.unit = Some(value.to_owned()),
+            "unit" => return Err(wrong(format!("\"{value}\" cannot be the name of a unit"))),
+            "members" => self.members = split_members(value),
+            "durability" => config::durability(value).map(drop).map_err(wrong)?,
+            "log" => return Err(wrong("the path is empty".to_owned())),
+            _ if is_for_others(key) => {}
+            _ => return Err(unknown(key)),
+        }
+        Ok(())
+    }
+}
+
+/// Words for programs that read fstab.
+fn is_for_others(word: &str) -> bool {
+    word.starts_with("x-") || word.starts_with("X-") || word == "comment"
+}
+
+fn unknown(word: &str) -> Error {
+    Error::new(Code::Syntax, format!("mount: unknown option `{word}`")).with_hint(
+        "options: ro allow_other foreground log=FILE unit=NAME members=A:B durability=memory",
+    )
+}
+
+/// Splits at colons; `\:` is a colon in a path.
+fn split_members(value: &str) -> Vec<PathBuf> {
+    let mut paths = vec![String::new()];
+    let mut chars = value.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, paths.last_mut()) {
+            (':', _) => paths.push(String::new()),
+            ('\\', Some(path)) if chars.peek() == Some(&':') => path.extend(chars.next()),
+            (_, Some(path)) => path.push(c),
+            (_, None) => {}
+        }
+    }
+    paths.retain(|path| !path.is_empty());
+    paths.into_iter().map(PathBuf::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Options> {
+        parse(&line.split(',').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let options = read("ro,allow_other,foreground,log=/l,unit=dsa2,members=/a:/b\\:c:/d");
+        let expected = Options {
+            allow_other: true,
+            read_only: true,
+            foreground: true,
+            log: Some("/l".into()),
+            unit: Some("dsa2".into()),
+            members: vec!["/a".into(), "/b:c".into(), "/d".into()],
+        };
+        assert_eq!(options.expect("valid"), expected);
+    }
+
+    #[test]
+    fn words_of_mount_8_change_nothing() {
+        let options = read("rw,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,");
+        assert_eq!(options.expect("valid"), Options::default());
+        assert_eq!(
+            read("durability=memory").expect("valid"),
+            Options::default()
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name() {
+        for (line, says) in [
+            ("rw,colour", "unknown option `colour`"),
+            ("loop", "unknown option `loop`"),
+            ("rate=3", "unknown option `rate`"),
+            ("unit=a/b", "\"a/b\" cannot be the name of a unit"),
+            ("log=", "log: the path is empty"),
+            ("durability=power", "durability \"power\" is not there yet"),
+            ("durability=disk", "durability is \"memory\", not \"disk\""),
+        ] {
+            let error = read(line).expect_err(line);
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(error.code(), Code::Syntax);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Where things are: configurations, state directories, and the unit that an argument means.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::config::{self, valid_name};
+use super::system::{self, Running};
+use super::tree::Tree;
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+/// The directory of configurations: `$SHADOWSET_CONFIG_DIR`, else `/etc/shadowset`.
+pub(super) fn config_dir() -> PathBuf {
+    std::env::var_os("SHADOWSET_CONFIG_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from("/etc/shadowset"), PathBuf::from)
+}
+
+/// The usual state directory of a unit: of the system for root, of the user for others.
+pub(super) fn state_dir(unit: &str) -> PathBuf {
+    let user_state = || {
+        let set = |name| {
+            std::env::var_os(name)
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from)
+        };
+        set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")))
+    };
+    let base = if system::is_root() {
+        None
+    } else {
+        user_state()
+    };
+    base.unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("shadowset")
+        .join(unit)
+}
+
+/// The configuration file that an argument means: a path, or the name of a unit.
+pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
+    let looks_like_path = argument.contains('/')
+        || Path::new(argument)
+            .extension()
+            .is_some_and(|extension| extension == "toml");
+    if looks_like_path {
+        let doing = || format!("cannot use the path {argument}");
+        return std::path::absolute(argument).map_err(|cause| Error::io(doing(), cause));
+    }
+    if valid_name(argument) {
+        return Ok(config_dir().join(format!("{argument}.toml")));
+    }
+    let says = format!("`{argument}` is neither the name of a unit nor the path of a .toml file");
+    Err(Error::new(Code::NoSuchFile, says).with_hint("`shadowset list` shows the units"))
+}
+
+/// The mounted unit that an argument means: its name, its mount point or its configuration.
+pub(super) fn running(argument: &str) -> Result<Running> {
+    let all = system::running()?;
+    // Before anything looks into a mount whose server may have died.
+    let path = std::path::absolute(argument).ok();
+    if let Some(found) = all.iter().find(|r| path.as_ref() == Some(&r.mountpoint)) {
+        return Ok(found.clone());
+    }
+    if Path::new(argument).join(".shadow").is_dir() {
+        return mounted_at(argument, all);
+    }
+    let name = if valid_name(argument) && !argument.ends_with(".toml") {
+        argument.to_owned()
+    } else {
+        config::load(&config_file(argument)?)?.setup.unit
+    };
+    let found = all.into_iter().find(|r| r.unit == name);
+    found.ok_or_else(|| {
+        Error::new(Code::NotMounted, format!("{name} is not mounted"))
+            .with_hint(format!("`shadowset mount {name} DIR` mounts it"))
+    })
+}
+
+/// The unit of a mount point, also when the runtime directory does not know it: another user's.
+fn mounted_at(dir: &str, all: Vec<Running>) -> Result<Running> {
+    let doing = |cause| Error::io(format!("cannot use the mount point {dir}"), cause);
+    let mountpoint = fs::canonicalize(dir).map_err(doing)?;
+    if let Some(found) = all.into_iter().find(|r| r.mountpoint == mountpoint) {
+        return Ok(found);
+    }
+    let tree = Tree::at(&mountpoint);
+    let unit = tree.read("name")?.trim_end().to_owned();
+    Ok(Running {
+        unit,
+        pid: None,
+        mountpoint,
+    })
+}
+
+/// The control tree of the mounted unit that an argument means.
+pub(super) fn tree(argument: &str) -> Result<Tree> {
+    Ok(Tree::of(&running(argument)?))
+}
+
+/// The configurations in the directory, sorted; `None` where a file cannot be read as one.
+pub(super) fn configured() -> Vec<(PathBuf, Result<config::Config>)> {
+    let Ok(entries) = fs::read_dir(config_dir()) else {
+        return Vec::new();
+    };
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| (path.clone(), config::load(&path)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_file_in_the_directory_and_a_path_is_itself() {
+        assert_eq!(config_file("dsa1").unwrap(), config_dir().join("dsa1.toml"));
+        assert_eq!(
+            config_file("/x/dsa1.toml").unwrap(),
+            Path::new("/x/dsa1.toml")
+        );
+        assert_eq!(config_file("/x/conf").unwrap(), Path::new("/x/conf"));
+        assert!(config_file("dsa1.toml").unwrap().is_absolute());
+        let error = config_file("dsa 1").unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), (Code::NoSuchFile, 3));
+    }
+}

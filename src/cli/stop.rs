@@ -1,0 +1,160 @@
+//! `stop`: takes the mount away and returns when the server has closed the members.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::StopArgs;
+use super::output::{Out, about};
+use super::place;
+use super::system::{self, Running};
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+/// How long a server may take to flush and close its members once nobody uses them.
+const END_MAX: Duration = Duration::from_secs(300);
+/// How often a unit in use is tried again; its server's end ends the wait at once.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// `stop`.
+pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
+    let unit = place::running(&args.unit)?;
+    let server = match unit.pid {
+        Some(pid) => system::process(pid).map_err(|cause| failed(&unit, cause))?,
+        None => None,
+    };
+    take_away(&unit, args, server.as_ref())?;
+    let ended = match &server {
+        // Its users may keep the server of a detached mount for as long as they like.
+        Some(_) if args.force && !args.wait => is_over(server.as_ref(), Duration::ZERO),
+        Some(_) if args.wait => wait_for_ever(server.as_ref()),
+        _ => is_over(server.as_ref(), END_MAX),
+    };
+    let ended = ended.map_err(|cause| failed(&unit, cause))?;
+    if !ended && !args.force {
+        let says = format!("stop {}: the server still writes to its members", unit.unit);
+        return Err(Error::new(Code::TimedOut, says).with_hint("its log says what it waits for"));
+    }
+    let says = match ended {
+        true => format!("{} is stopped", unit.unit),
+        false => format!("{} ends when its last user has closed it", unit.unit),
+    };
+    out.either(
+        &json!({ "ok": true, "unit": unit.unit, "ended": ended }),
+        &says,
+    )?;
+    Ok(0)
+}
+
+fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Result<()> {
+    loop {
+        match unmount(&unit.mountpoint, args.force) {
+            Ok(()) => return Ok(()),
+            // Unmounted before, and still closing its members: that end is what is wanted.
+            Err(error) if error.code() == Code::NotMounted && server.is_some() => return Ok(()),
+            Err(error) if error.code() != Code::InUse => {
+                return Err(about(&format!("stop {}", unit.unit), &error));
+            }
+            Err(_) if !args.wait => return Err(busy(unit)),
+            Err(_) => {}
+        }
+        let over = match server {
+            Some(_) => is_over(server, RETRY),
+            None => system::pause(RETRY).map(|()| false),
+        };
+        if over.map_err(|cause| failed(unit, cause))? {
+            return Ok(());
+        }
+    }
+}
+
+/// umount(2) for root; others need the helper that mounted for them.
+fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
+    if system::is_root() {
+        return system::unmount(mountpoint, lazy);
+    }
+    let failed = |cause| Error::io(format!("cannot unmount {}", mountpoint.display()), cause);
+    let mut command = Command::new("fusermount3");
+    command
+        .arg("-u")
+        .args(lazy.then_some("-z"))
+        .arg("--")
+        .arg(mountpoint);
+    let output = command.stdin(Stdio::null()).output().map_err(failed)?;
+    let says = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() {
+        true => Ok(()),
+        false if says.contains("busy") => Err(Error::new(Code::InUse, says.trim())),
+        false => Err(failed(io::Error::other(says.trim().to_owned()))),
+    }
+}
+
+fn is_over(server: Option<&OwnedFd>, time: Duration) -> io::Result<bool> {
+    server.map_or(Ok(true), |server| system::wait_for_end(server, time))
+}
+
+fn wait_for_ever(server: Option<&OwnedFd>) -> io::Result<bool> {
+    while !is_over(server, END_MAX)? {}
+    Ok(true)
+}
+
+fn busy(unit: &Running) -> Error {
+    let name = &unit.unit;
+    let devices = unit.loop_devices();
+    let hint = if devices.is_empty() {
+        let dir = unit.mountpoint.display();
+        format!("`fuser -vm {dir}` names its users; --wait waits for them")
+    } else {
+        let devices: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
+        let devices = devices.join(", ");
+        format!("unmount {devices}, then `shadowset loop detach {name}`")
+    };
+    Error::new(Code::InUse, format!("stop {name}: the unit is in use")).with_hint(hint)
+}
+
+fn failed(unit: &Running, cause: io::Error) -> Error {
+    Error::io(
+        format!("stop {}: cannot wait for the server", unit.unit),
+        cause,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_unit_is_a_refusal_with_a_way_out() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mountpoint = dir.path().to_owned();
+        let unit = Running {
+            unit: "dsa1".into(),
+            pid: None,
+            mountpoint,
+        };
+        let error = busy(&unit);
+        assert_eq!((error.code(), error.exit_code()), (Code::InUse, 4));
+        assert!(error.hint().contains("fuser -vm"), "{}", error.hint());
+    }
+
+    #[test]
+    fn the_end_of_a_server_is_noticed() {
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("cat is there");
+        let server = system::process(child.id())
+            .expect("a process")
+            .expect("it runs");
+        assert!(!is_over(Some(&server), Duration::ZERO).expect("poll"));
+        drop(child.stdin.take());
+        assert!(is_over(Some(&server), END_MAX).expect("poll"));
+        child.wait().expect("ended");
+        assert!(is_over(None, END_MAX).expect("nothing to wait for"));
+    }
+}

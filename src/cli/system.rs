@@ -1,0 +1,115 @@
+//! The few things that the verbs ask of the system, each behind one thin function.
+//!
+//! Names of `io` that may still move are used here and nowhere else in the command line.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::io::mountpoint::{self, FSTYPE};
+use crate::io::runtime::{Entry, Runtime};
+use crate::io::{loopdev, sys};
+
+/// A mounted unit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Running {
+    /// Its name.
+    pub(super) unit: String,
+    /// Its server; none when that has died, or is not ours to know.
+    pub(super) pid: Option<u32>,
+    /// Where it is mounted.
+    pub(super) mountpoint: PathBuf,
+}
+
+impl Running {
+    /// The file of the virtual unit.
+    pub(super) fn file(&self) -> PathBuf {
+        self.mountpoint.join(&self.unit)
+    }
+
+    /// The loop devices over the virtual unit; none when they cannot be seen.
+    pub(super) fn loop_devices(&self) -> Vec<PathBuf> {
+        loopdev::find(&self.file()).unwrap_or_default()
+    }
+}
+
+/// All mounted units of this node, by name; also those whose server has died and left its mount.
+pub(super) fn running() -> Result<Vec<Running>> {
+    let entries = Runtime::from_env()?.list()?;
+    Ok(entries.into_iter().filter_map(one).collect())
+}
+
+fn one(entry: Entry) -> Option<Running> {
+    let (unit, alive) = (entry.unit, entry.alive);
+    // A unit without a mount point is being mounted or has been stopped.
+    let mountpoint = entry.mountpoint?;
+    let is_ours = || match mountpoint::mounted(&mountpoint) {
+        Ok(Some(mounted)) => mounted.fstype == FSTYPE && mounted.source == unit.as_str(),
+        Ok(None) | Err(_) => false,
+    };
+    let shown = alive || is_ours();
+    let pid = entry.pid.filter(|_| alive);
+    shown.then_some(Running {
+        unit,
+        pid,
+        mountpoint,
+    })
+}
+
+/// Waits until an open control file has changed since it was read; false when the time is over.
+pub(super) fn wait_for_change(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let events = sys::poll(&[(fd, libc::POLLPRI)], timeout)?;
+    Ok(events.iter().any(|e| *e != 0))
+}
+
+/// A handle on a process that tells its end; nothing when it has ended.
+pub(super) fn process(pid: u32) -> io::Result<Option<OwnedFd>> {
+    match sys::pidfd_open(pid) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(cause) if cause.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Waits for the end of a process; false when the time is over.
+pub(super) fn wait_for_end(process: &OwnedFd, timeout: Duration) -> io::Result<bool> {
+    let events = sys::poll(&[(process.as_fd(), libc::POLLIN)], Some(timeout))?;
+    Ok(events.iter().any(|e| *e != 0))
+}
+
+/// Waits for a while, and for nothing else.
+pub(super) fn pause(time: Duration) -> io::Result<()> {
+    sys::poll(&[], Some(time)).map(drop)
+}
+
+/// Takes a mount away: at once but only from the name space (`lazy`), or when nobody uses it.
+pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
+    mountpoint::unmount(mountpoint, lazy)
+}
+
+/// Leaves the session of the launcher, so that its end is not ours.
+pub(super) fn leave_session() -> Result<()> {
+    sys::new_session().map_err(|cause| Error::io("cannot leave the session", cause))
+}
+
+/// Whether the process acts as root.
+pub(super) fn is_root() -> bool {
+    sys::effective_uid() == 0
+}
+
+/// Sets up a loop device with direct I/O over a file.
+pub(super) fn loop_attach(file: &Path) -> Result<loopdev::Attached> {
+    loopdev::attach(file, true, 0)
+}
+
+/// The loop devices over a file.
+pub(super) fn loop_find(file: &Path) -> Result<Vec<PathBuf>> {
+    loopdev::find(file)
+}
+
+/// Frees a loop device.
+pub(super) fn loop_detach(device: &Path) -> Result<()> {
+    loopdev::detach(device)
+}

@@ -1,0 +1,321 @@
+//! Client of a mounted `.shadow` tree: reads its files, writes commands, waits for changes.
+//!
+//! Every verb that looks at or changes a running unit goes through here; none has another way in.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::model::Status;
+use super::system::{self, Running};
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+/// Longest answer that is read from `control`.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// The control tree of one mounted unit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Tree {
+    mountpoint: PathBuf,
+}
+
+/// What a command answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Answer {
+    /// What has happened, or would happen.
+    pub(super) sentence: String,
+    /// Further facts, in the order of the server.
+    pub(super) values: Vec<(String, String)>,
+}
+
+impl Answer {
+    /// A fact that is a number.
+    pub(super) fn number(&self, key: &str) -> Option<u64> {
+        let value = self.values.iter().find(|(k, _)| k == key);
+        value.and_then(|(_, value)| value.parse().ok())
+    }
+}
+
+/// A file of the tree as it was when it was opened; knows when it has changed since.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    file: File,
+    /// The text of the file.
+    pub(super) text: String,
+}
+
+impl Tree {
+    /// The tree of a mounted unit.
+    pub(super) fn of(unit: &Running) -> Self {
+        Self::at(&unit.mountpoint)
+    }
+
+    /// The tree under a mount point.
+    pub(super) fn at(mountpoint: &Path) -> Self {
+        Self {
+            mountpoint: mountpoint.to_owned(),
+        }
+    }
+
+    /// A path below `.shadow`.
+    fn path(&self, name: &str) -> PathBuf {
+        self.mountpoint.join(".shadow").join(name)
+    }
+
+    /// Reads a file below `.shadow`.
+    pub(super) fn read(&self, name: &str) -> Result<String> {
+        self.snapshot(name).map(|snapshot| snapshot.text)
+    }
+
+    /// Reads a file below `.shadow` and keeps it open to wait for its next change.
+    pub(super) fn snapshot(&self, name: &str) -> Result<Snapshot> {
+        let read = || {
+            let file = File::open(self.path(name))?;
+            let text = read_from_start(&file, usize::MAX)?;
+            Ok(Snapshot { file, text })
+        };
+        read().map_err(|cause| self.wrong("read", name, cause))
+    }
+
+    /// The whole state.
+    pub(super) fn status(&self) -> Result<Status> {
+        self.read("status.json")
+            .and_then(|text| parse_status(&text))
+    }
+
+    /// Carries out one command and returns its answer.
+    ///
+    /// # Errors
+    /// The refusal of the server, with its code, sentence and hint.
+    pub(super) fn command(&self, text: &str) -> Result<Answer> {
+        let mut control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path("control"))
+            .map_err(|cause| self.wrong("open", "control", cause))?;
+        let written = control.write(text.as_bytes());
+        let answer = read_from_start(&control, ANSWER_BYTES_MAX).unwrap_or_default();
+        let subject = subject(text);
+        match (written, answer.split_once(' ').map(|(word, _)| word)) {
+            (_, Some("error:")) => Err(refusal(&subject, &answer)),
+            (Ok(_), Some("ok:")) => Ok(parse_answer(&answer)),
+            (Ok(_), _) => {
+                let says = format!("{subject}: the server's answer makes no sense: {answer:?}");
+                Err(Error::new(Code::Io, says))
+            }
+            (Err(cause), _) => Err(Error::io(subject, cause)),
+        }
+    }
+
+    /// Shows each new state to `step` until it breaks, or until the deadline.
+    ///
+    /// # Errors
+    /// [`Code::TimedOut`] at the deadline, [`Code::NotMounted`] when the unit goes away.
+    pub(super) fn follow<T>(
+        &self,
+        deadline: Option<Instant>,
+        mut step: impl FnMut(&Snapshot, &Status) -> Result<ControlFlow<T>>,
+    ) -> Result<T> {
+        loop {
+            // A new open each time: a change between the reading and the wait ends the wait at once.
+            let snapshot = self.snapshot("status.json")?;
+            let status = parse_status(&snapshot.text)?;
+            if let ControlFlow::Break(value) = step(&snapshot, &status)? {
+                return Ok(value);
+            }
+            if !snapshot.wait(deadline)? {
+                let says = format!(
+                    "{}: not in the time given; it is {}",
+                    status.unit, status.state
+                );
+                return Err(Error::new(Code::TimedOut, says).with_hint(format!(
+                    "`shadowset status {}` shows its state",
+                    status.unit
+                )));
+            }
+        }
+    }
+
+    fn wrong(&self, doing: &str, name: &str, cause: io::Error) -> Error {
+        let dir = self.mountpoint.display();
+        let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV];
+        if cause
+            .raw_os_error()
+            .is_some_and(|errno| gone.contains(&errno))
+        {
+            return Error::new(Code::NotMounted, format!("the server of {dir} has ended"))
+                .with_hint(format!("`umount {dir}`, then mount the unit again"));
+        }
+        if !self.mountpoint.join(".shadow").is_dir() {
+            return Error::new(Code::NotMounted, format!("no unit is mounted at {dir}"));
+        }
+        Error::io(
+            format!("cannot {doing} {}", self.path(name).display()),
+            cause,
+        )
+    }
+}
+
+impl Snapshot {
+    /// Waits for a change; false when the deadline came first.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let doing = "cannot wait for a change of the state";
+            match system::wait_for_change(self.file.as_fd(), left) {
+                Ok(true) => return Ok(true),
+                Ok(false) if left.is_none_or(|left| left > Duration::ZERO) => {}
+                Ok(false) => return Ok(false),
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(Error::io(doing, cause)),
+            }
+        }
+    }
+}
+
+/// Reads `status.json`.
+pub(super) fn parse_status(text: &str) -> Result<Status> {
+    serde_json::from_str(text).map_err(|cause| {
+        Error::new(Code::Io, "status.json cannot be understood")
+            .caused_by(cause)
+            .with_hint("the server may be of another version: `cat .shadow/version`")
+    })
+}
+
+/// Reads a file of size zero: to its end, by offset, as control files want it.
+fn read_from_start(file: &File, bytes_max: usize) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    while bytes.len() < bytes_max {
+        let at = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => break,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+/// What an error is about: the verb and its object.
+fn subject(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let verb = words.next().unwrap_or_default();
+    match words.next().filter(|word| !word.contains('=')) {
+        Some(object) => format!("{verb} {object}"),
+        None => verb.to_owned(),
+    }
+}
+
+fn parse_answer(answer: &str) -> Answer {
+    let mut lines = answer.lines();
+    let first = lines.next().unwrap_or_default();
+    let sentence = first.strip_prefix("ok:").unwrap_or(first).trim().to_owned();
+    let value = |line: &str| {
+        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+        (key.to_owned(), value.trim().to_owned())
+    };
+    Answer {
+        sentence,
+        values: lines.filter(|l| !l.is_empty()).map(value).collect(),
+    }
+}
+
+/// `error: CODE ERRNO`, the sentence, maybe the command with a caret, `hint: ...`.
+///
+/// The caret is left out: it stands under words that the operator has not typed.
+fn refusal(subject: &str, answer: &str) -> Error {
+    let mut lines = answer.lines();
+    let code = lines
+        .next()
+        .and_then(|first| first.split_whitespace().nth(1));
+    let code = code.and_then(Code::from_name).unwrap_or(Code::Io);
+    let error = Error::new(
+        code,
+        format!("{subject}: {}", lines.next().unwrap_or_default()),
+    );
+    match lines.find_map(|line| line.strip_prefix("hint: ")) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::error_lines;
+
+    #[test]
+    fn a_refusal_is_shown_with_its_command_and_hint() {
+        let answer = "error: last-source EBUSY\nm1 is the only source member\n  detach m1\n         \
+                      ^\nhint: attach another member first\n";
+        let error = refusal(&subject("detach m1 policy=minicopy"), answer);
+        assert_eq!((error.code(), error.exit_code()), (Code::LastSource, 4));
+        let shown = error_lines(&error);
+        let expected = "shadowset: detach m1: m1 is the only source member\n\
+                        hint: attach another member first\n";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_refusal_without_a_word_or_with_an_unknown_code_is_still_shown() {
+        let error = refusal(
+            "merge",
+            "error: of-a-newer-server EBUSY\nnot now\nhint: later\n",
+        );
+        assert_eq!((error.code(), error.exit_code()), (Code::Io, 1));
+        assert_eq!(
+            error_lines(&error),
+            "shadowset: merge: not now\nhint: later\n"
+        );
+        let error = refusal("merge", "error: timed-out ETIMEDOUT\nno answer\n");
+        assert_eq!(
+            (error.exit_code(), error.hint()),
+            (124, Code::TimedOut.hint())
+        );
+    }
+
+    #[test]
+    fn an_answer_is_a_sentence_and_values() {
+        let answer = parse_answer("ok: m3 would return\nverdict minicopy\nreason a bitmap\neta\n");
+        assert_eq!(answer.sentence, "m3 would return");
+        let values = [("verdict", "minicopy"), ("reason", "a bitmap"), ("eta", "")];
+        let expected: Vec<_> = values.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        assert_eq!(answer.values, expected);
+        let answer = parse_answer("ok: m3 is the target\noperation 7\nkind minicopy\n");
+        let numbers = ["operation", "kind", "bytes"].map(|key| answer.number(key));
+        assert_eq!(numbers, [Some(7), None, None]);
+    }
+
+    #[test]
+    fn the_subject_is_verb_and_object() {
+        assert_eq!(subject("detach m1 policy=none"), "detach m1");
+        assert_eq!(subject("verify range=1-2"), "verify");
+        assert_eq!(subject("merge"), "merge");
+    }
+
+    #[test]
+    fn a_place_without_a_unit_is_not_mounted() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let error = Tree::at(dir.path()).status().unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), (Code::NotMounted, 3));
+    }
+
+    #[test]
+    fn a_file_of_the_tree_is_read_whole() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir(dir.path().join(".shadow")).expect("directory");
+        let text = "x".repeat(200_000);
+        std::fs::write(dir.path().join(".shadow/show"), &text).expect("file");
+        let tree = Tree::at(dir.path());
+        assert_eq!(tree.read("show").expect("file"), text);
+        let error = tree.read("nothing").unwrap_err();
+        assert_eq!(error.code(), Code::NoSuchFile);
+    }
+}

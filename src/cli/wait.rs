@@ -1,0 +1,305 @@
+//! `wait` and `op wait`: return when the unit is in a given state, woken by its changes.
+//!
+//! Nothing here looks again after a while: the control file says when there is something to see.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::args::{OpWaitArgs, WaitArgs};
+use super::model::{Operation, Status};
+use super::output::Out;
+use super::place;
+use super::size::human_seconds;
+use super::status::operation_line;
+use super::tree::Tree;
+use crate::error::{Error, Result};
+use crate::set::Code;
+
+/// What can be waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Goal {
+    /// The unit is steady: no copy, no merge, no member lost.
+    Steady,
+    /// An operation has ended.
+    Operation(u64),
+    /// A member is in a state.
+    Member(String, String),
+}
+
+/// States that a member can be in.
+const MEMBER_STATES: [&str; 6] = [
+    "source",
+    "copy-target",
+    "merging",
+    "detached",
+    "expelled",
+    "missing",
+];
+
+impl FromStr for Goal {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "steady" {
+            return Ok(Self::Steady);
+        }
+        if let Some(number) = text.strip_prefix("op=") {
+            let number = number.parse();
+            return number
+                .map(Self::Operation)
+                .map_err(|_| format!("`{text}` has no number"));
+        }
+        let member = text
+            .strip_prefix("member=")
+            .and_then(|rest| rest.rsplit_once(':'));
+        match member {
+            Some((name, state)) if MEMBER_STATES.contains(&state) => {
+                Ok(Self::Member(name.to_owned(), state.to_owned()))
+            }
+            Some((_, state)) => Err(format!(
+                "`{state}` is not one of {}",
+                MEMBER_STATES.join(", ")
+            )),
+            None => Err(format!("`{text}` is not steady, op=N or member=NAME:STATE")),
+        }
+    }
+}
+
+impl Goal {
+    /// Whether the state is the one; an error when it can no longer come.
+    fn reached(&self, status: &Status) -> Result<bool> {
+        match self {
+            Self::Steady => Ok(status.state == "steady"),
+            Self::Operation(id) => match status.operation(*id) {
+                Some(op) => ended(op),
+                None => Err(no_such_operation(*id)),
+            },
+            Self::Member(name, state) => match status.member(name) {
+                Some(member) => Ok(member.state == *state),
+                None => Err(Error::new(
+                    Code::NoSuchMember,
+                    format!("no member is named {name}"),
+                )),
+            },
+        }
+    }
+
+    fn operation<'a>(&self, status: &'a Status) -> Option<&'a Operation> {
+        match self {
+            Self::Operation(id) => status.operation(*id),
+            Self::Member(name, _) => status
+                .operations
+                .iter()
+                .find(|op| !op.has_ended() && op.target.as_ref() == Some(name)),
+            Self::Steady => status.operations.iter().find(|op| !op.has_ended()),
+        }
+    }
+}
+
+/// Whether an operation is done; an error when it has ended otherwise.
+pub(super) fn ended(op: &Operation) -> Result<bool> {
+    match op.state.as_str() {
+        "done" => Ok(true),
+        "failed" => {
+            let says = format!("operation {} ({}) has failed", op.id, op.title());
+            Err(Error::new(Code::Io, says).with_hint("the log of the server says why"))
+        }
+        "cancelled" => {
+            let says = format!("operation {} ({}) was cancelled", op.id, op.title());
+            Err(Error::new(Code::StateChanged, says).with_hint("attach the member to go on"))
+        }
+        _ => Ok(false),
+    }
+}
+
+fn no_such_operation(id: u64) -> Error {
+    Error::new(Code::NoSuchOperation, format!("there is no operation {id}"))
+        .with_hint("`shadowset op list UNIT` lists the running and the last finished ones")
+}
+
+/// `wait`.
+pub(super) fn run(args: &WaitArgs, out: Out) -> Result<u8> {
+    let tree = place::tree(&args.unit)?;
+    wait_for(&tree, &args.goal, args.timeout, out)
+}
+
+/// `op wait`.
+pub(super) fn operation(args: &OpWaitArgs, out: Out) -> Result<u8> {
+    let tree = place::tree(&args.op.unit)?;
+    wait_for(
+        &tree,
+        &Goal::Operation(args.op.operation),
+        args.timeout,
+        out,
+    )
+}
+
+fn wait_for(tree: &Tree, goal: &Goal, timeout: Option<Duration>, out: Out) -> Result<u8> {
+    let mut progress = Progress::new(out);
+    // A time beyond the clock's end is no limit.
+    let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
+    let state = tree.follow(deadline, |_, status| {
+        if let Some(op) = goal.operation(status) {
+            progress.show(op)?;
+        }
+        let reached = goal.reached(status)?;
+        Ok(if reached {
+            ControlFlow::Break(status.state.clone())
+        } else {
+            ControlFlow::Continue(())
+        })
+    })?;
+    progress.end();
+    if out.json {
+        out.value(&json!({ "ok": true, "state": state }))?;
+    }
+    Ok(0)
+}
+
+/// Shows how an operation goes on: a bar on a terminal, else one line per change.
+#[derive(Debug)]
+pub(super) struct Progress {
+    out: Out,
+    bar: Option<ProgressBar>,
+    last: String,
+}
+
+impl Progress {
+    /// Nothing is shown until there is something to show.
+    pub(super) fn new(out: Out) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !out.json;
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let template = "{prefix} [{bar:28}] {percent:>3} % {bytes}/{total_bytes} {msg}";
+            bar.with_style(
+                ProgressStyle::with_template(template)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> "),
+            )
+        });
+        Self {
+            out,
+            bar,
+            last: String::new(),
+        }
+    }
+
+    /// Shows the operation as it is now.
+    pub(super) fn show(&mut self, op: &Operation) -> Result<()> {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(format!("op {} {}", op.id, op.title()));
+            bar.set_length(op.total_bytes);
+            bar.set_message(match op.eta_s {
+                Some(eta) if !op.has_ended() => format!("eta {}", human_seconds(seconds(eta))),
+                _ => op.state.clone(),
+            });
+            bar.set_position(op.done_bytes.min(op.total_bytes));
+            return Ok(());
+        }
+        // Two lines that differ in the tenth of a percent only are one change to a reader.
+        let line = format!(
+            "op {} {} {} {:.0} %",
+            op.id,
+            op.title(),
+            op.state,
+            op.percent()
+        );
+        if self.out.json || line == self.last {
+            return Ok(());
+        }
+        self.last = line;
+        self.out.line(&operation_line(op))
+    }
+
+    /// Leaves the bar as it stands.
+    pub(super) fn end(&self) {
+        if let Some(bar) = self.bar.as_ref().filter(|bar| bar.length() != Some(0)) {
+            bar.abandon();
+        }
+    }
+}
+
+/// A number of seconds without its fraction, rounded up; what is no time is none.
+pub(super) fn seconds(value: f64) -> u64 {
+    Duration::try_from_secs_f64(value.ceil()).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::model::tests::sample;
+
+    #[test]
+    fn goals_are_read_and_others_are_refused() {
+        let table = [
+            ("steady", Ok(Goal::Steady)),
+            ("op=12", Ok(Goal::Operation(12))),
+            (
+                "member=m3:source",
+                Ok(Goal::Member("m3".into(), "source".into())),
+            ),
+            ("op=", Err("`op=` has no number")),
+            (
+                "member=m3:gone",
+                Err("`gone` is not one of source, copy-target"),
+            ),
+            ("member=m3", Err("`member=m3` is not steady")),
+            (
+                "idle",
+                Err("`idle` is not steady, op=N or member=NAME:STATE"),
+            ),
+        ];
+        for (text, expected) in table {
+            match (text.parse::<Goal>(), expected) {
+                (Ok(goal), Ok(expected)) => assert_eq!(goal, expected),
+                (Err(says), Err(expected)) => assert!(says.starts_with(expected), "{says}"),
+                (got, expected) => panic!("{text}: {got:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_goal_is_reached_when_the_state_is_the_one() {
+        let mut status = sample();
+        let member = |state: &str| Goal::Member("m3".into(), state.into());
+        assert!(!Goal::Steady.reached(&status).unwrap());
+        assert!(member("copy-target").reached(&status).unwrap());
+        assert!(!member("source").reached(&status).unwrap());
+        assert!(!Goal::Operation(7).reached(&status).unwrap());
+        status.state = "steady".to_owned();
+        status.operations[1].state = "done".to_owned();
+        assert!(Goal::Steady.reached(&status).unwrap());
+        assert!(Goal::Operation(7).reached(&status).unwrap());
+    }
+
+    #[test]
+    fn what_cannot_come_any_more_is_an_error_with_its_exit_code() {
+        let mut status = sample();
+        let code = |goal: Goal, status: &Status| goal.reached(status).unwrap_err().exit_code();
+        assert_eq!(code(Goal::Operation(99), &status), 3);
+        assert_eq!(code(Goal::Member("m9".into(), "source".into()), &status), 3);
+        assert_eq!(code(Goal::Operation(6), &status), 4, "cancelled");
+        status.operations[1].state = "failed".to_owned();
+        assert_eq!(code(Goal::Operation(7), &status), 1, "failed");
+    }
+
+    #[test]
+    fn times_to_go_are_rounded_up() {
+        let table = [
+            (0.0, 0),
+            (0.2, 1),
+            (3.0, 3),
+            (-1.0, 0),
+            (f64::NAN, 0),
+            (f64::INFINITY, 0),
+        ];
+        for (value, expected) in table {
+            assert_eq!(seconds(value), expected, "{value}");
+        }
+    }
+}

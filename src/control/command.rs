@@ -1,0 +1,388 @@
+//! Commands: from the bytes of one write to a request of the shadow server, or a refusal.
+//!
+//! One parser for `control` and for the files of single objects, where the object goes without
+//! saying. Only form is checked here; whether a member exists is the shadow server's business.
+
+use crate::server::Request;
+use crate::set::{AttachPolicy, BitmapId, Code, OpId, Policy, Refusal};
+
+/// Most bytes of one command.
+pub const COMMAND_BYTES: usize = 4095;
+
+/// One command of the interface.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Its first word.
+    pub verb: &'static str,
+    /// Its form.
+    pub syntax: &'static str,
+    /// Its meaning, one sentence.
+    pub doc: &'static str,
+    parse: Parse,
+}
+
+type Parse = fn(&mut Words) -> Result<Request, Refusal>;
+
+/// Every command of this version.
+pub static COMMANDS: &[Spec] = &[
+    Spec {
+        verb: "detach",
+        syntax: "detach <member> [policy=minicopy | minicopy=optional | none] [dry-run]",
+        doc: "Take a member out on purpose; its image is complete and quiet when this returns.",
+        parse: detach,
+    },
+    Spec {
+        verb: "attach",
+        syntax: "attach <member> | <path> [as=<name>] \
+                 [policy=minicopy | minicopy=optional | full | nocopy] [confirm] [dry-run]",
+        doc: "Bring a departed member or a new image in; returns when the copy is queued.",
+        parse: attach,
+    },
+    Spec {
+        verb: "expel",
+        syntax: "expel <member>",
+        doc: "Take a member out at once, as after an error.",
+        parse: expel,
+    },
+    Spec {
+        verb: "delete-bitmap",
+        syntax: "delete-bitmap <id>",
+        doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
+        parse: delete_bitmap,
+    },
+    Spec {
+        verb: "pause",
+        syntax: "pause <operation>",
+        doc: "Hold an operation.",
+        parse: |words| Ok(Request::Pause(operation(words)?)),
+    },
+    Spec {
+        verb: "resume",
+        syntax: "resume <operation>",
+        doc: "Let a held operation go on.",
+        parse: |words| Ok(Request::Resume(operation(words)?)),
+    },
+    Spec {
+        verb: "cancel",
+        syntax: "cancel <operation>",
+        doc: "End an operation; its target is detached and keeps what is left of its bitmap.",
+        parse: |words| Ok(Request::Cancel(operation(words)?)),
+    },
+];
+
+/// Verbs of the interface that this version does not know.
+const LATER: &[&str] = &[
+    "verify",
+    "merge",
+    "resize",
+    "stall",
+    "unstall",
+    "abort",
+    "release",
+    "set",
+    "reset-counters",
+    "dissolve",
+];
+
+/// Parses what was written to `control`.
+///
+/// # Errors
+/// A refusal that names the word at fault.
+pub fn parse(bytes: &[u8]) -> Result<Request, Refusal> {
+    let words = Words::of(line(bytes)?)?;
+    let spec = find(&words.verb)?;
+    finish(spec, words)
+}
+
+/// Parses what was written to the file of one object: `object` follows the verb unsaid.
+///
+/// # Errors
+/// A refusal that names the word at fault.
+pub fn parse_for(bytes: &[u8], object: &str, verbs: &[&str]) -> Result<Request, Refusal> {
+    let mut words = Words::of(line(bytes)?)?;
+    let spec = find(&words.verb)?;
+    if !verbs.contains(&spec.verb) {
+        let text = format!("{} is not a command of this file", spec.verb);
+        let hint = format!("this file takes {}", verbs.join(", "));
+        return Err(syntax(text).at(spec.verb).with_hint(hint));
+    }
+    words.rest.push(object.to_owned());
+    finish(spec, words)
+}
+
+/// The column of a word in a command, in characters.
+///
+/// A word that is part of another (`full` of `policy=full`) is found as well.
+#[must_use]
+pub fn locate(command: &str, word: &str) -> Option<usize> {
+    if word.is_empty() {
+        return None;
+    }
+    let tokens = split(command).ok();
+    let token = tokens
+        .as_ref()
+        .and_then(|tokens| tokens.iter().find(|t| t.text == word));
+    if let Some(token) = token {
+        return Some(token.column);
+    }
+    let byte = command.find(word)?;
+    Some(command[..byte].chars().count())
+}
+
+fn syntax(text: impl Into<String>) -> Refusal {
+    Refusal::new(Code::Syntax, text)
+}
+
+/// The one line of a command, without its newline.
+fn line(bytes: &[u8]) -> Result<&str, Refusal> {
+    if bytes.len() > COMMAND_BYTES {
+        let text = format!(
+            "the command has {} bytes, and {COMMAND_BYTES} are the most",
+            bytes.len()
+        );
+        return Err(Refusal::new(Code::TooLong, text));
+    }
+    if bytes.contains(&0) {
+        return Err(syntax("the command holds a NUL byte").with_hint("write plain text"));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(syntax("the command is not UTF-8").with_hint("write plain text"));
+    };
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    if text.contains('\n') {
+        let refusal = syntax("the command has several lines");
+        return Err(refusal.with_hint("write one command at a time"));
+    }
+    Ok(text)
+}
+
+fn find(verb: &str) -> Result<&'static Spec, Refusal> {
+    if let Some(spec) = COMMANDS.iter().find(|spec| spec.verb == verb) {
+        return Ok(spec);
+    }
+    if LATER.contains(&verb) {
+        let text = format!("the command {verb} is not in this version");
+        return Err(Refusal::new(Code::NotSupported, text).at(verb));
+    }
+    let verbs: Vec<&str> = COMMANDS.iter().map(|spec| spec.verb).collect();
+    let hint = format!("the commands are {}", verbs.join(", "));
+    Err(syntax(format!("{verb} is not a command"))
+        .at(verb)
+        .with_hint(hint))
+}
+
+fn finish(spec: &Spec, mut words: Words) -> Result<Request, Refusal> {
+    let with_syntax = |refusal: Refusal| match refusal.code {
+        Code::Syntax => refusal.with_hint(format!("the form is: {}", spec.syntax)),
+        _ => refusal,
+    };
+    let request = (spec.parse)(&mut words).map_err(with_syntax)?;
+    match words.rest.pop() {
+        None => Ok(request),
+        Some(word) => Err(with_syntax(
+            syntax(format!("{word} is not a word of {}", spec.verb)).at(word),
+        )),
+    }
+}
+
+fn detach(words: &mut Words) -> Result<Request, Refusal> {
+    let member = words.object("a member")?;
+    let policy = words.policy(&[
+        ("minicopy", Policy::Minicopy),
+        ("minicopy=optional", Policy::MinicopyOptional),
+        ("none", Policy::Full),
+    ])?;
+    let dry_run = words.flag("dry-run")?;
+    Ok(Request::Detach {
+        member,
+        policy,
+        dry_run,
+    })
+}
+
+fn attach(words: &mut Words) -> Result<Request, Refusal> {
+    let what = words.object("a member or the path of an image")?;
+    let name = words.option("as")?;
+    if let Some(name) = name.as_deref().filter(|name| !is_member_name(name)) {
+        let text = format!(
+            "{name} cannot be a member's name: 1 to 32 letters, digits and . _ -, a letter or \
+             digit first"
+        );
+        return Err(syntax(text).at(format!("as={name}")));
+    }
+    if let Some(source) = words.option("source")? {
+        let text = "the choice of a source is not in this version";
+        return Err(Refusal::new(Code::NotSupported, text).at(format!("source={source}")));
+    }
+    if let Some(word) = words.rest.iter().find(|w| *w == "policy=compare") {
+        let text = "the policy compare is not in this version";
+        return Err(Refusal::new(Code::NotSupported, text).at(word.as_str()));
+    }
+    let policy = words.policy(&[
+        ("minicopy", AttachPolicy::Minicopy),
+        ("minicopy=optional", AttachPolicy::MinicopyOptional),
+        ("full", AttachPolicy::Full),
+        ("nocopy", AttachPolicy::Nocopy),
+    ])?;
+    let (confirm, dry_run) = (words.flag("confirm")?, words.flag("dry-run")?);
+    Ok(Request::Attach {
+        what,
+        name,
+        policy: policy.unwrap_or_default(),
+        confirm,
+        dry_run,
+    })
+}
+
+fn expel(words: &mut Words) -> Result<Request, Refusal> {
+    let member = words.object("a member")?;
+    Ok(Request::Expel { member })
+}
+
+fn delete_bitmap(words: &mut Words) -> Result<Request, Refusal> {
+    let word = words.object("a bitmap")?;
+    match bitmap_id(&word) {
+        Some(id) => Ok(Request::DeleteBitmap(id)),
+        None => Err(syntax(format!("{word} is not the id of a bitmap: 8 hex digits")).at(word)),
+    }
+}
+
+/// The id of a bitmap from its 8 hex digits.
+#[must_use]
+pub fn bitmap_id(word: &str) -> Option<BitmapId> {
+    let digits = word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = u32::from_str_radix(word, 16).ok()?;
+    digits.then_some(BitmapId(number))
+}
+
+fn operation(words: &mut Words) -> Result<OpId, Refusal> {
+    let word = words.object("an operation")?;
+    match word.parse() {
+        Ok(number) if word.bytes().all(|b| b.is_ascii_digit()) => Ok(OpId(number)),
+        _ => Err(syntax(format!("{word} is not the number of an operation")).at(word)),
+    }
+}
+
+/// Whether a member can have this name.
+#[must_use]
+pub fn is_member_name(name: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=32).contains(&name.len())
+        && name.bytes().all(inside)
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// A command taken apart; what has been understood is taken out of `rest`, which is reversed.
+struct Words {
+    verb: String,
+    rest: Vec<String>,
+}
+
+impl Words {
+    fn of(line: &str) -> Result<Self, Refusal> {
+        let tokens = split(line)?;
+        let mut rest: Vec<String> = tokens.into_iter().map(|t| t.text).rev().collect();
+        match rest.pop() {
+            Some(verb) => Ok(Self { verb, rest }),
+            None => Err(syntax("the command is empty")),
+        }
+    }
+
+    /// The next word, which names an object.
+    fn object(&mut self, what: &str) -> Result<String, Refusal> {
+        match self.rest.pop() {
+            Some(word) if !word.is_empty() => Ok(word),
+            _ => Err(syntax(format!("{} needs {what}", self.verb)).at(self.verb.as_str())),
+        }
+    }
+
+    /// The value of `key=value`, at most once.
+    fn option(&mut self, key: &str) -> Result<Option<String>, Refusal> {
+        let is_it = |word: &String| word.split_once('=').is_some_and(|(k, _)| k == key);
+        let word = self.take(key, is_it)?;
+        Ok(word.and_then(|word| word.split_once('=').map(|(_, value)| value.to_owned())))
+    }
+
+    /// Whether a word is there, at most once.
+    fn flag(&mut self, name: &str) -> Result<bool, Refusal> {
+        Ok(self.take(name, |word| word == name)?.is_some())
+    }
+
+    fn policy<T: Copy>(&mut self, policies: &[(&str, T)]) -> Result<Option<T>, Refusal> {
+        let Some(value) = self.option("policy")? else {
+            return Ok(None);
+        };
+        if let Some((_, policy)) = policies.iter().find(|(name, _)| *name == value) {
+            return Ok(Some(*policy));
+        }
+        let text = format!("{value} is not a policy of {}", self.verb);
+        Err(syntax(text).at(format!("policy={value}")))
+    }
+
+    fn take(
+        &mut self,
+        what: &str,
+        is_it: impl Fn(&String) -> bool,
+    ) -> Result<Option<String>, Refusal> {
+        let Some(first) = self.rest.iter().rposition(&is_it) else {
+            return Ok(None);
+        };
+        let word = self.rest.remove(first);
+        match self.rest.iter().find(|word| is_it(word)) {
+            Some(again) => Err(syntax(format!("{what} is given twice")).at(again.as_str())),
+            None => Ok(Some(word)),
+        }
+    }
+}
+
+/// One word of a command and the column where it starts, in characters.
+struct Token {
+    text: String,
+    column: usize,
+}
+
+/// Splits at blanks; double quotes hold blanks, and `\"` and `\\` stand for themselves in them.
+fn split(line: &str) -> Result<Vec<Token>, Refusal> {
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut inside = false;
+    let mut quoted_at = None;
+    let mut chars = line.chars().enumerate().peekable();
+    while let Some((column, c)) = chars.next() {
+        if quoted_at.is_none() && matches!(c, ' ' | '\t') {
+            inside = false;
+            continue;
+        }
+        if !inside {
+            tokens.push(Token {
+                text: String::new(),
+                column,
+            });
+            inside = true;
+        }
+        match (c, chars.peek()) {
+            ('"', _) if quoted_at.is_some() => quoted_at = None,
+            ('"', _) => quoted_at = Some(column),
+            ('\\', Some(&(_, next @ ('"' | '\\')))) if quoted_at.is_some() => {
+                chars.next();
+                push(&mut tokens, next);
+            }
+            (c, _) => push(&mut tokens, c),
+        }
+    }
+    match quoted_at {
+        None => Ok(tokens),
+        Some(column) => {
+            let rest: String = line.chars().skip(column).collect();
+            Err(syntax("a quote is not closed").at(rest))
+        }
+    }
+}
+
+fn push(tokens: &mut [Token], c: char) {
+    if let Some(token) = tokens.last_mut() {
+        token.text.push(c);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! Commands: what is understood, and what each refusal says.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn attach_of(what: &str) -> Request {
+    Request::Attach {
+        what: what.to_owned(),
+        name: None,
+        policy: AttachPolicy::MinicopyOptional,
+        confirm: false,
+        dry_run: false,
+    }
+}
+
+fn detach_of(policy: Option<Policy>, dry_run: bool) -> Request {
+    Request::Detach {
+        member: "m3".to_owned(),
+        policy,
+        dry_run,
+    }
+}
+
+#[test]
+fn commands_become_requests() {
+    let cases: Vec<(&str, Request)> = vec![
+        ("detach m3", detach_of(None, false)),
+        ("  detach\tm3  \n", detach_of(None, false)),
+        (
+            "detach m3 policy=minicopy\n",
+            detach_of(Some(Policy::Minicopy), false),
+        ),
+        (
+            "detach m3 dry-run policy=minicopy=optional",
+            detach_of(Some(Policy::MinicopyOptional), true),
+        ),
+        (
+            "detach m3 policy=none",
+            detach_of(Some(Policy::Full), false),
+        ),
+        ("attach m3", attach_of("m3")),
+        ("attach \"/srv/my disk\"", attach_of("/srv/my disk")),
+        ("attach \"a\\\"b\\\\c\\d\"", attach_of("a\"b\\c\\d")),
+        (
+            "attach /x as=m4 policy=full confirm dry-run",
+            Request::Attach {
+                what: "/x".to_owned(),
+                name: Some("m4".to_owned()),
+                policy: AttachPolicy::Full,
+                confirm: true,
+                dry_run: true,
+            },
+        ),
+        (
+            "expel m1",
+            Request::Expel {
+                member: "m1".to_owned(),
+            },
+        ),
+        (
+            "delete-bitmap 0000001f",
+            Request::DeleteBitmap(BitmapId(31)),
+        ),
+        ("pause 7", Request::Pause(OpId(7))),
+        ("resume 7", Request::Resume(OpId(7))),
+        (
+            "cancel 18446744073709551615",
+            Request::Cancel(OpId(u64::MAX)),
+        ),
+    ];
+    for (text, request) in cases {
+        assert_eq!(parse(text.as_bytes()), Ok(request), "{text}");
+    }
+}
+
+#[test]
+fn each_mistake_has_its_own_sentence_and_word() {
+    let long = vec![b'x'; 4096];
+    let cases: Vec<(&[u8], Code, &str, Option<&str>)> = vec![
+        (b"", Code::Syntax, "the command is empty", None),
+        (b"\n", Code::Syntax, "the command is empty", None),
+        (b" \t ", Code::Syntax, "the command is empty", None),
+        (
+            b"detach m1\ndetach m2\n",
+            Code::Syntax,
+            "the command has several lines",
+            None,
+        ),
+        (b"detach m1\n\n", Code::Syntax, "several lines", None),
+        (b"detach m\0", Code::Syntax, "a NUL byte", None),
+        (b"detach \xff", Code::Syntax, "not UTF-8", None),
+        (&long, Code::TooLong, "4096 bytes, and 4095", None),
+        (
+            b"deatch m1",
+            Code::Syntax,
+            "deatch is not a command",
+            Some("deatch"),
+        ),
+        (
+            b"detach",
+            Code::Syntax,
+            "detach needs a member",
+            Some("detach"),
+        ),
+        (
+            b"detach \"\"",
+            Code::Syntax,
+            "detach needs a member",
+            Some("detach"),
+        ),
+        (
+            b"detach m1 now",
+            Code::Syntax,
+            "now is not a word of detach",
+            Some("now"),
+        ),
+        (
+            b"detach m1 policy=full",
+            Code::Syntax,
+            "full is not a policy of detach",
+            Some("policy=full"),
+        ),
+        (
+            b"detach m1 policy=none policy=minicopy",
+            Code::Syntax,
+            "policy is given twice",
+            Some("policy=minicopy"),
+        ),
+        (
+            b"attach \"/a b",
+            Code::Syntax,
+            "a quote is not closed",
+            Some("\"/a b"),
+        ),
+        (
+            b"attach /a as=-x",
+            Code::Syntax,
+            "cannot be a member's name",
+            Some("as=-x"),
+        ),
+        (
+            b"attach /a source=m1",
+            Code::NotSupported,
+            "not in this version",
+            Some("source=m1"),
+        ),
+        (
+            b"attach m1 policy=compare",
+            Code::NotSupported,
+            "compare is not in this version",
+            Some("policy=compare"),
+        ),
+        (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
+        (
+            b"delete-bitmap +000001f",
+            Code::Syntax,
+            "8 hex digits",
+            Some("+000001f"),
+        ),
+        (
+            b"pause seven",
+            Code::Syntax,
+            "not the number of an operation",
+            Some("seven"),
+        ),
+        (
+            b"pause +7",
+            Code::Syntax,
+            "not the number of an operation",
+            Some("+7"),
+        ),
+        (
+            b"verify",
+            Code::NotSupported,
+            "verify is not in this version",
+            Some("verify"),
+        ),
+    ];
+    for (bytes, code, sentence, word) in cases {
+        let shown = String::from_utf8_lossy(bytes).into_owned();
+        let refusal = parse(bytes).expect_err(&shown);
+        assert_eq!(refusal.code, code, "{shown}: {refusal}");
+        assert!(refusal.text.contains(sentence), "{shown}: {refusal}");
+        assert_eq!(refusal.word.as_deref(), word, "{shown}");
+        if let Some(word) = word {
+            assert!(locate(&shown, word).is_some(), "{shown}: {word}");
+        }
+    }
+}
+
+#[test]
+fn verbs_of_later_versions_are_known_but_refused() {
+    for verb in LATER {
+        assert!(COMMANDS.iter().all(|spec| spec.verb != *verb));
+        let refusal = parse(verb.as_bytes()).expect_err(verb);
+        assert_eq!(refusal.code, Code::NotSupported);
+    }
+}
+
+#[test]
+fn the_file_of_an_object_says_the_object() {
+    let verbs = ["detach", "attach", "expel"];
+    let parse = |text: &str| parse_for(text.as_bytes(), "m3", &verbs);
+    assert_eq!(parse("detach\n"), Ok(detach_of(None, false)));
+    assert_eq!(
+        parse("detach policy=none"),
+        Ok(detach_of(Some(Policy::Full), false))
+    );
+    assert_eq!(parse("attach"), Ok(attach_of("m3")));
+    let refusal = parse("detach m1").expect_err("a second member");
+    assert_eq!(refusal.word.as_deref(), Some("m1"));
+    let refusal = parse("pause").expect_err("another object's verb");
+    assert!(refusal.hint().contains("detach, attach, expel"));
+    assert_eq!(
+        parse_for(b"cancel", "7", &["pause", "resume", "cancel"]),
+        Ok(Request::Cancel(OpId(7)))
+    );
+}
+
+#[test]
+fn words_are_found_where_they_stand() {
+    assert_eq!(locate("detach  m1", "m1"), Some(8));
+    assert_eq!(locate("detach m11 m1", "m1"), Some(11));
+    assert_eq!(locate("attach \"/a b\" as=x", "/a b"), Some(7));
+    assert_eq!(locate("attach m1 policy=full", "full"), Some(17));
+    assert_eq!(locate("attach \u{fc}\u{fc} x", "x"), Some(10));
+    assert_eq!(locate("detach m1", "m2"), None);
+    assert_eq!(locate("detach m1", ""), None);
+}
+
+proptest! {
+    /// Whatever is written is understood or refused, and a refusal can be shown.
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        for result in [parse(&bytes), parse_for(&bytes, "m1", &["detach", "attach"])] {
+            if let Err(refusal) = result {
+                let shown = crate::control::answer::echo(&bytes);
+                let text = crate::control::answer::refused(&shown, &refusal);
+                prop_assert!(text.starts_with("error: ") && text.ends_with('\n'));
+            }
+        }
+    }
+
+    /// Words that look like commands, in any order and number.
+    #[test]
+    fn no_words_make_it_panic(
+        words in proptest::collection::vec(
+            prop_oneof![
+                "detach|attach|expel|pause|delete-bitmap|policy=[a-z=]{0,9}|as=.?|\"|\\\\|m1|dry-run",
+                ".{0,6}",
+            ],
+            0..8,
+        )
+    ) {
+        let _ = parse(words.join(" ").as_bytes());
+    }
+
+    /// A quoted path comes out as it went in.
+    #[test]
+    fn quoting_is_exact(path in "[^\\x00\\n]{1,40}") {
+        let quoted = path.replace('\\', "\\\\").replace('"', "\\\"");
+        prop_assert_eq!(parse(format!("attach \"{quoted}\"").as_bytes()), Ok(attach_of(&path)));
+    }
+}

@@ -1,0 +1,393 @@
+//! The texts of single files.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::render::Context;
+use super::table::Drawn;
+use super::text::{self, ABSENT, human, line, maybe, maybe_moment, moment, percent};
+use crate::server::{EventRecord, Published};
+use crate::set::{BitmapStatus, MemberStatus, OpState, Operation, Regions};
+
+/// How long bitmaps live: as long as the process.
+pub(super) const DURABILITY: &str = "memory";
+
+pub(super) fn abi(_: &Context<'_>) -> String {
+    super::ABI.to_string()
+}
+
+pub(super) fn version(_: &Context<'_>) -> String {
+    concat!("shadowset ", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+pub(super) fn name(c: &Context<'_>) -> String {
+    line(&c.now.unit)
+}
+
+pub(super) fn uuid(c: &Context<'_>) -> String {
+    c.now.uuid.to_string()
+}
+
+pub(super) fn label(c: &Context<'_>) -> String {
+    line(&c.now.label)
+}
+
+pub(super) fn size(c: &Context<'_>) -> String {
+    c.now.set.geometry.size().to_string()
+}
+
+pub(super) fn region_blocks(c: &Context<'_>) -> String {
+    c.now.set.geometry.region_blocks().to_string()
+}
+
+pub(super) fn generation(c: &Context<'_>) -> String {
+    c.now.set.generation.number().to_string()
+}
+
+pub(super) fn created(c: &Context<'_>) -> String {
+    maybe_moment(c.now.created)
+}
+
+/// The worst that applies to the unit; a unit that takes no writes says so first.
+pub(super) fn state_word(now: &Published) -> &'static str {
+    if now.read_only {
+        "read-only"
+    } else {
+        now.set.state.name()
+    }
+}
+
+pub(super) fn state(c: &Context<'_>) -> String {
+    state_word(c.now).to_owned()
+}
+
+pub(super) fn control(_: &Context<'_>) -> String {
+    "Write one command; read its answer on the same file. `cat .shadow/help` lists the commands.\n"
+        .to_owned()
+}
+
+pub(super) fn last_error(c: &Context<'_>) -> String {
+    c.logbook.last().unwrap_or_else(|| "none\n".to_owned())
+}
+
+pub(super) fn error_log(c: &Context<'_>) -> String {
+    c.logbook.log()
+}
+
+struct EventLine<'a>(&'a EventRecord);
+
+impl Serialize for EventLine<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(3 + self.0.facts.len()))?;
+        map.serialize_entry("seq", &self.0.seq)?;
+        map.serialize_entry("time", &moment(self.0.time))?;
+        map.serialize_entry("event", self.0.event)?;
+        for (key, value) in &self.0.facts {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+pub(super) fn events(c: &Context<'_>) -> String {
+    let mut out = String::new();
+    for event in (c.events)() {
+        if let Ok(json) = serde_json::to_string(&EventLine(&event)) {
+            out.push_str(&json);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+pub(super) fn member_path(_: &Context<'_>, m: &MemberStatus) -> String {
+    line(&m.path)
+}
+
+pub(super) fn member_reason(_: &Context<'_>, m: &MemberStatus) -> String {
+    line(&m.reason)
+}
+
+pub(super) fn member_since(_: &Context<'_>, m: &MemberStatus) -> String {
+    moment(m.since)
+}
+
+/// What an attach of the member would do, as far as the set knows without looking at the image.
+struct Plan {
+    verdict: &'static str,
+    reason: String,
+    bytes: u64,
+    extents: u64,
+}
+
+impl Plan {
+    fn refused(reason: String) -> Self {
+        Self {
+            verdict: "refused",
+            reason,
+            bytes: 0,
+            extents: 0,
+        }
+    }
+
+    fn of(now: &Published, m: &MemberStatus) -> Self {
+        let name = &m.name;
+        if !m.departed {
+            return Self::refused(match m.state {
+                "source" => format!("{name} is a source member already"),
+                state => format!("{name} is {state} already"),
+            });
+        }
+        let size = now.set.geometry.size();
+        if m.size < size && m.state != "missing" {
+            return Self::refused(format!("{name} has {} bytes, the unit {size}", m.size));
+        }
+        match m.bitmap.and_then(|id| now.set.bitmap(id)) {
+            Some(bitmap) if bitmap.in_use => Self::refused(format!("{name} is still leaving")),
+            Some(bitmap) => Self {
+                verdict: "minicopy",
+                reason: "its bitmap tells what has changed".to_owned(),
+                bytes: bitmap.map.stale_bytes() + uncovered(now, bitmap),
+                extents: bitmap.map.runs().count() as u64,
+            },
+            None => Self {
+                verdict: "full",
+                reason: format!("{name} has no bitmap"),
+                bytes: size.0,
+                extents: 1,
+            },
+        }
+    }
+}
+
+pub(super) fn member_plan(c: &Context<'_>, m: &MemberStatus) -> String {
+    let plan = Plan::of(c.now, m);
+    format!(
+        "verdict {}\nreason {}\nbytes {}\nextents {}\neta {ABSENT}\n",
+        plan.verdict,
+        line(&plan.reason),
+        plan.bytes,
+        plan.extents,
+    )
+}
+
+pub(super) fn bitmap_state(bitmap: &BitmapStatus) -> &'static str {
+    if bitmap.in_use { "in-use" } else { "active" }
+}
+
+pub(super) fn bitmap_member(c: &Context<'_>, b: &Drawn<'_>) -> String {
+    maybe(b.status.member.map(|id| c.member_name(id)))
+}
+
+pub(super) fn bitmap_created(_: &Context<'_>, b: &Drawn<'_>) -> String {
+    moment(b.tag.created)
+}
+
+pub(super) fn bitmap_bits(_: &Context<'_>, b: &Drawn<'_>) -> String {
+    b.status.map.geometry().regions().to_string()
+}
+
+pub(super) fn bitmap_percent(_: &Context<'_>, b: &Drawn<'_>) -> String {
+    let map = &b.status.map;
+    percent(map.count(), map.geometry().regions())
+}
+
+pub(super) fn bitmap_covered(_: &Context<'_>, b: &Drawn<'_>) -> String {
+    b.status.map.geometry().size().to_string()
+}
+
+/// Bytes of the unit behind the end of a bitmap.
+pub(super) fn uncovered(now: &Published, bitmap: &BitmapStatus) -> u64 {
+    let covered = bitmap.map.geometry().size().0;
+    now.set.geometry.size().0.saturating_sub(covered)
+}
+
+pub(super) fn bitmap_ranges(_: &Context<'_>, b: &Drawn<'_>) -> String {
+    let geometry = b.status.map.geometry();
+    let mut out = String::new();
+    for run in b.status.map.runs() {
+        let blocks = geometry.bytes_of(run).blocks();
+        let (first, end) = (blocks.first().0, blocks.end().0);
+        let _ = writeln!(out, "{first} {}", end - first);
+    }
+    out
+}
+
+#[derive(Serialize)]
+struct Extent {
+    start: u64,
+    length: u64,
+    data: bool,
+}
+
+pub(super) fn bitmap_extents(_: &Context<'_>, b: &Drawn<'_>) -> String {
+    let geometry = b.status.map.geometry();
+    let extent = |run: Regions| {
+        let bytes = geometry.bytes_of(run);
+        Extent {
+            start: bytes.start(),
+            length: bytes.len(),
+            data: true,
+        }
+    };
+    let extents: Vec<Extent> = b.status.map.runs().map(extent).collect();
+    serde_json::to_string(&extents).unwrap_or_default()
+}
+
+pub(super) fn operation_started(_: &Context<'_>, o: &Operation) -> String {
+    maybe_moment(o.started)
+}
+
+pub(super) fn operation_finished(_: &Context<'_>, o: &Operation) -> String {
+    maybe_moment(o.finished)
+}
+
+/// The counters of an operation, read once.
+pub(super) struct Counters {
+    pub(super) done: u64,
+    pub(super) total: u64,
+    pub(super) skipped: u64,
+    pub(super) copied: u64,
+    pub(super) fence_block: u64,
+}
+
+impl Counters {
+    pub(super) fn of(now: &Published, o: &Operation) -> Self {
+        let total = o.progress.total_bytes();
+        Self {
+            done: o.progress.done_bytes().min(total),
+            total,
+            skipped: now.set.geometry.size().0.saturating_sub(total),
+            copied: o.progress.copied_bytes(),
+            fence_block: o.progress.fence_block(),
+        }
+    }
+
+    /// What remains counts as nothing only when the operation is over.
+    pub(super) fn hundredths(&self, state: OpState) -> u64 {
+        match (self.total, state) {
+            (0, OpState::Done) => 10_000,
+            (0, _) => 0,
+            (total, _) => text::hundredths(self.done, total),
+        }
+    }
+
+    pub(super) fn percent(&self, state: OpState) -> String {
+        let share = self.hundredths(state);
+        format!("{}.{:02}", share / 100, share % 100)
+    }
+}
+
+pub(super) fn operation_progress(c: &Context<'_>, o: &Operation) -> String {
+    let (n, rate) = (Counters::of(c.now, o), c.now.rate(o.id));
+    format!(
+        "done_bytes {}\ntotal_bytes {}\nskipped_bytes {}\ncopied_bytes {}\npercent {}\n\
+         rate_bps {}\neta_s {}\nfence_block {}\n",
+        n.done,
+        n.total,
+        n.skipped,
+        n.copied,
+        n.percent(o.state),
+        maybe(rate.bytes_per_second),
+        maybe(rate.eta_s),
+        n.fence_block,
+    )
+}
+
+/// The whole state for people.
+pub(super) fn display(c: &Context<'_>) -> String {
+    let (now, set) = (c.now, &c.now.set);
+    let size = set.geometry.size().0;
+    let mut out = format!(
+        "Virtual unit {}, label {}, {}\n  \
+         state {}, generation {}, {} ({size} bytes), regions of {} blocks\n  \
+         bitmaps live in memory and end with this mount\n\n",
+        line(&now.unit),
+        line(&now.label),
+        now.uuid,
+        state_word(now),
+        set.generation.number(),
+        human(size),
+        set.geometry.region_blocks(),
+    );
+    display_members(c, &mut out);
+    display_bitmaps(c, &mut out);
+    display_operations(c, &mut out);
+    out
+}
+
+fn display_members(c: &Context<'_>, out: &mut String) {
+    let members = &c.now.set.members;
+    let longest = members.iter().map(|m| m.name.chars().count()).max();
+    let width = longest.unwrap_or(0).max("Member".len());
+    let _ = writeln!(
+        out,
+        "  {:width$}  {:11}  {:>6}  {:>4}  {:>4}  {:8}  Image",
+        "Member", "State", "Errors", "Cost", "Site", "Bitmap"
+    );
+    for m in members {
+        let _ = writeln!(
+            out,
+            "  {:width$}  {:11}  {:>6}  {:>4}  {:>4}  {:8}  {}",
+            line(&m.name),
+            m.state,
+            m.errors,
+            m.read_cost,
+            m.site,
+            maybe(m.bitmap),
+            line(&m.path),
+        );
+        if !m.reason.is_empty() {
+            let _ = writeln!(
+                out,
+                "  {:width$}  since {}: {}",
+                "",
+                moment(m.since),
+                line(&m.reason)
+            );
+        }
+    }
+}
+
+fn display_bitmaps(c: &Context<'_>, out: &mut String) {
+    for bitmap in &c.now.set.bitmaps {
+        let Some(tag) = bitmap.tag else { continue };
+        let (map, regions) = (&bitmap.map, bitmap.map.geometry().regions());
+        let _ = writeln!(
+            out,
+            "\n  Bitmap {} of {}, {}: {} of {regions} regions ({} %), {}",
+            tag.id,
+            maybe(bitmap.member.map(|id| c.member_name(id))),
+            bitmap_state(bitmap),
+            map.count(),
+            percent(map.count(), regions),
+            human(map.stale_bytes()),
+        );
+    }
+}
+
+fn display_operations(c: &Context<'_>, out: &mut String) {
+    for o in &c.now.set.operations {
+        let (n, rate) = (Counters::of(c.now, o), c.now.rate(o.id));
+        let _ = write!(
+            out,
+            "\n  Operation {} {} {} -> {}, {}: {} % of {}",
+            o.id,
+            o.kind.name(),
+            c.member_name(o.source),
+            c.member_name(o.target),
+            o.state.name(),
+            n.percent(o.state),
+            human(n.total),
+        );
+        if let Some(rate) = rate.bytes_per_second {
+            let _ = write!(out, ", {}/s", human(rate));
+        }
+        if let Some(eta) = rate.eta_s {
+            let _ = write!(out, ", {eta} s to go");
+        }
+        out.push('\n');
+    }
+}

@@ -1,0 +1,219 @@
+//! Goal: the program's exit codes and the two channels it writes to. Method: the real binary, in
+//! directories of its own, on a control tree made of plain files where no server is needed.
+
+#![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A place with configurations, a runtime directory and a tree that looks like a mounted unit.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().expect("temporary directory"));
+        for dir in ["conf", "run", "mnt", "empty"] {
+            fs::create_dir(place.path(dir)).expect("directory");
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Makes `mnt` look like a mounted unit in this state.
+    fn tree(&self, state: &str) -> String {
+        let shadow = self.path("mnt/.shadow");
+        fs::create_dir_all(&shadow).expect("directory");
+        let status = format!(
+            r#"{{"unit": "dsa1", "state": "{state}", "size": 1048576, "members": [
+                {{"name": "m1", "path": "/a", "state": "source"}}], "bitmaps": [],
+                "operations": [{{"id": 3, "kind": "minicopy", "target": "m1", "state": "done"}}]}}"#
+        );
+        fs::write(shadow.join("name"), "dsa1\n").expect("file");
+        fs::write(shadow.join("status.json"), status).expect("file");
+        let event = r#"{"seq": 1, "time": "2026-11-25T12:41:00Z", "event": "mount"}"#;
+        fs::write(shadow.join("events"), format!("{event}\n").repeat(3000)).expect("file");
+        self.path("mnt").display().to_string()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shadowset"));
+        command
+            .args(words)
+            .current_dir(self.0.path())
+            .stdin(Stdio::null());
+        command.env("SHADOWSET_CONFIG_DIR", self.path("conf"));
+        command.env("SHADOWSET_RUNTIME_DIR", self.path("run"));
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("the program starts")
+    }
+
+    /// Runs, checks the exit code and returns both channels.
+    fn expect(&self, code: i32, words: &[&str]) -> (String, String) {
+        let output = self.run(words);
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{words:?}: {stdout}{stderr}"
+        );
+        (stdout, stderr)
+    }
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    let place = Place::new();
+    let (stdout, stderr) = place.expect(2, &["frobnicate"]);
+    assert!(
+        stdout.is_empty() && stderr.contains("frobnicate"),
+        "{stderr}"
+    );
+    place.expect(2, &["wait", "dsa1", "--for", "rain"]);
+    let (stdout, _) = place.expect(0, &["--help"]);
+    assert!(stdout.contains("Exit codes: 0 done"), "{stdout}");
+    let (stdout, _) = place.expect(0, &["completions", "bash"]);
+    assert!(stdout.contains("shadowset"), "{stdout}");
+}
+
+#[test]
+fn a_unit_that_is_not_mounted_is_3_with_a_hint() {
+    let place = Place::new();
+    for verb in ["status", "show", "stop"] {
+        let (stdout, stderr) = place.expect(3, &[verb, "dsa1"]);
+        assert!(stdout.is_empty());
+        let expected =
+            "shadowset: dsa1 is not mounted\nhint: `shadowset mount dsa1 DIR` mounts it\n";
+        assert_eq!(stderr, expected);
+    }
+    let (stdout, _) = place.expect(3, &["--json", "detach", "dsa1", "m1"]);
+    assert_eq!(json(&stdout)["code"], "not-mounted");
+    let (stdout, _) = place.expect(0, &["status"]);
+    assert_eq!(stdout, "no unit is mounted\n");
+}
+
+#[test]
+fn status_is_5_when_a_member_is_lost_and_0_when_it_was_detached() {
+    let place = Place::new();
+    for (state, code) in [("steady", 0), ("copying", 0), ("reduced", 5), ("failed", 5)] {
+        let mount = place.tree(state);
+        let (stdout, stderr) = place.expect(code, &["status", &mount]);
+        assert!(
+            stdout.contains(&format!("state: {state},")) && stderr.is_empty(),
+            "{stdout}"
+        );
+        let (stdout, _) = place.expect(code, &["status", &mount, "--json"]);
+        assert_eq!(json(&stdout)["state"], state);
+    }
+}
+
+#[test]
+fn waiting_is_0_when_it_is_so_and_124_when_time_is_up() {
+    let place = Place::new();
+    let mount = place.tree("steady");
+    place.expect(0, &["wait", &mount]);
+    place.expect(0, &["wait", &mount, "--for", "op=3"]);
+    place.expect(0, &["op", "wait", &mount, "3"]);
+    place.expect(0, &["wait", &mount, "--for", "member=m1:source"]);
+    place.expect(3, &["wait", &mount, "--for", "op=9"]);
+    let goal = "member=m1:detached";
+    let (_, stderr) = place.expect(124, &["wait", &mount, "--for", goal, "--timeout", "0.1"]);
+    assert!(stderr.starts_with("shadowset: dsa1: not in the time given; it is steady\nhint: "));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let place = Place::new();
+    let mount = place.tree("steady");
+    let mut command = place.command(&["events", &mount]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0; 10]).expect("the first event");
+    drop(stdout);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
+#[test]
+fn create_writes_a_configuration_once_and_takes_it_back_when_it_fails() {
+    let place = Place::new();
+    let config = place.path("conf/dsa1.toml");
+    place.expect(2, &["create", "dsa1", "--size", "1M"]);
+    place.expect(2, &["create", "dsa1", "--size", "1000", "--member", "m1=a"]);
+    assert!(!config.exists(), "nothing is left of a failure");
+    let state = place.path("state").display().to_string();
+    let state_dir = ["--state-dir", state.as_str()];
+    let words = [
+        "create", "dsa1", "--size", "1M", "--member", "m1=a", "--member", "m2=b", "--json",
+    ];
+    let (stdout, _) = place.expect(0, &[&words[..], &state_dir].concat());
+    let created = json(&stdout);
+    assert_eq!(
+        (&created["unit"], &created["size"]),
+        (&"dsa1".into(), &1_048_576.into())
+    );
+    assert_eq!(
+        fs::metadata(place.path("b")).expect("the image").len(),
+        1 << 20
+    );
+    let written = fs::read_to_string(&config).expect("the configuration");
+    let (_, stderr) = place.expect(1, &["create", "dsa1", "--member", "m1=c"]);
+    assert!(stderr.contains("the list of members is m1="), "{stderr}");
+    place.expect(4, &["create", "dsa1"]);
+    assert_eq!(
+        fs::read_to_string(&config).expect("the configuration"),
+        written
+    );
+    let (stdout, _) = place.expect(0, &["list", "--json"]);
+    let list = json(&stdout);
+    assert_eq!(
+        (&list[0]["unit"], &list[0]["state"]),
+        (&"dsa1".into(), &"not-mounted".into())
+    );
+}
+
+#[test]
+fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
+    let place = Place::new();
+    let (_, stderr) = place.expect(1, &["mount", "dsa1", "empty", "-o", "rw,colour"]);
+    assert!(stderr.contains("unknown option `colour`"), "{stderr}");
+    place.expect(32, &["mount", "dsa1", "empty"]);
+    let bad = place.path("conf/dsa1.toml");
+    fs::write(&bad, "unit = \"dsa1\"\ndurability = \"power\"\n").expect("file");
+    let (_, stderr) = place.expect(32, &["mount", "dsa1", "empty"]);
+    let at = format!(
+        "shadowset: {}: line 2, column 14: durability: ",
+        bad.display()
+    );
+    assert!(stderr.starts_with(&at), "{stderr}");
+    let missing = format!("members={}", place.path("none.img").display());
+    let log = place.path("log").display().to_string();
+    let words = [
+        "mount", "none", "empty", "-o", &missing, "--log", &log, "--json",
+    ];
+    let (stdout, stderr) = place.expect(32, &words);
+    assert_eq!(
+        stderr.lines().count(),
+        2,
+        "one sentence and a hint: {stderr}"
+    );
+    assert!(stderr.starts_with("shadowset: mount dsa1: "), "{stderr}");
+    assert_eq!(json(&stdout)["ok"], false);
+    assert!(fs::metadata(Path::new(&log)).expect("the log").len() > 0);
+}
