@@ -62,6 +62,10 @@ impl ShadowSet {
     fn failed_everywhere(&mut self, range: Option<ByteRange>) {
         self.push(Effect::Notice(Notice::FailedEverywhere));
         let Some(range) = range else { return };
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::NoMerge) {
+            return;
+        }
         let regions = self.geometry.regions_of(range);
         let mut changed = false;
         for id in self.ids() {
@@ -74,6 +78,9 @@ impl ShadowSet {
                     phase.stale().mark(regions);
                 }
                 // It may have taken the write before it left, and lose its seeds after a flush.
+                #[cfg(debug_assertions)]
+                MemberState::Leaving(_)
+                    if super::planted::is(super::planted::Mistake::LeavingForgotten) => {}
                 state => {
                     if let Some(map) = state.departed().and_then(|d| d.marks()) {
                         map.mark(regions);

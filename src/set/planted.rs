@@ -40,11 +40,19 @@ pub enum Mistake {
     LeaveWithoutFlush,
     /// An expulsion writes no new generation.
     NoGeneration,
+    /// A copy step loads the View before its fence is held.
+    CopyViewBeforeFence,
+    /// A flush that an earlier detach or copy began ends a later one.
+    StaleFlush,
+    /// A write that failed on every source leaves the members as they are.
+    NoMerge,
+    /// A write that failed on every source sets no bit of members that are leaving.
+    LeavingForgotten,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -61,6 +69,10 @@ impl Mistake {
         Self::ReadTarget,
         Self::LeaveWithoutFlush,
         Self::NoGeneration,
+        Self::CopyViewBeforeFence,
+        Self::StaleFlush,
+        Self::NoMerge,
+        Self::LeavingForgotten,
     ];
 }
 

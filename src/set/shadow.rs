@@ -296,6 +296,10 @@ impl ShadowSet {
     pub(super) fn enter(&mut self, id: MemberId, state: MemberState, reason: impl Into<String>) {
         let member = &mut self.members[id.index()];
         (member.state, member.since, member.reason) = (state, self.now, reason.into());
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::StaleFlush) {
+            return;
+        }
         // A flush that was begun for the state before must not end the next one.
         for purpose in self.flushes.values_mut() {
             if matches!(purpose, Purpose::Leave(m) | Purpose::Promote(m) if *m == id) {

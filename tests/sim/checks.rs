@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shadowset::set::member::{Departed, Held};
 use shadowset::set::{Answer, MemberId, MemberState, Verdict, View, WriteBitmap};
 
-use crate::world::{Asked, Checked, World, ensure};
+use crate::world::{Asked, Checked, REGION_BLOCKS, World, blocks_of, ensure, usize_of};
 
 /// The stale set of a member that is no source: bitmaps, or everything.
 enum StaleSet {
@@ -214,6 +214,53 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A detach that was refused or given up has not taken the member out.
+    pub(crate) fn check_not_detached(&self, member: Option<MemberId>, late: bool) -> Checked {
+        let state = member.map(|id| self.state(id));
+        let wrong = match state {
+            Some(MemberState::Detached(_)) => late,
+            Some(MemberState::Leaving(_)) => !late,
+            _ => false,
+        };
+        ensure!(!wrong, "a detach that was refused has detached {member:?}");
+        Ok(())
+    }
+
+    /// A new bitmap has exactly the bits of the regions written since the cut, without faults.
+    pub(crate) fn check_fresh(&self) -> Checked {
+        if !self.plan.faults.none() {
+            return Ok(());
+        }
+        for (id, until) in &self.fresh {
+            let Some(map) = self.state(*id).departed().and_then(Departed::marks) else {
+                continue;
+            };
+            let mut regions = vec![false; usize_of(self.geometry.regions())];
+            let written = (0..self.inside.len()).filter(|block| {
+                let ended = self.oracle.ended(*block);
+                ended.iter().any(|w| w.epoch > until.0) || self.is_marking(*block, until.0)
+            });
+            for block in written {
+                regions[block / usize_of(REGION_BLOCKS)] = true;
+            }
+            let bits: Vec<bool> = map.to_bits().iter().by_vals().collect();
+            ensure!(
+                bits == regions,
+                "{id:?}: bits {bits:?}, written {regions:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether a request that has set its bits in an epoch after `until` is in the block.
+    fn is_marking(&self, block: usize, until: u64) -> bool {
+        self.requests.iter().any(|r| {
+            let later = r.view.as_ref().is_some_and(|v| v.epoch().0 > until);
+            let range = r.range.filter(|_| later && r.has_marked());
+            range.is_some_and(|range| blocks_of(range).contains(&block))
+        })
     }
 
     /// I6: a member that is marked clean is flushed.

@@ -46,7 +46,11 @@ impl Copy {
 pub(crate) struct Step {
     id: u64,
     step: CopyStep,
+    /// Its place at the fence.
+    place: u64,
     inside: bool,
+    /// Whether source and target are known.
+    ready: bool,
     view: Option<Arc<View>>,
     source: Option<MemberId>,
     tried: MemberSet,
@@ -90,13 +94,16 @@ impl World {
         };
         let id = self.next_id();
         self.trace(&[id, step.regions().first().0]);
-        self.fences.ask(id, step.range().blocks());
+        let place = self.fences.enter(step.range().blocks());
+        let view = makes!(CopyViewBeforeFence).then(|| self.pin());
         self.copies[at].steps.push(Step {
             id,
             unread: blocks_of(step.range()).collect(),
             step,
             inside: false,
-            view: None,
+            ready: false,
+            place,
+            view,
             source: None,
             tried: MemberSet::EMPTY,
             unwritten: Vec::new(),
@@ -120,13 +127,13 @@ impl World {
         self.trace(&[self.copies[at].steps[n].id]);
         let step = &self.copies[at].steps[n];
         if !step.inside {
-            if self.fences.holds(step.id) || makes!(CopyWithoutFence) {
+            if self.fences.may_pass(step.place) || makes!(CopyWithoutFence) {
                 self.go_inside(self.copies[at].steps[n].blocks())?;
                 self.copies[at].steps[n].inside = true;
             }
             return Ok(());
         }
-        if step.view.is_none() {
+        if !step.ready {
             return self.load_step(at, n);
         }
         if !step.unread.is_empty() {
@@ -137,11 +144,14 @@ impl World {
 
     /// Loads the View and chooses the source; the target must take part in this View.
     fn load_step(&mut self, at: usize, n: usize) -> Checked {
-        let view = self.pin();
+        let view = match self.copies[at].steps[n].view.take() {
+            Some(view) => view,
+            None => self.pin(),
+        };
         let copy = &mut self.copies[at];
         let target = copy.work.target();
         let step = &mut copy.steps[n];
-        step.view = Some(Arc::clone(&view));
+        (step.view, step.ready) = (Some(Arc::clone(&view)), true);
         let _marked = view.mark_copy(step.step.regions());
         if !view.seats().iter().any(|s| s.id == target) {
             copy.lost = true;
@@ -227,7 +237,7 @@ impl World {
             self.mark("merge step");
         }
         self.go_outside(blocks.clone());
-        self.fences.release(step.id);
+        self.fences.leave(step.place);
         if let Some(view) = &step.view {
             self.unpin(view.epoch());
         }

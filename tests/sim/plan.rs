@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     pub(crate) budget_regions: u64,
     pub(crate) timeouts: u64,
+    /// Requests that are given their turn seldom, per mille.
+    pub(crate) slow: u64,
+    /// The unit is stopped under faults and copies.
+    pub(crate) stop_early: bool,
     /// Commands are given although another is not answered yet, per mille.
     pub(crate) impatience: u64,
 }
@@ -89,6 +93,12 @@ impl Plan {
                 Faults::default()
             },
             budget_regions: rng.between(1, 5),
+            slow: if rng.chance(500) {
+                rng.between(1, 300)
+            } else {
+                0
+            },
+            stop_early: rng.chance(250),
             timeouts: if rng.chance(500) {
                 rng.between(1, 20)
             } else {

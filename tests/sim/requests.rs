@@ -41,6 +41,10 @@ pub(crate) struct Request {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) stage: Stage,
+    /// Its place at the fence, once it has come there.
+    place: Option<u64>,
+    /// Is given its turn seldom.
+    slow: bool,
     /// `None` for a flush.
     pub(crate) range: Option<ByteRange>,
     pub(crate) view: Option<Arc<View>>,
@@ -60,6 +64,12 @@ impl Request {
             Kind::Write(value) => value,
             _ => 0,
         }
+    }
+
+    /// Whether it is a write that has set its bits.
+    pub(crate) fn has_marked(&self) -> bool {
+        let writes = matches!(self.kind, Kind::Write(_) | Kind::Discard);
+        writes && !matches!(self.stage, Stage::Fence | Stage::Load | Stage::Mark)
     }
 
     fn blocks(&self) -> std::ops::Range<usize> {
@@ -82,12 +92,12 @@ impl World {
         let range = (kind != Kind::Flush).then(|| self.draw_range());
         let everywhere = self.plan.faults.everywhere;
         let doomed = kind != Kind::Read && self.rng.chance(everywhere);
-        let mut stage = Stage::Load;
-        if let (Some(range), Kind::Write(_) | Kind::Discard) = (range, kind) {
-            self.fences.ask(id, range.blocks());
-            stage = Stage::Fence;
-            self.started += 1;
-        }
+        let stage = match kind {
+            Kind::Write(_) | Kind::Discard => Stage::Fence,
+            Kind::Flush | Kind::Read => Stage::Load,
+        };
+        self.started += 1;
+        let slow = self.rng.chance(self.plan.slow);
         let view = (makes!(ViewBeforeFence) && stage == Stage::Fence).then(|| self.pin());
         if self.is_logging() {
             self.log(format!(
@@ -99,6 +109,8 @@ impl World {
             id,
             kind,
             stage,
+            place: None,
+            slow,
             range,
             view,
             began: self.now,
@@ -136,15 +148,12 @@ impl World {
         }
         let at = self.rng.place(self.requests.len());
         let (id, stage) = (self.requests[at].id, self.requests[at].stage);
+        if self.requests[at].slow && !self.quiet && self.rng.chance(950) {
+            return Ok(());
+        }
         self.trace(&[id]);
         match stage {
-            Stage::Fence => {
-                if self.fences.holds(id) || makes!(NoFence) {
-                    self.go_inside(self.requests[at].blocks())?;
-                    self.requests[at].stage = Stage::Load;
-                }
-                Ok(())
-            }
+            Stage::Fence => self.wait_for_fence(at),
             Stage::Load => self.load(at),
             Stage::Mark => {
                 self.mark_bits(at);
@@ -157,6 +166,23 @@ impl World {
             Stage::Waiting => Ok(()),
             Stage::Answered(verdict) => self.finish(at, verdict),
         }
+    }
+
+    /// Queues at the fence, then goes on when nobody who came before wants a block of the range.
+    fn wait_for_fence(&mut self, at: usize) -> Checked {
+        let request = &mut self.requests[at];
+        let Some(range) = request.range else {
+            return Ok(());
+        };
+        let Some(place) = request.place else {
+            request.place = Some(self.fences.enter(range.blocks()));
+            return Ok(());
+        };
+        if self.fences.may_pass(place) || makes!(NoFence) {
+            self.go_inside(blocks_of(range))?;
+            self.requests[at].stage = Stage::Load;
+        }
+        Ok(())
     }
 
     fn load(&mut self, at: usize) -> Checked {
@@ -332,9 +358,7 @@ impl World {
                 self.inbox.push(Event::Failed(Ticket::new(number), failure));
                 self.requests[at].stage = Stage::Waiting;
                 if makes!(AckBeforeVerdict) {
-                    self.end_in_oracle(at, true);
-                    self.go_outside(self.requests[at].blocks());
-                    self.fences.release(id);
+                    self.let_go(at, true);
                 }
                 Ok(())
             }
@@ -343,12 +367,8 @@ impl World {
 
     /// The application gets its answer; the fence and the View are let go.
     fn finish(&mut self, at: usize, verdict: Verdict) -> Checked {
-        if !self.requests[at].settled {
-            self.end_in_oracle(at, verdict == Verdict::Acknowledge);
-            self.go_outside(self.requests[at].blocks());
-        }
+        self.let_go(at, verdict == Verdict::Acknowledge);
         let request = self.requests.swap_remove(at);
-        self.fences.release(request.id);
         if self.is_logging() {
             self.log(format!("request {} ends: {verdict:?}", request.id));
         }
@@ -361,14 +381,22 @@ impl World {
         }
     }
 
-    fn end_in_oracle(&mut self, at: usize, good: bool) {
+    /// The write counts as ended, and its range is free.
+    fn let_go(&mut self, at: usize, good: bool) {
         let request = &mut self.requests[at];
-        request.settled = true;
+        if std::mem::replace(&mut request.settled, true) {
+            return;
+        }
         let epoch = request.view.as_ref().map_or(0, |v| v.epoch().0);
         let (value, blocks) = (request.value(), request.blocks());
-        for block in blocks {
-            self.oracle
-                .end(block, Ended { epoch, value, good }, self.now);
+        let place = request.place;
+        for block in blocks.clone() {
+            let ended = Ended { epoch, value, good };
+            self.oracle.end(block, ended, self.now);
+        }
+        if let Some(place) = place {
+            self.go_outside(blocks);
+            self.fences.leave(place);
         }
     }
 

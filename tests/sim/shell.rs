@@ -204,7 +204,11 @@ impl World {
                 match (asked.word, asked.member) {
                     ("detach", Some(id)) => self.detached(id, &asked, &answer)?,
                     ("cancel", Some(id)) => self.freeze(id),
-                    ("attach", _) => {
+                    ("delete", _) => self.fresh.clear(),
+                    ("attach", Some(id)) => {
+                        let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));
+                        ensure!(mini || !asked.minicopy, "no minicopy: {answer:?}");
+                        self.fresh.remove(&id);
                         let fact = |key| answer.facts.iter().find(|f| f.0 == key)?.1.parse().ok();
                         if let (Some(op), Some(bytes)) = (fact("operation"), fact("bytes")) {
                             self.promised.insert(op, bytes);
@@ -221,6 +225,9 @@ impl World {
                 if late && asked.word == "detach" && refusal.text.contains("stable") {
                     self.mark("detach timed out behind the cut");
                 }
+                if asked.word == "detach" && !io {
+                    self.check_not_detached(asked.member, late)?;
+                }
                 if late && asked.word == "attach" {
                     self.mark("attach timed out");
                 }
@@ -236,6 +243,12 @@ impl World {
 
     fn detached(&mut self, id: MemberId, asked: &Asked, answer: &Answer) -> Checked {
         self.freeze(id);
+        let bitmap = answer.facts.iter().any(|f| f.0 == "bitmap");
+        ensure!(bitmap || !asked.minicopy, "no bitmap: {answer:?}");
+        if let (true, Some(departed)) = (bitmap, self.state(id).departed()) {
+            let until = departed.until;
+            self.fresh.insert(id, until);
+        }
         self.check_cut(id, asked, answer)
     }
 
@@ -316,12 +329,20 @@ impl World {
         let number = self.next_id();
         let blocks = 0..self.inside.len();
         let asked = Asked {
+            minicopy: matches!(
+                &command,
+                Command::Detach {
+                    policy: Policy::Minicopy,
+                    ..
+                }
+            ) || matches!(&command, Command::Attach(a) if a.policy == AttachPolicy::Minicopy),
             word: if dry { "dry run" } else { word },
             member,
             idle: self.requests.is_empty(),
             ended: blocks.map(|b| self.oracle.ended(b).len()).collect(),
             requests: self.started,
         };
+        self.check_fresh()?;
         self.tickets.insert(number, Asker::Command(asked));
         if self.is_logging() {
             self.log(format!("command {command:?}"));

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use shadowset::server::fence::FenceTable;
 use shadowset::set::{
     ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId, MemberSet,
     MemberState, Moment, ShadowSet, Start, View,
 };
 use shadowset::testing::memory::Value;
-use shadowset::testing::{FenceTable, Image, Oracle, Rng};
+use shadowset::testing::{Image, Oracle, Rng};
 
 use crate::copier::Copy;
 use crate::plan::Plan;
@@ -108,6 +109,8 @@ pub(crate) struct Asked {
     pub(crate) idle: bool,
     /// Per block, how many writes had ended when it was given.
     pub(crate) ended: Vec<usize>,
+    /// A detach that must leave a bitmap, an attach that must be a minicopy.
+    pub(crate) minicopy: bool,
     /// Requests that had been begun when it was given.
     pub(crate) requests: u64,
 }
@@ -135,6 +138,8 @@ pub(crate) struct World {
     pub(crate) generation: u64,
     /// Bytes that the answer to an attach promised, by operation.
     pub(crate) promised: BTreeMap<u64, u64>,
+    /// Members that were detached with a new bitmap, and the epoch of their cut.
+    pub(crate) fresh: BTreeMap<MemberId, Epoch>,
     pub(crate) ids: u64,
     pub(crate) started: u64,
     pub(crate) now: u64,
@@ -194,6 +199,7 @@ impl World {
             tickets: BTreeMap::new(),
             generation: 1,
             promised: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             ids: 0,
             started: 0,
             now: 0,
@@ -212,8 +218,13 @@ impl World {
         for _ in 0..self.plan.steps {
             self.step()?;
         }
-        self.be_quiet()?;
-        self.check_quiet()?;
+        if self.plan.stop_early {
+            self.drain_requests()?;
+        } else {
+            self.be_quiet()?;
+            self.check_quiet()?;
+            self.check_rotation()?;
+        }
         self.stop()?;
         Ok(Ran {
             trace: self.trace,
@@ -270,6 +281,38 @@ impl World {
         )))
     }
 
+    /// The write-intent bitmap of a unit that rests becomes empty.
+    fn check_rotation(&mut self) -> Checked {
+        for _ in 0..3 {
+            self.handle(Event::Tick)?;
+            while !self.is_idle() {
+                self.deliver()?;
+                self.end_flush()?;
+            }
+        }
+        let left: u64 = self.set.intents().map(|map| map.count()).sum();
+        ensure!(left == 0, "{left} write-intent bits are left at rest");
+        Ok(())
+    }
+
+    /// The last requests end, while copies, commands and faults go on.
+    fn drain_requests(&mut self) -> Checked {
+        self.mark("stop with work under way");
+        for _ in 0..QUIET_STEPS {
+            if self.requests.is_empty() {
+                return Ok(());
+            }
+            self.now += 1;
+            match self.rng.below(4) {
+                0 => self.step_copy()?,
+                1 => self.deliver()?,
+                2 => self.end_flush()?,
+                _ => self.step_request()?,
+            }
+        }
+        Err(Violation("the last requests do not end".into()))
+    }
+
     fn is_idle(&self) -> bool {
         self.requests.is_empty()
             && self.copies.is_empty()
@@ -290,6 +333,7 @@ impl World {
             self.step_copy()?;
         }
         ensure!(self.stopped, "the unit does not stop");
+        ensure!(self.tickets.is_empty(), "not answered: {:?}", self.tickets);
         self.check_stopped()
     }
 
