@@ -361,6 +361,7 @@ impl Runner {
             seq: last.seq + 1,
             time: now(),
             mounted: last.mounted,
+            created: last.created,
             unit: last.unit.clone(),
             label: last.label.clone(),
             uuid: last.uuid,

@@ -231,6 +231,7 @@ fn published(setup: &Setup, assembly: &Assembly, set: &ShadowSet, read_only: boo
         seq: 0,
         time: now(),
         mounted: now(),
+        created: None,
         unit: setup.unit.clone(),
         label: assembly.label.clone(),
         uuid: assembly.set,
