@@ -7,6 +7,7 @@ use shadowset::set::{
 };
 use shadowset::testing::memory::Value;
 
+use crate::requests::has_other_source;
 use crate::world::{BLOCK, Checked, REGION_BLOCKS, World, blocks_of, makes};
 
 /// Copy steps that run at once.
@@ -186,13 +187,9 @@ impl World {
             let Some(&block) = step.unread.last() else {
                 break;
             };
-            let one: MemberSet = [source].into_iter().collect();
-            let others = view
-                .readers(step.step.range())
-                .without(step.tried)
-                .without(one);
+            let others = has_other_source(view, step.tried, source);
             // Now and then a copy may lose its only source: that is no loss of data.
-            let others = !others.is_empty() || self.rng.chance(100);
+            let others = others || self.rng.chance(100);
             if self.get_fails(source, others) {
                 self.inbox.push(Event::ReadFailed(source));
                 let step = &mut self.copies[at].steps[n];

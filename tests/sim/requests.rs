@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use shadowset::set::{
-    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
+    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Role, Seat, Ticket, Verdict,
+    View,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::oracle::{Ended, TORN};
@@ -423,11 +424,7 @@ impl World {
                     reader.unwrap_or_else(MemberId::default_place)
                 }
             };
-            let others = !view
-                .readers(range)
-                .without(tried)
-                .without([reader].into_iter().collect())
-                .is_empty();
+            let others = has_other_source(&view, tried, reader);
             if self.get_fails(reader, others) {
                 let request = &mut self.requests[at];
                 request.failed.insert(reader);
@@ -477,6 +474,13 @@ impl World {
             self.inside[block] -= 1;
         }
     }
+}
+
+/// Whether a source is left to ask beside `reader` and those that have failed.
+pub(crate) fn has_other_source(view: &View, tried: MemberSet, reader: MemberId) -> bool {
+    let left = |s: &&Seat| s.id != reader && !tried.contains(s.id);
+    let mut others = view.seats().iter().filter(left);
+    others.any(|s| matches!(s.role, Role::Source))
 }
 
 /// The first place; a read has not chosen its member yet.

@@ -225,10 +225,11 @@ impl World {
                 if late && asked.word == "detach" && refusal.text.contains("stable") {
                     self.mark("detach timed out behind the cut");
                 }
-                if asked.word == "detach" && !io {
+                if asked.word == "detach" && asked.source && !io && !self.stopping {
                     self.check_not_detached(asked.member, late)?;
                 }
-                if late && asked.word == "attach" {
+                if let (true, "attach", Some(id)) = (late, asked.word, asked.member) {
+                    self.fresh.remove(&id);
                     self.mark("attach timed out");
                 }
             }
@@ -271,7 +272,7 @@ impl World {
             let sticks = breaks && self.rng.chance(faults.sticky);
             let disk = self.disk(id);
             disk.bad_flushes |= sticks;
-            if everywhere || breaks || disk.bad_flushes || !disk.open {
+            if everywhere || breaks || disk.bad_flushes {
                 failed.insert(id);
             } else {
                 disk.image.flush(written);
@@ -338,6 +339,7 @@ impl World {
             ) || matches!(&command, Command::Attach(a) if a.policy == AttachPolicy::Minicopy),
             word: if dry { "dry run" } else { word },
             member,
+            source: member.is_some_and(|id| self.sources().contains(id)),
             idle: self.requests.is_empty(),
             ended: blocks.map(|b| self.oracle.ended(b).len()).collect(),
             requests: self.started,

@@ -105,6 +105,8 @@ pub(crate) enum Asker {
 pub(crate) struct Asked {
     pub(crate) word: &'static str,
     pub(crate) member: Option<MemberId>,
+    /// Whether the member was a source when it was given.
+    pub(crate) source: bool,
     /// Whether no request was under way when it was given.
     pub(crate) idle: bool,
     /// Per block, how many writes had ended when it was given.
@@ -144,6 +146,8 @@ pub(crate) struct World {
     pub(crate) started: u64,
     pub(crate) now: u64,
     pub(crate) quiet: bool,
+    /// The unit is being stopped: commands under way are refused, whatever they have done.
+    pub(crate) stopping: bool,
     pub(crate) stopped: bool,
     pub(crate) marks: Marks,
     trace: u64,
@@ -204,6 +208,7 @@ impl World {
             started: 0,
             now: 0,
             quiet: false,
+            stopping: false,
             stopped: false,
             marks: Marks::new(),
             trace: seed,
@@ -322,6 +327,7 @@ impl World {
 
     /// Stops the unit in good order.
     fn stop(&mut self) -> Checked {
+        self.stopping = true;
         self.handle(Event::Shutdown)?;
         for _ in 0..QUIET_STEPS {
             if self.stopped {
