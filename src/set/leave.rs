@@ -394,6 +394,7 @@ impl ShadowSet {
     /// A command that waited too long, or for a unit that is being stopped.
     pub(super) fn give_up(&mut self, pending: Pending) {
         let member = pending.member();
+        let attaching = matches!(pending, Pending::Attach { .. });
         let (Pending::Detach { ticket, .. }
         | Pending::Attach { ticket, .. }
         | Pending::Cancel { ticket, .. }) = pending;
@@ -407,12 +408,12 @@ impl ShadowSet {
             let refusal = Refusal::new(Code::StateChanged, "the unit is being stopped");
             return self.refuse(ticket, refusal);
         }
-        self.take_back(member);
+        self.take_back(member, attaching);
         self.refuse(ticket, Refusal::new(Code::TimedOut, text));
     }
 
     /// Undoes what a command that timed out had begun.
-    fn take_back(&mut self, id: MemberId) {
+    fn take_back(&mut self, id: MemberId, attaching: bool) {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
                 departed.absorb_seeds();
@@ -422,7 +423,7 @@ impl ShadowSet {
                 op,
                 kind,
                 phase: phase @ Phase::Joining(_),
-            } => {
+            } if attaching => {
                 self.end_operation(op, OpState::Cancelled);
                 self.members[id.index()].state = MemberState::Target { op, kind, phase };
                 let departed = self.depart(id, Policy::MinicopyOptional);

@@ -328,10 +328,6 @@ impl ShadowSet {
 
     /// The next generation, durable in every member that takes part (I3, I6).
     pub(super) fn advance(&mut self) {
-        #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::NoGeneration) {
-            return;
-        }
         self.generation = self.generation.next();
         let (generation, to) = (self.generation, self.writers());
         self.push(Effect::Persist {

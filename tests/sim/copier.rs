@@ -7,7 +7,7 @@ use shadowset::set::{
 };
 use shadowset::testing::memory::Value;
 
-use crate::requests::has_other_source;
+use crate::storage::has_other_source;
 use crate::world::{BLOCK, Checked, REGION_BLOCKS, World, blocks_of, makes};
 
 /// Copy steps that run at once.

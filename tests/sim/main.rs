@@ -6,9 +6,12 @@
 )]
 
 mod checks;
+mod commands;
 mod copier;
 mod plan;
 mod requests;
 mod runs;
+mod scheduler;
 mod shell;
+mod storage;
 mod world;

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use shadowset::set::{
-    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Role, Seat, Ticket, Verdict,
-    View,
+    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
 };
 use shadowset::testing::memory::Value;
-use shadowset::testing::oracle::{Ended, TORN};
+use shadowset::testing::oracle::Ended;
 
+use crate::storage::has_other_source;
 use crate::world::{
-    Asker, BLOCK, Checked, REGION_BLOCKS, World, blocks_of, ensure, makes, usize_of,
+    Asker, BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, ensure, makes, usize_of,
 };
 
 /// What a request does.
@@ -51,10 +51,11 @@ pub(crate) struct Request {
     pub(crate) view: Option<Arc<View>>,
     began: u64,
     todo: Vec<(MemberId, usize)>,
+    unread: Vec<usize>,
     good: MemberSet,
     pub(crate) failed: MemberSet,
     /// Fails on every member.
-    doomed: bool,
+    pub(crate) doomed: bool,
     reader: Option<MemberId>,
     settled: bool,
 }
@@ -116,6 +117,7 @@ impl World {
             view,
             began: self.now,
             todo: Vec::new(),
+            unread: Vec::new(),
             good: MemberSet::EMPTY,
             failed: MemberSet::EMPTY,
             doomed,
@@ -195,20 +197,18 @@ impl World {
         let request = &mut self.requests[at];
         request.began = now;
         let blocks = request.blocks();
-        request.todo = match request.kind {
-            Kind::Read => blocks
-                .clone()
-                .map(|b| (MemberId::default_place(), b))
-                .collect(),
-            Kind::Flush => view.writers().iter().map(|m| (m, 0)).collect(),
-            _ => {
-                let all = view.writers().iter();
-                all.flat_map(|m| blocks.clone().map(move |b| (m, b)))
-                    .collect()
+        let writers = view.writers();
+        match request.kind {
+            Kind::Read => request.unread = blocks.clone().collect(),
+            Kind::Flush => request.todo = writers.iter().map(|m| (m, 0)).collect(),
+            Kind::Write(_) | Kind::Discard => {
+                let all = writers.iter();
+                let all = all.flat_map(|m| blocks.clone().map(move |b| (m, b)));
+                request.todo = all.collect();
             }
-        };
-        if request.kind == Kind::Flush || request.kind != Kind::Read {
-            request.good = view.writers();
+        }
+        if request.kind != Kind::Read {
+            request.good = writers;
         }
         let (kind, value, epoch) = (request.kind, request.value(), view.epoch());
         request.stage = match kind {
@@ -279,67 +279,13 @@ impl World {
         at: usize,
         member: MemberId,
         block: usize,
-    ) -> Result<bool, crate::world::Violation> {
+    ) -> Result<bool, Violation> {
         let request = &self.requests[at];
         let (value, doomed, id) = (request.value(), request.doomed, request.id);
         if let Some(view) = request.view.clone() {
             self.check_marked(&view, block, id)?;
         }
         self.put(member, block, value, doomed)
-    }
-
-    /// Writes one block of a member; says whether that failed.
-    pub(crate) fn put(
-        &mut self,
-        member: MemberId,
-        block: usize,
-        value: Value,
-        doomed: bool,
-    ) -> Result<bool, crate::world::Violation> {
-        let frozen = self.disks[member.index()].frozen.is_some();
-        ensure!(
-            !frozen,
-            "I5: {member:?} is written after its detach was answered"
-        );
-        let faults = self.plan.faults;
-        let breaks = !self.quiet && self.rng.chance(faults.write);
-        let sticks = breaks && self.rng.chance(faults.sticky);
-        let shut = !self.disks[member.index()].open && self.rng.chance(500);
-        let fails = doomed || breaks || shut || self.disks[member.index()].bad_writes;
-        let lands = match fails {
-            false => Some(value),
-            true => match self.rng.below(3) {
-                0 => None,
-                1 => Some(value),
-                _ => Some(value | TORN),
-            },
-        };
-        let disk = self.disk(member);
-        disk.bad_writes |= sticks;
-        if let Some(value) = lands {
-            disk.image.put(block, value);
-        }
-        self.trace(&[member.index() as u64, block as u64, u64::from(fails)]);
-        if fails && self.is_logging() {
-            self.log(format!(
-                "write error on m{} block {block}: {lands:?}",
-                member.index() + 1
-            ));
-        }
-        Ok(fails)
-    }
-
-    /// Flushes a member for the application; says whether that failed.
-    fn flush_member(&mut self, at: usize, member: MemberId) -> bool {
-        let faults = self.plan.faults;
-        let doomed = self.requests[at].doomed;
-        let fails = doomed || !self.quiet && self.rng.chance(faults.flush);
-        let disk = self.disk(member);
-        let fails = fails || disk.bad_flushes || !disk.open;
-        if !fails {
-            disk.image.flush(disk.image.written());
-        }
-        fails
     }
 
     fn settle(&mut self, at: usize) -> Checked {
@@ -404,92 +350,46 @@ impl World {
     /// Reads a few blocks; the member is chosen anew after an error.
     fn read_some(&mut self, at: usize) -> Checked {
         for _ in 0..=self.rng.below(4) {
-            let request = &mut self.requests[at];
-            let (range, began) = (request.range.expect("a read has a range"), request.began);
-            let view = Arc::clone(request.view.as_ref().expect("loaded"));
-            let Some((_, block)) = request.todo.pop() else {
+            let Some(&block) = self.requests[at].unread.last() else {
                 let request = self.requests.swap_remove(at);
-                self.unpin(view.epoch());
                 self.log(format!("read {} ends", request.id));
+                self.unpin(request.view.expect("loaded").epoch());
                 return Ok(());
             };
-            let tried = request.failed;
-            let reader = match request.reader {
-                Some(reader) => reader,
-                None => {
-                    let load = usize_of(self.rng.below(6));
-                    let cost = |id: MemberId| u64::from(id.index() == load) + self.now % 2;
-                    let reader = view.plan_read(range, tried, cost);
-                    ensure!(reader.is_some(), "a read has no member left to ask");
-                    reader.unwrap_or_else(MemberId::default_place)
-                }
-            };
-            let others = has_other_source(&view, tried, reader);
+            let (reader, others) = self.reader(at)?;
+            let request = &mut self.requests[at];
+            let began = request.began;
             if self.get_fails(reader, others) {
                 let request = &mut self.requests[at];
                 request.failed.insert(reader);
                 request.reader = None;
                 // The whole range is read anew.
-                let all = request.blocks().map(|b| (reader, b));
-                request.todo = all.collect();
+                request.unread = request.blocks().collect();
                 self.inbox.push(Event::ReadFailed(reader));
                 return Ok(());
             }
-            self.requests[at].reader = Some(reader);
+            self.requests[at].unread.pop();
             let value = self.disks[reader.index()].image.get(block);
             self.trace(&[u64::from(value)]);
-            if let Err(text) = self.oracle.read(block, value, began, self.now) {
-                return Err(crate::world::Violation(format!(
-                    "I11: read from {reader:?}: {text}"
-                )));
-            }
+            let judged = self.oracle.read(block, value, began, self.now);
+            judged.map_err(|text| Violation(format!("I11: read from {reader:?}: {text}")))?;
         }
         Ok(())
     }
 
-    /// Whether a read of this member fails now; never when no other could answer.
-    pub(crate) fn get_fails(&mut self, member: MemberId, others: bool) -> bool {
-        let faults = self.plan.faults;
-        if self.quiet || !others {
-            return false;
-        }
-        let breaks = self.rng.chance(faults.read);
-        let sticks = breaks && self.rng.chance(faults.sticky);
-        let disk = self.disk(member);
-        disk.bad_reads |= sticks;
-        breaks || disk.bad_reads
-    }
-
-    /// Enters blocks as a writer (I4).
-    pub(crate) fn go_inside(&mut self, blocks: std::ops::Range<usize>) -> Checked {
-        for block in blocks {
-            self.inside[block] += 1;
-            ensure!(self.inside[block] == 1, "I4: two writers in block {block}");
-        }
-        Ok(())
-    }
-
-    pub(crate) fn go_outside(&mut self, blocks: std::ops::Range<usize>) {
-        for block in blocks {
-            self.inside[block] -= 1;
-        }
-    }
-}
-
-/// Whether a source is left to ask beside `reader` and those that have failed.
-pub(crate) fn has_other_source(view: &View, tried: MemberSet, reader: MemberId) -> bool {
-    let left = |s: &&Seat| s.id != reader && !tried.contains(s.id);
-    let mut others = view.seats().iter().filter(left);
-    others.any(|s| matches!(s.role, Role::Source))
-}
-
-/// The first place; a read has not chosen its member yet.
-pub(crate) trait DefaultPlace {
-    fn default_place() -> Self;
-}
-
-impl DefaultPlace for MemberId {
-    fn default_place() -> Self {
-        Self::new(0).expect("the first place")
+    /// The member that answers a read, and whether another source could.
+    fn reader(&mut self, at: usize) -> Result<(MemberId, bool), Violation> {
+        let busy = usize_of(self.rng.below(6));
+        let request = &mut self.requests[at];
+        let (Some(range), Some(view)) = (request.range, &request.view) else {
+            return Err(Violation("a read without a View".into()));
+        };
+        let cost = |id: MemberId| u64::from(id.index() == busy);
+        let plan = || view.plan_read(range, request.failed, cost);
+        let Some(reader) = request.reader.or_else(plan) else {
+            return Err(Violation("a read has no member left to ask".into()));
+        };
+        request.reader = Some(reader);
+        Ok((reader, has_other_source(view, request.failed, reader)))
     }
 }

@@ -13,7 +13,7 @@ const SEEDS_TIME: Duration = Duration::from_secs(20);
 const FAILURES_MAX: usize = 100;
 /// Within so many seeds every planted mistake must be found.
 #[cfg(debug_assertions)]
-const MISTAKE_SEEDS: u64 = 600;
+const MISTAKE_SEEDS: u64 = 3000;
 /// Paths that are rare and must be taken.
 const RARE: [&str; 8] = [
     "expulsion during detach",
