@@ -48,11 +48,13 @@ pub enum Mistake {
     NoMerge,
     /// A write that failed on every source sets no bit of members that are leaving.
     LeavingForgotten,
+    /// A write is acknowledged before the expulsion is durable.
+    SettleBeforePersist,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -73,6 +75,7 @@ impl Mistake {
         Self::StaleFlush,
         Self::NoMerge,
         Self::LeavingForgotten,
+        Self::SettleBeforePersist,
     ];
 }
 

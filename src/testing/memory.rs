@@ -65,6 +65,21 @@ impl Image {
         }
     }
 
+    /// What a loss of power leaves: for each block `keep` chooses from the durable value and those
+    /// written since.
+    pub fn after_power_loss(&self, keep: &mut impl FnMut(&[Value]) -> Value) -> Vec<Value> {
+        let mut may: Vec<Vec<Value>> = self.durable.iter().map(|value| vec![*value]).collect();
+        for (_, block, value) in &self.unflushed {
+            may[*block].push(*value);
+        }
+        may.iter()
+            .map(|values| match values[..] {
+                [only] => only,
+                _ => keep(values),
+            })
+            .collect()
+    }
+
     /// Whether a loss of power could not change the block.
     #[must_use]
     pub fn is_durable(&self, block: usize) -> bool {
@@ -87,6 +102,10 @@ mod tests {
         assert_eq!(image.contents(), [8, 0, 9]);
         assert_eq!(image.durable, [7, 0, 0]);
         assert!(!image.is_durable(0) && image.is_durable(1) && !image.is_durable(2));
+        let kept = image.after_power_loss(&mut |values| values[values.len() - 1]);
+        assert_eq!(kept, [8, 0, 9]);
+        let lost = image.after_power_loss(&mut |values| values[0]);
+        assert_eq!(lost, [7, 0, 0]);
         image.flush(image.written());
         assert_eq!(image.durable, [8, 0, 9]);
         assert!(image.is_durable(0) && image.is_durable(2));

@@ -20,6 +20,8 @@ struct Block {
     writing: u32,
     /// All writes that have ended, in order.
     ended: Vec<Ended>,
+    /// The last of them that an acknowledged flush has covered.
+    stable: usize,
 }
 
 /// A write that has ended.
@@ -53,6 +55,7 @@ impl Oracle {
                 value: *value,
                 good: true,
             }],
+            stable: 0,
         };
         Self {
             blocks: contents.iter().map(block).collect(),
@@ -104,6 +107,26 @@ impl Oracle {
     #[must_use]
     pub fn may_have(&self, block: usize, value: Value) -> bool {
         self.blocks[block].may.contains(&value)
+    }
+
+    /// An acknowledged flush that began at `began` covers all blocks that have not changed since.
+    pub fn flushed(&mut self, began: u64) {
+        for b in &mut self.blocks {
+            if b.writing == 0 && b.changed < began {
+                // What failed writes have left may be flushed as well as what was before them.
+                let good = b.ended.iter().rposition(|w| w.good);
+                b.stable = good.unwrap_or(0);
+            }
+        }
+    }
+
+    /// Whether a block of a source may have this value after a crash: after a loss of power any
+    /// since the last flush, after a kill what a read could have found.
+    #[must_use]
+    pub fn survives(&self, block: usize, value: Value, power: bool) -> bool {
+        let b = &self.blocks[block];
+        let left = |w: &Ended| value == w.value || !w.good && value == w.value | TORN;
+        b.may.contains(&value) || power && b.ended[b.stable..].iter().any(left)
     }
 
     /// The values that the block may have now.
@@ -173,6 +196,17 @@ mod tests {
             "older than acknowledged"
         );
         assert!(oracle.read(0, 6, 13, 14).is_ok());
+    }
+
+    #[test]
+    fn a_loss_of_power_takes_what_was_not_flushed() {
+        let mut oracle = Oracle::new(&[5]);
+        oracle.begin(0, 6, 10);
+        oracle.end(0, end(6, true), 12);
+        assert!(oracle.survives(0, 5, true) && oracle.survives(0, 6, true));
+        assert!(!oracle.survives(0, 5, false), "a kill takes nothing");
+        oracle.flushed(13);
+        assert!(!oracle.survives(0, 5, true) && oracle.survives(0, 6, true));
     }
 
     #[test]

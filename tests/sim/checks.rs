@@ -204,9 +204,15 @@ impl World {
         for failed in request.failed.iter() {
             let source = matches!(self.state(failed), MemberState::Source);
             ensure!(!source, "I3: {failed:?} missed a write and is a source");
-            let old = self.disks[failed.index()].generation;
+            let old = self.disks[failed.index()]
+                .scb
+                .as_ref()
+                .map(|scb| scb.generation);
             for source in self.sources().iter() {
-                let new = self.disks[source.index()].generation;
+                let new = self.disks[source.index()]
+                    .scb
+                    .as_ref()
+                    .map(|scb| scb.generation);
                 ensure!(
                     new > old,
                     "I3: {failed:?} {old:?} could win against {source:?} {new:?}"
@@ -309,7 +315,12 @@ impl World {
         let generations: Vec<_> = self
             .sources()
             .iter()
-            .map(|id| self.disks[id.index()].generation)
+            .map(|id| {
+                self.disks[id.index()]
+                    .scb
+                    .as_ref()
+                    .map(|scb| scb.generation)
+            })
             .collect();
         let equal = generations.windows(2).all(|w| w[0] == w[1]);
         ensure!(equal, "I6: sources of {generations:?}");

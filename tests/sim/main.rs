@@ -8,6 +8,7 @@
 mod checks;
 mod commands;
 mod copier;
+mod crash;
 mod plan;
 mod requests;
 mod runs;

@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     pub(crate) budget_regions: u64,
     pub(crate) timeouts: u64,
+    /// Crashes, per ten thousand steps.
+    pub(crate) crashes: u64,
     /// Requests that are given their turn seldom, per mille.
     pub(crate) slow: u64,
     /// The unit is stopped under faults and copies.
@@ -95,6 +97,11 @@ impl Plan {
             budget_regions: rng.between(1, 5),
             slow: if rng.chance(500) {
                 rng.between(1, 300)
+            } else {
+                0
+            },
+            crashes: if rng.chance(300) {
+                rng.between(1, 5)
             } else {
                 0
             },

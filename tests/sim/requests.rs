@@ -323,7 +323,10 @@ impl World {
             self.unpin(view.epoch());
         }
         match request.kind {
-            Kind::Flush if verdict == Verdict::Acknowledge => self.check_flushed(request.began),
+            Kind::Flush if verdict == Verdict::Acknowledge => {
+                self.oracle.flushed(request.began);
+                self.check_flushed(request.began)
+            }
             _ => self.check_blocks(request.blocks()),
         }
     }

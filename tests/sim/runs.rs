@@ -13,9 +13,11 @@ const SEEDS_TIME: Duration = Duration::from_secs(20);
 const FAILURES_MAX: usize = 100;
 /// Within so many seeds every planted mistake must be found.
 #[cfg(debug_assertions)]
-const MISTAKE_SEEDS: u64 = 3000;
+const MISTAKE_SEEDS: u64 = 10_000;
+/// Among so many seeds every rare path is taken.
+const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 8] = [
+const RARE: [&str; 12] = [
     "expulsion during detach",
     "expulsion of a running copy target",
     "failed everywhere, then a merge",
@@ -24,6 +26,10 @@ const RARE: [&str; 8] = [
     "attach timed out",
     "attach during writes",
     "image changed outside",
+    "stop with work under way",
+    "kill",
+    "loss of power",
+    "crash between control blocks",
 ];
 
 thread_local! {
@@ -120,7 +126,7 @@ fn seeds_hold() {
             report(*seed, text)
         );
     }
-    if seed - first >= 200 {
+    if seed - first >= RARE_SEEDS {
         for what in RARE {
             assert!(marks.contains_key(what), "no seed has come to: {what}");
         }

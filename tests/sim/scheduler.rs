@@ -11,9 +11,15 @@ impl World {
     /// Runs to the end: steps with faults and commands, then quiet, then a stop in good order.
     pub(crate) fn run(&mut self) -> Result<Ran, Violation> {
         let effects = self.set.begin();
+        self.first_blocks();
         self.carry_out(effects)?;
         for _ in 0..self.plan.steps {
             self.step()?;
+        }
+        // From here on nothing crashes.
+        self.crash_after = None;
+        if self.crashed {
+            self.reboot()?;
         }
         if self.plan.stop_early {
             self.drain_requests()?;
@@ -32,6 +38,10 @@ impl World {
 
     fn step(&mut self) -> Checked {
         self.now += 1;
+        self.draw_crash();
+        if self.crashed {
+            return self.reboot();
+        }
         let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
         self.trace(&[deed as u64]);
         match deed {

@@ -6,15 +6,21 @@ use shadowset::set::{
 };
 
 use crate::requests::{Kind, Stage};
-use crate::world::{Asked, Asker, Checked, Flushing, Held, World, ensure};
+use crate::world::{Asked, Asker, Checked, Flushing, Held, World, ensure, makes};
 
 impl World {
-    pub(crate) fn carry_out(&mut self, effects: Vec<Effect>) -> Checked {
+    pub(crate) fn carry_out(&mut self, mut effects: Vec<Effect>) -> Checked {
+        if makes!(SettleBeforePersist) {
+            effects.sort_by_key(|effect| !matches!(effect, Effect::Settle(..)));
+        }
         for effect in effects {
             if self.is_logging() {
                 self.log_effect(&effect);
             }
             self.carry_out_one(effect)?;
+            if self.crashed {
+                return Ok(());
+            }
         }
         self.retire();
         Ok(())
@@ -138,9 +144,7 @@ impl World {
         for id in to.iter().filter(|_| clean) {
             self.check_durable(id)?;
         }
-        for id in to.iter() {
-            self.disk(id).generation = Some(generation);
-        }
+        self.write_blocks(generation, clean, to);
         Ok(())
     }
 

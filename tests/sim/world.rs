@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shadowset::server::fence::FenceTable;
+use shadowset::set::Scb;
+use shadowset::set::scb::Lineage;
 use shadowset::set::{
     ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId, MemberSet,
     MemberState, Moment, ShadowSet, Start, View,
@@ -57,8 +59,8 @@ pub(crate) struct Disk {
     pub(crate) bad_writes: bool,
     pub(crate) bad_reads: bool,
     pub(crate) bad_flushes: bool,
-    /// The generation in its storage control block.
-    pub(crate) generation: Option<Generation>,
+    /// Its storage control block.
+    pub(crate) scb: Option<Scb>,
 }
 
 impl Disk {
@@ -70,7 +72,7 @@ impl Disk {
             bad_writes: false,
             bad_reads: false,
             bad_flushes: false,
-            generation: None,
+            scb: None,
         }
     }
 }
@@ -147,6 +149,11 @@ pub(crate) struct World {
     /// The unit is being stopped: commands under way are refused, whatever they have done.
     pub(crate) stopping: bool,
     pub(crate) stopped: bool,
+    /// The mounts up to now.
+    pub(crate) lineage: Lineage,
+    /// Writes of control blocks that still succeed before a crash.
+    pub(crate) crash_after: Option<u64>,
+    pub(crate) crashed: bool,
     pub(crate) marks: Marks,
     pub(crate) trace: u64,
     log: Option<Vec<String>>,
@@ -208,6 +215,9 @@ impl World {
             quiet: false,
             stopping: false,
             stopped: false,
+            lineage: crate::crash::first_lineage(),
+            crash_after: None,
+            crashed: false,
             marks: Marks::new(),
             trace: seed,
             log: log.then(Vec::new),
@@ -231,6 +241,9 @@ impl World {
         }
         let effects = self.set.handle(Moment(self.now), event);
         self.carry_out(effects)?;
+        if self.crashed {
+            return Ok(());
+        }
         self.check_all()
     }
 
