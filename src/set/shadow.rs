@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     Promote(MemberId),
     /// The end.
     Close,
+    /// What it was for has ended otherwise; its failures still count.
+    Nothing,
 }
 
 /// A command that is not answered yet.
@@ -295,6 +297,16 @@ impl ShadowSet {
     pub(super) fn enter(&mut self, id: MemberId, state: MemberState, reason: impl Into<String>) {
         let member = &mut self.members[id.index()];
         (member.state, member.since, member.reason) = (state, self.now, reason.into());
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::StaleFlush) {
+            return;
+        }
+        // A flush that was begun for the state before must not end the next one.
+        for purpose in self.flushes.values_mut() {
+            if matches!(purpose, Purpose::Leave(m) | Purpose::Promote(m) if *m == id) {
+                *purpose = Purpose::Nothing;
+            }
+        }
     }
 
     /// Takes a member's state out, to be replaced at once.
@@ -408,6 +420,7 @@ impl ShadowSet {
                     self.old_intents.retain(|old| old.until > through);
                 }
             }
+            Purpose::Nothing => {}
             Purpose::Promote(member) => {
                 self.promote(member);
                 self.close_when_quiet();
@@ -433,6 +446,10 @@ impl ShadowSet {
             .map(|o| o.until)
             .filter(|e| self.is_over(*e))
             .max();
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
+            return self.old_intents.retain(|old| Some(old.until) > over);
+        }
         if let Some(through) = over
             && !busy
             && !self.closing
@@ -475,6 +492,7 @@ impl ShadowSet {
         }
     }
 
+    /// The last flush has ended: clean when a source has everything (I6).
     fn closed(&mut self, clean: bool) {
         if !clean {
             return self.push(Effect::Stopped { clean });
