@@ -100,7 +100,9 @@ pub struct ShadowSet {
     pub(super) closing: bool,
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
-    last_id: u32,
+    last_op: u64,
+    last_bitmap: u32,
+    last_flush: u64,
 }
 
 impl ShadowSet {
@@ -133,7 +135,9 @@ impl ShadowSet {
             closing: false,
             now,
             effects: Vec::new(),
-            last_id: 0,
+            last_op: 0,
+            last_bitmap: 0,
+            last_flush: 0,
         };
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
@@ -244,7 +248,8 @@ impl ShadowSet {
         map: super::bitmap::OwnedBitmap,
         tag: Option<BitmapTag>,
     ) -> MemberState {
-        let op = OpId(u64::from(self.next_id()));
+        self.last_op += 1;
+        let op = OpId(self.last_op);
         let work = CopyWork::new(op, kind, id, map);
         self.operations.push(Operation {
             id: op,
@@ -266,13 +271,9 @@ impl ShadowSet {
         }
     }
 
-    pub(super) fn next_id(&mut self) -> u32 {
-        self.last_id += 1;
-        self.last_id
-    }
-
     pub(super) fn new_tag(&mut self, policy: Policy) -> BitmapTag {
-        let id = BitmapId(self.next_id());
+        self.last_bitmap += 1;
+        let id = BitmapId(self.last_bitmap);
         BitmapTag {
             id,
             policy,
@@ -401,7 +402,8 @@ impl ShadowSet {
 
     /// Asks for a flush of some members.
     pub(super) fn flush(&mut self, members: MemberSet, purpose: Purpose) {
-        let id = FlushId(u64::from(self.next_id()));
+        self.last_flush += 1;
+        let id = FlushId(self.last_flush);
         self.flushes.insert(id, purpose);
         self.push(Effect::Flush(id, members));
     }
