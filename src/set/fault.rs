@@ -86,10 +86,10 @@ impl ShadowSet {
                     changed = true;
                 }
                 MemberState::Target { phase, .. } => phase.stale().absorb(&doubt),
+                // It may have taken the write before it left, and lose its seeds after a flush.
                 #[cfg(debug_assertions)]
                 MemberState::Leaving(_)
                     if super::planted::is(super::planted::Mistake::LeavingForgotten) => {}
-                // It may have taken the write before it left, and lose its seeds after a flush.
                 state => {
                     if let Some(map) = state.departed().and_then(Departed::marks) {
                         map.absorb(&doubt);

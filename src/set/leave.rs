@@ -96,18 +96,14 @@ impl ShadowSet {
 
     /// Everything is flushed: the member leaves with the next View.
     pub(super) fn cut(&mut self, number: u64, lost: bool) {
-        let Some(Pending::Detach {
-            member,
-            policy,
-            ticket,
-        }) = &self.pending
-        else {
-            return;
+        let (member, policy) = match &self.pending {
+            Some(Pending::Detach {
+                ticket,
+                member,
+                policy,
+            }) if ticket.number() == number => (*member, *policy),
+            _ => return,
         };
-        if ticket.number() != number {
-            return;
-        }
-        let (member, policy) = (*member, *policy);
         if lost {
             let text = "no source member could be flushed";
             return self.answer_pending(Err(Refusal::new(Code::Io, text)));
@@ -220,16 +216,17 @@ impl ShadowSet {
 
     /// The member and all others are flushed behind the cut: its image is stable (I5).
     pub(super) fn left(&mut self, id: MemberId, failed: MemberSet) {
+        if failed.contains(id) && self.members[id.index()].state.is_leaving() {
+            // Nobody is blamed when a flush fails everywhere, but this image is not stable.
+            self.expel(id, "a flush failed");
+            self.advance();
+            self.publish();
+            return self.settle_departures();
+        }
         let MemberState::Leaving(mut departed) = self.take_checked(id, MemberState::is_leaving)
         else {
             return;
         };
-        if failed.contains(id) {
-            // Not even a source was good, so nobody was expelled; but this image is not stable.
-            self.members[id.index()].state = MemberState::Leaving(departed);
-            self.expel(id, "a flush failed");
-            return self.settle_departures();
-        }
         if failed.is_empty() {
             departed.seeds.clear();
         }

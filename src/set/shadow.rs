@@ -420,11 +420,12 @@ impl ShadowSet {
                     self.old_intents.retain(|old| old.until > through);
                 }
             }
+            // A stop waits for the flush of a promotion, also when that has become needless.
+            Purpose::Nothing => self.close_when_quiet(),
             Purpose::Promote(member) => {
                 self.promote(member);
                 self.close_when_quiet();
             }
-            Purpose::Nothing => self.close_when_quiet(),
             Purpose::Close => self.closed(!lost),
         }
     }
@@ -492,6 +493,7 @@ impl ShadowSet {
         }
     }
 
+    /// The last flush has ended: clean when a source has everything (I6).
     fn closed(&mut self, clean: bool) {
         if !clean {
             return self.push(Effect::Stopped { clean });

@@ -138,7 +138,7 @@ impl World {
             size: shadowset::set::Bytes(size),
             blank: new && self.rng.chance(500),
             changed: changed.then(|| "its size".to_owned()),
-            foreign: false,
+            foreign: new,
             policy,
             confirm: self.rng.chance(500),
             dry_run: self.rng.chance(100),
