@@ -25,8 +25,8 @@ pub const COPIES_MAX_DEFAULT: usize = 4;
 /// What a flush is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
-    /// Everything that is dirty, before a member leaves.
-    BeforeCut,
+    /// Everything that is dirty, before a member leaves by the command with this ticket.
+    BeforeCut(u64),
     /// The member behind the cut, and all others.
     Leave(MemberId),
     /// Write-intent bitmaps up to this epoch are needless afterwards.
@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     Promote(MemberId),
     /// The end.
     Close,
+    /// What it was for has ended otherwise; its failures still count.
+    Nothing,
 }
 
 /// A command that is not answered yet.
@@ -165,6 +167,7 @@ impl ShadowSet {
             Event::Failed(ticket, failure) => self.failed(ticket, failure),
             Event::ReadFailed(id) => self.read_failed(id),
             Event::CopyEnded(work, end) => self.copy_ended(*work, end),
+            Event::BlocksFailed(members) => self.blocks_failed(members),
             Event::Tick => self.tick(),
             Event::Shutdown => self.shutdown(),
         }
@@ -294,6 +297,16 @@ impl ShadowSet {
     pub(super) fn enter(&mut self, id: MemberId, state: MemberState, reason: impl Into<String>) {
         let member = &mut self.members[id.index()];
         (member.state, member.since, member.reason) = (state, self.now, reason.into());
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::StaleFlush) {
+            return;
+        }
+        // A flush that was begun for the state before must not end the next one.
+        for purpose in self.flushes.values_mut() {
+            if matches!(purpose, Purpose::Leave(m) | Purpose::Promote(m) if *m == id) {
+                *purpose = Purpose::Nothing;
+            }
+        }
     }
 
     /// Takes a member's state out, to be replaced at once.
@@ -302,7 +315,8 @@ impl ShadowSet {
     }
 
     /// All members that writes go to.
-    pub(super) fn writers(&self) -> MemberSet {
+    #[must_use]
+    pub fn writers(&self) -> MemberSet {
         let takes_part =
             |m: &Member| matches!(m.state, MemberState::Source | MemberState::Target { .. });
         self.ids()
@@ -396,16 +410,22 @@ impl ShadowSet {
         let Some(purpose) = self.flushes.remove(&id) else {
             return;
         };
+        let lost = self.sources.all().without(failed).is_empty();
         self.flush_failed(failed);
         match purpose {
-            Purpose::BeforeCut => self.cut(),
+            Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::Leave(member) => self.left(member, failed),
-            Purpose::Trim(through) if failed.is_empty() => {
-                self.old_intents.retain(|old| old.until > through);
+            Purpose::Trim(through) => {
+                if failed.is_empty() {
+                    self.old_intents.retain(|old| old.until > through);
+                }
             }
-            Purpose::Trim(_) => {}
-            Purpose::Promote(member) => self.promote(member),
-            Purpose::Close => self.closed(),
+            Purpose::Nothing => {}
+            Purpose::Promote(member) => {
+                self.promote(member);
+                self.close_when_quiet();
+            }
+            Purpose::Close => self.closed(!lost),
         }
     }
 
@@ -418,13 +438,18 @@ impl ShadowSet {
 
     /// Flushes the writes of past epochs, so that their intent can be forgotten.
     fn trim_intents(&mut self) {
-        let busy = self.flushes.values().any(|p| matches!(p, Purpose::Trim(_)));
+        let trimming = |p: &Purpose| matches!(p, Purpose::Trim(_));
+        let busy = self.flushes.values().any(trimming);
         let over = self
             .old_intents
             .iter()
             .map(|o| o.until)
             .filter(|e| self.is_over(*e))
             .max();
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
+            return self.old_intents.retain(|old| Some(old.until) > over);
+        }
         if let Some(through) = over
             && !busy
             && !self.closing
@@ -460,13 +485,18 @@ impl ShadowSet {
 
     /// Ends when no copy is running: flush everything, then mark the members clean.
     pub(super) fn close_when_quiet(&mut self) {
-        let asked = self.flushes.values().any(|p| matches!(p, Purpose::Close));
+        let ending = |p: &Purpose| matches!(p, Purpose::Close | Purpose::Promote(_));
+        let asked = self.flushes.values().any(ending);
         if self.closing && !asked && self.running().next().is_none() {
             self.flush(self.writers(), Purpose::Close);
         }
     }
 
-    fn closed(&mut self) {
+    /// The last flush has ended: clean when a source has everything (I6).
+    fn closed(&mut self, clean: bool) {
+        if !clean {
+            return self.push(Effect::Stopped { clean });
+        }
         self.generation = self.generation.next();
         let (generation, to) = (self.generation, self.writers());
         self.push(Effect::Persist {
@@ -474,7 +504,7 @@ impl ShadowSet {
             clean: true,
             to,
         });
-        self.push(Effect::Stopped);
+        self.push(Effect::Stopped { clean });
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = OpId> + '_ {
