@@ -142,7 +142,11 @@ impl Shell {
         let path = self.dir.join("answer");
         let answer = File::create(&path).map_err(failed)?;
         let errors = answer.try_clone().map_err(failed)?;
-        command.stdin(Stdio::null()).stdout(answer).stderr(errors);
+        command
+            .current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(answer)
+            .stderr(errors);
         let mut child = command.spawn().map_err(failed)?;
         let status = self.wait(&mut child, hasty)?;
         let text = fs::read(&path).map_err(failed)?;

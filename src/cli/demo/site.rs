@@ -19,6 +19,14 @@ use crate::set::Code;
 
 /// Name of the unit.
 pub(super) const UNIT: &str = "dsa1";
+/// The configuration, in the directory of the run.
+pub(super) const CONFIG: &str = "dsa1.toml";
+/// Where the unit is mounted, there.
+pub(super) const MOUNT: &str = "mnt";
+/// Where the file system on the unit is mounted, there.
+pub(super) const FILES: &str = "files";
+/// Where the file system on a single image is mounted for reading, there.
+pub(super) const LOOK: &str = "look";
 /// Names of the members.
 pub(super) const MEMBERS: [&str; 3] = ["m1", "m2", "m3"];
 
@@ -84,19 +92,14 @@ impl Site {
         self.dir.join("run")
     }
 
-    /// The configuration of the unit.
-    pub(super) fn config(&self) -> PathBuf {
-        self.dir.join(format!("{UNIT}.toml"))
-    }
-
     /// The image of a member.
     pub(super) fn image(&self, member: &str) -> PathBuf {
-        self.dir.join(format!("{member}.img"))
+        self.dir.join(image_name(member))
     }
 
     /// Where the unit is mounted.
     pub(super) fn mount(&self) -> PathBuf {
-        self.dir.join("mnt")
+        self.dir.join(MOUNT)
     }
 
     /// The virtual unit.
@@ -106,12 +109,12 @@ impl Site {
 
     /// Where the file system on the unit is mounted.
     pub(super) fn files(&self) -> PathBuf {
-        self.dir.join("files")
+        self.dir.join(FILES)
     }
 
     /// Where the file system on a single image is mounted for reading.
     pub(super) fn look(&self) -> PathBuf {
-        self.dir.join("look")
+        self.dir.join(LOOK)
     }
 
     /// Undoes one thing in its turn.
@@ -185,6 +188,11 @@ impl Site {
             _ => Ok(()),
         }
     }
+}
+
+/// The name of a member's image.
+pub(super) fn image_name(member: &str) -> String {
+    format!("{member}.img")
 }
 
 fn make_dir(parent: &Path) -> Result<PathBuf> {

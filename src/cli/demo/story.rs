@@ -1,7 +1,7 @@
 //! The story: a set is created, used, detached from, backed up and attached to, and its members
 //! compared. Each step is a method that does it and tells what it measured.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Demo;
 use super::pieces::{self, PIECE, Place, Span};
 use super::shell::{find, typed};
-use super::site::{MEMBERS, UNIT, Undo};
+use super::site::{CONFIG, FILES, LOOK, MEMBERS, MOUNT, UNIT, Undo, image_name};
 use super::tell::{rate, time};
 use super::writer::Writer;
 use crate::cli::size::human;
@@ -46,7 +46,7 @@ impl Demo {
         self.tell.step("Mount it")?;
         self.mount()?;
         self.tell
-            .fact(&format!("the unit is {}", self.site.unit().display()))?;
+            .fact(&format!("the unit is the file {MOUNT}/{UNIT}"))?;
         let ground = self.ground()?;
         self.write_still(&ground)?;
         let writer = Writer::start(ground.place.clone(), self.layout)?;
@@ -68,19 +68,13 @@ impl Demo {
 
     fn create(&mut self) -> Result<()> {
         self.tell.step("Create a shadow set")?;
-        let state = self.site.dir.join("state");
-        let (config, size) = (self.site.config(), self.size.to_string());
-        let mut words: Vec<std::ffi::OsString> = vec!["create".into(), config.into()];
-        words.extend([
-            "--size".into(),
-            size.into(),
-            "--state-dir".into(),
-            state.into(),
-        ]);
+        let size = size_word(self.size);
+        let mut words: Vec<OsString> = vec!["create".into(), CONFIG.into()];
+
+        words.extend(["--size", &size, "--state-dir", "state"].map(OsString::from));
         for member in MEMBERS {
-            let image = self.site.image(member);
             words.push("--member".into());
-            words.push(format!("{member}={}", image.display()).into());
+            words.push(format!("{member}={}", image_name(member)).into());
         }
         let words: Vec<&OsStr> = words.iter().map(|word| word.as_os_str()).collect();
         let begun = Instant::now();
@@ -94,9 +88,8 @@ impl Demo {
 
     /// Mounts the unit.
     pub(super) fn mount(&mut self) -> Result<()> {
-        let (config, dir) = (self.site.config(), self.site.mount());
         self.site.undo.push(Undo::Unit);
-        self.shown(&["mount".as_ref(), config.as_ref(), dir.as_ref()])
+        self.shown(&["mount", CONFIG, MOUNT].map(OsStr::new))
             .map(drop)
     }
 
@@ -148,7 +141,7 @@ impl Demo {
         self.shell.tool(&mkfs, &words)?;
         let took = time(begun.elapsed().as_secs_f64());
         let dir = self.site.files();
-        let words = [device.as_os_str(), dir.as_os_str()];
+        let words = [device.as_os_str(), FILES.as_ref()];
         self.tell.command(&typed("mount", &words))?;
         // Tables that the kernel initialises later would be writes of nobody.
         match mountpoint::mount_disk(device, &dir, FILESYSTEM, "noinit_itable", false) {
@@ -185,7 +178,7 @@ impl Demo {
             rate(bytes, seconds)
         ))?;
         self.tell
-            .fact("an application starts to write more of them, and goes on until step 9")
+            .fact("an application starts to write more of them, and goes on until it is ended")
     }
 
     /// Detaches m3 while the file system stands still: the writer's pieces at the cut, the time.
@@ -196,7 +189,7 @@ impl Demo {
         let frozen = match ground.has_files() {
             true => {
                 self.tell
-                    .command(&typed("fsfreeze", &["-f".as_ref(), files.as_ref()]))?;
+                    .command(&typed("fsfreeze", &["-f", FILES].map(OsStr::new)))?;
                 Some(Frozen::of(&files)?)
             }
             false => None,
@@ -210,7 +203,7 @@ impl Demo {
         let stood = frozen.map(Frozen::thaw).transpose()?;
         if let Some(stood) = stood {
             self.tell
-                .command(&typed("fsfreeze", &["-u".as_ref(), files.as_ref()]))?;
+                .command(&typed("fsfreeze", &["-u", FILES].map(OsStr::new)))?;
             let (all, took) = (time(stood.as_secs_f64()), time(took));
             self.tell.fact(&format!(
                 "the file system stood still for {all}, {took} of them for the command"
@@ -236,7 +229,8 @@ impl Demo {
         let before = writer.written();
         let begun = Instant::now();
         if let Some(e2fsck) = find("e2fsck").filter(|_| ground.has_files()) {
-            let words = ["-fn".as_ref(), image.as_os_str()];
+            let name = image_name("m3");
+            let words = ["-fn", &name].map(OsStr::new);
             self.tell.command(&typed("e2fsck", &words))?;
             let says = self.shell.tool(&e2fsck, &words)?;
             let last = says.trim().lines().last().unwrap_or_default();
@@ -268,12 +262,8 @@ impl Demo {
             return Place::Disk(image).check(self.layout, span);
         }
         let dir = self.site.look();
-        let words = [
-            "-o".as_ref(),
-            "ro,noload,loop".as_ref(),
-            image.as_os_str(),
-            dir.as_ref(),
-        ];
+        let name = image_name(member);
+        let words = ["-o", "ro,noload,loop", &name, LOOK].map(OsStr::new);
         self.tell.command(&typed("mount", &words))?;
         let device = loopdev::attach_read_only(&image)?;
         let bound = Undo::Loop(device.clone());
@@ -342,7 +332,7 @@ impl Demo {
         ))?;
         if ground.has_files() {
             let files = self.site.files();
-            self.tell.command(&typed("umount", &[files.as_ref()]))?;
+            self.tell.command(&typed("umount", &[FILES.as_ref()]))?;
             self.site.undo(&Undo::Mount(files), &self.shell)?;
         }
         if let Some(device) = &ground.device {
@@ -389,10 +379,50 @@ impl Drop for Frozen {
     }
 }
 
+/// A size as it is typed.
+fn size_word(bytes: u64) -> String {
+    match bytes {
+        b if b % (1 << 30) == 0 => format!("{}G", b >> 30),
+        b if b % (1 << 20) == 0 => format!("{}M", b >> 20),
+        b => b.to_string(),
+    }
+}
+
 /// What changes with every write to a file.
 fn stamp(image: &Path) -> Result<[i64; 4]> {
     let meta = fs::metadata(image)
         .map_err(|e| Error::io(format!("demo: cannot examine {}", image.display()), e))?;
     let size = i64::try_from(meta.size()).unwrap_or(i64::MAX);
     Ok([size, meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_as_they_are_typed() {
+        let table = [
+            (1 << 30, "1G"),
+            (3 << 29, "1536M"),
+            ((1 << 30) + 512, "1073742336"),
+        ];
+        for (bytes, word) in table {
+            assert_eq!(size_word(bytes), word);
+            let read = crate::cli::size::parse_size(word);
+            assert_eq!(read.map(|b| b.0), Ok(bytes));
+        }
+    }
+
+    #[test]
+    fn a_write_changes_the_stamp_and_reading_does_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("image");
+        fs::write(&path, b"one").expect("written");
+        let before = stamp(&path).expect("there");
+        fs::read(&path).expect("read");
+        assert_eq!(stamp(&path).expect("there"), before);
+        fs::write(&path, b"four").expect("written");
+        assert_ne!(stamp(&path).expect("there"), before);
+    }
 }

@@ -34,13 +34,10 @@ impl Tell {
         let (members, size) = (MEMBERS.len(), human(size));
         let dir = site.dir.display();
         self.line(&format!(
-            "A virtual unit of {size} on {members} members in {dir}"
+            "A virtual unit of {size} on {members} members, in a directory of its own"
         ))?;
-        let runtime = site.runtime();
-        self.line(&format!(
-            "The commands are run with SHADOWSET_RUNTIME_DIR={}",
-            runtime.display()
-        ))
+        self.command(&format!("cd {dir}"))?;
+        self.command("export SHADOWSET_RUNTIME_DIR=$PWD/run")
     }
 
     /// The next step.
@@ -75,7 +72,7 @@ impl Tell {
         self.line("")?;
         for line in [
             "changed: part of the regions, chosen at random, in which one block was written",
-            "time:    from the attach to the end of the copy, target flushed; up to 10 % the median of 3",
+            "time:    from the attach to the end of the copy, target flushed; a median of 3 where short",
             "manual:  Table 7-1, minicopy time in percent of full copy time on the disks of then",
         ] {
             self.line(line)?;
