@@ -6,6 +6,7 @@
 pub mod assess;
 pub mod bitmap;
 pub mod copy;
+mod epochs;
 pub mod event;
 mod fault;
 pub mod geometry;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::assess::Start;
 use super::bitmap::WriteBitmap;
 use super::copy::{CopyKind, CopyWork, OpId};
+use super::epochs::OldIntent;
 use super::event::{Answer, Command, Effect, Event, FlushId, Notice, Ticket};
 use super::geometry::Geometry;
 use super::member::{
@@ -17,7 +18,7 @@ use super::member::{
 use super::operation::{OpState, Operation};
 use super::refusal::{Code, Refusal};
 use super::scb::Generation;
-use super::view::{Epoch, Role, Seat, View};
+use super::view::Epoch;
 
 /// Copies that run at once unless told otherwise (SHADOW_MAX_COPY).
 pub const COPIES_MAX_DEFAULT: usize = 4;
@@ -73,13 +74,6 @@ impl Pending {
             | Self::Cancel { member, .. } => *member,
         }
     }
-}
-
-/// A write-intent bitmap whose epoch is over but whose writes are not flushed yet.
-#[derive(Debug)]
-pub(super) struct OldIntent {
-    pub(super) map: Arc<WriteBitmap>,
-    pub(super) until: Epoch,
 }
 
 /// The shadow set.
@@ -340,66 +334,6 @@ impl ShadowSet {
         });
     }
 
-    /// Publishes the membership as it is now, with a fresh write-intent bitmap.
-    pub(super) fn publish(&mut self) {
-        let fresh = Arc::new(WriteBitmap::empty(self.geometry));
-        let old = std::mem::replace(&mut self.intent, fresh);
-        if old.count() > 0 || self.live.contains(&self.epoch) {
-            self.old_intents.push(OldIntent {
-                map: old,
-                until: self.epoch,
-            });
-        }
-        self.epoch = self.epoch.next();
-        self.live.insert(self.epoch);
-        let seats = self.writers().iter().map(|id| self.seat_of(id)).collect();
-        let marks = self
-            .members
-            .iter()
-            .filter_map(|m| m.state.departed()?.marks())
-            .collect();
-        let view = View::new(self.epoch, seats, marks, Arc::clone(&self.intent));
-        self.push(Effect::Publish(Box::new(view)));
-    }
-
-    fn seat_of(&self, id: MemberId) -> Seat {
-        let member = &self.members[id.index()];
-        let role = match &member.state {
-            MemberState::Target {
-                kind: CopyKind::Merge,
-                phase,
-                ..
-            } => Role::Merging(phase.stale()),
-            MemberState::Target { .. } => Role::CopyTarget,
-            _ => Role::Source,
-        };
-        Seat {
-            id,
-            role,
-            read_cost: member.read_cost,
-        }
-    }
-
-    /// Whether no request of this epoch or an older one is left.
-    pub(super) fn is_over(&self, epoch: Epoch) -> bool {
-        #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::NoRetirement) {
-            return true;
-        }
-        self.live.first().is_none_or(|oldest| *oldest > epoch)
-    }
-
-    fn retired(&mut self, epoch: Epoch) {
-        assert!(
-            epoch < self.epoch || self.closing,
-            "the current View has retired"
-        );
-        self.live.remove(&epoch);
-        self.settle_departures();
-        self.settle_joins();
-        self.trim_intents();
-    }
-
     /// Asks for a flush of some members.
     pub(super) fn flush(&mut self, members: MemberSet, purpose: Purpose) {
         self.last_flush += 1;
@@ -429,35 +363,6 @@ impl ShadowSet {
                 self.close_when_quiet();
             }
             Purpose::Close => self.closed(!lost),
-        }
-    }
-
-    fn tick(&mut self) {
-        if self.intent.count() > 0 && self.old_intents.is_empty() && self.pending.is_none() {
-            self.publish();
-        }
-        self.trim_intents();
-    }
-
-    /// Flushes the writes of past epochs, so that their intent can be forgotten.
-    fn trim_intents(&mut self) {
-        let trimming = |p: &Purpose| matches!(p, Purpose::Trim(_));
-        let busy = self.flushes.values().any(trimming);
-        let over = self
-            .old_intents
-            .iter()
-            .map(|o| o.until)
-            .filter(|e| self.is_over(*e))
-            .max();
-        #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
-            return self.old_intents.retain(|old| Some(old.until) > over);
-        }
-        if let Some(through) = over
-            && !busy
-            && !self.closing
-        {
-            self.flush(self.writers(), Purpose::Trim(through));
         }
     }
 
