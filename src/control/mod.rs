@@ -16,7 +16,7 @@ mod text;
 pub mod tree;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod testing;
 
 pub use table::{Kind, Node, TABLE, help};
 pub use tree::{Attr, Entry, NodeRef, StoreOutcome, Stored, Tree, Unit};

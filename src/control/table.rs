@@ -458,23 +458,24 @@ pub static TABLE: &[Node] = &[
 /// The tree and the commands, from the tables that serve them.
 #[must_use]
 pub fn help() -> String {
-    let mut out = String::from(
-        "The tree (p: poll wakes on it)\n\n  path                               mode    meaning\n",
-    );
+    let mut out = String::from("# The tree: path, mode (p: poll wakes on it), meaning\n");
     for node in TABLE {
-        let slash = if node.kind == Kind::Dir { "/" } else { "" };
-        let path = format!("{}{slash}", node.path);
+        let path = match (node.kind, node.path) {
+            (_, "") => ".shadow/".to_owned(),
+            (Kind::Dir, path) => format!("{path}/"),
+            (_, path) => path.to_owned(),
+        };
         let polls = if node.polls { "p" } else { " " };
-        let _ = writeln!(out, "  {path:<34} {:04o} {polls}  {}", node.mode, node.doc);
+        let _ = writeln!(out, "{path:<34}  {:04o} {polls}  {}", node.mode, node.doc);
     }
-    out.push_str("\nThe commands, one for each write to `control`\n\n");
+    out.push_str("# The commands, one for each write to `control`\n");
     for spec in COMMANDS {
-        let _ = writeln!(out, "  {}  {}", spec.syntax, spec.doc);
+        let _ = writeln!(out, "{}  {}", spec.syntax, spec.doc);
     }
     out.push_str(
-        "\nA value that is absent is `-`, in JSON null. Sizes are bytes, times RFC 3339 UTC.\n\
-         A word that holds blanks goes in double quotes; \\\" and \\\\ stand for themselves there.\n\
-         inotify does not see changes here; poll, epoll and select do.\n",
+        "# A value that is absent is `-`, in JSON null. Sizes are bytes, times RFC 3339 UTC.\n\
+         # A word with blanks goes in double quotes; \\\" and \\\\ stand for themselves there.\n\
+         # inotify does not see changes here; poll, epoll and select do.\n",
     );
     out
 }

@@ -264,6 +264,13 @@ impl Tree {
         self.carry_out(format!("rmdir {name}"), request, done);
     }
 
+    /// Refuses what one write(2) holds, because of who has written it.
+    pub fn deny(&self, bytes: &[u8], uid: u32, done: Stored) {
+        let text = format!("user {uid} may not give commands to this unit");
+        let refusal = Refusal::new(Code::NotPermitted, text);
+        done(refused(&self.logbook, &answer::echo(bytes), &refusal));
+    }
+
     fn carry_out(&self, shown: String, request: Result<Request, Refusal>, done: Stored) {
         let logbook = Arc::clone(&self.logbook);
         let finish = move |result: Result<Answer, Refusal>| {

@@ -1,5 +1,11 @@
 //! Face 1: the mount. Glue only: inodes, session, errno.
 
+mod face;
+mod handles;
+mod inode;
+mod session;
+mod unit;
+
 use std::path::Path;
 
 use crate::error::Result;
@@ -16,13 +22,17 @@ pub struct MountOptions {
 
 /// Serves a unit until it is unmounted and its members are marked clean.
 ///
+/// Call it before any thread is started: signals are collected for the whole process. `ready` is
+/// called once, when the unit can be opened.
+///
 /// # Errors
-/// Whatever keeps the unit from being mounted; the caller has not seen `ready` then.
+/// Whatever keeps the unit from being mounted; the caller has not seen `ready` then. Later ones
+/// when a part of the server failed or the members could not be marked clean.
 pub fn serve(
-    _setup: Setup,
-    _dir: &Path,
-    _options: MountOptions,
-    _ready: &mut dyn FnMut(),
+    setup: Setup,
+    dir: &Path,
+    options: MountOptions,
+    ready: &mut dyn FnMut(),
 ) -> Result<()> {
-    Ok(())
+    session::serve(&setup, dir, &options, ready)
 }

@@ -74,10 +74,26 @@ fn commands_become_requests() {
     }
 }
 
+/// What is written, the code, a part of the sentence, the word at fault.
+type Mistake<'a> = (&'a [u8], Code, &'a str, Option<&'a str>);
+
+fn all_refused(mistakes: &[Mistake<'_>]) {
+    for &(bytes, code, sentence, word) in mistakes {
+        let shown = String::from_utf8_lossy(bytes).into_owned();
+        let refusal = parse(bytes).expect_err(&shown);
+        assert_eq!(refusal.code, code, "{shown}: {refusal}");
+        assert!(refusal.text.contains(sentence), "{shown}: {refusal}");
+        assert_eq!(refusal.word.as_deref(), word, "{shown}");
+        if let Some(word) = word {
+            assert!(locate(&shown, word).is_some(), "{shown}: {word}");
+        }
+    }
+}
+
 #[test]
-fn each_mistake_has_its_own_sentence_and_word() {
+fn each_malformed_write_has_its_own_sentence() {
     let long = vec![b'x'; 4096];
-    let cases: Vec<(&[u8], Code, &str, Option<&str>)> = vec![
+    all_refused(&[
         (b"", Code::Syntax, "the command is empty", None),
         (b"\n", Code::Syntax, "the command is empty", None),
         (b" \t ", Code::Syntax, "the command is empty", None),
@@ -115,78 +131,76 @@ fn each_mistake_has_its_own_sentence_and_word() {
             "now is not a word of detach",
             Some("now"),
         ),
-        (
-            b"detach m1 policy=full",
-            Code::Syntax,
-            "full is not a policy of detach",
-            Some("policy=full"),
-        ),
-        (
-            b"detach m1 policy=none policy=minicopy",
-            Code::Syntax,
-            "policy is given twice",
-            Some("policy=minicopy"),
-        ),
-        (
-            b"attach \"/a b",
-            Code::Syntax,
-            "a quote is not closed",
-            Some("\"/a b"),
-        ),
-        (
-            b"attach /a as=-x",
-            Code::Syntax,
-            "cannot be a member's name",
-            Some("as=-x"),
-        ),
-        (
-            b"attach /a source=m1",
-            Code::NotSupported,
-            "not in this version",
-            Some("source=m1"),
-        ),
-        (
-            b"attach m1 policy=compare",
-            Code::NotSupported,
-            "compare is not in this version",
-            Some("policy=compare"),
-        ),
-        (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
-        (
-            b"delete-bitmap +000001f",
-            Code::Syntax,
-            "8 hex digits",
-            Some("+000001f"),
-        ),
-        (
-            b"pause seven",
-            Code::Syntax,
-            "not the number of an operation",
-            Some("seven"),
-        ),
-        (
-            b"pause +7",
-            Code::Syntax,
-            "not the number of an operation",
-            Some("+7"),
-        ),
-        (
-            b"verify",
-            Code::NotSupported,
-            "verify is not in this version",
-            Some("verify"),
-        ),
-    ];
-    for (bytes, code, sentence, word) in cases {
-        let shown = String::from_utf8_lossy(bytes).into_owned();
-        let refusal = parse(bytes).expect_err(&shown);
-        assert_eq!(refusal.code, code, "{shown}: {refusal}");
-        assert!(refusal.text.contains(sentence), "{shown}: {refusal}");
-        assert_eq!(refusal.word.as_deref(), word, "{shown}");
-        if let Some(word) = word {
-            assert!(locate(&shown, word).is_some(), "{shown}: {word}");
-        }
-    }
+    ]);
+}
+
+const WRONG_WORDS: &[Mistake<'static>] = &[
+    (
+        b"detach m1 policy=full",
+        Code::Syntax,
+        "full is not a policy of detach",
+        Some("policy=full"),
+    ),
+    (
+        b"detach m1 policy=none policy=minicopy",
+        Code::Syntax,
+        "policy is given twice",
+        Some("policy=minicopy"),
+    ),
+    (
+        b"attach \"/a b",
+        Code::Syntax,
+        "a quote is not closed",
+        Some("\"/a b"),
+    ),
+    (
+        b"attach /a as=-x",
+        Code::Syntax,
+        "cannot be a member's name",
+        Some("as=-x"),
+    ),
+    (
+        b"attach /a source=m1",
+        Code::NotSupported,
+        "not in this version",
+        Some("source=m1"),
+    ),
+    (
+        b"attach m1 policy=compare",
+        Code::NotSupported,
+        "compare is not in this version",
+        Some("policy=compare"),
+    ),
+    (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
+    (
+        b"delete-bitmap +000001f",
+        Code::Syntax,
+        "8 hex digits",
+        Some("+000001f"),
+    ),
+    (
+        b"pause seven",
+        Code::Syntax,
+        "not the number of an operation",
+        Some("seven"),
+    ),
+    (
+        b"pause +7",
+        Code::Syntax,
+        "not the number of an operation",
+        Some("+7"),
+    ),
+    (
+        b"verify",
+        Code::NotSupported,
+        "verify is not in this version",
+        Some("verify"),
+    ),
+];
+
+#[test]
+fn each_wrong_word_has_its_own_sentence() {
+    all_refused(WRONG_WORDS);
 }
 
 #[test]

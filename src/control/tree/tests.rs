@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::control::fixture::Fake;
+use crate::control::testing::Fake;
 
 fn tree() -> (Arc<Fake>, Tree) {
     let fake = Fake::new();
@@ -76,64 +76,66 @@ fn every_node_is_reached_renders_and_ends_with_a_newline() {
     assert_eq!(numbers.len(), nodes.len(), "numbers belong to one node");
 }
 
+/// Files that show one thing, and what they show.
+const SHOWN: &[(&str, &str)] = &[
+    ("abi", "1\n"),
+    ("name", "dsa1\n"),
+    ("label", "payroll\n"),
+    ("size", "196096\n"),
+    ("region_blocks", "127\n"),
+    ("generation", "5\n"),
+    ("created", "-\n"),
+    ("state", "copying\n"),
+    ("last_error", "none\n"),
+    (
+        "events",
+        "{\"seq\":93,\"time\":\"1970-01-01T00:00:01Z\",\"event\":\"member-detached\",\
+             \"member\":\"m3\",\"bitmap\":\"00000007\"}\n",
+    ),
+    ("members/m1/path", "/srv/images/m1.img\n"),
+    ("members/m1/reason", "-\n"),
+    ("members/m2/state", "copy-target\n"),
+    ("members/m3/since", "1970-01-01T00:00:02Z\n"),
+    ("members/m3/bitmap", "../../bitmaps/00000007"),
+    (
+        "members/m3/plan",
+        "verdict minicopy\nreason its bitmap tells what has changed\nbytes 131072\n\
+             extents 2\neta -\n",
+    ),
+    (
+        "members/m1/plan",
+        "verdict refused\nreason m1 is a source member already\nbytes 0\nextents 0\neta -\n",
+    ),
+    ("bitmaps/00000007/member", "m3\n"),
+    ("bitmaps/00000007/state", "active\n"),
+    ("bitmaps/00000008/state", "in-use\n"),
+    ("bitmaps/00000007/durability", "memory\n"),
+    ("bitmaps/00000007/bits", "4\n"),
+    ("bitmaps/00000007/set_bits", "3\n"),
+    ("bitmaps/00000007/set_bytes", "131072\n"),
+    ("bitmaps/00000007/percent", "75.00\n"),
+    ("bitmaps/00000007/uncovered_bytes", "0\n"),
+    ("bitmaps/00000007/ranges", "0 127\n254 129\n"),
+    (
+        "bitmaps/00000007/extents.json",
+        "[{\"start\":0,\"length\":65024,\"data\":true},\
+             {\"start\":130048,\"length\":66048,\"data\":true}]\n",
+    ),
+    ("operations/9/kind", "minicopy\n"),
+    ("operations/9/target", "m2\n"),
+    ("operations/9/finished", "-\n"),
+    (
+        "operations/9/progress",
+        "done_bytes 65024\ntotal_bytes 130048\nskipped_bytes 66048\ncopied_bytes 65024\n\
+             percent 50.00\nrate_bps 1048576\neta_s 2\nfence_block 0\n",
+    ),
+];
+
 #[test]
 fn files_show_what_is_published() {
     let (_, tree) = tree();
-    let expected = [
-        ("abi", "1\n"),
-        ("name", "dsa1\n"),
-        ("label", "payroll\n"),
-        ("size", "196096\n"),
-        ("region_blocks", "127\n"),
-        ("generation", "5\n"),
-        ("created", "-\n"),
-        ("state", "copying\n"),
-        ("last_error", "none\n"),
-        (
-            "events",
-            "{\"seq\":93,\"time\":\"1970-01-01T00:00:01Z\",\"event\":\"member-detached\",\
-             \"member\":\"m3\",\"bitmap\":\"00000007\"}\n",
-        ),
-        ("members/m1/path", "/srv/images/m1.img\n"),
-        ("members/m1/reason", "-\n"),
-        ("members/m2/state", "copy-target\n"),
-        ("members/m3/since", "1970-01-01T00:00:02Z\n"),
-        ("members/m3/bitmap", "../../bitmaps/00000007"),
-        (
-            "members/m3/plan",
-            "verdict minicopy\nreason its bitmap tells what has changed\nbytes 131072\n\
-             extents 2\neta -\n",
-        ),
-        (
-            "members/m1/plan",
-            "verdict refused\nreason m1 is a source member already\nbytes 0\nextents 0\neta -\n",
-        ),
-        ("bitmaps/00000007/member", "m3\n"),
-        ("bitmaps/00000007/state", "active\n"),
-        ("bitmaps/00000008/state", "in-use\n"),
-        ("bitmaps/00000007/durability", "memory\n"),
-        ("bitmaps/00000007/bits", "4\n"),
-        ("bitmaps/00000007/set_bits", "3\n"),
-        ("bitmaps/00000007/set_bytes", "131072\n"),
-        ("bitmaps/00000007/percent", "75.00\n"),
-        ("bitmaps/00000007/uncovered_bytes", "0\n"),
-        ("bitmaps/00000007/ranges", "0 127\n254 129\n"),
-        (
-            "bitmaps/00000007/extents.json",
-            "[{\"start\":0,\"length\":65024,\"data\":true},\
-             {\"start\":130048,\"length\":66048,\"data\":true}]\n",
-        ),
-        ("operations/9/kind", "minicopy\n"),
-        ("operations/9/target", "m2\n"),
-        ("operations/9/finished", "-\n"),
-        (
-            "operations/9/progress",
-            "done_bytes 65024\ntotal_bytes 130048\nskipped_bytes 66048\ncopied_bytes 65024\n\
-             percent 50.00\nrate_bps 1048576\neta_s 2\nfence_block 0\n",
-        ),
-    ];
-    for (path, content) in expected {
-        assert_eq!(text(&tree, path), content, "{path}");
+    for (path, content) in SHOWN {
+        assert_eq!(text(&tree, path), *content, "{path}");
     }
     assert_eq!(
         tree.show(at(&tree, "bitmaps/00000007/map")),

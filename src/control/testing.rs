@@ -11,23 +11,23 @@ use crate::set::{
 };
 
 /// Size of the unit: three regions and a short one.
-pub(super) const SIZE: u64 = 3 * 65_024 + 1024;
+pub(crate) const SIZE: u64 = 3 * 65_024 + 1024;
 
 /// A unit that answers commands at once and keeps them.
-pub(super) struct Fake {
-    pub(super) state: Mutex<Arc<Published>>,
-    pub(super) requests: Mutex<Vec<Request>>,
+pub(crate) struct Fake {
+    pub(crate) state: Mutex<Arc<Published>>,
+    pub(crate) requests: Mutex<Vec<Request>>,
 }
 
 impl Fake {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(Arc::new(published())),
             requests: Mutex::default(),
         })
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut Published)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Published)) {
         let mut state = self.state.lock().expect("not poisoned");
         change(Arc::make_mut(&mut state));
     }
@@ -67,7 +67,7 @@ impl Unit for Fake {
     }
 }
 
-pub(super) fn id(index: usize) -> MemberId {
+pub(crate) fn id(index: usize) -> MemberId {
     MemberId::new(index).expect("inside")
 }
 
@@ -131,7 +131,7 @@ fn operation(geometry: Geometry) -> Operation {
 }
 
 /// m1 is a source, m2 is being filled by operation 9, m3 is detached with bitmap 7.
-pub(super) fn published() -> Published {
+pub(crate) fn published() -> Published {
     let geometry = Geometry::new(Bytes(SIZE), 127).expect("valid");
     Published {
         seq: 1,

@@ -1,0 +1,335 @@
+//! Open files and directories of the control tree.
+//!
+//! A file holds what was rendered when it was opened or last read from its start, or the answer to
+//! the last command that was written to it. The lock of a file is held for moments only and never
+//! while anything is rendered, answered or notified.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use fuser::PollNotifier;
+
+use crate::control::{NodeRef, Tree};
+
+/// One name of an open directory.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    pub(super) name: String,
+    pub(super) ino: u64,
+    pub(super) kind: fuser::FileType,
+}
+
+/// An open control file.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) node: NodeRef,
+    inner: Mutex<Contents>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    bytes: Vec<u8>,
+    /// Offset at which `bytes` begins; the next read decides when it is not known.
+    origin: Option<u64>,
+    /// Whether `bytes` is the answer to a command: then it stays until the next one.
+    is_answer: bool,
+    /// Fingerprint of the node when the file was read last.
+    seen: Option<u64>,
+    waiting: Option<PollNotifier>,
+}
+
+impl OpenFile {
+    /// An open file that shows the node as it is now; `None` when the node is gone.
+    pub(super) fn new(tree: &Tree, node: NodeRef) -> Option<Self> {
+        // In this order a change in between is seen twice and not missed.
+        let seen = Some(tree.fingerprint(node)?);
+        let bytes = tree.show(node)?;
+        let inner = Mutex::new(Contents {
+            bytes,
+            origin: Some(0),
+            seen,
+            ..Contents::default()
+        });
+        Some(Self { node, inner })
+    }
+
+    /// Up to `size` bytes from `offset`; a read from the start shows the node anew.
+    ///
+    /// The first read after a command gets its answer from the start wherever it reads: a
+    /// program that has just written goes on behind what it wrote.
+    pub(super) fn read(&self, tree: &Tree, offset: u64, size: usize) -> Vec<u8> {
+        let fresh = match offset {
+            0 => tree.fingerprint(self.node).zip(tree.show(self.node)),
+            _ => None,
+        };
+        let mut inner = self.lock();
+        if let Some((seen, bytes)) = fresh {
+            inner.seen = Some(seen);
+            if !inner.is_answer {
+                inner.bytes = bytes;
+            }
+        }
+        if offset == 0 {
+            inner.origin = Some(0);
+        }
+        let origin = *inner.origin.get_or_insert(offset);
+        let start = usize::try_from(offset.saturating_sub(origin)).unwrap_or(usize::MAX);
+        let rest = inner.bytes.get(start..).unwrap_or_default();
+        rest[..rest.len().min(size)].to_vec()
+    }
+
+    /// Keeps the answer to a command, to be read.
+    pub(super) fn answer(&self, text: String) {
+        let mut inner = self.lock();
+        inner.bytes = text.into_bytes();
+        inner.origin = None;
+        inner.is_answer = true;
+        inner.seen = None;
+    }
+
+    /// Whether the node has changed since the file was read last; a node that is gone has.
+    pub(super) fn has_changed(&self, tree: &Tree) -> bool {
+        let now = tree.fingerprint(self.node);
+        let seen = self.lock().seen;
+        now.is_none() || now != seen
+    }
+
+    /// Keeps whom to wake.
+    pub(super) fn wait(&self, notifier: PollNotifier) {
+        self.lock().waiting = Some(notifier);
+    }
+
+    /// Takes whom to wake, when the node has changed.
+    fn to_wake(&self, tree: &Tree) -> Option<PollNotifier> {
+        let waits = self.lock().waiting.is_some();
+        if waits && self.has_changed(tree) {
+            self.lock().waiting.take()
+        } else {
+            None
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a file handle stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Open {
+    File(Arc<OpenFile>),
+    Dir(Arc<[Name]>),
+}
+
+/// The open files and directories; numbers are used again.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    open: Vec<Option<Open>>,
+    free: Vec<usize>,
+}
+
+impl Handles {
+    /// Keeps what was opened; the number is never 0, which stands for the unit.
+    pub(super) fn insert(&self, open: Open) -> u64 {
+        let mut slots = self.lock();
+        let index = match slots.free.pop() {
+            Some(index) => {
+                slots.open[index] = Some(open);
+                index
+            }
+            None => {
+                slots.open.push(Some(open));
+                slots.open.len() - 1
+            }
+        };
+        index as u64 + 1
+    }
+
+    /// Forgets what was opened.
+    pub(super) fn remove(&self, number: u64) {
+        let mut slots = self.lock();
+        if let Some(index) = index(number)
+            && slots
+                .open
+                .get_mut(index)
+                .is_some_and(|slot| slot.take().is_some())
+        {
+            slots.free.push(index);
+        }
+    }
+
+    /// The file with this number.
+    pub(super) fn file(&self, number: u64) -> Option<Arc<OpenFile>> {
+        match self.get(number) {
+            Some(Open::File(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The names of the directory with this number.
+    pub(super) fn dir(&self, number: u64) -> Option<Arc<[Name]>> {
+        match self.get(number) {
+            Some(Open::Dir(names)) => Some(names),
+            _ => None,
+        }
+    }
+
+    fn get(&self, number: u64) -> Option<Open> {
+        let slots = self.lock();
+        slots.open.get(index(number)?)?.clone()
+    }
+
+    fn files(&self) -> Vec<Arc<OpenFile>> {
+        let slots = self.lock();
+        let file = |open: &Open| match open {
+            Open::File(file) => Some(Arc::clone(file)),
+            Open::Dir(_) => None,
+        };
+        slots.open.iter().flatten().filter_map(file).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn index(number: u64) -> Option<usize> {
+    usize::try_from(number.checked_sub(1)?).ok()
+}
+
+/// Rings when something may have changed; never blocks, and many rings may be heard as one.
+#[derive(Clone, Debug)]
+pub(super) struct Bell(Sender<()>);
+
+impl Bell {
+    /// A bell and what hears it.
+    pub(super) fn new() -> (Self, Receiver<()>) {
+        let (tx, rx) = bounded(1);
+        (Self(tx), rx)
+    }
+
+    /// Rings.
+    pub(super) fn ring(&self) {
+        match self.0.try_send(()) {
+            // Full: a ring that is not heard yet is as good as this one.
+            Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+        }
+    }
+}
+
+/// Wakes those who poll files that have changed; called on a thread that serves no request.
+pub(super) fn wake(handles: &Handles, tree: &Tree) {
+    for file in handles.files() {
+        if let Some(notifier) = file.to_wake(tree)
+            && let Err(error) = notifier.notify()
+        {
+            // The file was closed meanwhile, or the unit is being unmounted.
+            tracing::debug!(%error, "nobody polls any more");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::logbook::Logbook;
+    use crate::control::testing::Fake;
+
+    fn open(path: &str) -> (Arc<Fake>, Tree, OpenFile) {
+        let fake = Fake::new();
+        let tree = Tree::new(Arc::<Fake>::clone(&fake), Arc::new(Logbook::default()));
+        let node = path.split('/').fold(NodeRef::ROOT, |dir, name| {
+            tree.lookup(dir, name).expect(name)
+        });
+        let file = OpenFile::new(&tree, node).expect("there");
+        (fake, tree, file)
+    }
+
+    fn text(file: &OpenFile, tree: &Tree, offset: u64) -> String {
+        String::from_utf8(file.read(tree, offset, 4096)).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_read_from_the_start_is_fresh_and_later_ones_go_on_in_it() {
+        let (fake, tree, file) = open("generation");
+        assert_eq!(file.read(&tree, 0, 1), b"5");
+        let next = |p: &mut crate::server::Published| {
+            p.set.generation = p.set.generation.next();
+        };
+        fake.change(next);
+        assert_eq!(text(&file, &tree, 1), "\n");
+        assert_eq!(text(&file, &tree, 0), "6\n");
+        assert_eq!(text(&file, &tree, 2), "");
+        assert_eq!(text(&file, &tree, u64::MAX), "");
+    }
+
+    #[test]
+    fn an_answer_is_read_from_the_start_or_from_behind_the_command() {
+        let (_, tree, file) = open("control");
+        file.answer("ok: done\n".to_owned());
+        assert_eq!(text(&file, &tree, 10), "ok: done\n");
+        assert_eq!(text(&file, &tree, 19), "");
+        assert_eq!(text(&file, &tree, 0), "ok: done\n");
+        assert_eq!(text(&file, &tree, 4), "done\n");
+        file.answer("ok: again\n".to_owned());
+        assert_eq!(text(&file, &tree, 0), "ok: again\n");
+    }
+
+    #[test]
+    fn a_file_has_changed_until_it_is_read_from_the_start() {
+        let (fake, tree, file) = open("members/m1/state");
+        assert!(!file.has_changed(&tree));
+        fake.change(|p| p.set.members[0].state = "detached");
+        assert!(file.has_changed(&tree));
+        assert_eq!(text(&file, &tree, 3), "rce\n");
+        assert!(file.has_changed(&tree), "the old text was read");
+        assert_eq!(text(&file, &tree, 0), "detached\n");
+        assert!(!file.has_changed(&tree));
+        file.answer("ok: done\n".to_owned());
+        assert!(file.has_changed(&tree));
+        assert_eq!(text(&file, &tree, 0), "ok: done\n");
+        assert!(!file.has_changed(&tree), "the answer was read");
+    }
+
+    #[test]
+    fn what_was_open_when_its_object_went_is_still_read() {
+        let (fake, tree, file) = open("operations/9/state");
+        fake.change(|p| p.set.operations.clear());
+        assert!(file.has_changed(&tree));
+        assert_eq!(text(&file, &tree, 0), "running\n");
+    }
+
+    #[test]
+    fn handles_are_used_again() {
+        let (_, tree, file) = open("state");
+        let node = file.node;
+        let handles = Handles::default();
+        let first = handles.insert(Open::File(Arc::new(file)));
+        let second = handles.insert(Open::Dir(Arc::from([])));
+        assert_eq!((first, second), (1, 2));
+        assert!(handles.file(first).is_some() && handles.dir(first).is_none());
+        assert!(handles.dir(second).is_some() && handles.file(0).is_none());
+        handles.remove(first);
+        handles.remove(first);
+        assert!(handles.file(first).is_none());
+        let again = OpenFile::new(&tree, node).expect("there");
+        assert_eq!(handles.insert(Open::File(Arc::new(again))), first);
+        assert_eq!(handles.insert(Open::Dir(Arc::from([]))), 3);
+        assert_eq!(handles.files().len(), 1);
+    }
+
+    #[test]
+    fn a_bell_never_blocks() {
+        let (bell, heard) = Bell::new();
+        bell.ring();
+        bell.ring();
+        assert!(heard.try_recv().is_ok() && heard.try_recv().is_err());
+        drop(heard);
+        bell.ring();
+    }
+}

@@ -1,0 +1,382 @@
+//! The life of a mount: claim, start, mount, serve, unmount, stop.
+//!
+//! One thread decides and serves no request; it hears of signals and of what the other threads tell.
+//! A unit in use is not taken away by a first signal: a disk that vanishes under a file system is
+//! worse than a slow stop.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use fuser::{Config, Session, SessionACL};
+
+use super::MountOptions;
+use super::face::Face;
+use super::handles::{Bell, Handles, wake};
+use super::inode::Owner;
+use super::unit::Unit;
+use crate::control::Tree;
+use crate::control::logbook::Logbook;
+use crate::error::{Error, Result};
+use crate::io::mountpoint::{self, mount_fuse, mounted, unmount};
+use crate::io::runtime::{Runtime, RuntimeDir};
+use crate::io::sys::{self, Signals};
+use crate::server::setup::Setup;
+use crate::server::{self, Handle, Running};
+use crate::set::Code;
+
+/// How long the other workers may take to end when one has ended and the mount is still there.
+const LAST_WORKERS: Duration = Duration::from_secs(5);
+
+/// What the deciding thread is told.
+#[derive(Debug)]
+enum News {
+    /// The unit can be opened, or not.
+    Opened(io::Result<()>),
+    /// A worker has ended, as all do when the unit is unmounted.
+    WorkerEnded,
+    /// All workers have ended.
+    Ended(io::Result<()>),
+}
+
+/// Tells the deciding thread something and wakes it.
+#[derive(Clone, Debug)]
+struct Teller {
+    news: Sender<News>,
+    bell: Arc<UnixStream>,
+}
+
+impl Teller {
+    fn tell(&self, news: News) {
+        // When nobody listens any more, nothing is to be decided.
+        if self.news.send(news).is_ok() {
+            let _ = (&*self.bell).write(&[0]);
+        }
+    }
+}
+
+/// As the function of the same name of the module above.
+pub(super) fn serve(
+    setup: &Setup,
+    dir: &Path,
+    options: &MountOptions,
+    ready: &mut dyn FnMut(),
+) -> Result<()> {
+    let unit = setup.unit.as_str();
+    let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
+    let dir = dir.canonicalize().map_err(failed)?;
+    let claimed = Runtime::from_env()?.claim(unit)?;
+    let signals = Signals::collect().map_err(failed)?;
+    if let Err(error) = sys::become_io_flusher() {
+        tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");
+    }
+    let running = server::start(setup, options.read_only)?;
+    let mut mount = match Mount::begin(unit, dir, options, &running.handle()) {
+        Ok(mount) => mount,
+        Err(error) => return stop_after(Err(error), running),
+    };
+    let served = mount.serve(&signals, &claimed, ready);
+    if mount.is_quiet {
+        return stop_after(served, running);
+    }
+    // Requests may still run: the members are not clean, and the next mount will see that.
+    give_up(&mount.dir);
+    served
+}
+
+/// Marks the members clean; the first error is the one that is told.
+fn stop_after(served: Result<()>, running: Running) -> Result<()> {
+    let stopped = running.stop();
+    served.and(stopped)
+}
+
+/// Takes the mount away, whoever uses it: the unit cannot be served.
+fn give_up(dir: &Path) {
+    if let Err(error) = unmount(dir, true) {
+        tracing::warn!(%error, "cannot be unmounted");
+    }
+}
+
+/// A mount and the threads that serve it.
+struct Mount {
+    unit: String,
+    dir: PathBuf,
+    news: Receiver<News>,
+    bell: UnixStream,
+    /// How often a signal has asked for an end.
+    asked: u32,
+    /// When the other workers must have ended.
+    deadline: Option<Instant>,
+    /// Whether no request is left.
+    is_quiet: bool,
+    /// Wakes those who poll, until it is dropped.
+    _notifier: Notifier,
+}
+
+impl Mount {
+    /// Mounts and starts to answer.
+    fn begin(unit: &str, dir: PathBuf, options: &MountOptions, handle: &Handle) -> Result<Self> {
+        let failed = |e| Error::io(format!("{unit} cannot be served"), e);
+        let (news_tx, news) = unbounded();
+        let (bell, bell_tx) = UnixStream::pair().map_err(failed)?;
+        let teller = Teller {
+            news: news_tx,
+            bell: Arc::new(bell_tx),
+        };
+        let (face, notifier) = face(unit, handle, &teller).map_err(failed)?;
+        let mount_options = mountpoint::MountOptions {
+            allow_other: options.allow_other,
+            read_only: options.read_only,
+        };
+        let fd = mount_fuse(unit, &dir, mount_options)?;
+        if let Err(error) = start_session(face, fd, dir.join(unit), teller) {
+            give_up(&dir);
+            return Err(failed(error));
+        }
+        Ok(Self {
+            unit: unit.to_owned(),
+            dir,
+            news,
+            bell,
+            asked: 0,
+            deadline: None,
+            is_quiet: false,
+            _notifier: notifier,
+        })
+    }
+
+    /// Decides until the last request is answered, or a worker is lost.
+    fn serve(
+        &mut self,
+        signals: &Signals,
+        claimed: &RuntimeDir,
+        ready: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let mut outcome = Ok(());
+        loop {
+            let heard = self.next(signals);
+            let heard = heard.map_err(|e| Error::io("signals cannot be heard", e))?;
+            match heard {
+                Some(News::Opened(opened)) => {
+                    let opened = self.opened(opened, claimed, ready);
+                    if opened.is_err() {
+                        give_up(&self.dir);
+                    }
+                    outcome = outcome.and(opened);
+                }
+                Some(News::WorkerEnded) if self.is_mounted() => {
+                    let deadline = Instant::now() + LAST_WORKERS;
+                    self.deadline.get_or_insert(deadline);
+                }
+                Some(News::WorkerEnded) => {}
+                Some(News::Ended(end)) => return outcome.and(self.end(end)),
+                None if self.deadline.is_some_and(|at| Instant::now() >= at) => {
+                    let text = format!("a worker of {} has failed; see the log", self.unit);
+                    return Err(Error::new(Code::Io, text));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Waits for news or a signal; a signal is dealt with here.
+    fn next(&mut self, signals: &Signals) -> io::Result<Option<News>> {
+        if let Ok(news) = self.news.try_recv() {
+            return Ok(Some(news));
+        }
+        let left = self
+            .deadline
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let fds = [
+            (signals.as_fd(), sys::POLL_IN),
+            (self.bell.as_fd(), sys::POLL_IN),
+        ];
+        let events = sys::poll(&fds, left)?;
+        let is_set = |index: usize| events.get(index).is_some_and(|e| *e != 0);
+        let (signal, news) = (is_set(0), is_set(1));
+        if news {
+            // The bytes only wake; what has happened is in the channel.
+            let _ = self.bell.read(&mut [0; 64])?;
+        }
+        if signal {
+            self.signalled(signals.next()?);
+        }
+        Ok(None)
+    }
+
+    fn opened(
+        &self,
+        opened: io::Result<()>,
+        claimed: &RuntimeDir,
+        ready: &mut dyn FnMut(),
+    ) -> Result<()> {
+        opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+        claimed.set_mountpoint(&self.dir)?;
+        tracing::info!(unit = self.unit, dir = %self.dir.display(), "mounted");
+        ready();
+        Ok(())
+    }
+
+    fn signalled(&mut self, signal: i32) {
+        let unit = &self.unit;
+        if signal == libc::SIGHUP {
+            tracing::info!(unit, "SIGHUP: there is nothing to read anew");
+            return;
+        }
+        self.asked += 1;
+        let lazy = self.asked > 1;
+        match unmount(&self.dir, lazy) {
+            Ok(()) => tracing::info!(unit, lazy, "unmounted by a signal"),
+            Err(error) if error.code() == Code::InUse => {
+                tracing::warn!(
+                    unit,
+                    "in use, so it is served on; a second signal takes it away"
+                );
+            }
+            Err(error) => tracing::warn!(unit, %error, "cannot be unmounted"),
+        }
+    }
+
+    /// Whether the kernel still lists our mount; when it cannot be asked, it may.
+    fn is_mounted(&self) -> bool {
+        match mounted(&self.dir) {
+            Ok(Some(on)) => on.fstype == mountpoint::FSTYPE && on.source == self.unit.as_str(),
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    fn end(&mut self, end: io::Result<()>) -> Result<()> {
+        // A panic of one worker is told before the others have ended.
+        self.is_quiet = end.is_ok() || !self.is_mounted();
+        tracing::info!(unit = self.unit, "the mount has ended");
+        end.map_err(|e| Error::io(format!("{} was not served to its end", self.unit), e))
+    }
+}
+
+/// The face of a unit, and the thread that wakes those who poll its files.
+fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notifier)> {
+    let logbook = Arc::new(Logbook::default());
+    let tree = Arc::new(Tree::new(Arc::new(handle.clone()), logbook));
+    let handles = Arc::new(Handles::default());
+    let notifier = Notifier::start(Arc::clone(&handles), Arc::clone(&tree))?;
+    let (bell, change) = (notifier.bell.clone(), notifier.bell.clone());
+    handle.on_change(Box::new(move || change.ring()));
+    let teller = teller.clone();
+    let unit = Unit::new(
+        handle.clone(),
+        Arc::new(move || teller.tell(News::WorkerEnded)),
+    );
+    let face = Face {
+        mounted: unit.mtime(),
+        unit,
+        name: name.to_owned(),
+        tree,
+        handles,
+        bell,
+        owner: Owner {
+            uid: sys::effective_uid(),
+            gid: sys::effective_gid(),
+        },
+    };
+    Ok((face, notifier))
+}
+
+/// Shakes hands with the kernel, then serves on threads of its own.
+fn start_session(face: Face, fd: OwnedFd, unit: PathBuf, teller: Teller) -> io::Result<()> {
+    let mut config = Config::default();
+    config.n_threads = Some(workers());
+    // Each worker reads from a descriptor of its own.
+    config.clone_fd = true;
+    // The kernel checks who may enter: allow_other is an option of the mount.
+    let session = Session::from_fd(face, fd, SessionACL::All, config)?;
+    let ended = teller.clone();
+    thread::Builder::new()
+        .name("session".into())
+        .spawn(move || ended.tell(News::Ended(session.run())))?;
+    thread::Builder::new()
+        .name("probe".into())
+        .spawn(move || teller.tell(News::Opened(File::open(unit).map(drop))))?;
+    Ok(())
+}
+
+/// Requests block on the members, so there are more workers than processors.
+fn workers() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (2 * processors).clamp(4, 16)
+}
+
+/// A thread that wakes those who poll; it serves no request, so a notification cannot wait for itself.
+#[derive(Debug)]
+struct Notifier {
+    bell: Bell,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Notifier {
+    fn start(handles: Arc<Handles>, tree: Arc<Tree>) -> io::Result<Self> {
+        let (bell, rings) = Bell::new();
+        let (stop, stopped) = bounded::<()>(0);
+        let listen = move || {
+            loop {
+                select! {
+                    recv(rings) -> ring => match ring {
+                        Ok(()) => wake(&handles, &tree),
+                        Err(_) => return,
+                    },
+                    recv(stopped) -> _ => return,
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("notifier".into())
+            .spawn(listen)?;
+        Ok(Self {
+            bell,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            tracing::error!("the thread that wakes those who poll has failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_at_least_four_workers_and_at_most_sixteen() {
+        assert!((4..=16).contains(&workers()));
+    }
+
+    #[test]
+    fn news_wake_the_one_who_decides() {
+        let (news_tx, news) = unbounded();
+        let (bell, bell_tx) = UnixStream::pair().expect("a pair");
+        let teller = Teller {
+            news: news_tx,
+            bell: Arc::new(bell_tx),
+        };
+        teller.tell(News::WorkerEnded);
+        let events = sys::poll(&[(bell.as_fd(), sys::POLL_IN)], None).expect("woken");
+        assert_ne!(events[0] & sys::POLL_IN, 0);
+        assert!(matches!(news.try_recv(), Ok(News::WorkerEnded)));
+        drop((news, bell));
+        teller.tell(News::WorkerEnded);
+    }
+}
