@@ -5,7 +5,9 @@ use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
 /// Kills the daemon and waits for its end.
 fn kill(unit: &mut Unit) {
     let pid = unit.pid();
-    unit.sh(&format!("kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"));
+    unit.sh(&format!(
+        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+    ));
 }
 
 /// Which numbers the writers had reached when the unit died under them.
@@ -20,7 +22,9 @@ fn write_and_kill(unit: &mut Unit, count: u64) -> Vec<u64> {
 #[test]
 fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
     let mut unit = Unit::new(3, 16 * MIB);
-    unit.sh("head -c 16M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none");
+    unit.sh(
+        "head -c 16M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none",
+    );
     let acknowledged = write_and_kill(&mut unit, 3);
     let ran = unit.try_sh("cat $U > /dev/null");
     assert!(ran.err.contains("not connected"), "{ran:?}");
@@ -30,7 +34,10 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
     unit.mount();
     let merges = unit.status();
     let merges = merges["operations"].as_array().expect("a list");
-    assert!(!merges.is_empty() && merges.iter().all(|op| op["kind"] == "merge"), "{merges:?}");
+    assert!(
+        !merges.is_empty() && merges.iter().all(|op| op["kind"] == "merge"),
+        "{merges:?}"
+    );
     let before = last_writes(&std::fs::read(unit.file()).expect("the unit"), 3);
     for (held, acknowledged) in before.iter().zip(&acknowledged) {
         assert!(held >= acknowledged, "{held} of {acknowledged}");
@@ -43,7 +50,11 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
     assert_eq!(before, after, "I11: a read is as good as a merge");
     unit.stop_and_compare();
     unit.mount();
-    assert_eq!(unit.status()["operations"].as_array().map(Vec::len), Some(0), "clean now");
+    assert_eq!(
+        unit.status()["operations"].as_array().map(Vec::len),
+        Some(0),
+        "clean now"
+    );
     unit.stop();
 }
 
@@ -56,7 +67,9 @@ fn a_stale_mount_is_recovered_by_the_next_one() {
     assert!(ran.out.contains("dead"), "{ran:?}");
     unit.gone();
     unit.mount();
-    unit.sh("shadowset wait dsa1 --timeout 60; [ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]");
+    unit.sh(
+        "shadowset wait dsa1 --timeout 60; [ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]",
+    );
     unit.stop_and_compare();
 }
 
@@ -72,9 +85,14 @@ fn a_bitmap_in_memory_ends_with_the_daemon_and_says_so() {
     unit.mount();
     unit.sh("shadowset wait dsa1 --timeout 60");
     assert_eq!(unit.state_of("m3"), "detached", "no copy starts unasked");
-    let refused = unit.command(b"attach m3 policy=minicopy").expect_err("no bitmap is left");
+    let refused = unit
+        .command(b"attach m3 policy=minicopy")
+        .expect_err("no bitmap is left");
     assert_eq!(refused.errno, libc::ENODATA, "{refused:?}");
-    assert!(refused.text.starts_with("error: no-bitmap ENODATA\n"), "{refused:?}");
+    assert!(
+        refused.text.starts_with("error: no-bitmap ENODATA\n"),
+        "{refused:?}"
+    );
     assert_eq!(unit.state_of("m3"), "detached");
     let answer = unit.accepted("attach m3");
     assert_eq!(answer.text("kind"), "full-copy");

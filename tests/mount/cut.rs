@@ -60,12 +60,16 @@ fn a_frozen_file_system_leaves_a_clean_image() {
     let device = unit.loop_device();
     unit.sh(&format!("mkfs.ext4 -q {device}"));
     let fs = unit.mount_device(&device, "fs", "");
-    unit.sh("for n in $(seq 30); do head -c 30000 /dev/urandom > fs/kept.$n; done
-        cd fs; sha256sum kept.* > $D/sums");
+    unit.sh(
+        "for n in $(seq 30); do head -c 30000 /dev/urandom > fs/kept.$n; done
+        cd fs; sha256sum kept.* > $D/sums",
+    );
     let busy = Busy::start(&unit, "fs");
     // Thawed again whatever the detach says.
-    unit.sh("fsfreeze -f fs; shadowset detach dsa1 m3 --policy minicopy && rc=0 || rc=$?
-        fsfreeze -u fs; exit $rc");
+    unit.sh(
+        "fsfreeze -f fs; shadowset detach dsa1 m3 --policy minicopy && rc=0 || rc=$?
+        fsfreeze -u fs; exit $rc",
+    );
     let quiet = unit.checksum("m3");
     unit.sh("e2fsck -fn $I/m3.img");
     let image = unit.sh("losetup -r -f --show $I/m3.img");
@@ -74,7 +78,11 @@ fn a_frozen_file_system_leaves_a_clean_image() {
     unit.sh("cd backup; sha256sum --quiet -c $D/sums; tar cf $D/backup.tar .; ls kept.* | wc -l");
     unit.take_away(&Thing::Mount(backup));
     unit.take_away(&Thing::Loop(image));
-    assert_eq!(unit.checksum("m3"), quiet, "looking at it has not changed it");
+    assert_eq!(
+        unit.checksum("m3"),
+        quiet,
+        "looking at it has not changed it"
+    );
     unit.minicopy("m3");
     drop(busy);
     unit.take_away(&Thing::Mount(fs));

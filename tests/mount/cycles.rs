@@ -5,7 +5,9 @@ use crate::bed::{Fio, MIB, REGION, Unit, eventually};
 /// Cycles of the run under load.
 fn cycles() -> usize {
     let asked = std::env::var("SHADOWSET_CYCLES");
-    asked.map_or(20, |text| text.parse().expect("SHADOWSET_CYCLES is a number"))
+    asked.map_or(20, |text| {
+        text.parse().expect("SHADOWSET_CYCLES is a number")
+    })
 }
 
 #[test]
@@ -18,12 +20,19 @@ fn fio_sees_no_error_while_members_come_and_go() {
         unit.detach(member);
         let quiet = unit.checksum(member);
         eventually("writes are marked", || unit.bitmap(member, "set_bits") > 8);
-        assert_eq!(unit.checksum(member), quiet, "I5: {member} in cycle {cycle}");
+        assert_eq!(
+            unit.checksum(member),
+            quiet,
+            "I5: {member} in cycle {cycle}"
+        );
         let marked = unit.bitmap(member, "set_bytes");
         let op = unit.minicopy(member);
         let total = op["total_bytes"].as_u64().expect("a number");
         // Writes went on until the attach was in force; all of them are in whole regions.
-        assert!(total >= marked, "{total} of {marked} bytes in cycle {cycle}");
+        assert!(
+            total >= marked,
+            "{total} of {marked} bytes in cycle {cycle}"
+        );
         assert_eq!(total % REGION, 0, "cycle {cycle}");
         assert_eq!(unit.state_of(member), "source");
         fio.check();
@@ -56,7 +65,11 @@ os.pwrite(f, b'd', 40 * r + 1535)"
     assert_eq!(unit.checksum("m2"), quiet);
     let op = unit.minicopy("m2");
     assert_eq!(op["copied_bytes"], 4 * REGION + 1536);
-    assert_eq!(unit.status()["bitmaps"].as_array().map(Vec::len), Some(0), "used once");
+    assert_eq!(
+        unit.status()["bitmaps"].as_array().map(Vec::len),
+        Some(0),
+        "used once"
+    );
     unit.stop_and_compare();
 }
 
@@ -64,10 +77,16 @@ os.pwrite(f, b'd', 40 * r + 1535)"
 fn a_unit_of_six_members_detaches_all_but_one() {
     let mut unit = Unit::new(6, 8 * MIB);
     for n in 2..=6 {
-        unit.sh(&format!("dd if=/dev/urandom of=$U bs=1M count=1 seek={n} conv=notrunc status=none"));
+        unit.sh(&format!(
+            "dd if=/dev/urandom of=$U bs=1M count=1 seek={n} conv=notrunc status=none"
+        ));
         unit.detach(&format!("m{n}"));
     }
-    assert_eq!(unit.status()["state"], "steady", "detached on purpose is no fault");
+    assert_eq!(
+        unit.status()["state"],
+        "steady",
+        "detached on purpose is no fault"
+    );
     unit.sh("dd if=/dev/urandom of=$U bs=1M count=1 conv=notrunc status=none");
     for n in [4, 2, 6, 3, 5] {
         unit.minicopy(&format!("m{n}"));

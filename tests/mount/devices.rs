@@ -32,7 +32,10 @@ fn takes_odd_writes(mut unit: Unit) {
     let image = unit.image("m1").display().to_string();
     unit.sh(&format!("cmp {image} $D/model"));
     unit.mount();
-    assert_eq!(unit.status()["operations"].as_array().map(Vec::len), Some(0));
+    assert_eq!(
+        unit.status()["operations"].as_array().map(Vec::len),
+        Some(0)
+    );
     unit.sh("cmp $U $D/model");
     unit.stop();
 }

@@ -8,20 +8,31 @@ fn lives_on_the_unit(mkfs: &str, fsck: &str, size: u64) {
     let device = unit.loop_device();
     unit.sh(&format!("{mkfs} {device}"));
     let fs = unit.mount_device(&device, "fs", "");
-    unit.sh("cp -r /usr/share/doc/b* fs/ && head -c 1M /dev/urandom > fs/kept && cd fs
-        sha256sum kept > $D/sums && head -c 32M /dev/urandom > big && sync -f .");
+    unit.sh(
+        "cp -r /usr/share/doc/b* fs/ && head -c 1M /dev/urandom > fs/kept && cd fs
+        sha256sum kept > $D/sums && head -c 32M /dev/urandom > big && sync -f .",
+    );
     let full = unit.allocated("m1");
     unit.detach("m3");
     unit.sh("rm fs/big; sync -f fs; fstrim fs");
     for member in ["m1", "m2"] {
         let left = unit.allocated(member);
-        assert!(left + 24 * MIB < full, "{member}: no holes: {left} of {full}");
+        assert!(
+            left + 24 * MIB < full,
+            "{member}: no holes: {left} of {full}"
+        );
     }
-    assert!(unit.bitmap("m3", "set_bytes") >= 24 * MIB, "discards are marked");
+    assert!(
+        unit.bitmap("m3", "set_bytes") >= 24 * MIB,
+        "discards are marked"
+    );
     unit.sh("cp -r fs/kept fs/copy; sync -f fs");
     unit.minicopy("m3");
     let left = unit.allocated("m3");
-    assert!(left + 24 * MIB < full, "m3: the minicopy wrote holes: {left} of {full}");
+    assert!(
+        left + 24 * MIB < full,
+        "m3: the minicopy wrote holes: {left} of {full}"
+    );
     unit.sh("cd fs; sha256sum --quiet -c $D/sums; cmp kept copy");
     unit.take_away(&Thing::Mount(fs));
     unit.sh(&format!("{fsck} {device}"));
@@ -58,8 +69,13 @@ fn blkdiscard_makes_holes_and_is_tracked() {
     unit.detach("m2");
     // 64 regions are a whole number of pages.
     let (at, length) = (REGION * 64, REGION * 128);
-    unit.sh(&format!("blkdiscard -o {at} -l {length} {device}; blkdiscard -z -o 0 -l 4096 {device}"));
-    assert!(unit.allocated("m1") <= full - length + 65536, "no hole in m1");
+    unit.sh(&format!(
+        "blkdiscard -o {at} -l {length} {device}; blkdiscard -z -o 0 -l 4096 {device}"
+    ));
+    assert!(
+        unit.allocated("m1") <= full - length + 65536,
+        "no hole in m1"
+    );
     assert_eq!(unit.bitmap("m2", "set_bytes"), length + REGION);
     let first = 64 * 127;
     let ranges = format!("0 127\n{first} {}\n", 128 * 127);
@@ -69,5 +85,8 @@ fn blkdiscard_makes_holes_and_is_tracked() {
     assert_eq!(op["copied_bytes"], length + REGION);
     unit.free(&device);
     unit.stop_and_compare();
-    assert!(unit.allocated("m2") <= full - length + 65536, "the minicopy wrote the hole");
+    assert!(
+        unit.allocated("m2") <= full - length + 65536,
+        "the minicopy wrote the hole"
+    );
 }

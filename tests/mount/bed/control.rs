@@ -23,9 +23,16 @@ pub(crate) struct Refused {
 impl Answer {
     /// A fact of the answer.
     pub(crate) fn text(&self, key: &str) -> &str {
-        let facts = self.0.lines().skip(1).filter_map(|line| line.split_once(' '));
+        let facts = self
+            .0
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(' '));
         let mut found = facts.filter(|(k, _)| *k == key);
-        found.next().unwrap_or_else(|| panic!("no {key} in {}", self.0)).1
+        found
+            .next()
+            .unwrap_or_else(|| panic!("no {key} in {}", self.0))
+            .1
     }
 
     /// A fact that is a number.
@@ -75,7 +82,10 @@ fn open(path: &Path) -> File {
 fn read_all(file: &File) -> String {
     let (mut text, mut buffer) = (Vec::new(), [0; 8192]);
     loop {
-        match file.read_at(&mut buffer, text.len() as u64).expect("the answer") {
+        match file
+            .read_at(&mut buffer, text.len() as u64)
+            .expect("the answer")
+        {
             0 => return String::from_utf8(text).expect("UTF-8"),
             length => text.extend_from_slice(&buffer[..length]),
         }

@@ -48,6 +48,11 @@ impl Guard {
         };
         let (good, says) = run(&script);
         assert!(good, "{script}: {says}");
+        self.forget(thing);
+    }
+
+    /// Something was taken away by the test itself.
+    pub(super) fn forget(&mut self, thing: &Thing) {
         self.things.retain(|kept| kept != thing);
     }
 }
@@ -76,7 +81,9 @@ impl Drop for Guard {
 fn run(script: &str) -> (bool, String) {
     let mut command = Command::new("timeout");
     command.args(["-k", "5", "30", "sh", "-c", script]);
-    command.env("PATH", needs::search_path()).stdin(Stdio::null());
+    command
+        .env("PATH", needs::search_path())
+        .stdin(Stdio::null());
     match command.output() {
         Ok(output) => {
             let says = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,6 +1,7 @@
 //! Load: fio with verification on a loop device, and writers whose every write has a number.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,8 +50,12 @@ impl Fio {
         let (jobs, report) = (unit.path("jobs.fio"), unit.path("fio.json"));
         std::fs::write(&jobs, JOBS).expect("the jobs");
         let mut command = unit.prepared("fio");
-        command.arg(format!("--filename={device}")).arg("--output-format=json");
-        command.arg(format!("--output={}", report.display())).arg(jobs);
+        command
+            .arg(format!("--filename={device}"))
+            .arg("--output-format=json");
+        command
+            .arg(format!("--output={}", report.display()))
+            .arg(jobs);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         Self {
             child: Some(child.expect("fio starts")),
@@ -104,7 +109,10 @@ impl Drop for Fio {
 }
 
 fn signal(name: &str, pid: u32) {
-    let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    let _ = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
 }
 
 /// Blocks of each writer's area.
@@ -127,7 +135,7 @@ struct Counters {
 pub(crate) struct Writers {
     counters: Vec<Arc<Counters>>,
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Writers {
@@ -169,10 +177,23 @@ impl Writers {
     /// Ends the writers and returns the number of the last write of each.
     pub(crate) fn stop(mut self) -> Vec<u64> {
         self.stop.store(true, Ordering::SeqCst);
-        for thread in self.threads.drain(..) {
-            thread.join().expect("a writer saw an error");
+        for ended in self.ends() {
+            ended.expect("a writer saw an error");
         }
         self.acknowledged()
+    }
+
+    /// Waits until each writer has seen an error and returns the number of its last good write.
+    pub(crate) fn died(mut self) -> Vec<u64> {
+        for ended in self.ends() {
+            ended.expect_err("a dead unit takes no writes");
+        }
+        self.acknowledged()
+    }
+
+    fn ends(&mut self) -> Vec<io::Result<()>> {
+        let end = |thread: JoinHandle<io::Result<()>>| thread.join().expect("a writer");
+        self.threads.drain(..).map(end).collect()
     }
 }
 
@@ -182,22 +203,25 @@ impl Drop for Writers {
     }
 }
 
-fn write_until(path: &Path, index: u64, own: &Counters, stop: &AtomicBool) {
-    let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path);
-    let file = file.expect("the unit");
+fn write_until(path: &Path, index: u64, own: &Counters, stop: &AtomicBool) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)?;
     let mut block = Box::new(Block([0; BLOCK]));
     for number in 1u64.. {
         if stop.load(Ordering::SeqCst) {
-            return;
+            break;
         }
         for word in block.0.chunks_exact_mut(8) {
             word.copy_from_slice(&number.to_le_bytes());
         }
         own.issued.store(number, Ordering::SeqCst);
         let slot = index * SLOTS + number % SLOTS;
-        file.write_all_at(&block.0, slot * BLOCK as u64).expect("a write");
+        file.write_all_at(&block.0, slot * BLOCK as u64)?;
         own.acknowledged.store(number, Ordering::SeqCst);
     }
+    Ok(())
 }
 
 /// The number of the last write of each writer that an image holds.
@@ -208,7 +232,10 @@ pub(crate) fn last_writes(image: &[u8], writers: u64) -> Vec<u64> {
     let numbers: Vec<u64> = image[..usize::try_from(writers * SLOTS).expect("small") * BLOCK]
         .chunks_exact(BLOCK)
         .map(|block| {
-            assert!(block.chunks_exact(8).all(|word| *word == block[..8]), "a torn block");
+            assert!(
+                block.chunks_exact(8).all(|word| *word == block[..8]),
+                "a torn block"
+            );
             u64::from_le_bytes(block[..8].try_into().expect("8 bytes"))
         })
         .collect();

@@ -7,8 +7,8 @@ mod load;
 mod needs;
 mod run;
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -82,7 +82,7 @@ impl Plan {
         let mut unit = Unit {
             paths: Vec::new(),
             options: self.options,
-            guard: RefCell::new(Guard::default()),
+            guard: Mutex::new(Guard::default()),
             pid: None,
             watchdog: None,
             dir,
@@ -104,7 +104,7 @@ impl Plan {
 pub(crate) struct Unit {
     paths: Vec<PathBuf>,
     options: &'static str,
-    guard: RefCell<Guard>,
+    guard: Mutex<Guard>,
     pid: Option<u32>,
     watchdog: Option<Watchdog>,
     dir: tempfile::TempDir,
@@ -162,7 +162,7 @@ impl Unit {
         let answer: Value = serde_json::from_str(&self.sh(&line)).expect("JSON");
         let pid = answer["pid"].as_u64().and_then(|pid| pid.try_into().ok());
         self.pid = Some(pid.expect("a process id"));
-        self.guard.get_mut().daemon(&self.path("mnt"), self.pid());
+        self.guard().daemon(&self.path("mnt"), self.pid());
         self.watchdog = Some(Watchdog::over(self.pid()));
     }
 
@@ -176,7 +176,7 @@ impl Unit {
     pub(crate) fn gone(&mut self) {
         self.pid = None;
         self.watchdog = None;
-        self.guard.get_mut().daemon_gone();
+        self.guard().daemon_gone();
     }
 
     /// Stops the unit and compares its members byte for byte.
@@ -205,29 +205,42 @@ impl Unit {
         self.take_away(&Thing::Loop(device.to_owned()));
     }
 
+    /// Notes that a loop device has been freed by the test itself.
+    pub(crate) fn forget(&self, device: &str) {
+        self.guard().forget(&Thing::Loop(device.to_owned()));
+    }
+
     /// A loop device over a new file that has nothing to do with the unit.
     fn new_device(&self, file: &Path, size: u64) -> String {
         let file = file.display();
-        let device = self.sh(&format!("truncate -s {size} {file}; losetup -f --show {file}"));
+        let device = self.sh(&format!(
+            "truncate -s {size} {file}; losetup -f --show {file}"
+        ));
         self.keep(Thing::Loop(device.clone()));
         device
     }
 
+    fn guard(&self) -> MutexGuard<'_, Guard> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Registers what has to be taken away in the end.
     pub(crate) fn keep(&self, thing: Thing) {
-        self.guard.borrow_mut().keep(thing);
+        self.guard().keep(thing);
     }
 
     /// Takes something away that was registered.
     pub(crate) fn take_away(&self, thing: &Thing) {
-        self.guard.borrow_mut().take_away(thing);
+        self.guard().take_away(thing);
     }
 
     /// Mounts a file system on `$D/<name>`.
     pub(crate) fn mount_device(&self, device: &str, name: &str, options: &str) -> PathBuf {
         let dir = self.path(name);
         let shown = dir.display();
-        self.sh(&format!("mkdir -p {shown}; mount {options} {device} {shown}"));
+        self.sh(&format!(
+            "mkdir -p {shown}; mount {options} {device} {shown}"
+        ));
         self.keep(Thing::Mount(dir.clone()));
         dir
     }
@@ -253,7 +266,11 @@ impl Unit {
         let answer = self.accepted(&format!("attach {member} policy=minicopy"));
         assert_eq!(answer.text("kind"), "minicopy", "{}", answer.0);
         let op = self.finished(answer.number("operation"));
-        assert_eq!(op["total_bytes"].as_u64(), Some(answer.number("bytes")), "{op}");
+        assert_eq!(
+            op["total_bytes"].as_u64(),
+            Some(answer.number("bytes")),
+            "{op}"
+        );
         assert_eq!(op["copied_bytes"], op["total_bytes"], "{op}");
         op
     }
@@ -264,14 +281,18 @@ impl Unit {
         let status = self.status();
         let operations = status["operations"].as_array().expect("a list");
         let op = operations.iter().find(|op| op["id"] == number);
-        let op = op.unwrap_or_else(|| panic!("operation {number} is forgotten")).clone();
+        let op = op
+            .unwrap_or_else(|| panic!("operation {number} is forgotten"))
+            .clone();
         assert_eq!(op["state"], "done", "{op}");
         op
     }
 
     /// The state of a member.
     pub(crate) fn state_of(&self, member: &str) -> String {
-        self.read(&format!("members/{member}/state")).trim().to_owned()
+        self.read(&format!("members/{member}/state"))
+            .trim()
+            .to_owned()
     }
 
     /// A number from the bitmap of a member.

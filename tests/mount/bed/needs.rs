@@ -53,9 +53,15 @@ pub(super) fn check() {
         }
         for (tool, package) in TOOLS {
             let there = says(&format!("command -v {tool}")).status.success();
-            assert!(there, "{tool} is missing: install the package {package} (make tools)");
+            assert!(
+                there,
+                "{tool} is missing: install the package {package} (make tools)"
+            );
         }
         let nodes = says(NODES);
-        assert!(nodes.status.success(), "no nodes of loop devices: {nodes:?}");
+        assert!(
+            nodes.status.success(),
+            "no nodes of loop devices: {nodes:?}"
+        );
     });
 }

@@ -41,7 +41,10 @@ pub(crate) struct Ran {
 impl Unit {
     /// A bash script that has to succeed; its standard output without the last line end.
     pub(crate) fn sh(&self, script: &str) -> String {
-        self.good(script, self.run(&["bash", "-eu", "-o", "pipefail", "-c", script]))
+        self.good(
+            script,
+            self.run(&["bash", "-eu", "-o", "pipefail", "-c", script]),
+        )
     }
 
     /// A bash script that may fail.
@@ -63,12 +66,20 @@ impl Unit {
     fn good(&self, script: &str, ran: Ran) -> String {
         let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(8).collect();
-        assert_eq!(ran.code, 0, "{script}\n{}{}\nlog: {last:#?}", ran.out, ran.err);
+        assert_eq!(
+            ran.code, 0,
+            "{script}\n{}{}\nlog: {last:#?}",
+            ran.out, ran.err
+        );
         ran.out.trim_end_matches('\n').to_owned()
     }
 
     fn run(&self, words: &[&str]) -> Ran {
-        let output = self.prepared("timeout").args(["-k", "5", SECONDS]).args(words).output();
+        let output = self
+            .prepared("timeout")
+            .args(["-k", "5", SECONDS])
+            .args(words)
+            .output();
         let output = output.expect("timeout starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ran {
