@@ -3,6 +3,7 @@
 mod face;
 mod handles;
 mod inode;
+mod requests;
 mod session;
 mod unit;
 

@@ -24,7 +24,7 @@ use super::unit::Unit;
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
 use crate::error::{Error, Result};
-use crate::io::mountpoint::{self, mount_fuse, mounted, unmount};
+use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount};
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
 use crate::server::setup::Setup;
@@ -70,8 +70,9 @@ pub(super) fn serve(
 ) -> Result<()> {
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
-    let dir = dir.canonicalize().map_err(failed)?;
     let claimed = Runtime::from_env()?.claim(unit)?;
+    recover(unit, dir)?;
+    let dir = dir.canonicalize().map_err(failed)?;
     let signals = Signals::collect().map_err(failed)?;
     if let Err(error) = sys::become_io_flusher() {
         tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");
@@ -94,6 +95,19 @@ pub(super) fn serve(
 fn stop_after(served: Result<()>, running: Running) -> Result<()> {
     let stopped = running.stop();
     served.and(stopped)
+}
+
+/// Takes away what a killed server of the same unit has left on `dir`; nobody else may serve it.
+fn recover(unit: &str, dir: &Path) -> Result<()> {
+    let failed = |e| Error::io(format!("{} cannot be looked at", dir.display()), e);
+    if stale(dir)
+        .map_err(failed)?
+        .is_some_and(|source| source == unit)
+    {
+        tracing::warn!(unit, dir = %dir.display(), "the mount of a killed server is taken away");
+        unmount(dir, true)?;
+    }
+    Ok(())
 }
 
 /// Takes the mount away, whoever uses it: the unit cannot be served.

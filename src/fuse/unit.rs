@@ -1,8 +1,9 @@
 //! The virtual unit as a file: what the requests of the kernel mean on the data path.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::io::aligned::AlignedBuf;
@@ -13,6 +14,9 @@ use crate::server::{Errno, Handle};
 pub(super) const REQUEST_BYTES: u32 = 1 << 20;
 /// Most bytes that one copy_file_range moves; the caller asks again.
 const COPY_BYTES: u64 = 16 << 20;
+
+/// Opens for writing that are remembered for the truncation that may follow.
+const OPENERS_KEPT: usize = 256;
 
 /// What a worker thread keeps between requests.
 struct Worker {
@@ -42,6 +46,7 @@ pub(super) struct Unit {
     ended: OnEnd,
     /// Milliseconds since 1970 of the last write.
     written: AtomicU64,
+    openers: Openers,
 }
 
 impl std::fmt::Debug for Unit {
@@ -60,6 +65,7 @@ impl Unit {
             handle,
             ended,
             written: AtomicU64::new(mounted.0),
+            openers: Openers::default(),
         }
     }
 
@@ -71,6 +77,16 @@ impl Unit {
     /// When it was written last.
     pub(super) fn mtime(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.written.load(Ordering::Relaxed))
+    }
+
+    /// Notes an open for writing.
+    pub(super) fn opened(&self, pid: u32) {
+        self.openers.opened(pid);
+    }
+
+    /// Whether a process may give the unit this size: the one it has, or nothing by an open.
+    pub(super) fn may_resize(&self, size: u64, pid: u32, by_handle: bool) -> bool {
+        size == self.size() || (size == 0 && !by_handle && self.openers.is_opening(pid))
     }
 
     fn touch(&self) {
@@ -154,6 +170,31 @@ impl Unit {
     }
 }
 
+/// Who has just opened the unit for writing.
+///
+/// An open with `O_TRUNC` comes as an open and a truncation to nothing. It changes nothing here, as
+/// on a disk, while truncate(2) is refused; the two look alike but for the open before.
+#[derive(Debug, Default)]
+struct Openers(Mutex<VecDeque<u32>>);
+
+impl Openers {
+    fn opened(&self, pid: u32) {
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pids.len() == OPENERS_KEPT {
+            pids.pop_front();
+        }
+        pids.push_back(pid);
+    }
+
+    /// Whether this thread has opened the unit and not truncated it since; tells so once.
+    fn is_opening(&self, pid: u32) -> bool {
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = pids.contains(&pid);
+        pids.retain(|other| *other != pid);
+        opened
+    }
+}
+
 /// What a fallocate comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Space {
@@ -189,6 +230,20 @@ fn plan_fallocate(size: u64, at: u64, len: u64, mode: i32) -> Result<Space, Errn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_truncation_belongs_to_the_open_before_it() {
+        let openers = Openers::default();
+        assert!(!openers.is_opening(7));
+        openers.opened(7);
+        openers.opened(8);
+        assert!(openers.is_opening(7) && !openers.is_opening(7));
+        assert!(openers.is_opening(8));
+        for _ in 0..2 * OPENERS_KEPT {
+            openers.opened(9);
+        }
+        assert!(openers.is_opening(9) && !openers.is_opening(9));
+    }
 
     #[test]
     fn fallocate_never_extends_the_unit() {

@@ -169,6 +169,43 @@ impl Image {
     }
 }
 
+/// Loop devices on files on loop devices are followed this far.
+const NESTING_MAX: usize = 16;
+
+/// Whether the file at `path` is stored on the file system with device number `mount`, directly or through
+/// loop devices. Says no where it cannot be told.
+#[must_use]
+pub fn lies_on(path: &Path, mount: u64) -> bool {
+    let mut path = path.to_owned();
+    for _ in 0..NESTING_MAX {
+        let Ok(meta) = fs::metadata(&path) else {
+            return false;
+        };
+        let dev = if meta.file_type().is_block_device() {
+            meta.rdev()
+        } else {
+            meta.dev()
+        };
+        if dev == mount {
+            return true;
+        }
+        let Some(backing) = loop_backing(dev) else {
+            return false;
+        };
+        path = backing;
+    }
+    false
+}
+
+/// The file behind a loop device, or behind the loop device that a partition is on.
+fn loop_backing(dev: u64) -> Option<PathBuf> {
+    let device = format!("/sys/dev/block/{}:{}", libc::major(dev), libc::minor(dev));
+    let read = |file: String| fs::read_to_string(file).ok();
+    let name = read(format!("{device}/loop/backing_file"))
+        .or_else(|| read(format!("{device}/../loop/backing_file")))?;
+    Some(PathBuf::from(name.trim_end_matches('\n')))
+}
+
 /// Most bytes of data that are read to the last one.
 const EXACT_BYTES: u64 = 64 << 20;
 /// Bytes that are read at each end of an image with more data.

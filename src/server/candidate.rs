@@ -1,16 +1,17 @@
 //! Candidates: images that an attach has opened and looked at, before the set decides.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::Message;
 use super::run::Runner;
+use super::setup::default_scb;
 use crate::error::Error;
-use crate::io::{Identity, Image, IoMode, scb_file};
-use crate::server::setup::default_scb;
+use crate::io::{Identity, Image, IoMode, image, scb_file};
 use crate::set::assess::ScbFound;
-use crate::set::scb::check_name;
+use crate::set::scb::{PATH_BYTES_MAX, check_name};
 use crate::set::{Attach, AttachPolicy, Bytes, CandidateId, Code, Joiner, MemberId, Refusal};
 
 /// What an image looked like when its member left; a change shows that somebody wrote it.
@@ -67,52 +68,151 @@ pub(super) struct Wish {
     pub(super) dry_run: bool,
 }
 
-impl Runner {
-    /// Opens the image that an attach names and describes it for the set.
-    pub(super) fn look_at(&mut self, wish: Wish) -> Result<Attach, Refusal> {
-        let (joiner, path) = self.find_joiner(&wish)?;
-        let mode = match &joiner {
-            Joiner::Departed(id) => self.seats[id.index()].io,
-            Joiner::New { .. } => IoMode::Buffered,
+/// What a look at an image needs to know; it runs on a thread of its own, since a device may hang.
+#[derive(Debug)]
+pub(super) struct Look {
+    wish: Wish,
+    joiner: Joiner,
+    path: PathBuf,
+    scb: PathBuf,
+    io: IoMode,
+    set: Uuid,
+    /// The member's identity in its block; `None` for a new image.
+    member: Option<Uuid>,
+    /// Who the member's image was.
+    identity: Option<Identity>,
+    /// What it looked like when it left.
+    fingerprint: Option<Fingerprint>,
+    /// The device number of the unit's own mount.
+    mount: Option<u64>,
+}
+
+/// An attach that the set can decide on, with the image that it is about.
+pub(crate) type Looked = Result<(Attach, Image), Refusal>;
+
+impl Look {
+    /// Looks on a thread of its own and tells the control thread, which knows it by `ticket`.
+    pub(super) fn start(self, ticket: u64, runner: &Runner) -> std::io::Result<()> {
+        let messages = runner.messages.clone();
+        let look = move || {
+            let word = self.wish.what.clone();
+            let looked = self.look().map_err(|r| match r.word {
+                Some(_) => r,
+                None => r.at(word),
+            });
+            let _ = messages.send(Message::Looked(ticket, Box::new(looked)));
         };
-        let before = Fingerprint::take(&path);
-        let image = Image::open(&path, mode).map_err(|e| refusal(&e).at(&wish.what))?;
-        let changed = match &joiner {
-            Joiner::Departed(id) => self.seats[id.index()]
-                .fingerprint
-                .and_then(|then| then.change(before)),
-            Joiner::New { .. } => {
-                self.check_foreign(&path, &wish.what)?;
-                None
-            }
+        std::thread::Builder::new()
+            .name("look".into())
+            .spawn(look)
+            .map(drop)
+    }
+
+    fn look(self) -> Looked {
+        self.check_recursion()?;
+        let ours = self.is_ours()?;
+        let image = Image::open(&self.path, self.io).map_err(|e| refusal(&e))?;
+        let now = Fingerprint::take(&self.path);
+        let other = self
+            .identity
+            .is_some_and(|identity| identity != image.identity());
+        let changed = match &self.fingerprint {
+            Some(then) => then.change(now),
+            None if other => Some("another file is at its path".to_owned()),
+            None => None,
         };
-        let blank = image.is_blank().map_err(|e| refusal(&e).at(&wish.what))?;
-        let (candidate, size) = (self.keep(image), Bytes(0));
-        let size = self
-            .candidates
-            .get(&candidate)
-            .map_or(size, |i| Bytes(i.size()));
+        let foreign = !ours || other;
+        // Only consent depends on it, and it may read much.
+        let blank = foreign && !self.wish.confirm && image.is_blank().map_err(|e| refusal(&e))?;
+        let size = Bytes(image.size());
         let Wish {
             what: word,
             policy,
             confirm,
             dry_run,
             ..
-        } = wish;
-        Ok(Attach {
+        } = self.wish;
+        let attach = Attach {
             word,
-            joiner,
-            candidate,
+            joiner: self.joiner,
+            candidate: CandidateId(0),
             size,
             blank,
             changed,
+            foreign,
             policy,
             confirm,
             dry_run,
-        })
+        };
+        Ok((attach, image))
     }
 
-    fn keep(&mut self, image: Image) -> CandidateId {
+    /// Refuses what lies on the unit itself: its requests would wait for each other (I12).
+    fn check_recursion(&self) -> Result<(), Refusal> {
+        let Some(mount) = self.mount else {
+            return Ok(());
+        };
+        if image::lies_on(&self.path, mount) {
+            let text = format!("{} lies on the unit itself", self.path.display());
+            return Err(Refusal::new(Code::NotSupported, text)
+                .with_hint("use an image on another file system"));
+        }
+        Ok(())
+    }
+
+    /// Whether the control block shows the image to be this member; another set's is refused.
+    fn is_ours(&self) -> Result<bool, Refusal> {
+        let (word, scb) = (&self.wish.what, self.scb.display());
+        let found = scb_file::read(&self.scb)
+            .map_err(|e| refusal(&Error::io(format!("{scb} cannot be read"), e)))?;
+        let text = match found {
+            ScbFound::None => return Ok(false),
+            ScbFound::Read(block) if block.set == self.set => {
+                return Ok(self.member == Some(block.member));
+            }
+            ScbFound::Read(block) => {
+                format!("{word} is member {} of the set {}", block.name, block.set)
+            }
+            ScbFound::Damaged(what) => format!("{word} has a storage control block: {what}"),
+        };
+        let hint = format!("remove {scb} if that set is gone");
+        Err(Refusal::new(Code::OtherSet, text).with_hint(hint))
+    }
+}
+
+impl Runner {
+    /// What a look at the image of an attach has to know.
+    pub(super) fn look(&self, wish: Wish) -> Result<Look, Refusal> {
+        let (joiner, path) = self.find_joiner(&wish)?;
+        let mut look = Look {
+            scb: default_scb(&path),
+            io: IoMode::Buffered,
+            set: self.identity.set,
+            member: None,
+            identity: None,
+            fingerprint: None,
+            mount: self.board.mount(),
+            wish,
+            joiner,
+            path,
+        };
+        if let Joiner::Departed(id) = look.joiner {
+            let seat = &self.seats[id.index()];
+            (look.scb, look.io) = (seat.scb.clone(), seat.io);
+            look.member = Some(self.set.members()[id.index()].uuid);
+            (look.identity, look.fingerprint) = (seat.identity, seat.fingerprint);
+        } else if self.seats.iter().any(|seat| seat.scb == look.scb) {
+            let text = format!(
+                "{} is the control block of another member",
+                look.scb.display()
+            );
+            return Err(Refusal::new(Code::AlreadyMember, text).at(&look.wish.what));
+        }
+        Ok(look)
+    }
+
+    /// Keeps the image until the set has decided.
+    pub(super) fn keep(&mut self, image: Image) -> CandidateId {
         self.last_candidate += 1;
         let candidate = CandidateId(self.last_candidate);
         self.candidates.insert(candidate, image);
@@ -120,7 +220,7 @@ impl Runner {
     }
 
     /// Who is meant: a member by name, a member by the path of its image, or a new image.
-    fn find_joiner(&self, wish: &Wish) -> Result<(Joiner, std::path::PathBuf), Refusal> {
+    fn find_joiner(&self, wish: &Wish) -> Result<(Joiner, PathBuf), Refusal> {
         if let Some(id) = self.member_named(&wish.what) {
             self.set.attachable(id).map_err(|r| r.at(&wish.what))?;
             let path = self.set.members()[id.index()].path.clone();
@@ -137,27 +237,22 @@ impl Runner {
                 .at(&wish.what)
                 .with_hint("give the path of an image, or the name of a member"));
         }
-        let path = Path::new(&wish.what);
-        if !path.is_absolute() {
-            let text = format!("{} is not an absolute path", wish.what);
-            return Err(Refusal::new(Code::Syntax, text).at(&wish.what));
-        }
-        let identity = Identity::of(path).map_err(|e| {
+        let path = checked_path(&wish.what)?;
+        let identity = Identity::of(&path).map_err(|e| {
             refusal(&Error::io(format!("{} cannot be looked at", wish.what), e)).at(&wish.what)
         })?;
-        if let Some(id) = identity.and_then(|i| self.member_of(i)) {
-            self.set.attachable(id).map_err(|r| {
-                let text = format!("{} is the image of {}", wish.what, self.name(id));
-                let code = if r.code == Code::IsCopyTarget {
-                    Code::AlreadyMember
-                } else {
-                    r.code
-                };
-                Refusal::new(code, text).at(&wish.what)
-            })?;
-            return Ok((Joiner::Departed(id), path.to_owned()));
-        }
-        Ok((self.newcomer(wish)?, path.to_owned()))
+        let Some(id) = identity.and_then(|i| self.member_of(i)) else {
+            return Ok((self.newcomer(wish)?, path));
+        };
+        self.set.attachable(id).map_err(|r| {
+            let text = format!("{} is the image of {}", wish.what, self.name(id));
+            let code = match r.code {
+                Code::IsCopyTarget => Code::AlreadyMember,
+                code => code,
+            };
+            Refusal::new(code, text).at(&wish.what)
+        })?;
+        Ok((Joiner::Departed(id), path))
     }
 
     fn newcomer(&self, wish: &Wish) -> Result<Joiner, Refusal> {
@@ -166,11 +261,8 @@ impl Runner {
             None => self.free_name(),
         };
         check_name(&name).map_err(|e| Refusal::new(Code::Syntax, e.to_string()).at(&name))?;
-        Ok(Joiner::New {
-            name,
-            uuid: Uuid::new_v4(),
-            path: wish.what.clone(),
-        })
+        let (uuid, path) = (Uuid::new_v4(), wish.what.clone());
+        Ok(Joiner::New { name, uuid, path })
     }
 
     /// The first of m1, m2 and so on that no member has.
@@ -198,23 +290,23 @@ impl Runner {
     fn name(&self, id: MemberId) -> &str {
         &self.set.members()[id.index()].name
     }
+}
 
-    /// Refuses an image that another set knows.
-    fn check_foreign(&self, path: &Path, word: &str) -> Result<(), Refusal> {
-        let scb = default_scb(path);
-        let found = scb_file::read(&scb)
-            .map_err(|e| refusal(&Error::io(format!("{} cannot be read", scb.display()), e)))?;
-        let text = match found {
-            ScbFound::None => return Ok(()),
-            ScbFound::Read(block) if block.set == self.identity.set => return Ok(()),
-            ScbFound::Read(block) => {
-                format!("{word} is member {} of the set {}", block.name, block.set)
-            }
-            ScbFound::Damaged(what) => format!("{word} has a storage control block: {what}"),
-        };
-        let hint = format!("remove {} if that set is gone", scb.display());
-        Err(Refusal::new(Code::OtherSet, text).at(word).with_hint(hint))
+/// A path that a control block can remember.
+fn checked_path(word: &str) -> Result<PathBuf, Refusal> {
+    let path = Path::new(word);
+    if !path.is_absolute() {
+        let text = format!("{word} is not an absolute path");
+        return Err(Refusal::new(Code::Syntax, text).at(word));
     }
+    if word.len() > PATH_BYTES_MAX {
+        let text = format!(
+            "a path of {} bytes is longer than {PATH_BYTES_MAX}",
+            word.len()
+        );
+        return Err(Refusal::new(Code::OutOfRange, text).at(word));
+    }
+    Ok(path.to_owned())
 }
 
 /// An error of the shell as an answer to a command.

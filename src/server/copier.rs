@@ -119,7 +119,8 @@ impl Copier {
 impl State {
     fn give_back(&mut self, messages: &Sender<Message>) {
         if let Some(work) = self.work.take() {
-            let end = self.end.take().unwrap_or(CopyEnd::Drained);
+            let end = self.end.take().filter(|_| !work.is_drained());
+            let end = end.unwrap_or(CopyEnd::Drained);
             // A closed channel means that the unit has ended and nobody waits.
             let _ = messages.send(Message::Event(Event::CopyEnded(work, end)));
         }
@@ -134,14 +135,16 @@ impl Run {
     /// Copies steps until there are none or the copy has to end; the last thread gives the work back.
     fn work(&self, pipeline: &Pipeline, messages: &Sender<Message>) {
         let mut buf = AlignedBuf::zeroed(STEP_BYTES as usize);
+        let _leave = Leave {
+            run: self,
+            messages,
+        };
         while let Some(step) = self.next() {
-            let outcome = copy(pipeline, self.target, &step, &mut buf);
+            let fenced = pipeline.enter(step.range());
+            let outcome = copy(pipeline, &fenced, self.target, &step, &mut buf);
+            // Under the fence: a mark of a later epoch must come after this clear (I1).
             self.finish(step, outcome);
-        }
-        let mut state = self.lock();
-        state.threads -= 1;
-        if state.threads == 0 {
-            state.give_back(messages);
+            drop(fenced);
         }
     }
 
@@ -188,24 +191,45 @@ impl Run {
     }
 }
 
+/// Counts a thread out, however it ends; the last one gives the work back.
+struct Leave<'a> {
+    run: &'a Run,
+    messages: &'a Sender<Message>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut state = self.run.lock();
+        if std::thread::panicking() {
+            let reason = "a copy thread has failed; see the log".to_owned();
+            state.end.get_or_insert(CopyEnd::SourceFailed(reason));
+            self.run.changed.notify_all();
+        }
+        state.threads -= 1;
+        if state.threads == 0 {
+            state.give_back(self.messages);
+        }
+    }
+}
+
 /// Copies one step.
 fn copy(
     pipeline: &Pipeline,
+    fenced: &Fenced<'_>,
     target: MemberId,
     step: &CopyStep,
     buf: &mut AlignedBuf,
 ) -> Result<(), Failure> {
-    let fenced = pipeline.enter(step.range());
     if !fenced.live().view().writers().contains(target) {
         return Err(Failure::Gone);
     }
     let permit = fenced.permit_copy(step.regions());
     let mut rest = Some(step.range());
     while let Some(range) = rest {
-        let (part, data, after) = next_part(&fenced, target, range);
+        let (part, data, after) = next_part(fenced, target, range);
         rest = after;
         if data {
-            copy_data(pipeline, &fenced, &permit, (target, part), buf)?;
+            copy_data(pipeline, fenced, &permit, (target, part), buf)?;
         } else {
             let hole = target_of(&permit, target)?.zero_at(part.start(), part.len(), Zero::Punch);
             hole.map_err(Failure::Target)?;

@@ -1,6 +1,7 @@
 //! What the faces see of a running unit: its state, its data path, and a way to give commands.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -139,6 +140,8 @@ pub(super) struct Board {
     pub(super) state: ArcSwap<Published>,
     pub(super) events: Mutex<VecDeque<EventRecord>>,
     pub(super) listeners: Mutex<Vec<Listener>>,
+    /// Device number of the unit's own mount; 0 while there is none.
+    mount: AtomicU64,
 }
 
 impl std::fmt::Debug for Board {
@@ -155,7 +158,13 @@ impl Board {
             state: ArcSwap::from_pointee(first),
             events: Mutex::default(),
             listeners: Mutex::default(),
+            mount: AtomicU64::new(0),
         }
+    }
+
+    /// Device number of the unit's own mount.
+    pub(super) fn mount(&self) -> Option<u64> {
+        Some(self.mount.load(Ordering::Acquire)).filter(|dev| *dev != 0)
     }
 
     pub(super) fn publish(&self, state: Published) {
@@ -216,6 +225,11 @@ impl Handle {
                 "the unit is being stopped",
             )));
         }
+    }
+
+    /// Tells on which device the unit is mounted: no image that lies there can become a member (I12).
+    pub fn mounted_on(&self, device: u64) {
+        self.board.mount.store(device, Ordering::Release);
     }
 
     /// The data path.

@@ -38,26 +38,25 @@ impl Lanes {
         }
     }
 
-    /// Flushes the members at once and waits for all of them; the last one on this thread.
-    pub(super) fn flush(&self, stores: &Stores, members: MemberSet) -> Results {
+    /// Flushes the members at once and waits for all of them.
+    ///
+    /// A storage is let go of before its outcome is told: who waits for it may lock the image.
+    pub(super) fn flush(&self, mut stores: Stores, members: MemberSet) -> Results {
         let (sender, outcomes) = bounded(MEMBERS_MAX);
-        let mut ids: Vec<MemberId> = members.iter().collect();
-        let last = ids.pop();
-        for id in ids {
-            let store = stores[id.index()].clone();
+        for id in members.iter() {
+            let store = stores[id.index()].take();
             let outcome = sender.clone();
             let job: Job = Box::new(move || {
-                let _ = outcome.send((id, flush(store.as_deref())));
+                let result = flush(store.as_deref());
+                drop(store);
+                let _ = outcome.send((id, result));
             });
             if let Err(job) = self.run(id, job) {
                 job();
             }
         }
         let mut results = Results::default();
-        if let Some(id) = last {
-            results.add(id, flush(stores[id.index()].as_deref()));
-        }
-        drop(sender);
+        drop((sender, stores));
         for (id, outcome) in outcomes {
             results.add(id, outcome);
         }
@@ -67,12 +66,17 @@ impl Lanes {
     /// Flushes the members in the background; `done` gets those that failed.
     pub(super) fn flush_later(
         self: &Arc<Self>,
-        stores: Stores,
+        mut stores: Stores,
         members: MemberSet,
         done: impl FnOnce(MemberSet) + Send + 'static,
     ) -> std::io::Result<()> {
         let lanes = Arc::clone(self);
-        let work = move || done(lanes.flush(&stores, members).failed);
+        for (index, store) in stores.iter_mut().enumerate() {
+            if !MemberId::new(index).is_some_and(|id| members.contains(id)) {
+                *store = None;
+            }
+        }
+        let work = move || done(lanes.flush(stores, members).failed);
         std::thread::Builder::new()
             .name("flush".into())
             .spawn(work)

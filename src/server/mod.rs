@@ -31,6 +31,8 @@ pub(crate) enum Message {
     Request(Request, Done),
     /// Something has happened.
     Event(Event),
+    /// The image of an attach has been looked at.
+    Looked(u64, Box<candidate::Looked>),
     /// A request failed on some members; its thread waits for the verdict.
     Failed(Failure, Sender<Verdict>),
 }

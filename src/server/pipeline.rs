@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::{Sender, bounded};
@@ -27,6 +27,15 @@ pub(super) type Stores = [Option<Arc<dyn Storage>>; MEMBERS_MAX];
 /// Failure of a request: an errno for the application.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
+
+/// States of the gate that every change passes.
+const OPEN: u8 = 0;
+/// The unit takes no writes.
+const READ_ONLY: u8 = 1;
+/// The membership is not durable (I3): no write may be acknowledged until it is.
+const HALTED: u8 = 2;
+/// The unit has been stopped.
+const CLOSED: u8 = 3;
 
 const EIO: Errno = Errno(libc::EIO);
 /// Bytes that a copy inside the unit moves at once.
@@ -73,6 +82,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        // Who hears that the epoch is over may lock the images: let go of them first.
+        self.stores = Stores::default();
         // A closed channel means that the control thread has ended and nobody waits.
         let _ = self
             .messages
@@ -173,7 +184,7 @@ fn not_open() -> io::Error {
 #[derive(Debug)]
 pub struct Pipeline {
     geometry: Geometry,
-    read_only: bool,
+    gate: AtomicU8,
     fence: Fence,
     live: ArcSwap<Live>,
     lanes: Arc<Lanes>,
@@ -185,7 +196,7 @@ impl Pipeline {
     pub(super) fn new(live: Live, read_only: bool) -> Self {
         Self {
             geometry: live.view.geometry(),
-            read_only,
+            gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
             fence: Fence::default(),
             lanes: Arc::default(),
             reading: Default::default(),
@@ -291,12 +302,37 @@ impl Pipeline {
     }
 
     fn writable(&self, at: u64, len: u64) -> Result<ByteRange, Errno> {
-        if self.read_only {
-            return Err(Errno(libc::EROFS));
-        }
+        self.pass()?;
         self.geometry
             .clip(Bytes(at), Bytes(len))
             .map_err(|_| Errno(libc::ENOSPC))
+    }
+
+    /// Whether changes may pass the gate.
+    fn pass(&self) -> Result<(), Errno> {
+        match self.gate.load(Ordering::Acquire) {
+            OPEN => Ok(()),
+            READ_ONLY => Err(Errno(libc::EROFS)),
+            _ => Err(EIO),
+        }
+    }
+
+    /// Holds all changes back, or lets them pass again (I3).
+    pub(super) fn halt(&self, halted: bool) {
+        let (from, to) = if halted {
+            (OPEN, HALTED)
+        } else {
+            (HALTED, OPEN)
+        };
+        // Read-only and closed units stay as they are.
+        let _ = self
+            .gate
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Lets no change pass any more.
+    pub(super) fn close(&self) {
+        self.gate.store(CLOSED, Ordering::Release);
     }
 
     fn change(
@@ -305,6 +341,8 @@ impl Pipeline {
         change: impl Fn(&dyn Storage) -> io::Result<()>,
     ) -> Result<(), Errno> {
         let fenced = self.enter(range);
+        // The gate is closed before a View is published that must not be written yet.
+        self.pass()?;
         let results = fenced.permit(range).apply(change);
         self.settle(&fenced.live, Some(range), &results)
     }
@@ -362,9 +400,14 @@ impl Pipeline {
             let piece = buf
                 .len()
                 .min(usize::try_from(len - done).unwrap_or(buf.len()));
-            let got = self.read(from + done, &mut buf[..piece])?;
-            self.write(to + done, &buf[..got])?;
-            done += got as u64;
+            let moved = self
+                .read(from + done, &mut buf[..piece])
+                .and_then(|got| self.write(to + done, &buf[..got]).map(|()| got));
+            match moved {
+                Ok(got) => done += got as u64,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
         }
         Ok(done)
     }
@@ -376,7 +419,7 @@ impl Pipeline {
     pub fn flush(&self) -> Result<(), Errno> {
         let live = self.live.load();
         let members = live.view.writers();
-        let results = self.lanes.flush(&live.stores, members);
+        let results = self.lanes.flush(live.stores.clone(), members);
         self.settle(&live, None, &results)
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Message;
-use super::candidate::{Fingerprint, Wish};
+use super::candidate::{Fingerprint, Looked, Wish};
 use super::copier::Copier;
 use super::handle::{Board, Done, Published, Request};
 use super::pipeline::{Live, Pipeline, Stores};
@@ -18,7 +18,7 @@ use crate::io::{Image, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
-    MemberState, Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict,
+    Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict,
 };
 
 /// Time after which a command that has not ended is given up.
@@ -52,7 +52,10 @@ pub(super) struct Runner {
     last_ticket: u64,
     speeds: Speeds,
     last_tick: Instant,
-    unsafe_answers: bool,
+    /// Members whose blocks do not tell the membership (I3).
+    undurable: MemberSet,
+    /// Members whose blocks failed in this batch of effects.
+    just_failed: Option<MemberSet>,
     stopped: bool,
     failure: Option<String>,
 }
@@ -88,7 +91,8 @@ impl Runner {
             last_ticket: 0,
             speeds: Speeds::default(),
             last_tick: Instant::now(),
-            unsafe_answers: false,
+            undurable: MemberSet::EMPTY,
+            just_failed: None,
             stopped: false,
             failure: None,
         }
@@ -104,6 +108,16 @@ impl Runner {
             }
             self.keep_time();
             self.next_request();
+        }
+        let late = messages.try_iter().filter_map(|message| match message {
+            Message::Request(_, done) => Some(done),
+            _ => None,
+        });
+        for done in late.chain(self.queue.drain(..).map(|(_, done)| done)) {
+            done(Err(Refusal::new(
+                Code::StateChanged,
+                "the unit has been stopped",
+            )));
         }
         self.failure.map_or(Ok(()), Err)
     }
@@ -129,6 +143,7 @@ impl Runner {
                 }
                 self.feed(event);
             }
+            Message::Looked(ticket, looked) => self.looked(ticket, *looked),
             Message::Failed(failure, answer) => {
                 let ticket = self.ticket(Waiter::Data(answer));
                 self.feed(Event::Failed(ticket, failure));
@@ -140,70 +155,83 @@ impl Runner {
         let now = Instant::now();
         if let Some((ticket, _)) = self.current.filter(|(_, deadline)| *deadline <= now) {
             self.feed(Event::TimedOut(ticket));
+            self.give_up_look(ticket);
         }
         if now.duration_since(self.last_tick) >= TICK {
             self.last_tick = now;
             self.feed(Event::Tick);
+            self.persist_again();
         }
-        if self.speeds.sample(&self.set.status().operations, now) {
+        if self.speeds.sample(self.set.operations(), now) {
             self.publish_state();
         }
     }
 
-    /// Hands the next command to the set when the last one was answered.
+    /// Hands the next command to the set when the last was answered.
     fn next_request(&mut self) {
         while self.current.is_none()
             && let Some((request, done)) = self.queue.pop_front()
         {
-            match self.command(request) {
-                Err(refusal) => done(Err(refusal)),
-                Ok(command) => {
-                    let ticket = self.ticket(Waiter::Command(done));
-                    self.current = Some((ticket.number(), Instant::now() + COMMAND_TIMEOUT));
-                    self.feed(Event::Command(ticket, command));
-                    self.candidates.clear();
-                }
-            }
-        }
-    }
-
-    fn command(&mut self, request: Request) -> Result<Command, Refusal> {
-        Ok(match request {
-            Request::Detach {
-                member,
-                policy,
-                dry_run,
-            } => {
-                let policy = policy.unwrap_or(Policy::MinicopyOptional);
-                Command::Detach {
-                    member,
-                    policy,
-                    dry_run,
-                }
-            }
-            Request::Attach {
-                what,
-                name,
-                policy,
-                confirm,
-                dry_run,
-            } => {
-                let wish = Wish {
+            let ticket = self.ticket(Waiter::Command(done));
+            self.current = Some((ticket.number(), Instant::now() + COMMAND_TIMEOUT));
+            match request {
+                Request::Attach {
                     what,
                     name,
                     policy,
                     confirm,
                     dry_run,
-                };
-                Command::Attach(Box::new(self.look_at(wish)?))
+                } => {
+                    let wish = Wish {
+                        what,
+                        name,
+                        policy,
+                        confirm,
+                        dry_run,
+                    };
+                    if let Err(refusal) = self.start_look(&ticket, wish) {
+                        self.reply(&ticket, Err(refusal));
+                    }
+                }
+                request => {
+                    if let Some(command) = command(request) {
+                        self.feed(Event::Command(ticket, command));
+                    }
+                }
             }
-            Request::Expel { member } => Command::Expel { member },
-            Request::DeleteBitmap(id) => Command::DeleteBitmap { id },
-            Request::Pause(op) => Command::Pause(op),
-            Request::Resume(op) => Command::Resume(op),
-            Request::Cancel(op) => Command::Cancel(op),
-            Request::Forget(op) => Command::Forget(op),
-        })
+        }
+    }
+
+    /// Has the image of an attach looked at; the command goes on when that is done.
+    fn start_look(&self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
+        let look = self.look(wish)?;
+        look.start(ticket.number(), self)
+            .map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))
+    }
+
+    /// Goes on with an attach whose image has been looked at, unless that took too long.
+    fn looked(&mut self, ticket: u64, looked: Looked) {
+        if self.current.is_none_or(|(number, _)| number != ticket) {
+            return;
+        }
+        let ticket = Ticket::new(ticket);
+        match looked {
+            Err(refusal) => self.reply(&ticket, Err(refusal)),
+            Ok((mut attach, image)) => {
+                attach.candidate = self.keep(image);
+                self.feed(Event::Command(ticket, Command::Attach(Box::new(attach))));
+                // A refused image is let go of at once, and its lock with it.
+                self.candidates.clear();
+            }
+        }
+    }
+
+    /// Answers a command that the set has not seen yet: its image has not been looked at in time.
+    fn give_up_look(&mut self, ticket: u64) {
+        if self.current.is_some_and(|(number, _)| number == ticket) {
+            let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
+            self.reply(&Ticket::new(ticket), Err(refusal));
+        }
     }
 
     fn ticket(&mut self, waiter: Waiter) -> Ticket {
@@ -224,7 +252,6 @@ impl Runner {
     /// Carries effects out in order. When a control block could not be written, no answer that relies
     /// on it is given (I3).
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
-        self.unsafe_answers = false;
         // State first: who has an answer finds the state that it speaks of.
         let (answers, effects): (Vec<_>, Vec<_>) = effects
             .into_iter()
@@ -235,6 +262,9 @@ impl Runner {
         self.publish_state();
         for answer in answers {
             self.perform(answer);
+        }
+        if let Some(failed) = self.just_failed.take() {
+            self.feed(Event::BlocksFailed(failed));
         }
     }
 
@@ -262,7 +292,13 @@ impl Runner {
             Effect::Reply(ticket, answer) => self.reply(&ticket, answer),
             Effect::Settle(ticket, verdict) => self.settle(&ticket, verdict),
             Effect::Notice(notice) => self.note(&notice),
-            Effect::Stopped => self.stopped = true,
+            Effect::Stopped { clean } => {
+                self.stopped = true;
+                if !clean {
+                    let reason = "no source member could be flushed; the next mount merges them";
+                    self.failure = Some(reason.to_owned());
+                }
+            }
         }
     }
 
@@ -282,23 +318,35 @@ impl Runner {
 
     fn close(&mut self, id: MemberId) {
         self.stores[id.index()] = None;
-        // Only an image that left in good order is known to be as the set left it.
-        let detached = matches!(
-            self.set.members()[id.index()].state,
-            MemberState::Detached(_)
-        );
         let path = self.set.members()[id.index()].path.clone();
         let seat = &mut self.seats[id.index()];
-        seat.fingerprint = detached.then(|| Fingerprint::take(path.as_ref())).flatten();
+        seat.fingerprint = Fingerprint::take(path.as_ref());
     }
 
     fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {
-        if let Err(error) = self.write_blocks(generation, clean, to) {
+        let failed = self.write_blocks(generation, clean, to);
+        self.undurable = self.undurable.without(to);
+        if let Some((members, error)) = failed {
             tracing::error!(%error, "a storage control block could not be written");
-            self.unsafe_answers = true;
-            if clean {
+            self.undurable = self.undurable.or(members);
+            self.just_failed = Some(members);
+            if clean && to == self.set.writers() {
                 self.failure = Some(error.to_string());
             }
+        }
+        self.pipeline.halt(self.is_undurable());
+    }
+
+    /// Whether a member that takes part could say something else after a crash (I3).
+    fn is_undurable(&self) -> bool {
+        !self.undurable.and(self.set.writers()).is_empty()
+    }
+
+    /// Tries again to make a membership durable that no member could write down.
+    fn persist_again(&mut self) {
+        if self.is_undurable() {
+            let (generation, to) = (self.set.generation(), self.set.writers());
+            self.persist(generation, false, to);
         }
     }
 
@@ -310,7 +358,8 @@ impl Runner {
         let lanes = self.pipeline.lanes();
         if let Err(error) = lanes.flush_later(self.stores.clone(), members, done) {
             tracing::error!(%error, "no thread for a flush");
-            let failed = self.pipeline.lanes().flush(&self.stores, members).failed;
+            let stores = self.stores.clone();
+            let failed = self.pipeline.lanes().flush(stores, members).failed;
             let _ = self
                 .messages
                 .send(Message::Event(Event::Flushed(id, failed)));
@@ -325,7 +374,7 @@ impl Runner {
             self.current = None;
         }
         let answer = match answer {
-            Ok(_) if self.unsafe_answers => Err(Refusal::new(
+            Ok(_) if self.is_undurable() => Err(Refusal::new(
                 Code::Io,
                 "a storage control block could not be written",
             )),
@@ -338,7 +387,7 @@ impl Runner {
     }
 
     fn settle(&mut self, ticket: &Ticket, verdict: Verdict) {
-        let verdict = if self.unsafe_answers {
+        let verdict = if self.is_undurable() {
             Verdict::Fail
         } else {
             verdict
@@ -371,6 +420,31 @@ impl Runner {
         };
         self.board.publish(state);
     }
+}
+
+/// The set's command for a request that needs no look at an image.
+fn command(request: Request) -> Option<Command> {
+    Some(match request {
+        Request::Detach {
+            member,
+            policy,
+            dry_run,
+        } => {
+            let policy = policy.unwrap_or(Policy::MinicopyOptional);
+            Command::Detach {
+                member,
+                policy,
+                dry_run,
+            }
+        }
+        Request::Attach { .. } => return None,
+        Request::Expel { member } => Command::Expel { member },
+        Request::DeleteBitmap(id) => Command::DeleteBitmap { id },
+        Request::Pause(op) => Command::Pause(op),
+        Request::Resume(op) => Command::Resume(op),
+        Request::Cancel(op) => Command::Cancel(op),
+        Request::Forget(op) => Command::Forget(op),
+    })
 }
 
 /// The time of day, for people.

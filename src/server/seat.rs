@@ -79,13 +79,13 @@ impl Seat {
 impl Runner {
     /// Writes a generation to the members' blocks, one durable before the next: who was a source before
     /// comes first, copy targets last, so that a crash in between leaves a source at the newest
-    /// generation.
+    /// generation. Gives the members that failed and the first error.
     pub(super) fn write_blocks(
         &mut self,
         generation: Generation,
         clean: bool,
         to: MemberSet,
-    ) -> Result<()> {
+    ) -> Option<(MemberSet, Error)> {
         let table = self.table();
         let mut order: Vec<MemberId> = to.iter().collect();
         order.sort_by_key(|id| {
@@ -93,7 +93,7 @@ impl Runner {
             let before = self.seats[id.index()].written;
             (state != ScbState::Source, before != Some(ScbState::Source))
         });
-        let mut outcome = Ok(());
+        let (mut failed, mut first) = (MemberSet::EMPTY, None);
         for id in order {
             let row = &table[id.index()];
             let scb = Scb {
@@ -109,10 +109,12 @@ impl Runner {
                 sequence: 0,
                 table: table.clone(),
             };
-            let written = self.seats[id.index()].write(&scb);
-            outcome = outcome.and(written);
+            if let Err(error) = self.seats[id.index()].write(&scb) {
+                failed.insert(id);
+                first.get_or_insert(error);
+            }
         }
-        outcome
+        first.map(|error| (failed, error))
     }
 
     fn table(&self) -> Vec<ScbRow> {

@@ -16,7 +16,7 @@ use super::setup::{MemberSetup, Setup};
 use crate::error::{Error, Result};
 use crate::io::scb_file;
 use crate::io::{Image, Storage};
-use crate::set::assess::{Assembly, Found, Start, assess};
+use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
 use crate::set::member::Member;
 use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ShadowSet, View};
 
@@ -39,6 +39,7 @@ impl Running {
     /// # Errors
     /// [`Code::Io`] when the members could not be marked clean; the next mount merges them.
     pub fn stop(self) -> Result<()> {
+        self.handle.pipeline.close();
         // A closed channel means that the thread has ended already; the join tells why.
         let _ = self.handle.messages.send(Message::Event(Event::Shutdown));
         match self.thread.join() {
@@ -57,9 +58,9 @@ impl Running {
 /// # Errors
 /// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain.
 pub fn start(setup: &Setup, read_only: bool) -> Result<Running> {
-    let images = open_images(&setup.members)?;
-    let found = look_for_blocks(&setup.members, &images)?;
-    let assembly = assess(&found)?;
+    let blocks = read_blocks(&setup.members)?;
+    let images = open_images(&setup.members, &blocks)?;
+    let assembly = assess(&found(&setup.members, blocks, &images))?;
     let (messages, inbox) = unbounded();
     let mut set = assemble(setup, &assembly, &images)?;
     let effects = set.begin();
@@ -112,7 +113,9 @@ fn run(
             to,
         } = effect
         {
-            runner.write_blocks(generation, clean, to)?;
+            if let Some((_, error)) = runner.write_blocks(generation, clean, to) {
+                return Err(error);
+            }
         }
     }
     let rest = rest
@@ -127,14 +130,24 @@ fn run(
     Ok(Running { handle, thread })
 }
 
-/// Opens what is there; an image that is missing is decided upon later, anything else ends the start.
-fn open_images(members: &[MemberSetup]) -> Result<Vec<Option<Image>>> {
+fn read_blocks(members: &[MemberSetup]) -> Result<Vec<ScbFound>> {
+    let read = |member: &MemberSetup| {
+        let path = &member.scb;
+        scb_file::read(path).map_err(|e| Error::io(format!("{} cannot be read", path.display()), e))
+    };
+    members.iter().map(read).collect()
+}
+
+/// Opens what is there. An image that is missing is decided upon later, and one that has left may be in
+/// other hands; anything else ends the start.
+fn open_images(members: &[MemberSetup], blocks: &[ScbFound]) -> Result<Vec<Option<Image>>> {
     let mut images: Vec<Option<Image>> = Vec::new();
-    for member in members {
+    for (member, block) in members.iter().zip(blocks) {
+        let left = matches!(block, ScbFound::Read(scb) if scb.state.has_left());
         let image = match Image::open(&member.path, member.io) {
             Ok(image) => Some(image),
-            Err(error) if error.code() == Code::NoSuchFile => {
-                tracing::warn!(member = member.name, %error, "a member is missing");
+            Err(error) if left || error.code() == Code::NoSuchFile => {
+                tracing::warn!(member = member.name, %error, "a member takes no part");
                 None
             }
             Err(error) => return Err(error),
@@ -144,16 +157,12 @@ fn open_images(members: &[MemberSetup]) -> Result<Vec<Option<Image>>> {
     Ok(images)
 }
 
-fn look_for_blocks(members: &[MemberSetup], images: &[Option<Image>]) -> Result<Vec<Found>> {
-    let found = members.iter().zip(images).map(|(member, image)| {
-        let scb = scb_file::read(&member.scb)
-            .map_err(|e| Error::io(format!("{} cannot be read", member.scb.display()), e))?;
-        let image = image.as_ref().map(|i| Bytes(i.size()));
-        Ok(Found {
-            name: member.name.clone(),
-            image,
-            scb,
-        })
+fn found(members: &[MemberSetup], blocks: Vec<ScbFound>, images: &[Option<Image>]) -> Vec<Found> {
+    let parts = members.iter().zip(blocks).zip(images);
+    let found = parts.map(|((member, scb), image)| Found {
+        name: member.name.clone(),
+        image: image.as_ref().map(|i| Bytes(i.size())),
+        scb,
     });
     found.collect()
 }

@@ -78,6 +78,8 @@ pub struct Attach {
     pub blank: bool,
     /// Why the image is not as the set left it, when it is not.
     pub changed: Option<String>,
+    /// Whether nothing shows that the image was ever this member.
+    pub foreign: bool,
     /// What may be done.
     pub policy: AttachPolicy,
     /// Whether the operator agrees to overwrite an image that was never a member.
@@ -161,6 +163,8 @@ pub enum Event {
     ReadFailed(MemberId),
     /// A copy has come back.
     CopyEnded(Box<CopyWork>, CopyEnd),
+    /// Storage control blocks of these members could not be written.
+    BlocksFailed(MemberSet),
     /// Some time has passed: a moment to rotate the write-intent bitmap.
     Tick,
     /// No request will come any more: stop copies, flush, mark the members clean.
@@ -263,6 +267,9 @@ pub enum Effect {
     Settle(Ticket, Verdict),
     /// Tell people.
     Notice(Notice),
-    /// The set is closed.
-    Stopped,
+    /// The set is closed; not in good order when writes may be lost on every source.
+    Stopped {
+        /// Whether the members are flushed and marked clean.
+        clean: bool,
+    },
 }

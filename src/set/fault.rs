@@ -4,7 +4,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Effect, Failure, Notice, Ticket, Verdict};
 use super::geometry::ByteRange;
-use super::member::{MemberId, MemberSet, MemberState};
+use super::member::{Departed, MemberId, MemberSet, MemberState};
 use super::shadow::ShadowSet;
 
 impl ShadowSet {
@@ -34,8 +34,13 @@ impl ShadowSet {
 
     /// A flush of the set's own failed on some members (I10: never retried).
     pub(super) fn flush_failed(&mut self, failed: MemberSet) {
-        let good = self.sources.all().without(failed);
-        if !failed.is_empty() && !good.is_empty() && self.expel_all(failed, "a flush failed") {
+        if failed.is_empty() {
+            return;
+        }
+        if self.sources.all().without(failed).is_empty() {
+            return self.failed_everywhere(None);
+        }
+        if self.expel_all(failed, "a flush failed") {
             self.advance();
             self.publish();
             self.settle_departures();
@@ -58,22 +63,24 @@ impl ShadowSet {
         any
     }
 
-    /// No source has the write: members may differ there, and none is to blame (I13).
+    /// No source has the write, or no source could be flushed: members may differ there, and none is
+    /// to blame (I13).
     fn failed_everywhere(&mut self, range: Option<ByteRange>) {
         self.push(Effect::Notice(Notice::FailedEverywhere));
-        let Some(range) = range else { return };
-        let regions = self.geometry.regions_of(range);
+        let doubt = self.doubt(range);
         let mut changed = false;
         for id in self.ids() {
             match &self.members[id.index()].state {
                 MemberState::Source if id != self.sources.master() => {
-                    self.make_merging(id, range);
+                    self.make_merging(id, &doubt);
                     changed = true;
                 }
-                MemberState::Target { phase, .. } => {
-                    phase.stale().mark(regions);
+                MemberState::Target { phase, .. } => phase.stale().absorb(&doubt),
+                state => {
+                    if let Some(map) = state.departed().and_then(Departed::marks) {
+                        map.absorb(&doubt);
+                    }
                 }
-                _ => {}
             }
         }
         if changed {
@@ -83,13 +90,40 @@ impl ShadowSet {
         }
     }
 
-    fn make_merging(&mut self, id: MemberId, range: ByteRange) {
+    /// Where members may differ: the range of a write; after a flush everything not flushed yet.
+    fn doubt(&self, range: Option<ByteRange>) -> WriteBitmap {
+        let map = WriteBitmap::empty(self.geometry);
+        match range {
+            Some(range) => {
+                map.mark(self.geometry.regions_of(range));
+            }
+            None => {
+                let olds = self.old_intents.iter().map(|old| &old.map);
+                olds.chain([&self.intent])
+                    .for_each(|intent| map.absorb(intent));
+            }
+        }
+        map
+    }
+
+    fn make_merging(&mut self, id: MemberId, doubt: &WriteBitmap) {
         let removed = self.sources.remove(id);
         assert!(removed.is_ok(), "I2: the master stays");
         let map = WriteBitmap::empty(self.geometry);
-        map.mark(self.geometry.regions_of(range));
+        map.absorb(doubt);
         let state = self.new_target(id, CopyKind::Merge, map);
-        self.enter(id, state, "a write failed on every source");
+        self.enter(id, state, "a request failed on every source");
+    }
+
+    /// Blocks could not be written: who holds no record of the membership cannot stay in it (I3).
+    pub(super) fn blocks_failed(&mut self, members: MemberSet) {
+        let stays = !self.sources.all().without(members).is_empty();
+        let reason = "its storage control block could not be written";
+        if stays && self.expel_all(members, reason) {
+            self.advance();
+            self.publish();
+            self.settle_departures();
+        }
     }
 
     pub(super) fn read_failed(&mut self, id: MemberId) {

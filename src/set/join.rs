@@ -6,9 +6,7 @@
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
-use super::member::{
-    BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase, Policy,
-};
+use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
 use super::refusal::{Code, Refusal};
 use super::shadow::{Pending, Purpose, ShadowSet};
@@ -89,6 +87,13 @@ impl ShadowSet {
 
     fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
         let name = self.attachable(id)?;
+        if attach.foreign && !attach.blank && !attach.confirm {
+            let text = format!(
+                "the image at {}'s path is another one and is not blank",
+                name
+            );
+            return Err(Refusal::new(Code::NeedsConfirm, text));
+        }
         let departed = self.members[id.index()].state.departed();
         let map = departed.and_then(|d| match &d.held {
             Held::Here(map) => Some(map),
@@ -321,7 +326,7 @@ impl ShadowSet {
                     self.publish();
                     self.settle_departures();
                 }
-                CopyEnd::SourceFailed(reason) => self.abandon(id, op, &reason),
+                CopyEnd::SourceFailed(reason) => self.withdraw(id, op, OpState::Failed, &reason),
             }
         }
         self.start_copies();
@@ -343,17 +348,6 @@ impl ShadowSet {
         {
             departed.held = Held::Here(work.into_bitmap());
         }
-        self.settle_departures();
-    }
-
-    /// No source could be read: the target leaves with what is left to copy.
-    fn abandon(&mut self, id: MemberId, op: OpId, reason: &str) {
-        self.end_operation(op, OpState::Failed);
-        let departed = self.depart(id, Policy::MinicopyOptional);
-        self.enter(id, MemberState::Detached(departed), reason);
-        self.push(Effect::Close(id));
-        self.advance();
-        self.publish();
         self.settle_departures();
     }
 
@@ -498,10 +492,15 @@ impl ShadowSet {
             end,
             copied_bytes,
         }));
-        while self.operations.iter().filter(|o| o.state.is_over()).count() > OPERATIONS_KEPT {
-            if let Some(oldest) = self.operations.iter().position(|o| o.state.is_over()) {
-                self.operations.remove(oldest);
-            }
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
+        let over = || self.operations.iter().filter(|o| o.state.is_over());
+        if over().count() > OPERATIONS_KEPT
+            && let Some(oldest) = over().min_by_key(|o| (o.finished, o.id)).map(|o| o.id)
+        {
+            self.operations.retain(|o| o.id != oldest);
         }
     }
 }

@@ -25,12 +25,13 @@ impl ShadowSet {
                 self.accept(ticket, Answer { text, facts });
             }
             Ok(member) => {
+                let number = ticket.number();
                 self.pending = Some(Pending::Detach {
                     ticket,
                     member,
                     policy,
                 });
-                self.flush(self.writers(), Purpose::BeforeCut);
+                self.flush(self.writers(), Purpose::BeforeCut(number));
             }
         }
     }
@@ -94,10 +95,23 @@ impl ShadowSet {
     }
 
     /// Everything is flushed: the member leaves with the next View.
-    pub(super) fn cut(&mut self) {
-        let Some(Pending::Detach { member, policy, .. }) = self.pending else {
+    pub(super) fn cut(&mut self, number: u64, lost: bool) {
+        let Some(Pending::Detach {
+            member,
+            policy,
+            ticket,
+        }) = &self.pending
+        else {
             return;
         };
+        if ticket.number() != number {
+            return;
+        }
+        let (member, policy) = (*member, *policy);
+        if lost {
+            let text = "no source member could be flushed";
+            return self.answer_pending(Err(Refusal::new(Code::Io, text)));
+        }
         let name = self.members[member.index()].name.clone();
         // The flush may have expelled somebody.
         if let Err(refusal) = self.may_detach(&name, policy) {
@@ -112,6 +126,7 @@ impl ShadowSet {
 
     /// Takes a member out of the sources or out of its copy; the next View must be published.
     pub(super) fn depart(&mut self, id: MemberId, policy: Policy) -> Departed {
+        let was = self.members[id.index()].state.name();
         let (held, tag) = match self.take_state(id) {
             MemberState::Source => {
                 let removed = self.sources.remove(id);
@@ -142,6 +157,8 @@ impl ShadowSet {
             tag,
             seeds,
             until: self.epoch,
+            was,
+            closed: false,
         }
     }
 
@@ -175,6 +192,10 @@ impl ShadowSet {
                 self.settle_leaving(id);
             } else if let Some(departed) = self.members[id.index()].state.departed_mut() {
                 departed.absorb_seeds();
+                // Nothing writes it any more, so what it looks like now is what it was left as.
+                if !std::mem::replace(&mut departed.closed, true) {
+                    self.push(Effect::Close(id));
+                }
             }
         }
     }
@@ -199,13 +220,24 @@ impl ShadowSet {
         else {
             return;
         };
+        if failed.contains(id) {
+            // Not even a source was good, so nobody was expelled; but this image is not stable.
+            self.members[id.index()].state = MemberState::Leaving(departed);
+            self.expel(id, "a flush failed");
+            return self.settle_departures();
+        }
         if failed.is_empty() {
             departed.seeds.clear();
         }
         departed.absorb_seeds();
+        departed.closed = true;
         let bitmap = departed.tag.map(|tag| tag.id);
         let set_bits = departed.marks().map_or(0, |map| map.count());
-        self.enter(id, MemberState::Detached(departed), "detached by command");
+        let reason = match self.members[id.index()].reason.as_str() {
+            "" => "detached by command".to_owned(),
+            reason => reason.to_owned(),
+        };
+        self.enter(id, MemberState::Detached(departed), reason);
         let generation = self.generation;
         let to = [id].into_iter().collect();
         self.push(Effect::Persist {
@@ -251,16 +283,16 @@ impl ShadowSet {
 
     /// Takes a member out because of an error; all its later writes set bits instead.
     pub(super) fn expel(&mut self, id: MemberId, reason: &str) {
-        if let MemberState::Target { op, .. } = self.members[id.index()].state {
-            self.end_operation(op, OpState::Failed);
-        }
+        let op = self.members[id.index()].state.operation();
         let departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => departed,
             _ => self.depart(id, Policy::MinicopyOptional),
         };
+        if let Some(op) = op {
+            self.end_operation(op, OpState::Failed);
+        }
         self.members[id.index()].errors += 1;
         self.enter(id, MemberState::Expelled(departed), reason);
-        self.push(Effect::Close(id));
         let notice = Notice::Expelled {
             member: id,
             reason: reason.to_owned(),
@@ -322,10 +354,15 @@ impl ShadowSet {
             let text = format!("operation {op} is a merge, and a merge has to end");
             return self.refuse(ticket, Refusal::new(Code::MergePending, text));
         }
-        self.end_operation(op, OpState::Cancelled);
-        let departed = self.depart(id, Policy::MinicopyOptional);
-        self.enter(id, MemberState::Leaving(departed), "its copy was cancelled");
         self.pending = Some(Pending::Cancel { ticket, member: id });
+        self.withdraw(id, op, OpState::Cancelled, "its copy was cancelled");
+    }
+
+    /// Ends a copy in good order: its target leaves as in a detach, with what is left to copy.
+    pub(super) fn withdraw(&mut self, id: MemberId, op: OpId, end: OpState, reason: &str) {
+        let departed = self.depart(id, Policy::MinicopyOptional);
+        self.end_operation(op, end);
+        self.enter(id, MemberState::Leaving(departed), reason);
         self.advance();
         self.publish();
         self.settle_departures();
@@ -360,7 +397,8 @@ impl ShadowSet {
         });
         match owner {
             Some(departed) if matches!(departed.held, Held::Here(_)) => {
-                *departed = Departed::without_bitmap(departed.until);
+                (departed.held, departed.tag) = (Held::Nothing, None);
+                departed.seeds.clear();
                 Ok(())
             }
             None if !in_use => refuse(Code::NoSuchBitmap, format!("no bitmap {id}")),
@@ -383,7 +421,12 @@ impl ShadowSet {
         let name = self.members[member.index()].name.clone();
         let text = match &self.members[member.index()].state {
             // Behind the cut only a minicopy brings the member back.
-            MemberState::Leaving(_) => format!("{name} did not become stable in time"),
+            MemberState::Leaving(d) if matches!(d.held, Held::Here(_)) => {
+                format!("{name} did not become stable in time; a minicopy brings it back")
+            }
+            MemberState::Leaving(_) => {
+                format!("{name} is leaving, and will be detached when its last requests have ended")
+            }
             _ => format!("{name}: the members did not answer in time"),
         };
         if self.closing {
@@ -400,31 +443,33 @@ impl ShadowSet {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
                 departed.absorb_seeds();
                 self.rejoin(id, departed);
+                self.advance();
+                self.publish();
             }
             MemberState::Target {
                 op,
                 kind,
                 phase: phase @ Phase::Joining(_),
             } => {
-                self.end_operation(op, OpState::Cancelled);
                 self.members[id.index()].state = MemberState::Target { op, kind, phase };
-                let departed = self.depart(id, Policy::MinicopyOptional);
-                self.enter(id, MemberState::Detached(departed), "its attach timed out");
-                self.push(Effect::Close(id));
+                self.withdraw(id, op, OpState::Cancelled, "its attach timed out");
             }
-            state => {
-                self.members[id.index()].state = state;
-                return;
-            }
+            state => self.members[id.index()].state = state,
         }
-        self.advance();
-        self.publish();
     }
 }
 
 impl MemberState {
     fn is_leaving(&self) -> bool {
         matches!(self, Self::Leaving(_))
+    }
+
+    /// The operation that fills the member.
+    pub(super) fn operation(&self) -> Option<OpId> {
+        match self {
+            Self::Target { op, .. } => Some(*op),
+            _ => None,
+        }
     }
 }
 

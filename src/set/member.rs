@@ -77,6 +77,12 @@ impl MemberSet {
         Self(self.0 & other.0)
     }
 
+    /// Members in either.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Members in this one only.
     #[must_use]
     pub fn without(self, other: Self) -> Self {
@@ -228,6 +234,10 @@ pub struct Departed {
     pub seeds: Vec<Arc<WriteBitmap>>,
     /// The last epoch in which the member was written.
     pub until: Epoch,
+    /// What the member was before, as people see it until it has left.
+    pub was: &'static str,
+    /// Whether its storage was let go of.
+    pub closed: bool,
 }
 
 impl Departed {
@@ -239,6 +249,8 @@ impl Departed {
             tag: None,
             seeds: Vec::new(),
             until,
+            was: "source",
+            closed: true,
         }
     }
 
@@ -315,7 +327,8 @@ impl MemberState {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Source | Self::Leaving(_) => "source",
+            Self::Source => "source",
+            Self::Leaving(departed) => departed.was,
             Self::Target {
                 kind: CopyKind::Merge,
                 ..

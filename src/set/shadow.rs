@@ -25,8 +25,8 @@ pub const COPIES_MAX_DEFAULT: usize = 4;
 /// What a flush is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
-    /// Everything that is dirty, before a member leaves.
-    BeforeCut,
+    /// Everything that is dirty, before a member leaves by the command with this ticket.
+    BeforeCut(u64),
     /// The member behind the cut, and all others.
     Leave(MemberId),
     /// Write-intent bitmaps up to this epoch are needless afterwards.
@@ -165,6 +165,7 @@ impl ShadowSet {
             Event::Failed(ticket, failure) => self.failed(ticket, failure),
             Event::ReadFailed(id) => self.read_failed(id),
             Event::CopyEnded(work, end) => self.copy_ended(*work, end),
+            Event::BlocksFailed(members) => self.blocks_failed(members),
             Event::Tick => self.tick(),
             Event::Shutdown => self.shutdown(),
         }
@@ -302,7 +303,8 @@ impl ShadowSet {
     }
 
     /// All members that writes go to.
-    pub(super) fn writers(&self) -> MemberSet {
+    #[must_use]
+    pub fn writers(&self) -> MemberSet {
         let takes_part =
             |m: &Member| matches!(m.state, MemberState::Source | MemberState::Target { .. });
         self.ids()
@@ -396,16 +398,21 @@ impl ShadowSet {
         let Some(purpose) = self.flushes.remove(&id) else {
             return;
         };
+        let lost = self.sources.all().without(failed).is_empty();
         self.flush_failed(failed);
         match purpose {
-            Purpose::BeforeCut => self.cut(),
+            Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::Leave(member) => self.left(member, failed),
-            Purpose::Trim(through) if failed.is_empty() => {
-                self.old_intents.retain(|old| old.until > through);
+            Purpose::Trim(through) => {
+                if failed.is_empty() {
+                    self.old_intents.retain(|old| old.until > through);
+                }
             }
-            Purpose::Trim(_) => {}
-            Purpose::Promote(member) => self.promote(member),
-            Purpose::Close => self.closed(),
+            Purpose::Promote(member) => {
+                self.promote(member);
+                self.close_when_quiet();
+            }
+            Purpose::Close => self.closed(!lost),
         }
     }
 
@@ -418,7 +425,8 @@ impl ShadowSet {
 
     /// Flushes the writes of past epochs, so that their intent can be forgotten.
     fn trim_intents(&mut self) {
-        let busy = self.flushes.values().any(|p| matches!(p, Purpose::Trim(_)));
+        let trimming = |p: &Purpose| matches!(p, Purpose::Trim(_));
+        let busy = self.flushes.values().any(trimming);
         let over = self
             .old_intents
             .iter()
@@ -460,13 +468,17 @@ impl ShadowSet {
 
     /// Ends when no copy is running: flush everything, then mark the members clean.
     pub(super) fn close_when_quiet(&mut self) {
-        let asked = self.flushes.values().any(|p| matches!(p, Purpose::Close));
+        let ending = |p: &Purpose| matches!(p, Purpose::Close | Purpose::Promote(_));
+        let asked = self.flushes.values().any(ending);
         if self.closing && !asked && self.running().next().is_none() {
             self.flush(self.writers(), Purpose::Close);
         }
     }
 
-    fn closed(&mut self) {
+    fn closed(&mut self, clean: bool) {
+        if !clean {
+            return self.push(Effect::Stopped { clean });
+        }
         self.generation = self.generation.next();
         let (generation, to) = (self.generation, self.writers());
         self.push(Effect::Persist {
@@ -474,7 +486,7 @@ impl ShadowSet {
             clean: true,
             to,
         });
-        self.push(Effect::Stopped);
+        self.push(Effect::Stopped { clean });
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = OpId> + '_ {

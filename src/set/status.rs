@@ -6,7 +6,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::{CopyKind, OpId};
 use super::geometry::{Bytes, Geometry};
 use super::member::{BitmapId, BitmapTag, Held, MemberId, MemberState, Moment};
-use super::operation::{OpState, Operation};
+use super::operation::Operation;
 use super::scb::{Generation, ScbState};
 use super::shadow::ShadowSet;
 use super::view::Epoch;
@@ -232,11 +232,15 @@ impl ShadowSet {
         }
     }
 
-    /// Whether an operation is held.
+    /// Running, waiting and the last finished operations.
     #[must_use]
-    pub fn is_paused(&self, op: OpId) -> bool {
-        self.operations
-            .iter()
-            .any(|o| o.id == op && o.state == OpState::Paused)
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// The durable number of the membership.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
     }
 }

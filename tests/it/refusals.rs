@@ -1,5 +1,6 @@
 //! Every refusal has its own code, and changes nothing.
 
+use shadowset::io::{Image, IoMode};
 use shadowset::server::Request;
 use shadowset::server::setup::Setup;
 use shadowset::set::{AttachPolicy, Code, OpId, Policy, Refusal};
@@ -106,8 +107,12 @@ fn what_cannot_come_in() {
     );
     let other = Bed::new(1, 1 << 20);
     let path = other.path(0).display().to_string();
-    let code = refused(&bed, |b| b.attach(&path, optional));
-    assert_eq!(code, Code::ImageLocked, "a running set holds it");
+    assert_eq!(refused(&bed, |b| b.attach(&path, optional)), Code::OtherSet);
+    let held = image(&bed.setup, "held", 1 << 20, 0);
+    let _lock = Image::open(held.as_ref(), IoMode::Buffered).expect("an image");
+    assert_eq!(refused(&bed, |b| b.attach(&held, optional)), Code::ImageLocked);
+    let long = format!("/{}", "x".repeat(2000));
+    assert_eq!(refused(&bed, |b| b.attach(&long, optional)), Code::OutOfRange);
 }
 
 #[test]
