@@ -93,7 +93,8 @@ impl Plan {
             );
             Error::io(says, cause).with_hint("the mount point is an existing directory")
         })?;
-        if !dir.is_dir() {
+        // A mount whose server was killed cannot be looked at; the next server takes it away.
+        if fs::metadata(&dir).is_ok_and(|meta| !meta.is_dir()) {
             let says = format!("{subject}: {} is not a directory", dir.display());
             return Err(Error::new(Code::Config, says).with_hint("mount on a directory"));
         }
