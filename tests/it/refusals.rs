@@ -110,9 +110,15 @@ fn what_cannot_come_in() {
     assert_eq!(refused(&bed, |b| b.attach(&path, optional)), Code::OtherSet);
     let held = image(&bed.setup, "held", 1 << 20, 0);
     let _lock = Image::open(held.as_ref(), IoMode::Buffered).expect("an image");
-    assert_eq!(refused(&bed, |b| b.attach(&held, optional)), Code::ImageLocked);
+    assert_eq!(
+        refused(&bed, |b| b.attach(&held, optional)),
+        Code::ImageLocked
+    );
     let long = format!("/{}", "x".repeat(2000));
-    assert_eq!(refused(&bed, |b| b.attach(&long, optional)), Code::OutOfRange);
+    assert_eq!(
+        refused(&bed, |b| b.attach(&long, optional)),
+        Code::OutOfRange
+    );
 }
 
 #[test]

@@ -30,10 +30,12 @@ fn the_size_is_fixed_and_names_are_given() {
     let mut unit = Unit::new(2, 4 * MIB);
     unit.python(
         "
-f = os.open(U, os.O_RDWR)
-size = os.fstat(f).st_size
+size = os.stat(U).st_size
 fails('EPERM', os.truncate, U, size - 1)
 fails('EPERM', os.truncate, U, 0)
+f = os.open(U, os.O_RDWR)
+fails('EPERM', os.ftruncate, f, 0)
+fails('EPERM', os.ftruncate, f, size // 2)
 try: os.truncate(U, size + 1)
 except OSError as e: assert e.errno in (errno.EPERM, errno.EFBIG), e
 else: raise AssertionError('extended')

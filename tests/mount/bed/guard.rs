@@ -23,13 +23,15 @@ pub(crate) enum Thing {
 /// What is set up now, in the order in which it was.
 #[derive(Default)]
 pub(super) struct Guard {
-    daemon: Option<(PathBuf, u32)>,
+    mountpoint: Option<PathBuf>,
+    daemon: Option<u32>,
     things: Vec<Thing>,
 }
 
 impl Guard {
     pub(super) fn daemon(&mut self, mountpoint: &Path, pid: u32) {
-        self.daemon = Some((mountpoint.to_owned(), pid));
+        self.mountpoint = Some(mountpoint.to_owned());
+        self.daemon = Some(pid);
     }
 
     pub(super) fn daemon_gone(&mut self) {
@@ -68,11 +70,16 @@ impl Drop for Guard {
                 Thing::Loop(device) => format!("losetup -d {device}"),
             });
         }
-        if let Some((dir, pid)) = self.daemon.take() {
+        // A daemon that was killed leaves its mount.
+        if let Some(dir) = self.mountpoint.take() {
             let dir = dir.display();
             run(&format!(
-                "umount {dir} || umount -l {dir}; timeout 10 tail --pid={pid} -f /dev/null || \
-                 kill -9 {pid}"
+                "! grep -q ' {dir} ' /proc/mounts || umount {dir} || umount -l {dir}"
+            ));
+        }
+        if let Some(pid) = self.daemon.take() {
+            run(&format!(
+                "timeout 10 tail --pid={pid} -f /dev/null || kill -9 {pid}"
             ));
         }
     }
