@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Plan, Ran, Unit};
+use crate::bed::{MIB, Plan, REGION, Ran, Unit};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -207,4 +207,32 @@ END",
     unit.sh("shadowset wait dsa1 --timeout 60; cmp $U kept");
     unit.stop();
     unit.sh("cmp a.img kept; cmp b.img kept");
+}
+
+#[test]
+fn a_lost_member_makes_the_status_5_until_it_is_back() {
+    let mut unit = Unit::new(3, 8 * MIB);
+    unit.sh("head -c 8M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    unit.accepted("expel m2");
+    assert_eq!(unit.state_of("m2"), "expelled");
+    assert_eq!(unit.read("state"), "reduced\n");
+    let text = shadowset(&unit, 5, "status dsa1").out;
+    assert!(text.contains("expelled"), "{text}");
+    unit.sh("printf x | dd of=$U bs=1 seek=3M conv=notrunc status=none");
+    assert_eq!(unit.bitmap("m2", "set_bytes"), REGION);
+    assert_eq!(unit.minicopy("m2")["copied_bytes"], REGION);
+    shadowset(&unit, 0, "status dsa1");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_watch_shows_each_change_and_ends_well_with_the_unit() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("shadowset status dsa1 --watch --json > watched & watcher=$!
+        until grep -q steady watched; do :; done
+        shadowset detach dsa1 m2
+        until grep -q '\"detached\"' watched; do :; done
+        shadowset stop dsa1 --wait; wait $watcher");
+    unit.gone();
+    unit.assert_equal();
 }

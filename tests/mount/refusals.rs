@@ -6,16 +6,22 @@ use serde_json::Value;
 
 use crate::bed::{MIB, Plan, Refused, Unit};
 
-/// What a refusal must not change.
+/// What a refusal must not change: generation, states, bitmaps, and which operations there are.
+/// How far an operation has come changes all the time.
 fn membership(unit: &Unit) -> Value {
-    let mut status = unit.status();
-    let members = status["members"].as_array_mut().expect("members");
-    let states: Vec<Value> = members.iter_mut().map(|m| m["state"].take()).collect();
+    let status = unit.status();
+    let of = |list: &str, key: &str| -> Vec<Value> {
+        let list = status[list].as_array().expect("a list");
+        list.iter().map(|object| object[key].clone()).collect()
+    };
     serde_json::json!([
         status["generation"],
-        states,
-        status["bitmaps"],
-        status["operations"]
+        of("members", "name"),
+        of("members", "state"),
+        of("bitmaps", "id"),
+        of("bitmaps", "set_bits"),
+        of("operations", "id"),
+        of("operations", "state"),
     ])
 }
 

@@ -57,6 +57,19 @@ fn a_refusal_is_the_exit_code_of_the_shell_command() {
 }
 
 #[test]
+fn of_commands_at_the_same_time_one_is_carried_out() {
+    let mut unit = Unit::new(3, 4 * MIB);
+    for _ in 0..5 {
+        let good = unit.sh("for n in 1 2 3 4 5 6; do
+                (echo detach m2 > $C) 2> /dev/null && echo good & done; wait");
+        assert_eq!(good, "good", "one detach and five refusals");
+        unit.minicopy("m2");
+    }
+    assert_eq!(unit.read("error_log").matches("error: ").count(), 16);
+    unit.stop_and_compare();
+}
+
+#[test]
 fn opening_and_closing_is_no_command() {
     let unit = Unit::new(2, 4 * MIB);
     unit.sh(": > $C; : >> $C; exec 3<> $C; exec 3>&-; cat $C > /dev/null");
