@@ -2,6 +2,7 @@
 #
 #   make build            the release programs
 #   make test             every check; installs missing test tools with apt; root and /dev/fuse
+#   make sim SEEDS=N      the simulator with N seeds
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make clean
 
@@ -17,7 +18,7 @@ TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc
 
-.PHONY: all build test tools lint doc man unit install clean
+.PHONY: all build test tools lint doc man unit sim install clean
 
 all: build
 
@@ -51,6 +52,11 @@ man:
 
 unit:
 	$(CARGO) test --workspace --locked
+
+# A debug build: the core's assertions are on.
+SEEDS ?= 100000
+sim:
+	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --test sim seeds_hold -- --nocapture
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SBINDIR) \

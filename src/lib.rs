@@ -17,3 +17,5 @@ pub mod fuse;
 pub mod io;
 pub mod server;
 pub mod set;
+#[doc(hidden)]
+pub mod testing;

@@ -86,15 +86,20 @@ impl Plan {
             .transpose()
             .map_err(|cause| Error::io("cannot use the path of the log", cause))?;
         let subject = format!("mount {}", setup.unit);
-        let dir = fs::canonicalize(&args.dir).map_err(|cause| {
+        // A mount whose server has died has no contents, but its place can be mounted again.
+        let stale = |cause: &std::io::Error| cause.raw_os_error() == Some(libc::ENOTCONN);
+        let dir = fs::canonicalize(&args.dir).or_else(|cause| match stale(&cause) {
+            true => std::path::absolute(&args.dir),
+            false => Err(cause),
+        });
+        let dir = dir.map_err(|cause| {
             let says = format!(
                 "{subject}: cannot use the mount point {}",
                 args.dir.display()
             );
             Error::io(says, cause).with_hint("the mount point is an existing directory")
         })?;
-        // A mount whose server was killed cannot be looked at; the next server takes it away.
-        if fs::metadata(&dir).is_ok_and(|meta| !meta.is_dir()) {
+        if fs::metadata(&dir).is_ok_and(|m| !m.is_dir()) {
             let says = format!("{subject}: {} is not a directory", dir.display());
             return Err(Error::new(Code::Config, says).with_hint("mount on a directory"));
         }

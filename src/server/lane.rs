@@ -1,5 +1,6 @@
 //! Lanes: one thread per member for what takes long on a device, so that members flush at once.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -18,6 +19,64 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    /// Flushes the members at once and waits for all of them.
+    pub(super) fn flush(&self, stores: Stores, members: MemberSet) -> Results {
+        let (sender, outcomes) = bounded(MEMBERS_MAX);
+        self.start(stores, members, move |id, outcome| {
+            let _ = sender.send((id, outcome));
+        });
+        let mut results = Results::default();
+        for (id, outcome) in outcomes {
+            results.add(id, outcome);
+        }
+        results
+    }
+
+    /// Flushes the members in the background; `done` gets those that failed.
+    pub(super) fn flush_later(
+        &self,
+        stores: Stores,
+        members: MemberSet,
+        done: impl FnOnce(MemberSet) + Send + 'static,
+    ) {
+        assert!(!members.is_empty(), "I2: a flush of no member");
+        let batch = Mutex::new((members.len(), Results::default(), Some(done)));
+        self.start(stores, members, move |id, outcome| {
+            let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+            let (left, results, done) = &mut *batch;
+            results.add(id, outcome);
+            *left -= 1;
+            if *left == 0
+                && let Some(done) = done.take()
+            {
+                done(results.failed);
+            }
+        });
+    }
+
+    /// Puts a flush on the lane of each member; `report` gets each outcome.
+    ///
+    /// A storage is let go of before its outcome is told: who waits for it may lock the image.
+    fn start(
+        &self,
+        mut stores: Stores,
+        members: MemberSet,
+        report: impl Fn(MemberId, io::Result<()>) + Send + Sync + 'static,
+    ) {
+        let report = Arc::new(report);
+        for id in members.iter() {
+            let (store, report) = (stores[id.index()].take(), Arc::clone(&report));
+            let job: Job = Box::new(move || {
+                let outcome = flush(store.as_deref());
+                drop(store);
+                report(id, outcome);
+            });
+            if let Err(job) = self.run(id, job) {
+                job();
+            }
+        }
+    }
+
     /// Runs a job on the member's lane. Gives the job back when no thread can be had.
     fn run(&self, id: MemberId, job: Job) -> Result<(), Job> {
         let mut lane = self.lanes[id.index()]
@@ -37,56 +96,11 @@ impl Lanes {
             None => Err(job),
         }
     }
-
-    /// Flushes the members at once and waits for all of them.
-    ///
-    /// A storage is let go of before its outcome is told: who waits for it may lock the image.
-    pub(super) fn flush(&self, mut stores: Stores, members: MemberSet) -> Results {
-        let (sender, outcomes) = bounded(MEMBERS_MAX);
-        for id in members.iter() {
-            let store = stores[id.index()].take();
-            let outcome = sender.clone();
-            let job: Job = Box::new(move || {
-                let result = flush(store.as_deref());
-                drop(store);
-                let _ = outcome.send((id, result));
-            });
-            if let Err(job) = self.run(id, job) {
-                job();
-            }
-        }
-        let mut results = Results::default();
-        drop((sender, stores));
-        for (id, outcome) in outcomes {
-            results.add(id, outcome);
-        }
-        results
-    }
-
-    /// Flushes the members in the background; `done` gets those that failed.
-    pub(super) fn flush_later(
-        self: &Arc<Self>,
-        mut stores: Stores,
-        members: MemberSet,
-        done: impl FnOnce(MemberSet) + Send + 'static,
-    ) -> std::io::Result<()> {
-        let lanes = Arc::clone(self);
-        for (index, store) in stores.iter_mut().enumerate() {
-            if !MemberId::new(index).is_some_and(|id| members.contains(id)) {
-                *store = None;
-            }
-        }
-        let work = move || done(lanes.flush(stores, members).failed);
-        std::thread::Builder::new()
-            .name("flush".into())
-            .spawn(work)
-            .map(drop)
-    }
 }
 
-fn flush(store: Option<&dyn Storage>) -> std::io::Result<()> {
+fn flush(store: Option<&dyn Storage>) -> io::Result<()> {
     match store {
         Some(store) => store.flush(),
-        None => Err(std::io::Error::other("the member is not open")),
+        None => Err(io::Error::other("the member is not open")),
     }
 }

@@ -187,7 +187,7 @@ pub struct Pipeline {
     gate: AtomicU8,
     fence: Fence,
     live: ArcSwap<Live>,
-    lanes: Arc<Lanes>,
+    lanes: Lanes,
     reading: [AtomicU64; MEMBERS_MAX],
     messages: Sender<Message>,
 }
@@ -198,7 +198,7 @@ impl Pipeline {
             geometry: live.view.geometry(),
             gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
             fence: Fence::default(),
-            lanes: Arc::default(),
+            lanes: Lanes::default(),
             reading: Default::default(),
             messages: live.messages.clone(),
             live: ArcSwap::from_pointee(live),
@@ -211,7 +211,7 @@ impl Pipeline {
     }
 
     /// The lanes on which members are flushed.
-    pub(super) fn lanes(&self) -> &Arc<Lanes> {
+    pub(super) fn lanes(&self) -> &Lanes {
         &self.lanes
     }
 

@@ -355,15 +355,9 @@ impl Runner {
         let done = move |failed| {
             let _ = messages.send(Message::Event(Event::Flushed(id, failed)));
         };
-        let lanes = self.pipeline.lanes();
-        if let Err(error) = lanes.flush_later(self.stores.clone(), members, done) {
-            tracing::error!(%error, "no thread for a flush");
-            let stores = self.stores.clone();
-            let failed = self.pipeline.lanes().flush(stores, members).failed;
-            let _ = self
-                .messages
-                .send(Message::Event(Event::Flushed(id, failed)));
-        }
+        self.pipeline
+            .lanes()
+            .flush_later(self.stores.clone(), members, done);
     }
 
     fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {

@@ -25,7 +25,13 @@ impl ShadowSet {
             "a flush failed"
         };
         if self.expel_all(failed, what) {
-            self.advance();
+            #[cfg(debug_assertions)]
+            let silent = super::planted::is(super::planted::Mistake::NoGeneration);
+            #[cfg(not(debug_assertions))]
+            let silent = false;
+            if !silent {
+                self.advance();
+            }
             self.publish();
             self.settle_departures();
         }
@@ -67,6 +73,10 @@ impl ShadowSet {
     /// to blame (I13).
     fn failed_everywhere(&mut self, range: Option<ByteRange>) {
         self.push(Effect::Notice(Notice::FailedEverywhere));
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::NoMerge) {
+            return;
+        }
         let doubt = self.doubt(range);
         let mut changed = false;
         for id in self.ids() {
@@ -76,6 +86,10 @@ impl ShadowSet {
                     changed = true;
                 }
                 MemberState::Target { phase, .. } => phase.stale().absorb(&doubt),
+                // It may have taken the write before it left, and lose its seeds after a flush.
+                #[cfg(debug_assertions)]
+                MemberState::Leaving(_)
+                    if super::planted::is(super::planted::Mistake::LeavingForgotten) => {}
                 state => {
                     if let Some(map) = state.departed().and_then(Departed::marks) {
                         map.absorb(&doubt);

@@ -260,7 +260,7 @@ impl ShadowSet {
 
     /// Answers the attach that waited for this.
     fn admit(&mut self, id: MemberId, work: &CopyWork) {
-        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+        if matches!(self.pending, Some(Pending::Attach { member, .. }) if member == id) {
             let (op, kind) = (work.op(), work.kind().name());
             let bytes = work.progress().total_bytes();
             let name = &self.members[id.index()].name;
@@ -373,7 +373,11 @@ impl ShadowSet {
         else {
             return;
         };
-        if !work.is_drained() {
+        #[cfg(debug_assertions)]
+        let unchecked = super::planted::is(super::planted::Mistake::PromoteUnchecked);
+        #[cfg(not(debug_assertions))]
+        let unchecked = false;
+        if !work.is_drained() && !unchecked {
             let phase = Phase::Queued(work);
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();

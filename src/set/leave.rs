@@ -96,18 +96,14 @@ impl ShadowSet {
 
     /// Everything is flushed: the member leaves with the next View.
     pub(super) fn cut(&mut self, number: u64, lost: bool) {
-        let Some(Pending::Detach {
-            member,
-            policy,
-            ticket,
-        }) = &self.pending
-        else {
-            return;
+        let (member, policy) = match &self.pending {
+            Some(Pending::Detach {
+                ticket,
+                member,
+                policy,
+            }) if ticket.number() == number => (*member, *policy),
+            _ => return,
         };
-        if ticket.number() != number {
-            return;
-        }
-        let (member, policy) = (*member, *policy);
         if lost {
             let text = "no source member could be flushed";
             return self.answer_pending(Err(Refusal::new(Code::Io, text)));
@@ -207,6 +203,10 @@ impl ShadowSet {
             .any(|p| matches!(p, Purpose::Leave(m) if *m == id));
         let state = &self.members[id.index()].state;
         let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) && !stopping {
+            return self.left(id, MemberSet::EMPTY);
+        }
         if !asked && !stopping {
             let mut members = self.writers();
             members.insert(id);
@@ -216,16 +216,17 @@ impl ShadowSet {
 
     /// The member and all others are flushed behind the cut: its image is stable (I5).
     pub(super) fn left(&mut self, id: MemberId, failed: MemberSet) {
+        if failed.contains(id) && self.members[id.index()].state.is_leaving() {
+            // Nobody is blamed when a flush fails everywhere, but this image is not stable.
+            self.expel(id, "a flush failed");
+            self.advance();
+            self.publish();
+            return self.settle_departures();
+        }
         let MemberState::Leaving(mut departed) = self.take_checked(id, MemberState::is_leaving)
         else {
             return;
         };
-        if failed.contains(id) {
-            // Not even a source was good, so nobody was expelled; but this image is not stable.
-            self.members[id.index()].state = MemberState::Leaving(departed);
-            self.expel(id, "a flush failed");
-            return self.settle_departures();
-        }
         if failed.is_empty() {
             departed.seeds.clear();
         }
@@ -415,6 +416,7 @@ impl ShadowSet {
     /// A command that waited too long, or for a unit that is being stopped.
     pub(super) fn give_up(&mut self, pending: Pending) {
         let member = pending.member();
+        let attaching = matches!(pending, Pending::Attach { .. });
         let (Pending::Detach { ticket, .. }
         | Pending::Attach { ticket, .. }
         | Pending::Cancel { ticket, .. }) = pending;
@@ -433,12 +435,12 @@ impl ShadowSet {
             let refusal = Refusal::new(Code::StateChanged, "the unit is being stopped");
             return self.refuse(ticket, refusal);
         }
-        self.take_back(member);
+        self.take_back(member, attaching);
         self.refuse(ticket, Refusal::new(Code::TimedOut, text));
     }
 
     /// Undoes what a command that timed out had begun.
-    fn take_back(&mut self, id: MemberId) {
+    fn take_back(&mut self, id: MemberId, attaching: bool) {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
                 departed.absorb_seeds();
@@ -450,7 +452,7 @@ impl ShadowSet {
                 op,
                 kind,
                 phase: phase @ Phase::Joining(_),
-            } => {
+            } if attaching => {
                 self.members[id.index()].state = MemberState::Target { op, kind, phase };
                 self.withdraw(id, op, OpState::Cancelled, "its attach timed out");
             }

@@ -26,11 +26,35 @@ pub enum Mistake {
     NoSeed,
     /// Two writes to the same blocks may run at once.
     NoFence,
+    /// The View is loaded before the fence is held.
+    ViewBeforeFence,
+    /// A request with failures is acknowledged before the set has judged.
+    AckBeforeVerdict,
+    /// Write-intent bitmaps are dropped without a flush.
+    TrimWithoutFlush,
+    /// A drained copy becomes a source although bits have come back.
+    PromoteUnchecked,
+    /// Reads are answered by a copy target.
+    ReadTarget,
+    /// A detached member is not flushed behind the cut.
+    LeaveWithoutFlush,
+    /// An expulsion writes no new generation.
+    NoGeneration,
+    /// A copy step loads the View before its fence is held.
+    CopyViewBeforeFence,
+    /// A flush that an earlier detach or copy began ends a later one.
+    StaleFlush,
+    /// A write that failed on every source leaves the members as they are.
+    NoMerge,
+    /// A write that failed on every source sets no bit of members that are leaving.
+    LeavingForgotten,
+    /// A write is acknowledged before the expulsion is durable.
+    SettleBeforePersist,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 21] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -40,6 +64,18 @@ impl Mistake {
         Self::DiscardForgotten,
         Self::NoSeed,
         Self::NoFence,
+        Self::ViewBeforeFence,
+        Self::AckBeforeVerdict,
+        Self::TrimWithoutFlush,
+        Self::PromoteUnchecked,
+        Self::ReadTarget,
+        Self::LeaveWithoutFlush,
+        Self::NoGeneration,
+        Self::CopyViewBeforeFence,
+        Self::StaleFlush,
+        Self::NoMerge,
+        Self::LeavingForgotten,
+        Self::SettleBeforePersist,
     ];
 }
 

@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     Promote(MemberId),
     /// The end.
     Close,
+    /// What it was for has ended otherwise; its failures still count.
+    Nothing,
 }
 
 /// A command that is not answered yet.
@@ -98,7 +100,9 @@ pub struct ShadowSet {
     pub(super) closing: bool,
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
-    last_id: u32,
+    last_op: u64,
+    last_bitmap: u32,
+    last_flush: u64,
 }
 
 impl ShadowSet {
@@ -131,7 +135,9 @@ impl ShadowSet {
             closing: false,
             now,
             effects: Vec::new(),
-            last_id: 0,
+            last_op: 0,
+            last_bitmap: 0,
+            last_flush: 0,
         };
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
@@ -242,7 +248,8 @@ impl ShadowSet {
         map: super::bitmap::OwnedBitmap,
         tag: Option<BitmapTag>,
     ) -> MemberState {
-        let op = OpId(u64::from(self.next_id()));
+        self.last_op += 1;
+        let op = OpId(self.last_op);
         let work = CopyWork::new(op, kind, id, map);
         self.operations.push(Operation {
             id: op,
@@ -264,13 +271,9 @@ impl ShadowSet {
         }
     }
 
-    pub(super) fn next_id(&mut self) -> u32 {
-        self.last_id += 1;
-        self.last_id
-    }
-
     pub(super) fn new_tag(&mut self, policy: Policy) -> BitmapTag {
-        let id = BitmapId(self.next_id());
+        self.last_bitmap += 1;
+        let id = BitmapId(self.last_bitmap);
         BitmapTag {
             id,
             policy,
@@ -295,6 +298,16 @@ impl ShadowSet {
     pub(super) fn enter(&mut self, id: MemberId, state: MemberState, reason: impl Into<String>) {
         let member = &mut self.members[id.index()];
         (member.state, member.since, member.reason) = (state, self.now, reason.into());
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::StaleFlush) {
+            return;
+        }
+        // A flush that was begun for the state before must not end the next one.
+        for purpose in self.flushes.values_mut() {
+            if matches!(purpose, Purpose::Leave(m) | Purpose::Promote(m) if *m == id) {
+                *purpose = Purpose::Nothing;
+            }
+        }
     }
 
     /// Takes a member's state out, to be replaced at once.
@@ -389,7 +402,8 @@ impl ShadowSet {
 
     /// Asks for a flush of some members.
     pub(super) fn flush(&mut self, members: MemberSet, purpose: Purpose) {
-        let id = FlushId(u64::from(self.next_id()));
+        self.last_flush += 1;
+        let id = FlushId(self.last_flush);
         self.flushes.insert(id, purpose);
         self.push(Effect::Flush(id, members));
     }
@@ -408,6 +422,7 @@ impl ShadowSet {
                     self.old_intents.retain(|old| old.until > through);
                 }
             }
+            Purpose::Nothing => {}
             Purpose::Promote(member) => {
                 self.promote(member);
                 self.close_when_quiet();
@@ -433,6 +448,10 @@ impl ShadowSet {
             .map(|o| o.until)
             .filter(|e| self.is_over(*e))
             .max();
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
+            return self.old_intents.retain(|old| Some(old.until) > over);
+        }
         if let Some(through) = over
             && !busy
             && !self.closing
@@ -475,6 +494,7 @@ impl ShadowSet {
         }
     }
 
+    /// The last flush has ended: clean when a source has everything (I6).
     fn closed(&mut self, clean: bool) {
         if !clean {
             return self.push(Effect::Stopped { clean });

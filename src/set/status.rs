@@ -232,6 +232,12 @@ impl ShadowSet {
         }
     }
 
+    /// The write-intent bitmaps: in which regions the members may have writes that are not flushed.
+    pub fn intents(&self) -> impl Iterator<Item = &WriteBitmap> {
+        let old = self.old_intents.iter().map(|old| &*old.map);
+        old.chain(std::iter::once(&*self.intent))
+    }
+
     /// Running, waiting and the last finished operations.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {

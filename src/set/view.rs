@@ -142,6 +142,9 @@ impl View {
     pub fn readers(&self, range: ByteRange) -> MemberSet {
         let may = |s: &&Seat| match &s.role {
             Role::Source => true,
+            #[cfg(debug_assertions)]
+            Role::CopyTarget => super::planted::is(super::planted::Mistake::ReadTarget),
+            #[cfg(not(debug_assertions))]
             Role::CopyTarget => false,
             Role::Merging(stale) => !stale.is_stale(range),
         };

@@ -41,6 +41,14 @@ fn a_minicopy_copies_exactly_the_regions_that_were_written() {
     assert!(bed.image(0) == bed.image(1) && bed.image(1) == bed.image(2));
 }
 
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn cycles_under_load_end_with_equal_members() {
     let mut bed = Bed::new(3, 4 << 20);
@@ -63,6 +71,8 @@ fn cycles_under_load_end_with_equal_members() {
                 }
             });
         }
+        // Writers end when a check fails, too.
+        let _end = End(&stop);
         for cycle in 0..20 {
             let member = ["m1", "m2", "m3"][cycle % 3];
             bed.detach(member, Policy::Minicopy).expect("detached");
@@ -79,7 +89,6 @@ fn cycles_under_load_end_with_equal_members() {
                 .expect("attached");
             bed.wait();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     bed.stop();
     assert!(bed.image(0) == bed.image(1) && bed.image(1) == bed.image(2));

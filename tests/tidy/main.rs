@@ -25,7 +25,7 @@ const TEXTS: [&str; 12] = [
 ];
 
 // ENABLE once `shadowset::control::help` exists: `Some(shadowset::control::help)`.
-const HELP: Option<fn() -> String> = None;
+const HELP: Option<fn() -> String> = Some(shadowset::control::help);
 
 /// One breach of a rule.
 #[derive(Debug)]

@@ -1,0 +1,113 @@
+//! A member in memory: what it shows, what is durable of it, and the writes in between.
+
+use std::collections::VecDeque;
+
+/// A value stands for the contents of one block.
+pub type Value = u32;
+
+/// The image of a member, one value per block.
+#[derive(Clone, Debug)]
+pub struct Image {
+    shown: Vec<Value>,
+    durable: Vec<Value>,
+    unflushed: VecDeque<(u64, usize, Value)>,
+    writes_to: Vec<u32>,
+    last: u64,
+}
+
+impl Image {
+    /// A durable image with these contents.
+    #[must_use]
+    pub fn new(contents: Vec<Value>) -> Self {
+        Self {
+            durable: contents.clone(),
+            writes_to: vec![0; contents.len()],
+            shown: contents,
+            unflushed: VecDeque::new(),
+            last: 0,
+        }
+    }
+
+    /// What a read of the block gives.
+    #[must_use]
+    pub fn get(&self, block: usize) -> Value {
+        self.shown[block]
+    }
+
+    /// What a read of every block gives.
+    #[must_use]
+    pub fn contents(&self) -> &[Value] {
+        &self.shown
+    }
+
+    /// Writes a block: seen by every later read, durable after a flush that begins later.
+    pub fn put(&mut self, block: usize, value: Value) {
+        self.last += 1;
+        self.shown[block] = value;
+        self.writes_to[block] += 1;
+        self.unflushed.push_back((self.last, block, value));
+    }
+
+    /// What a flush that begins now makes durable, to be given to [`Image::flush`].
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.last
+    }
+
+    /// Ends a flush that began at `written`.
+    pub fn flush(&mut self, written: u64) {
+        while let Some(&(number, block, value)) = self.unflushed.front()
+            && number <= written
+        {
+            self.durable[block] = value;
+            self.writes_to[block] -= 1;
+            self.unflushed.pop_front();
+        }
+    }
+
+    /// What a loss of power leaves: for each block `keep` chooses from the durable value and those
+    /// written since.
+    pub fn after_power_loss(&self, keep: &mut impl FnMut(&[Value]) -> Value) -> Vec<Value> {
+        let mut may: Vec<Vec<Value>> = self.durable.iter().map(|value| vec![*value]).collect();
+        for (_, block, value) in &self.unflushed {
+            may[*block].push(*value);
+        }
+        may.iter()
+            .map(|values| match values[..] {
+                [only] => only,
+                _ => keep(values),
+            })
+            .collect()
+    }
+
+    /// Whether a loss of power could not change the block.
+    #[must_use]
+    pub fn is_durable(&self, block: usize) -> bool {
+        self.writes_to[block] == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_covers_what_was_written_before_it_began() {
+        let mut image = Image::new(vec![0; 3]);
+        image.put(0, 7);
+        let begun = image.written();
+        image.put(0, 8);
+        image.put(2, 9);
+        image.flush(begun);
+        assert_eq!(image.contents(), [8, 0, 9]);
+        assert_eq!(image.durable, [7, 0, 0]);
+        assert!(!image.is_durable(0) && image.is_durable(1) && !image.is_durable(2));
+        let kept = image.after_power_loss(&mut |values| values[values.len() - 1]);
+        assert_eq!(kept, [8, 0, 9]);
+        let lost = image.after_power_loss(&mut |values| values[0]);
+        assert_eq!(lost, [7, 0, 0]);
+        image.flush(image.written());
+        assert_eq!(image.durable, [8, 0, 9]);
+        assert!(image.is_durable(0) && image.is_durable(2));
+    }
+}

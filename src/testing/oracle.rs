@@ -1,0 +1,222 @@
+//! The oracle: per block, the values that a read may give. Naive on purpose.
+//!
+//! A block holds the value of the last acknowledged write, or of a write since then that has not
+//! ended or has failed. It knows nothing of members, epochs and bitmaps.
+
+use super::memory::Value;
+
+/// Marks a value that a failed write left behind: neither the old contents nor the new.
+pub const TORN: Value = 1 << 31;
+
+#[derive(Clone, Debug)]
+struct Block {
+    /// The values that it may have now.
+    may: Vec<Value>,
+    /// Values that it could have up to a moment.
+    could: Vec<(Value, u64)>,
+    /// The latest change of `may`.
+    changed: u64,
+    /// Writes that have not ended.
+    writing: u32,
+    /// All writes that have ended, in order.
+    ended: Vec<Ended>,
+    /// The last of them that an acknowledged flush has covered.
+    stable: usize,
+}
+
+/// A write that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// The epoch in which it wrote.
+    pub epoch: u64,
+    /// What it wrote.
+    pub value: Value,
+    /// Whether it was acknowledged.
+    pub good: bool,
+}
+
+/// What a unit may contain.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    blocks: Vec<Block>,
+}
+
+impl Oracle {
+    /// A unit with these contents.
+    #[must_use]
+    pub fn new(contents: &[Value]) -> Self {
+        let block = |value: &Value| Block {
+            may: vec![*value],
+            could: Vec::new(),
+            changed: 0,
+            writing: 0,
+            ended: vec![Ended {
+                epoch: 0,
+                value: *value,
+                good: true,
+            }],
+            stable: 0,
+        };
+        Self {
+            blocks: contents.iter().map(block).collect(),
+        }
+    }
+
+    /// A write of `value` begins.
+    pub fn begin(&mut self, block: usize, value: Value, now: u64) {
+        let b = &mut self.blocks[block];
+        b.may.extend([value, value | TORN]);
+        (b.changed, b.writing) = (now, b.writing + 1);
+    }
+
+    /// A write ends.
+    pub fn end(&mut self, block: usize, ended: Ended, now: u64) {
+        let b = &mut self.blocks[block];
+        if ended.good {
+            b.narrow(ended.value, now);
+        }
+        (b.changed, b.writing) = (now, b.writing - 1);
+        b.ended.push(ended);
+    }
+
+    /// Judges what a read that began at `began` has found.
+    ///
+    /// When nothing has happened to the block since, every later read must find the same (I11).
+    ///
+    /// # Errors
+    /// Says what would have been right.
+    pub fn read(&mut self, block: usize, value: Value, began: u64, now: u64) -> Result<(), String> {
+        let b = &mut self.blocks[block];
+        let was = |(v, until): &(Value, u64)| *v == value && *until >= began;
+        if b.may.contains(&value) {
+            if b.writing == 0 && b.changed < began && b.may.len() > 1 {
+                b.narrow(value, now);
+            }
+            Ok(())
+        } else if b.could.iter().any(was) {
+            Ok(())
+        } else {
+            Err(format!(
+                "block {block} has {value}, it may have {:?}",
+                b.may
+            ))
+        }
+    }
+
+    /// Whether a member may have this value now.
+    #[must_use]
+    pub fn may_have(&self, block: usize, value: Value) -> bool {
+        self.blocks[block].may.contains(&value)
+    }
+
+    /// An acknowledged flush that began at `began` covers all blocks that have not changed since.
+    pub fn flushed(&mut self, began: u64) {
+        for b in &mut self.blocks {
+            if b.writing == 0 && b.changed < began {
+                // What failed writes have left may be flushed as well as what was before them.
+                let good = b.ended.iter().rposition(|w| w.good);
+                b.stable = good.unwrap_or(0);
+            }
+        }
+    }
+
+    /// Whether a block of a source may have this value after a crash: after a loss of power any
+    /// since the last flush, after a kill what a read could have found.
+    #[must_use]
+    pub fn survives(&self, block: usize, value: Value, power: bool) -> bool {
+        let b = &self.blocks[block];
+        let left = |w: &Ended| value == w.value || !w.good && value == w.value | TORN;
+        b.may.contains(&value) || power && b.ended[b.stable..].iter().any(left)
+    }
+
+    /// The values that the block may have now.
+    #[must_use]
+    pub fn values(&self, block: usize) -> &[Value] {
+        &self.blocks[block].may
+    }
+
+    /// When the values that the block may have changed last.
+    #[must_use]
+    pub fn changed(&self, block: usize) -> u64 {
+        self.blocks[block].changed
+    }
+
+    /// The writes of a block that have ended, in order.
+    #[must_use]
+    pub fn ended(&self, block: usize) -> &[Ended] {
+        &self.blocks[block].ended
+    }
+
+    /// Whether the value is what the writes up to an epoch leave in the block.
+    #[must_use]
+    pub fn is_cut(&self, block: usize, value: Value, last: u64) -> bool {
+        let mut may = Vec::new();
+        for write in self.blocks[block].ended.iter().filter(|w| w.epoch <= last) {
+            if write.good {
+                may.clear();
+            }
+            may.extend([write.value, write.value | TORN]);
+        }
+        may.contains(&value)
+    }
+}
+
+impl Block {
+    fn narrow(&mut self, value: Value, now: u64) {
+        for gone in std::mem::take(&mut self.may) {
+            if gone != value {
+                self.could.push((gone, now));
+            }
+        }
+        self.may.push(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(value: Value, good: bool) -> Ended {
+        Ended {
+            epoch: 1,
+            value,
+            good,
+        }
+    }
+
+    #[test]
+    fn a_read_may_find_what_was_there_while_it_ran() {
+        let mut oracle = Oracle::new(&[5]);
+        oracle.begin(0, 6, 10);
+        assert!(oracle.read(0, 5, 11, 11).is_ok() && oracle.read(0, 6, 11, 11).is_ok());
+        oracle.end(0, end(6, true), 12);
+        assert!(oracle.read(0, 5, 11, 13).is_ok(), "it began before");
+        assert!(
+            oracle.read(0, 5, 13, 14).is_err(),
+            "older than acknowledged"
+        );
+        assert!(oracle.read(0, 6, 13, 14).is_ok());
+    }
+
+    #[test]
+    fn a_loss_of_power_takes_what_was_not_flushed() {
+        let mut oracle = Oracle::new(&[5]);
+        oracle.begin(0, 6, 10);
+        oracle.end(0, end(6, true), 12);
+        assert!(oracle.survives(0, 5, true) && oracle.survives(0, 6, true));
+        assert!(!oracle.survives(0, 5, false), "a kill takes nothing");
+        oracle.flushed(13);
+        assert!(!oracle.survives(0, 5, true) && oracle.survives(0, 6, true));
+    }
+
+    #[test]
+    fn after_a_failed_write_the_first_read_decides() {
+        let mut oracle = Oracle::new(&[5]);
+        oracle.begin(0, 6, 10);
+        oracle.end(0, end(6, false), 12);
+        assert!(oracle.read(0, 6, 11, 13).is_ok(), "began before the end");
+        assert!(oracle.read(0, 5, 14, 15).is_ok());
+        assert!(oracle.read(0, 6, 16, 17).is_err(), "decided");
+        assert!(oracle.is_cut(0, 5, 1) && oracle.is_cut(0, 6, 1) && !oracle.is_cut(0, 6, 0));
+    }
+}

@@ -1,0 +1,329 @@
+//! What must hold: the invariants, checked at the storage and against the oracle.
+
+use std::sync::Arc;
+
+use shadowset::set::member::{Departed, Held};
+use shadowset::set::{Answer, MemberId, MemberState, Verdict, View, WriteBitmap};
+
+use crate::world::{Asked, Checked, REGION_BLOCKS, World, blocks_of, ensure, usize_of};
+
+/// The stale set of a member that is no source: bitmaps, or everything.
+enum StaleSet {
+    All,
+    Maps(Vec<Arc<WriteBitmap>>),
+}
+
+impl StaleSet {
+    fn of(state: &MemberState) -> Option<Self> {
+        match state {
+            MemberState::Source => None,
+            MemberState::Missing => Some(Self::All),
+            MemberState::Target { phase, .. } => Some(Self::Maps(vec![phase.stale()])),
+            MemberState::Leaving(d) | MemberState::Detached(d) | MemberState::Expelled(d) => {
+                Some(Self::departed(d))
+            }
+        }
+    }
+
+    fn departed(departed: &Departed) -> Self {
+        match (&departed.held, departed.marks()) {
+            (Held::Nothing, _) | (_, None) => Self::All,
+            (_, Some(map)) => {
+                let mut maps = departed.seeds.clone();
+                maps.push(map);
+                Self::Maps(maps)
+            }
+        }
+    }
+}
+
+impl World {
+    fn in_maps<'a>(&self, maps: impl IntoIterator<Item = &'a WriteBitmap>, block: usize) -> bool {
+        let range = self.bytes_of(block);
+        maps.into_iter().any(|map| map.is_stale(range))
+    }
+
+    fn is_stale(&self, stale: &StaleSet, block: usize) -> bool {
+        match stale {
+            StaleSet::All => true,
+            StaleSet::Maps(maps) => self.in_maps(maps.iter().map(|m| &**m), block),
+        }
+    }
+
+    /// I1 at the storage: before a member is written, every departed member's bit is set.
+    pub(crate) fn check_marked(&self, view: &View, block: usize, id: u64) -> Checked {
+        let range = self.bytes_of(block);
+        let intended = self.set.intents().any(|map| map.is_stale(range));
+        ensure!(
+            intended,
+            "I1: request {id} writes block {block} without a write-intent bit"
+        );
+        for member in self.ids() {
+            let Some(departed) = self.state(member).departed() else {
+                continue;
+            };
+            let stale = match view.writers().contains(member) {
+                true => self.is_stale(&StaleSet::departed(departed), block),
+                false => departed.marks().is_none_or(|map| map.is_stale(range)),
+            };
+            ensure!(
+                stale,
+                "I1: request {id} writes block {block} before the bit of {member:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// I1 and I2 over the whole unit.
+    pub(crate) fn check_all(&self) -> Checked {
+        for (place, disk) in self.disks.iter().enumerate() {
+            if let Some(frozen) = &disk.frozen {
+                let same = disk.image.contents() == frozen;
+                ensure!(same, "I5: the image of m{} has changed", place + 1);
+            }
+        }
+        self.check_blocks(0..self.inside.len())
+    }
+
+    /// I1 over some blocks, those inside a fence left out.
+    pub(crate) fn check_blocks(&self, blocks: std::ops::Range<usize>) -> Checked {
+        let sources = self.sources();
+        let Some(first) = sources.iter().next() else {
+            return Err(crate::world::Violation("I2: no source".into()));
+        };
+        let others: Vec<(MemberId, StaleSet)> = self
+            .ids()
+            .filter_map(|id| Some((id, StaleSet::of(self.state(id))?)))
+            .collect();
+        for block in blocks {
+            let value = self.disks[first.index()].image.get(block);
+            let durable = self.in_maps(self.set.intents(), block);
+            for id in sources.iter() {
+                let kept = durable || self.disks[id.index()].image.is_durable(block);
+                ensure!(
+                    kept,
+                    "I1: block {block} of {id:?} is neither flushed nor intended"
+                );
+            }
+            if self.inside[block] > 0 {
+                continue;
+            }
+            ensure!(
+                self.oracle.may_have(block, value),
+                "block {block} of {first:?} has {value}, it may have {:?}",
+                self.oracle.values(block)
+            );
+            for id in sources.iter() {
+                let other = self.disks[id.index()].image.get(block);
+                ensure!(
+                    other == value,
+                    "block {block}: {first:?} {value}, {id:?} {other}"
+                );
+            }
+            self.check_others(block, &others)?;
+        }
+        Ok(())
+    }
+
+    /// Members that are no sources equal the unit where they are not stale, flushed as well.
+    fn check_others(&self, block: usize, others: &[(MemberId, StaleSet)]) -> Checked {
+        let sources = self.sources();
+        for (id, stale) in others {
+            if self.is_stale(stale, block) {
+                continue;
+            }
+            let has = self.disks[id.index()].image.get(block);
+            for source in sources.iter() {
+                let value = self.disks[source.index()].image.get(block);
+                let state = self.state(*id).name();
+                ensure!(
+                    has == value,
+                    "I1: {state} {id:?} has {has} in block {block}, {source:?} {value}"
+                );
+            }
+            let everybody = sources.iter().chain([*id]);
+            let target = matches!(self.state(*id), MemberState::Target { .. });
+            for m in everybody {
+                let kept = self.disks[m.index()].image.is_durable(block)
+                    || target && self.in_maps(self.set.intents(), block);
+                ensure!(
+                    kept,
+                    "I1: a power loss could part {m:?} and {id:?} in block {block} unseen"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// I5: the image holds the writes of all epochs up to the cut and no other, flushed.
+    pub(crate) fn check_cut(&self, id: MemberId, asked: &Asked, answer: &Answer) -> Checked {
+        let MemberState::Detached(departed) = self.state(id) else {
+            return Err(crate::world::Violation(format!(
+                "{id:?} is answered but not detached"
+            )));
+        };
+        let disk = &self.disks[id.index()];
+        for block in 0..self.inside.len() {
+            let ended = &self.oracle.ended(block)[..asked.ended[block]];
+            let before = ended.iter().all(|w| w.epoch <= departed.until.0);
+            ensure!(
+                before,
+                "I5: block {block}: a write from before the command is not in the cut"
+            );
+            let value = disk.image.get(block);
+            ensure!(
+                self.oracle.is_cut(block, value, departed.until.0),
+                "I5: block {block} of {id:?} has {value}, not what the cut has"
+            );
+            ensure!(
+                disk.image.is_durable(block),
+                "I5: block {block} of {id:?} is not flushed"
+            );
+        }
+        let begun = self
+            .views
+            .first_key_value()
+            .is_some_and(|(e, _)| *e <= departed.until);
+        ensure!(!begun, "I5: a request of the cut's epoch is still running");
+        let bits = answer.facts.iter().find(|f| f.0 == "set_bits");
+        let idle = asked.idle && asked.requests == self.started;
+        if let (Some((_, bits)), true, true) = (bits, idle, self.plan.faults.none()) {
+            ensure!(bits == "0", "an idle unit's new bitmap has {bits} bits");
+        }
+        Ok(())
+    }
+
+    /// I3: who has missed an acknowledged write is of an older generation than every source.
+    pub(crate) fn check_generations(&self, request: u64, verdict: Verdict) -> Checked {
+        let Some(request) = self.requests.iter().find(|r| r.id == request) else {
+            return Ok(());
+        };
+        if verdict == Verdict::Fail {
+            return Ok(());
+        }
+        for failed in request.failed.iter() {
+            let source = matches!(self.state(failed), MemberState::Source);
+            ensure!(!source, "I3: {failed:?} missed a write and is a source");
+            let old = self.disks[failed.index()]
+                .scb
+                .as_ref()
+                .map(|scb| scb.generation);
+            for source in self.sources().iter() {
+                let new = self.disks[source.index()]
+                    .scb
+                    .as_ref()
+                    .map(|scb| scb.generation);
+                ensure!(
+                    new > old,
+                    "I3: {failed:?} {old:?} could win against {source:?} {new:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A detach that was refused or given up has not taken the member out.
+    pub(crate) fn check_not_detached(&self, member: Option<MemberId>, late: bool) -> Checked {
+        let state = member.map(|id| self.state(id));
+        let wrong = match state {
+            Some(MemberState::Detached(_)) => late,
+            Some(MemberState::Leaving(_)) => !late,
+            _ => false,
+        };
+        ensure!(!wrong, "a detach that was refused has detached {member:?}");
+        Ok(())
+    }
+
+    /// A new bitmap has exactly the bits of the regions written since the cut, without faults.
+    pub(crate) fn check_fresh(&self) -> Checked {
+        if !self.plan.faults.none() {
+            return Ok(());
+        }
+        for (id, until) in &self.fresh {
+            let Some(map) = self.state(*id).departed().and_then(Departed::marks) else {
+                continue;
+            };
+            let mut regions = vec![false; usize_of(self.geometry.regions())];
+            let written = (0..self.inside.len()).filter(|block| {
+                let ended = self.oracle.ended(*block);
+                ended.iter().any(|w| w.epoch > until.0) || self.is_marking(*block, until.0)
+            });
+            for block in written {
+                regions[block / usize_of(REGION_BLOCKS)] = true;
+            }
+            let bits: Vec<bool> = map.to_bits().iter().by_vals().collect();
+            ensure!(
+                bits == regions,
+                "{id:?}: bits {bits:?}, written {regions:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether a request that has set its bits in an epoch after `until` is in the block.
+    fn is_marking(&self, block: usize, until: u64) -> bool {
+        self.requests.iter().any(|r| {
+            let later = r.view.as_ref().is_some_and(|v| v.epoch().0 > until);
+            let range = r.range.filter(|_| later && r.has_marked());
+            range.is_some_and(|range| blocks_of(range).contains(&block))
+        })
+    }
+
+    /// I6: a member that is marked clean is flushed.
+    pub(crate) fn check_durable(&self, id: MemberId) -> Checked {
+        for block in 0..self.inside.len() {
+            let durable = self.disks[id.index()].image.is_durable(block);
+            ensure!(
+                durable,
+                "I6: clean, but block {block} of {id:?} is not flushed"
+            );
+        }
+        Ok(())
+    }
+
+    /// I10: an acknowledged flush has made durable what had been acknowledged when it began.
+    pub(crate) fn check_flushed(&self, began: u64) -> Checked {
+        for block in 0..self.inside.len() {
+            let quiet = self.inside[block] == 0 && self.oracle.changed(block) < began;
+            for id in self.sources().iter().filter(|_| quiet) {
+                let durable = self.disks[id.index()].image.is_durable(block);
+                ensure!(durable, "I10: block {block} of {id:?} is not flushed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is under way: everything is answered and ended, and all sources are equal.
+    pub(crate) fn check_quiet(&self) -> Checked {
+        ensure!(self.tickets.is_empty(), "not answered: {:?}", self.tickets);
+        ensure!(self.fences.is_empty(), "a fence is left");
+        ensure!(self.views.len() == 1, "old epochs are left");
+        for operation in &self.set.status().operations {
+            let over = operation.state.is_over();
+            ensure!(over, "operation {} is {:?}", operation.id, operation.state);
+        }
+        for id in self.ids() {
+            let leaving = matches!(self.state(id), MemberState::Leaving(_));
+            ensure!(!leaving, "{id:?} is leaving for ever");
+        }
+        self.check_all()
+    }
+
+    /// The unit is stopped: the sources are equal, flushed and of one generation (I6).
+    pub(crate) fn check_stopped(&self) -> Checked {
+        self.check_all()?;
+        let generations: Vec<_> = self
+            .sources()
+            .iter()
+            .map(|id| {
+                self.disks[id.index()]
+                    .scb
+                    .as_ref()
+                    .map(|scb| scb.generation)
+            })
+            .collect();
+        let equal = generations.windows(2).all(|w| w[0] == w[1]);
+        ensure!(equal, "I6: sources of {generations:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! The operator of the simulator: commands at random, answered or timed out.
+
+use shadowset::set::{
+    Attach, AttachPolicy, CandidateId, Command, Effect, Event, Joiner, MemberId, MemberState,
+    Policy, Ticket,
+};
+
+use crate::world::{Asked, Asker, BLOCK, Checked, Disk, World, ensure, member, spoil};
+
+impl World {
+    /// Gives a command, or lets one time out.
+    pub(crate) fn command(&mut self) -> Checked {
+        let waits = |(n, a): (&u64, &Asker)| matches!(a, Asker::Command(_)).then_some(*n);
+        let waiting: Option<u64> = self.tickets.iter().find_map(waits);
+        if let Some(number) = waiting {
+            if self.rng.chance(self.plan.timeouts) {
+                return self.handle(Event::TimedOut(number));
+            }
+            if !self.rng.chance(self.plan.impatience) {
+                return Ok(());
+            }
+        }
+        let place = self.rng.place(self.set.members().len());
+        let id = MemberId::new(place).unwrap_or_else(|| unreachable!("a member"));
+        let (word, command) = match self.rng.below(20) {
+            0..=6 => ("detach", self.detach(id)),
+            7..=13 => self.attach(id),
+            14 => ("expel", Command::Expel { member: name(id) }),
+            15 if self.rng.chance(300) => return self.delete_bitmap(),
+            _ => return self.steer(),
+        };
+        self.give(word, Some(id), command)
+    }
+
+    fn detach(&mut self, id: MemberId) -> Command {
+        let policy = match self.rng.below(6) {
+            0 => Policy::Full,
+            1 | 2 => Policy::Minicopy,
+            _ => Policy::MinicopyOptional,
+        };
+        let dry_run = self.rng.chance(100);
+        Command::Detach {
+            member: name(id),
+            policy,
+            dry_run,
+        }
+    }
+
+    /// A command that changes nothing is answered at once, and nothing else happens.
+    fn give(&mut self, word: &'static str, member: Option<MemberId>, command: Command) -> Checked {
+        let dry = match &command {
+            Command::Detach { dry_run, .. } => *dry_run,
+            Command::Attach(attach) => attach.dry_run,
+            _ => false,
+        };
+        let number = self.next_id();
+        let blocks = 0..self.inside.len();
+        let asked = Asked {
+            minicopy: matches!(
+                &command,
+                Command::Detach {
+                    policy: Policy::Minicopy,
+                    ..
+                }
+            ) || matches!(&command, Command::Attach(a) if a.policy == AttachPolicy::Minicopy),
+            word: if dry { "dry run" } else { word },
+            member,
+            source: member.is_some_and(|id| self.sources().contains(id)),
+            idle: self.requests.is_empty(),
+            ended: blocks.map(|b| self.oracle.ended(b).len()).collect(),
+            requests: self.started,
+        };
+        self.check_fresh()?;
+        self.tickets.insert(number, Asker::Command(asked));
+        if self.is_logging() {
+            self.log(format!("command {command:?}"));
+        }
+        let now = shadowset::set::Moment(self.now);
+        let effects = self
+            .set
+            .handle(now, Event::Command(Ticket::new(number), command));
+        let refused = effects
+            .iter()
+            .any(|e| matches!(e, Effect::Reply(_, Err(_))));
+        let alone = effects.len() == 1;
+        ensure!(
+            alone || !(dry || refused),
+            "a dry run or refusal does {effects:?}"
+        );
+        self.carry_out(effects)?;
+        if self.crashed {
+            return Ok(());
+        }
+        let open = self.tickets.contains_key(&number);
+        ensure!(!(dry && open), "a dry run is not answered at once");
+        self.check_all()
+    }
+
+    /// An attach of a departed member, or of a new image.
+    fn attach(&mut self, id: MemberId) -> (&'static str, Command) {
+        let members = self.set.members().len();
+        let unit = self.plan.blocks * BLOCK;
+        let new = members < 6 && self.rng.chance(60);
+        let changed = self.rng.chance(self.plan.faults.changed);
+        let policy = match self.rng.below(10) {
+            0 => AttachPolicy::Minicopy,
+            1 => AttachPolicy::Full,
+            2 => AttachPolicy::Nocopy,
+            _ => AttachPolicy::MinicopyOptional,
+        };
+        let id = match new {
+            false => id,
+            true => MemberId::new(members).unwrap_or(id),
+        };
+        let (word, joiner) = match new {
+            false => (name(id), Joiner::Departed(id)),
+            true => {
+                let m = member(members, unit);
+                let joiner = Joiner::New {
+                    name: m.name,
+                    uuid: m.uuid,
+                    path: m.path.clone(),
+                };
+                (m.path, joiner)
+            }
+        };
+        let size = if self.rng.chance(20) {
+            unit - BLOCK
+        } else {
+            unit
+        };
+        let mut attach = Attach {
+            word,
+            joiner,
+            candidate: CandidateId(self.now),
+            size: shadowset::set::Bytes(size),
+            blank: new && self.rng.chance(500),
+            changed: changed.then(|| "its size".to_owned()),
+            foreign: new,
+            policy,
+            confirm: self.rng.chance(500),
+            dry_run: self.rng.chance(100),
+        };
+        let planned = !attach.dry_run && self.set.plan_attach(&attach).is_ok();
+        if new {
+            // A place for the image, whether it comes in or not.
+            self.disks.truncate(members);
+            let mut contents = vec![0; self.inside.len()];
+            if !attach.blank {
+                spoil(&mut self.rng, &mut contents, false);
+            }
+            self.disks.push(Disk::new(contents));
+        } else if changed && planned && self.may_be_changed(id) {
+            let mut contents = self.disks[id.index()].image.contents().to_vec();
+            spoil(&mut self.rng, &mut contents, true);
+            self.disks[id.index()] = Disk::new(contents);
+            self.mark("image changed outside");
+        } else {
+            attach.changed = None;
+        }
+        ("attach", Command::Attach(Box::new(attach)))
+    }
+
+    /// Whether somebody else could change the image: the set has let go of it.
+    fn may_be_changed(&self, id: MemberId) -> bool {
+        let gone = matches!(
+            self.state(id),
+            MemberState::Detached(_) | MemberState::Expelled(_)
+        );
+        gone && self.set.attachable(id).is_ok() && self.tickets.is_empty()
+    }
+
+    fn delete_bitmap(&mut self) -> Checked {
+        let bitmaps = self.set.status().bitmaps;
+        if bitmaps.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.place(bitmaps.len());
+        match bitmaps[at].tag {
+            Some(tag) => self.give("delete", None, Command::DeleteBitmap { id: tag.id }),
+            None => Ok(()),
+        }
+    }
+
+    fn steer(&mut self) -> Checked {
+        let operations = self.set.status().operations;
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let operation = &operations[self.rng.place(operations.len())];
+        let op = operation.id;
+        let (word, command) = match self.rng.below(8) {
+            0 | 1 => ("pause", Command::Pause(op)),
+            2..=4 => ("resume", Command::Resume(op)),
+            5 => ("forget", Command::Forget(op)),
+            _ => ("cancel", Command::Cancel(op)),
+        };
+        self.give(word, Some(operation.target), command)
+    }
+
+    /// Lets every held copy go on, before the quiet phase.
+    pub(crate) fn resume_all(&mut self) {
+        for copy in &mut self.copies {
+            copy.paused = false;
+        }
+    }
+}
+
+fn name(id: MemberId) -> String {
+    format!("m{}", id.index() + 1)
+}

@@ -1,0 +1,18 @@
+//! Deterministic simulation of the shadow set: one thread, one seed, every interleaving.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails where the world is not as it must be"
+)]
+
+mod checks;
+mod commands;
+mod copier;
+mod crash;
+mod plan;
+mod requests;
+mod runs;
+mod scheduler;
+mod shell;
+mod storage;
+mod world;

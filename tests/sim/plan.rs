@@ -1,0 +1,157 @@
+//! What a seed draws before its run begins: the world's shape, weights and fault rates.
+
+use shadowset::set::Start;
+use shadowset::testing::Rng;
+
+/// Kinds of things that the scheduler picks from.
+pub(crate) const DEEDS: usize = 6;
+
+/// Everything that one seed decides about a run as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) blocks: u64,
+    pub(crate) starts: Vec<Start>,
+    pub(crate) steps: u64,
+    pub(crate) requests_max: usize,
+    pub(crate) blocks_max: u64,
+    /// Requests fall into this many blocks around a region border.
+    pub(crate) hot_blocks: u64,
+    /// Weights of: new request, request step, copy step, event, flush end, command.
+    pub(crate) deeds: [u64; DEEDS],
+    /// Weights of: write, discard, flush, read.
+    pub(crate) kinds: [u64; 4],
+    pub(crate) faults: Faults,
+    pub(crate) budget_regions: u64,
+    pub(crate) timeouts: u64,
+    /// Crashes, per ten thousand steps.
+    pub(crate) crashes: u64,
+    /// Requests that are given their turn seldom, per mille.
+    pub(crate) slow: u64,
+    /// The unit is stopped under faults and copies.
+    pub(crate) stop_early: bool,
+    /// Commands are given although another is not answered yet, per mille.
+    pub(crate) impatience: u64,
+}
+
+/// Rates per mille.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    /// A block cannot be written.
+    pub(crate) write: u64,
+    /// A write or flush fails on all members, as when space has run out.
+    pub(crate) everywhere: u64,
+    /// A block cannot be read.
+    pub(crate) read: u64,
+    /// A flush fails on a member.
+    pub(crate) flush: u64,
+    /// A fault stays until the member is attached again.
+    pub(crate) sticky: u64,
+    /// A flush of the set's own fails on all members.
+    pub(crate) flush_everywhere: u64,
+    /// The image of a departed member is changed by somebody else.
+    pub(crate) changed: u64,
+}
+
+impl Faults {
+    pub(crate) fn none(self) -> bool {
+        self.write + self.everywhere + self.read + self.flush + self.flush_everywhere == 0
+    }
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng, faults: bool) -> Self {
+        let regions = match rng.chance(600) {
+            true => rng.between(1, 6),
+            false => rng.between(7, 40),
+        };
+        let blocks = (regions - 1) * 8 + rng.between(1, 8);
+        let mut weight = |most| rng.between(1, most);
+        let deeds = [
+            weight(20),
+            weight(60),
+            weight(40),
+            weight(20),
+            weight(10),
+            weight(4),
+        ];
+        let kinds = [weight(20), weight(5), weight(3), weight(10)];
+        Self {
+            blocks,
+            starts: starts(rng),
+            steps: rng.between(300, 2500),
+            requests_max: rng.place(8) + 1,
+            blocks_max: rng.between(1, 24).min(blocks),
+            hot_blocks: if rng.chance(300) {
+                rng.between(4, 24)
+            } else {
+                blocks
+            }
+            .min(blocks),
+            deeds,
+            kinds,
+            faults: if faults {
+                Faults::draw(rng)
+            } else {
+                Faults::default()
+            },
+            budget_regions: rng.between(1, 5),
+            slow: if rng.chance(500) {
+                rng.between(1, 300)
+            } else {
+                0
+            },
+            crashes: if rng.chance(300) {
+                rng.between(1, 5)
+            } else {
+                0
+            },
+            stop_early: rng.chance(250),
+            timeouts: if rng.chance(500) {
+                rng.between(1, 20)
+            } else {
+                0
+            },
+            impatience: if rng.chance(300) { 100 } else { 0 },
+        }
+    }
+}
+
+impl Faults {
+    fn draw(rng: &mut Rng) -> Self {
+        let mut rate = |often: u64, most: u64| match rng.chance(often) {
+            true => rng.between(1, most),
+            false => 0,
+        };
+        Self {
+            write: rate(600, 20),
+            everywhere: rate(400, 40),
+            read: rate(500, 50),
+            flush: rate(400, 60),
+            sticky: rate(500, 500),
+            flush_everywhere: rate(200, 60),
+            changed: rate(300, 300),
+        }
+    }
+}
+
+/// The first member is a source; most others are too.
+fn starts(rng: &mut Rng) -> Vec<Start> {
+    let members = match rng.chance(100) {
+        true => rng.between(1, 6),
+        false => rng.between(2, 4),
+    };
+    let plain = rng.chance(600);
+    let start = |n| match n {
+        _ if plain => Start::Source,
+        0 => Start::Source,
+        _ => match rng.below(10) {
+            0 => Start::Merging,
+            1 => Start::FullCopy,
+            2 => Start::Detached,
+            3 => Start::Expelled,
+            4 => Start::Missing,
+            _ => Start::Source,
+        },
+    };
+    (0..members).map(start).collect()
+}

@@ -1,0 +1,398 @@
+//! The data path of the simulator: the order of the real pipeline as steps of a state machine.
+//!
+//! Fence, View, bits, member writes block by block, verdict, release. Reads take no fence.
+
+use std::sync::Arc;
+
+use shadowset::set::{
+    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
+};
+use shadowset::testing::memory::Value;
+use shadowset::testing::oracle::Ended;
+
+use crate::storage::has_other_source;
+use crate::world::{
+    Asker, BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, ensure, makes, usize_of,
+};
+
+/// What a request does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Write(Value),
+    Discard,
+    Flush,
+    Read,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    Fence,
+    Load,
+    Mark,
+    Move,
+    Settle,
+    Waiting,
+    Answered(Verdict),
+}
+
+/// A request of an application.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) stage: Stage,
+    /// Its place at the fence, once it has come there.
+    place: Option<u64>,
+    /// Is given its turn seldom.
+    slow: bool,
+    /// `None` for a flush.
+    pub(crate) range: Option<ByteRange>,
+    pub(crate) view: Option<Arc<View>>,
+    began: u64,
+    todo: Vec<(MemberId, usize)>,
+    unread: Vec<usize>,
+    good: MemberSet,
+    pub(crate) failed: MemberSet,
+    /// Fails on every member.
+    pub(crate) doomed: bool,
+    reader: Option<MemberId>,
+    settled: bool,
+}
+
+impl Request {
+    fn value(&self) -> Value {
+        match self.kind {
+            Kind::Write(value) => value,
+            _ => 0,
+        }
+    }
+
+    /// Whether it is a write that has set its bits.
+    pub(crate) fn has_marked(&self) -> bool {
+        let writes = matches!(self.kind, Kind::Write(_) | Kind::Discard);
+        writes && !matches!(self.stage, Stage::Fence | Stage::Load | Stage::Mark)
+    }
+
+    fn blocks(&self) -> std::ops::Range<usize> {
+        self.range.map_or(0..0, blocks_of)
+    }
+}
+
+impl World {
+    pub(crate) fn new_request(&mut self) -> Checked {
+        if self.requests.len() >= self.plan.requests_max {
+            return Ok(());
+        }
+        let id = self.next_id();
+        let kind = match self.rng.weighted(&self.plan.kinds) {
+            Some(0) => Kind::Write(crate::world::value_of(id + 100)),
+            Some(1) => Kind::Discard,
+            Some(2) => Kind::Flush,
+            _ => Kind::Read,
+        };
+        let range = (kind != Kind::Flush).then(|| self.draw_range());
+        let everywhere = self.plan.faults.everywhere;
+        let doomed = kind != Kind::Read && self.rng.chance(everywhere);
+        let stage = match kind {
+            Kind::Write(_) | Kind::Discard => Stage::Fence,
+            Kind::Flush | Kind::Read => Stage::Load,
+        };
+        self.started += 1;
+        let slow = self.rng.chance(self.plan.slow);
+        let view = (makes!(ViewBeforeFence) && stage == Stage::Fence).then(|| self.pin());
+        if self.is_logging() {
+            self.log(format!(
+                "request {id} {kind:?} {:?} doomed={doomed}",
+                range.map(blocks_of)
+            ));
+        }
+        self.requests.push(Request {
+            id,
+            kind,
+            stage,
+            place: None,
+            slow,
+            range,
+            view,
+            began: self.now,
+            todo: Vec::new(),
+            unread: Vec::new(),
+            good: MemberSet::EMPTY,
+            failed: MemberSet::EMPTY,
+            doomed,
+            reader: None,
+            settled: false,
+        });
+        Ok(())
+    }
+
+    /// A range, often across a region border, now and then not aligned to blocks.
+    fn draw_range(&mut self) -> ByteRange {
+        let most = self.plan.blocks_max;
+        let blocks = self.rng.between(1, most);
+        let mut first = self.rng.below(self.plan.hot_blocks.min(self.plan.blocks));
+        if self.rng.chance(200) {
+            first = (first / REGION_BLOCKS * REGION_BLOCKS).saturating_sub(self.rng.below(3));
+        }
+        let first = first.min(self.plan.blocks - blocks);
+        let (mut start, mut len) = (first * BLOCK, blocks * BLOCK);
+        if self.rng.chance(200) {
+            start += self.rng.below(BLOCK);
+            len = blocks * BLOCK - start % BLOCK - self.rng.below(BLOCK - start % BLOCK);
+        }
+        let range = self.geometry.clip(Bytes(start), Bytes(len));
+        range.expect("inside the unit")
+    }
+
+    pub(crate) fn step_request(&mut self) -> Checked {
+        if self.requests.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.place(self.requests.len());
+        let (id, stage) = (self.requests[at].id, self.requests[at].stage);
+        if self.requests[at].slow && !self.quiet && self.rng.chance(950) {
+            return Ok(());
+        }
+        self.trace(&[id]);
+        match stage {
+            Stage::Fence => self.wait_for_fence(at),
+            Stage::Load => self.load(at),
+            Stage::Mark => {
+                self.mark_bits(at);
+                self.requests[at].stage = Stage::Move;
+                Ok(())
+            }
+            Stage::Move if self.requests[at].kind == Kind::Read => self.read_some(at),
+            Stage::Move => self.write_some(at),
+            Stage::Settle => self.settle(at),
+            Stage::Waiting => Ok(()),
+            Stage::Answered(verdict) => self.finish(at, verdict),
+        }
+    }
+
+    /// Queues at the fence, then goes on when nobody who came before wants a block of the range.
+    fn wait_for_fence(&mut self, at: usize) -> Checked {
+        let request = &mut self.requests[at];
+        let Some(range) = request.range else {
+            return Ok(());
+        };
+        let Some(place) = request.place else {
+            request.place = Some(self.fences.enter(range.blocks()));
+            return Ok(());
+        };
+        if self.fences.may_pass(place) || makes!(NoFence) {
+            self.go_inside(blocks_of(range))?;
+            self.requests[at].stage = Stage::Load;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, at: usize) -> Checked {
+        let view = match self.requests[at].view.take() {
+            Some(view) => view,
+            None => self.pin(),
+        };
+        let now = self.now;
+        let request = &mut self.requests[at];
+        request.began = now;
+        let blocks = request.blocks();
+        let writers = view.writers();
+        match request.kind {
+            Kind::Read => request.unread = blocks.clone().collect(),
+            Kind::Flush => request.todo = writers.iter().map(|m| (m, 0)).collect(),
+            Kind::Write(_) | Kind::Discard => {
+                let all = writers.iter();
+                let all = all.flat_map(|m| blocks.clone().map(move |b| (m, b)));
+                request.todo = all.collect();
+            }
+        }
+        if request.kind != Kind::Read {
+            request.good = writers;
+        }
+        let (kind, value, epoch) = (request.kind, request.value(), view.epoch());
+        request.stage = match kind {
+            Kind::Write(_) | Kind::Discard => Stage::Mark,
+            _ => Stage::Move,
+        };
+        request.view = Some(view);
+        self.trace(&[epoch.0]);
+        if matches!(kind, Kind::Write(_) | Kind::Discard) {
+            for block in blocks {
+                let last = self.oracle.ended(block).last().map_or(0, |w| w.epoch);
+                ensure!(
+                    last <= epoch.0,
+                    "I5: block {block}: epoch {} after {last}",
+                    epoch.0
+                );
+                self.oracle.begin(block, value, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_bits(&mut self, at: usize) {
+        let request = &self.requests[at];
+        let forgets =
+            makes!(BitAfterWrite) || makes!(DiscardForgotten) && request.kind == Kind::Discard;
+        if let (Some(view), Some(range)) = (&request.view, request.range)
+            && !forgets
+        {
+            let _marked = view.mark(range);
+        }
+    }
+
+    /// Writes or flushes a few of what is to be done, in any order.
+    fn write_some(&mut self, at: usize) -> Checked {
+        for _ in 0..=self.rng.below(4) {
+            let request = &mut self.requests[at];
+            if request.todo.is_empty() {
+                request.stage = Stage::Settle;
+                if let (true, Some(view), Some(range)) =
+                    (makes!(BitAfterWrite), &request.view, request.range)
+                {
+                    let _marked = view.mark(range);
+                }
+                break;
+            }
+            let next = self.rng.place(request.todo.len());
+            let (member, block) = request.todo.swap_remove(next);
+            let fails = match request.kind {
+                Kind::Flush => self.flush_member(at, member),
+                _ => self.write_member(at, member, block)?,
+            };
+            if fails {
+                let request = &mut self.requests[at];
+                request.good.remove(member);
+                request.failed.insert(member);
+                // The rest of the write may or may not be tried.
+                if self.rng.chance(500) {
+                    request.todo.retain(|(m, _)| *m != member);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_member(
+        &mut self,
+        at: usize,
+        member: MemberId,
+        block: usize,
+    ) -> Result<bool, Violation> {
+        let request = &self.requests[at];
+        let (value, doomed, id) = (request.value(), request.doomed, request.id);
+        if let Some(view) = request.view.clone() {
+            self.check_marked(&view, block, id)?;
+        }
+        self.put(member, block, value, doomed)
+    }
+
+    fn settle(&mut self, at: usize) -> Checked {
+        let request = &self.requests[at];
+        let (range, good, failed) = (request.range, request.good, request.failed);
+        let view = request.view.as_ref().expect("loaded");
+        match view.settle(good, failed) {
+            Outcome::Done => self.finish(at, Verdict::Acknowledge),
+            Outcome::Report => {
+                let (id, number) = (request.id, self.next_id());
+                self.tickets.insert(number, Asker::Request(id));
+                let failure = Failure {
+                    range,
+                    good,
+                    failed,
+                };
+                self.inbox.push(Event::Failed(Ticket::new(number), failure));
+                self.requests[at].stage = Stage::Waiting;
+                if makes!(AckBeforeVerdict) {
+                    self.let_go(at, true);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The application gets its answer; the fence and the View are let go.
+    fn finish(&mut self, at: usize, verdict: Verdict) -> Checked {
+        self.let_go(at, verdict == Verdict::Acknowledge);
+        let request = self.requests.swap_remove(at);
+        if self.is_logging() {
+            self.log(format!("request {} ends: {verdict:?}", request.id));
+        }
+        if let Some(view) = &request.view {
+            self.unpin(view.epoch());
+        }
+        match request.kind {
+            Kind::Flush if verdict == Verdict::Acknowledge => {
+                self.oracle.flushed(request.began);
+                self.check_flushed(request.began)
+            }
+            _ => self.check_blocks(request.blocks()),
+        }
+    }
+
+    /// The write counts as ended, and its range is free.
+    fn let_go(&mut self, at: usize, good: bool) {
+        let request = &mut self.requests[at];
+        if std::mem::replace(&mut request.settled, true) {
+            return;
+        }
+        let epoch = request.view.as_ref().map_or(0, |v| v.epoch().0);
+        let (value, blocks) = (request.value(), request.blocks());
+        let place = request.place;
+        for block in blocks.clone() {
+            let ended = Ended { epoch, value, good };
+            self.oracle.end(block, ended, self.now);
+        }
+        if let Some(place) = place {
+            self.go_outside(blocks);
+            self.fences.leave(place);
+        }
+    }
+
+    /// Reads a few blocks; the member is chosen anew after an error.
+    fn read_some(&mut self, at: usize) -> Checked {
+        for _ in 0..=self.rng.below(4) {
+            let Some(&block) = self.requests[at].unread.last() else {
+                let request = self.requests.swap_remove(at);
+                self.log(format!("read {} ends", request.id));
+                self.unpin(request.view.expect("loaded").epoch());
+                return Ok(());
+            };
+            let (reader, others) = self.reader(at)?;
+            let request = &mut self.requests[at];
+            let began = request.began;
+            if self.get_fails(reader, others) {
+                let request = &mut self.requests[at];
+                request.failed.insert(reader);
+                request.reader = None;
+                // The whole range is read anew.
+                request.unread = request.blocks().collect();
+                self.inbox.push(Event::ReadFailed(reader));
+                return Ok(());
+            }
+            self.requests[at].unread.pop();
+            let value = self.disks[reader.index()].image.get(block);
+            self.trace(&[u64::from(value)]);
+            let judged = self.oracle.read(block, value, began, self.now);
+            judged.map_err(|text| Violation(format!("I11: read from {reader:?}: {text}")))?;
+        }
+        Ok(())
+    }
+
+    /// The member that answers a read, and whether another source could.
+    fn reader(&mut self, at: usize) -> Result<(MemberId, bool), Violation> {
+        let busy = usize_of(self.rng.below(6));
+        let request = &mut self.requests[at];
+        let (Some(range), Some(view)) = (request.range, &request.view) else {
+            return Err(Violation("a read without a View".into()));
+        };
+        let cost = |id: MemberId| u64::from(id.index() == busy);
+        let plan = || view.plan_read(range, request.failed, cost);
+        let Some(reader) = request.reader.or_else(plan) else {
+            return Err(Violation("a read has no member left to ask".into()));
+        };
+        request.reader = Some(reader);
+        Ok((reader, has_other_source(view, request.failed, reader)))
+    }
+}

@@ -1,0 +1,187 @@
+//! The tests: many seeds, planted mistakes, rare paths, determinism, replay.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use crate::world::{Marks, Ran, World};
+
+/// Time for [`seeds_hold`] unless `SIM_SEEDS` says how many.
+const SEEDS_TIME: Duration = Duration::from_secs(20);
+/// So many seeds that fail are enough.
+const FAILURES_MAX: usize = 100;
+/// Within so many seeds every planted mistake must be found.
+#[cfg(debug_assertions)]
+const MISTAKE_SEEDS: u64 = 10_000;
+/// Among so many seeds every rare path is taken.
+const RARE_SEEDS: u64 = 1000;
+/// Paths that are rare and must be taken.
+const RARE: [&str; 12] = [
+    "expulsion during detach",
+    "expulsion of a running copy target",
+    "failed everywhere, then a merge",
+    "copy cancelled with steps in flight",
+    "detach timed out behind the cut",
+    "attach timed out",
+    "attach during writes",
+    "image changed outside",
+    "stop with work under way",
+    "kill",
+    "loss of power",
+    "crash between control blocks",
+];
+
+thread_local! {
+    static SILENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics of worlds are reported by the test, not twice.
+fn silence() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !SILENT.get() {
+                before(info);
+            }
+        }));
+    });
+}
+
+fn faults(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
+/// Runs one seed; a violation and a panic of the core are both a text.
+fn attempt(world: &mut World) -> Result<Ran, String> {
+    silence();
+    SILENT.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    SILENT.set(false);
+    match outcome {
+        Ok(outcome) => outcome.map_err(|violation| violation.0),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Err(format!("panic: {}", text.unwrap_or_default()))
+        }
+    }
+}
+
+fn run(seed: u64) -> Result<Ran, String> {
+    attempt(&mut World::new(seed, faults(seed), false))
+}
+
+/// What to print of a seed that fails: the replay line and the last operations.
+fn report(seed: u64, text: &str) -> String {
+    let mut world = World::new(seed, faults(seed), true);
+    let again = attempt(&mut world).err();
+    let operations = world.last_operations(60).join("\n");
+    let same = again.as_deref() == Some(text);
+    format!(
+        "{text}\n{operations}\nreplay (same again: {same}): \
+         SIM_SEED={seed} cargo test --test sim replay -- --nocapture\n"
+    )
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Every seed holds; the rare paths are taken. Of many seeds that fail the shortest is shown.
+#[test]
+fn seeds_hold() {
+    let (wanted, first) = (number("SIM_SEEDS"), number("SIM_FIRST").unwrap_or(0));
+    let (begun, mut marks, mut steps, mut seed) = (Instant::now(), Marks::new(), 0, first);
+    let mut failures = Vec::new();
+    while wanted.map_or(begun.elapsed() < SEEDS_TIME, |w| seed - first < w)
+        && failures.len() < FAILURES_MAX
+    {
+        let mut world = World::new(seed, faults(seed), false);
+        match attempt(&mut world) {
+            Ok(ran) => {
+                steps += ran.steps;
+                for (what, count) in ran.marks {
+                    *marks.entry(what).or_default() += count;
+                }
+            }
+            Err(text) => failures.push((world.now, seed, text)),
+        }
+        seed += 1;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "{} seeds, {steps} steps in {seconds:.1} s: {marks:#?}",
+        seed - first
+    );
+    failures.sort();
+    for (step, seed, text) in &failures {
+        println!("seed {seed}, step {step}: {text}");
+    }
+    if let Some((_, seed, text)) = failures.first() {
+        panic!(
+            "{} seeds fail; seed {seed}: {}",
+            failures.len(),
+            report(*seed, text)
+        );
+    }
+    if seed - first >= RARE_SEEDS {
+        for what in RARE {
+            assert!(marks.contains_key(what), "no seed has come to: {what}");
+        }
+    }
+}
+
+/// Random writes, discards, detaches and attaches without faults: every member is compared with
+/// the naive oracle.
+#[test]
+fn random_writes_and_members_against_the_naive_oracle() {
+    for seed in 1_000_000..1_000_100 {
+        let outcome = attempt(&mut World::new(seed, false, false));
+        assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
+    }
+}
+
+/// The same seed does the same.
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 0..40 {
+        let traces = [run(seed), run(seed)].map(|r| r.map(|ran| (ran.trace, ran.steps)));
+        assert_eq!(traces[0], traces[1], "seed {seed}");
+    }
+}
+
+/// Runs the seed of `SIM_SEED` and prints its operations.
+#[test]
+fn replay() {
+    let Some(seed) = number("SIM_SEED") else {
+        return println!("SIM_SEED names no seed");
+    };
+    let mut world = World::new(seed, faults(seed), true);
+    println!("{:?}", world.plan);
+    let outcome = attempt(&mut world);
+    println!("{}", world.last_operations(usize::MAX).join("\n"));
+    assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
+}
+
+/// The simulator finds every mistake that can be planted.
+#[cfg(debug_assertions)]
+#[test]
+fn planted_mistakes_are_caught() {
+    use shadowset::set::planted::{Mistake, plant};
+    let mut missed = Vec::new();
+    for mistake in Mistake::ALL {
+        plant(Some(mistake));
+        let found = (0..MISTAKE_SEEDS).find_map(|seed| Some((seed, run(seed).err()?)));
+        plant(None);
+        match found {
+            Some((seed, text)) => println!("{mistake:?}: seed {seed}: {text}"),
+            None => missed.push(mistake),
+        }
+    }
+    assert!(
+        missed.is_empty(),
+        "not found in {MISTAKE_SEEDS} seeds: {missed:?}"
+    );
+}

@@ -1,0 +1,154 @@
+//! The scheduler: what happens next is drawn; then everything comes to rest, then the unit stops.
+
+use shadowset::set::Event;
+
+use crate::world::{Checked, Ran, Violation, World, ensure};
+
+/// Steps that the quiet phase may take.
+const QUIET_STEPS: u64 = 200_000;
+
+impl World {
+    /// Runs to the end: steps with faults and commands, then quiet, then a stop in good order.
+    pub(crate) fn run(&mut self) -> Result<Ran, Violation> {
+        let effects = self.set.begin();
+        self.first_blocks();
+        self.carry_out(effects)?;
+        for _ in 0..self.plan.steps {
+            self.step()?;
+        }
+        // From here on nothing crashes.
+        self.crash_after = None;
+        if self.crashed {
+            self.reboot()?;
+        }
+        if self.plan.stop_early {
+            self.drain_requests()?;
+        } else {
+            self.be_quiet()?;
+            self.check_quiet()?;
+            self.check_rotation()?;
+        }
+        self.stop()?;
+        Ok(Ran {
+            trace: self.trace,
+            steps: self.now,
+            marks: self.marks.clone(),
+        })
+    }
+
+    fn step(&mut self) -> Checked {
+        self.now += 1;
+        self.draw_crash();
+        if self.crashed {
+            return self.reboot();
+        }
+        let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
+        self.trace(&[deed as u64]);
+        match deed {
+            0 => self.new_request(),
+            1 => self.step_request(),
+            2 => self.step_copy(),
+            3 => self.deliver(),
+            4 => self.end_flush(),
+            _ => self.command(),
+        }
+    }
+
+    /// Faults stop, nothing new comes in: everything must end in a bounded number of steps.
+    fn be_quiet(&mut self) -> Checked {
+        self.quiet = true;
+        for disk in &mut self.disks {
+            (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
+        }
+        self.log("quiet");
+        self.resume_all();
+        for _ in 0..QUIET_STEPS {
+            if self.is_idle() {
+                return Ok(());
+            }
+            self.now += 1;
+            match self.rng.below(4) {
+                0 => self.step_request()?,
+                1 => self.step_copy()?,
+                2 => self.deliver()?,
+                _ => self.end_flush()?,
+            }
+        }
+        let open: Vec<_> = self.tickets.iter().collect();
+        Err(Violation(format!(
+            "not idle after {QUIET_STEPS} quiet steps: {} requests, {} copies, {open:?}",
+            self.requests.len(),
+            self.copies.len()
+        )))
+    }
+
+    /// The write-intent bitmap of a unit that rests becomes empty.
+    fn check_rotation(&mut self) -> Checked {
+        for _ in 0..3 {
+            self.handle(Event::Tick)?;
+            while !self.is_idle() {
+                self.deliver()?;
+                self.end_flush()?;
+            }
+        }
+        let left: u64 = self.set.intents().map(|map| map.count()).sum();
+        ensure!(left == 0, "{left} write-intent bits are left at rest");
+        Ok(())
+    }
+
+    /// The last requests end, while copies, commands and faults go on.
+    fn drain_requests(&mut self) -> Checked {
+        self.mark("stop with work under way");
+        for _ in 0..QUIET_STEPS {
+            if self.requests.is_empty() {
+                return Ok(());
+            }
+            self.now += 1;
+            match self.rng.below(4) {
+                0 => self.step_copy()?,
+                1 => self.deliver()?,
+                2 => self.end_flush()?,
+                _ => self.step_request()?,
+            }
+        }
+        Err(Violation("the last requests do not end".into()))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+            && self.copies.is_empty()
+            && self.inbox.is_empty()
+            && self.flushes.is_empty()
+    }
+
+    /// Stops the unit in good order.
+    fn stop(&mut self) -> Checked {
+        self.stopping = true;
+        self.handle(Event::Shutdown)?;
+        for _ in 0..QUIET_STEPS {
+            if self.stopped {
+                break;
+            }
+            self.now += 1;
+            self.deliver()?;
+            self.end_flush()?;
+            self.step_copy()?;
+        }
+        ensure!(self.stopped, "the unit does not stop");
+        ensure!(self.tickets.is_empty(), "not answered: {:?}", self.tickets);
+        self.check_stopped()
+    }
+
+    /// Delivers one event that waits, whichever.
+    fn deliver(&mut self) -> Checked {
+        if self.inbox.is_empty() {
+            if !self.quiet && self.rng.chance(200) {
+                return self.handle(Event::Tick);
+            }
+            return Ok(());
+        }
+        let at = self.rng.place(self.inbox.len());
+        let event = self.inbox.swap_remove(at);
+        self.handle(event)
+    }
+}

@@ -1,0 +1,285 @@
+//! The shell of the simulator: carries effects out in order and ends flushes.
+
+use shadowset::set::{
+    Answer, Code, CopyEnd, CopyKind, Effect, Event, Generation, MemberId, MemberSet, Notice, OpId,
+    Refusal, Ticket, View,
+};
+
+use crate::requests::{Kind, Stage};
+use crate::world::{Asked, Asker, Checked, Flushing, Held, World, ensure, makes};
+
+impl World {
+    pub(crate) fn carry_out(&mut self, mut effects: Vec<Effect>) -> Checked {
+        if makes!(SettleBeforePersist) {
+            effects.sort_by_key(|effect| !matches!(effect, Effect::Settle(..)));
+        }
+        for effect in effects {
+            if self.is_logging() {
+                self.log_effect(&effect);
+            }
+            self.carry_out_one(effect)?;
+            if self.crashed {
+                return Ok(());
+            }
+        }
+        self.retire();
+        Ok(())
+    }
+
+    fn log_effect(&mut self, effect: &Effect) {
+        let text = match effect {
+            Effect::Publish(view) => format!(
+                "effect Publish {:?} {:?}",
+                view.epoch(),
+                view.seats()
+                    .iter()
+                    .map(|s| s.id.index() + 1)
+                    .collect::<Vec<_>>()
+            ),
+            other => format!("effect {other:?}").chars().take(200).collect(),
+        };
+        self.log(text);
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) -> Checked {
+        match effect {
+            Effect::Adopt(_, id) => self.adopt(id),
+            Effect::Persist {
+                generation,
+                clean,
+                to,
+            } => self.persist(generation, clean, to)?,
+            Effect::Publish(view) => self.publish(*view)?,
+            Effect::Flush(id, members) => {
+                let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
+                let covers = members.iter().map(covers).collect();
+                self.flushes.push(Flushing { id, covers });
+            }
+            Effect::StartCopy(work) => {
+                let copy = crate::copier::Copy::new(work);
+                if let (Some(promised), true) =
+                    (self.promised.remove(&copy.op.0), self.plan.faults.none())
+                {
+                    ensure!(
+                        promised == copy.stale,
+                        "{promised} bytes promised, {} stale",
+                        copy.stale
+                    );
+                }
+                self.copies.push(copy);
+            }
+            Effect::PauseCopy(op) => self.with_copy(op, |c| c.paused = true),
+            Effect::ResumeCopy(op) => self.with_copy(op, |c| c.paused = false),
+            Effect::StopCopy(op) => self.stop_copy(op),
+            Effect::Close(id) => self.disk(id).open = false,
+            Effect::Reply(ticket, answer) => self.reply(&ticket, answer)?,
+            Effect::Settle(ticket, verdict) => {
+                let asker = self.tickets.remove(&ticket.number());
+                let Some(Asker::Request(id)) = asker else {
+                    return Err(crate::world::Violation(format!(
+                        "{ticket:?} is settled: {asker:?}"
+                    )));
+                };
+                self.check_generations(id, verdict)?;
+                if let Some(r) = self.requests.iter_mut().find(|r| r.id == id) {
+                    r.stage = Stage::Answered(verdict);
+                }
+            }
+            Effect::Notice(notice) => self.notice(&notice)?,
+            Effect::Stopped { .. } => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    fn with_copy(&mut self, op: OpId, change: impl Fn(&mut crate::copier::Copy)) {
+        self.copies
+            .iter_mut()
+            .filter(|c| c.op == op)
+            .for_each(change);
+    }
+
+    fn stop_copy(&mut self, op: OpId) {
+        let under_way = self
+            .copies
+            .iter()
+            .any(|c| c.op == op && !c.steps.is_empty());
+        let cancel = self
+            .tickets
+            .values()
+            .any(|a| matches!(a, Asker::Command(c) if c.word == "cancel"));
+        if under_way && cancel {
+            self.mark("copy cancelled with steps in flight");
+        }
+        self.with_copy(op, |c| {
+            c.end.get_or_insert(CopyEnd::Stopped);
+        });
+    }
+
+    fn adopt(&mut self, id: MemberId) {
+        let disk = &mut self.disks[id.index()];
+        disk.open = true;
+        disk.frozen = None;
+        (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
+        let moving = |r: &crate::requests::Request| {
+            r.stage == Stage::Move && matches!(r.kind, Kind::Write(_) | Kind::Discard)
+        };
+        if self.requests.iter().any(moving) {
+            self.mark("attach during writes");
+        }
+    }
+
+    fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) -> Checked {
+        let number = generation.number();
+        ensure!(
+            number >= self.generation,
+            "I6: generation {number} after {}",
+            self.generation
+        );
+        let grows = number > self.generation || clean;
+        ensure!(
+            grows,
+            "I6: generation {number} is written for a second change"
+        );
+        self.generation = number;
+        for id in to.iter().filter(|_| clean) {
+            self.check_durable(id)?;
+        }
+        self.write_blocks(generation, clean, to);
+        Ok(())
+    }
+
+    fn publish(&mut self, view: View) -> Checked {
+        let epoch = view.epoch();
+        let last = self.views.last_key_value().map(|(e, _)| *e);
+        ensure!(last.is_none_or(|l| l < epoch), "epochs grow");
+        let view = std::sync::Arc::new(view);
+        self.views.insert(epoch, Held { view, pins: 0 });
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: &Notice) -> Checked {
+        match notice {
+            Notice::Expelled { member, .. } => {
+                self.mark("expulsion");
+                if self.copies.iter().any(|c| c.work.target() == *member) {
+                    self.mark("expulsion of a running copy target");
+                }
+            }
+            Notice::CopyQueued(_, CopyKind::Merge, _) if self.now > 0 => {
+                self.mark("failed everywhere, then a merge");
+            }
+            Notice::CopyEnded {
+                op,
+                kind,
+                end,
+                copied_bytes,
+                ..
+            } => {
+                if *end == "done" {
+                    self.mark(kind.name());
+                }
+                let status = self.set.status();
+                let total = status.operation(*op).map(|o| o.progress.total_bytes());
+                let exact = self.plan.faults.none() && *end == "done";
+                let total = total.unwrap_or(*copied_bytes);
+                ensure!(
+                    !exact || *copied_bytes == total,
+                    "operation {op} copied {copied_bytes} bytes, {total} were stale"
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) -> Checked {
+        let asker = self.tickets.remove(&ticket.number());
+        let Some(Asker::Command(asked)) = asker else {
+            return Err(crate::world::Violation(format!(
+                "{ticket:?} is answered: {asker:?}"
+            )));
+        };
+        match answer {
+            Ok(answer) => {
+                self.mark(asked.word);
+                match (asked.word, asked.member) {
+                    ("detach", Some(id)) => self.detached(id, &asked, &answer)?,
+                    ("cancel", Some(id)) => self.freeze(id),
+                    ("delete", _) => self.fresh.clear(),
+                    ("attach", Some(id)) => {
+                        let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));
+                        ensure!(mini || !asked.minicopy, "no minicopy: {answer:?}");
+                        self.fresh.remove(&id);
+                        let fact = |key| answer.facts.iter().find(|f| f.0 == key)?.1.parse().ok();
+                        if let (Some(op), Some(bytes)) = (fact("operation"), fact("bytes")) {
+                            self.promised.insert(op, bytes);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Err(refusal) => {
+                let (io, late) = (refusal.code == Code::Io, refusal.code == Code::TimedOut);
+                if asked.word == "detach" && io {
+                    self.mark("expulsion during detach");
+                }
+                if late && asked.word == "detach" && refusal.text.contains("stable") {
+                    self.mark("detach timed out behind the cut");
+                }
+                if asked.word == "detach" && asked.source && !io && !self.stopping {
+                    self.check_not_detached(asked.member, late)?;
+                }
+                if let (true, "attach", Some(id)) = (late, asked.word, asked.member) {
+                    self.fresh.remove(&id);
+                    self.mark("attach timed out");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, id: MemberId) {
+        let contents = self.disks[id.index()].image.contents().to_vec();
+        self.disk(id).frozen = Some(contents);
+    }
+
+    fn detached(&mut self, id: MemberId, asked: &Asked, answer: &Answer) -> Checked {
+        self.freeze(id);
+        let bitmap = answer.facts.iter().any(|f| f.0 == "bitmap");
+        ensure!(bitmap || !asked.minicopy, "no bitmap: {answer:?}");
+        if let (true, Some(departed)) = (bitmap, self.state(id).departed()) {
+            let until = departed.until;
+            self.fresh.insert(id, until);
+        }
+        self.check_cut(id, asked, answer)
+    }
+
+    /// Ends one of the flushes that the set has asked for.
+    pub(crate) fn end_flush(&mut self) -> Checked {
+        if self.flushes.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.place(self.flushes.len());
+        // One flush may hang for long while others end.
+        if !self.quiet && self.flushes[at].id.0 % 7 == 0 && !self.rng.chance(20) {
+            return Ok(());
+        }
+        let flush = self.flushes.swap_remove(at);
+        let faults = self.plan.faults;
+        let everywhere = !self.quiet && self.rng.chance(faults.flush_everywhere);
+        let mut failed = MemberSet::EMPTY;
+        for (id, written) in flush.covers {
+            let breaks = !self.quiet && self.rng.chance(faults.flush);
+            let sticks = breaks && self.rng.chance(faults.sticky);
+            let disk = self.disk(id);
+            disk.bad_flushes |= sticks;
+            if everywhere || breaks || disk.bad_flushes {
+                failed.insert(id);
+            } else {
+                disk.image.flush(written);
+            }
+        }
+        self.inbox.push(Event::Flushed(flush.id, failed));
+        Ok(())
+    }
+}

@@ -1,0 +1,370 @@
+//! The world of one seed: a set, its members, and what is under way. What it does is in the other files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shadowset::server::fence::FenceTable;
+use shadowset::set::Scb;
+use shadowset::set::scb::Lineage;
+use shadowset::set::{
+    ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId, MemberSet,
+    MemberState, Moment, ShadowSet, Start, View,
+};
+use shadowset::testing::memory::Value;
+use shadowset::testing::{Image, Oracle, Rng};
+
+use crate::copier::Copy;
+use crate::plan::Plan;
+use crate::requests::Request;
+
+/// Blocks of a region in every simulated unit, the fewest that are allowed.
+pub(crate) const REGION_BLOCKS: u64 = 8;
+pub(crate) const BLOCK: u64 = 512;
+
+/// What was found wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation(pub(crate) String);
+
+pub(crate) type Checked = Result<(), Violation>;
+
+/// Gives a violation unless the condition holds.
+macro_rules! ensure {
+    ($holds:expr, $($text:tt)+) => {
+        if !$holds {
+            return Err($crate::world::Violation(format!($($text)+)));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// Debug builds can make one mistake on purpose; release builds none.
+macro_rules! makes {
+    ($mistake:ident) => {{
+        #[cfg(debug_assertions)]
+        let planted = shadowset::set::planted::is(shadowset::set::planted::Mistake::$mistake);
+        #[cfg(not(debug_assertions))]
+        let planted = false;
+        planted
+    }};
+}
+pub(crate) use makes;
+
+/// One member's storage.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) image: Image,
+    pub(crate) open: bool,
+    /// Contents at the answer to a detach: nothing may change them.
+    pub(crate) frozen: Option<Vec<Value>>,
+    pub(crate) bad_writes: bool,
+    pub(crate) bad_reads: bool,
+    pub(crate) bad_flushes: bool,
+    /// Its storage control block.
+    pub(crate) scb: Option<Scb>,
+}
+
+impl Disk {
+    pub(crate) fn new(contents: Vec<Value>) -> Self {
+        Self {
+            image: Image::new(contents),
+            open: true,
+            frozen: None,
+            bad_writes: false,
+            bad_reads: false,
+            bad_flushes: false,
+            scb: None,
+        }
+    }
+}
+
+/// A View and how many requests and copy steps hold it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) view: Arc<View>,
+    pub(crate) pins: usize,
+}
+
+/// A flush that the set has asked for: per member, what it covers.
+#[derive(Debug)]
+pub(crate) struct Flushing {
+    pub(crate) id: FlushId,
+    pub(crate) covers: Vec<(MemberId, u64)>,
+}
+
+/// Who waits for a ticket.
+#[derive(Clone, Debug)]
+pub(crate) enum Asker {
+    /// A command: its word, the member, whether it is a dry run, and when it was given.
+    Command(Asked),
+    /// A request with failures.
+    Request(u64),
+}
+
+/// A command under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) word: &'static str,
+    pub(crate) member: Option<MemberId>,
+    /// Whether the member was a source when it was given.
+    pub(crate) source: bool,
+    /// Whether no request was under way when it was given.
+    pub(crate) idle: bool,
+    /// Per block, how many writes had ended when it was given.
+    pub(crate) ended: Vec<usize>,
+    /// A detach that must leave a bitmap, an attach that must be a minicopy.
+    pub(crate) minicopy: bool,
+    /// Requests that had been begun when it was given.
+    pub(crate) requests: u64,
+}
+
+/// How often rare paths were taken.
+pub(crate) type Marks = BTreeMap<&'static str, u64>;
+
+/// The world of one seed.
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) plan: Plan,
+    pub(crate) set: ShadowSet,
+    pub(crate) geometry: Geometry,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) oracle: Oracle,
+    pub(crate) fences: FenceTable,
+    /// Writers inside each block, counted apart from the fences (I4).
+    pub(crate) inside: Vec<u8>,
+    pub(crate) views: BTreeMap<Epoch, Held>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) copies: Vec<Copy>,
+    pub(crate) inbox: Vec<Event>,
+    pub(crate) flushes: Vec<Flushing>,
+    pub(crate) tickets: BTreeMap<u64, Asker>,
+    pub(crate) generation: u64,
+    /// Bytes that the answer to an attach promised, by operation.
+    pub(crate) promised: BTreeMap<u64, u64>,
+    /// Members that were detached with a new bitmap, and the epoch of their cut.
+    pub(crate) fresh: BTreeMap<MemberId, Epoch>,
+    pub(crate) ids: u64,
+    pub(crate) started: u64,
+    pub(crate) now: u64,
+    pub(crate) quiet: bool,
+    /// The unit is being stopped: commands under way are refused, whatever they have done.
+    pub(crate) stopping: bool,
+    pub(crate) stopped: bool,
+    /// The mounts up to now.
+    pub(crate) lineage: Lineage,
+    /// Writes of control blocks that still succeed before a crash.
+    pub(crate) crash_after: Option<u64>,
+    pub(crate) crashed: bool,
+    pub(crate) marks: Marks,
+    pub(crate) trace: u64,
+    log: Option<Vec<String>>,
+}
+
+/// What a run comes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Ran {
+    pub(crate) trace: u64,
+    pub(crate) steps: u64,
+    pub(crate) marks: Marks,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, faults: bool, log: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(&mut rng, faults);
+        let geometry = Geometry::new(Bytes(plan.blocks * BLOCK), 8).expect("a small unit");
+        let blocks = usize_of(plan.blocks);
+        let unit: Vec<Value> = (0..blocks).map(|b| value_of(b as u64) % 5).collect();
+        let mut disks = Vec::new();
+        let mut members = Vec::new();
+        for (n, start) in plan.starts.iter().enumerate() {
+            let mut contents = unit.clone();
+            if *start != Start::Source {
+                spoil(&mut rng, &mut contents, *start == Start::Merging);
+            }
+            let larger = if rng.chance(300) {
+                rng.below(9) * BLOCK
+            } else {
+                0
+            };
+            disks.push(Disk::new(contents));
+            members.push((member(n, plan.blocks * BLOCK + larger), *start));
+        }
+        let generation = Generation::FIRST;
+        let set = ShadowSet::assemble(geometry, generation, members, Moment(0));
+        Self {
+            set: set.expect("there is a source"),
+            oracle: Oracle::new(&unit),
+            inside: vec![0; blocks],
+            rng,
+            plan,
+            geometry,
+            disks,
+            fences: FenceTable::default(),
+            views: BTreeMap::new(),
+            requests: Vec::new(),
+            copies: Vec::new(),
+            inbox: Vec::new(),
+            flushes: Vec::new(),
+            tickets: BTreeMap::new(),
+            generation: 1,
+            promised: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            ids: 0,
+            started: 0,
+            now: 0,
+            quiet: false,
+            stopping: false,
+            stopped: false,
+            lineage: crate::crash::first_lineage(),
+            crash_after: None,
+            crashed: false,
+            marks: Marks::new(),
+            trace: seed,
+            log: log.then(Vec::new),
+        }
+    }
+
+    /// The last operations, when they were asked for.
+    pub(crate) fn last_operations(&self, most: usize) -> &[String] {
+        let log = self.log.as_deref().unwrap_or_default();
+        &log[log.len().saturating_sub(most)..]
+    }
+
+    /// Gives an event to the set and carries out what it answers.
+    pub(crate) fn handle(&mut self, event: Event) -> Checked {
+        if self.log.is_some() {
+            let text = format!("{event:?}");
+            self.log(format!(
+                "event {}",
+                text.chars().take(160).collect::<String>()
+            ));
+        }
+        let effects = self.set.handle(Moment(self.now), event);
+        self.carry_out(effects)?;
+        if self.crashed {
+            return Ok(());
+        }
+        self.check_all()
+    }
+
+    /// Pins the current View.
+    pub(crate) fn pin(&mut self) -> Arc<View> {
+        let mut last = self.views.last_entry().expect("a View is published");
+        last.get_mut().pins += 1;
+        Arc::clone(&last.get().view)
+    }
+
+    /// Lets a View go; tells when the last one has gone who held an old one.
+    pub(crate) fn unpin(&mut self, epoch: Epoch) {
+        let held = self.views.get_mut(&epoch).expect("it was pinned");
+        held.pins -= 1;
+        self.retire();
+    }
+
+    /// Sends word of every epoch that is over.
+    pub(crate) fn retire(&mut self) {
+        let current = self.views.last_key_value().map(|(epoch, _)| *epoch);
+        let over = |(epoch, held): (&Epoch, &Held)| {
+            (held.pins == 0 && Some(*epoch) != current).then_some(*epoch)
+        };
+        let over: Vec<Epoch> = self.views.iter().filter_map(over).collect();
+        for epoch in over {
+            self.views.remove(&epoch);
+            self.inbox.push(Event::Retired(epoch));
+        }
+    }
+
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    pub(crate) fn mark(&mut self, what: &'static str) {
+        *self.marks.entry(what).or_default() += 1;
+    }
+
+    /// Mixes numbers into the hash that two runs of a seed must share.
+    pub(crate) fn trace(&mut self, numbers: &[u64]) {
+        for n in numbers {
+            self.trace = (self.trace ^ n)
+                .wrapping_mul(0x0100_0000_01b3)
+                .rotate_left(17);
+        }
+    }
+
+    pub(crate) fn log(&mut self, text: impl Into<String>) {
+        let now = self.now;
+        if let Some(log) = &mut self.log {
+            log.push(format!("{now:6} {}", text.into()));
+        }
+    }
+
+    pub(crate) fn is_logging(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// All members that are sources now.
+    pub(crate) fn sources(&self) -> MemberSet {
+        let source = |id: &MemberId| matches!(self.state(*id), MemberState::Source);
+        self.ids().filter(source).collect()
+    }
+
+    pub(crate) fn state(&self, id: MemberId) -> &MemberState {
+        &self.set.members()[id.index()].state
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = MemberId> + use<> {
+        (0..self.set.members().len()).filter_map(MemberId::new)
+    }
+
+    /// The bytes of one block.
+    pub(crate) fn bytes_of(&self, block: usize) -> ByteRange {
+        let range = self
+            .geometry
+            .clip(Bytes(block as u64 * BLOCK), Bytes(BLOCK));
+        range.expect("a block of the unit")
+    }
+
+    pub(crate) fn disk(&mut self, id: MemberId) -> &mut Disk {
+        &mut self.disks[id.index()]
+    }
+}
+
+/// The blocks of a range as indexes.
+pub(crate) fn blocks_of(range: ByteRange) -> std::ops::Range<usize> {
+    let blocks = range.blocks();
+    usize_of(blocks.first().0)..usize_of(blocks.end().0)
+}
+
+pub(crate) fn usize_of(n: u64) -> usize {
+    usize::try_from(n).expect("a small world")
+}
+
+/// A number as the contents of a block; the highest bit is for torn writes.
+pub(crate) fn value_of(n: u64) -> Value {
+    u32::try_from(n & 0x7fff_ffff).expect("31 bits")
+}
+
+pub(crate) fn member(place: usize, size: u64) -> Member {
+    Member {
+        name: format!("m{}", place + 1),
+        uuid: uuid::Uuid::from_u128(place as u128 + 1),
+        path: format!("/images/m{}", place + 1),
+        size: Bytes(size),
+        read_cost: 0,
+        site: 0,
+        errors: 0,
+        since: Moment(0),
+        reason: String::new(),
+        state: MemberState::Missing,
+    }
+}
+
+/// Makes contents differ from the unit's: some blocks, or all.
+pub(crate) fn spoil(rng: &mut Rng, contents: &mut [Value], some: bool) {
+    for value in contents {
+        if !some || rng.chance(300) {
+            *value = 0x7000_0000 | value_of(rng.below(1 << 20));
+        }
+    }
+}
