@@ -61,6 +61,8 @@ pub(super) enum Verb {
     /// Loop devices over the virtual unit.
     #[command(subcommand)]
     Loop(LoopVerb),
+    /// Plays the whole story on temporary images, with the numbers of this machine.
+    Demo(super::demo::DemoArgs),
     /// Prints the completions for a shell.
     Completions(CompletionsArgs),
 }
@@ -338,6 +340,8 @@ mod tests {
             "events dsa1 --follow",
             "loop attach dsa1",
             "loop detach dsa1",
+            "demo",
+            "demo --size 256M --dir /var/tmp --keep --json",
             "completions bash",
         ];
         for line in lines {

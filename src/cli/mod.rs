@@ -8,6 +8,7 @@ mod bitmap;
 mod change;
 mod config;
 mod create;
+mod demo;
 mod events;
 mod list;
 mod loops;
@@ -70,6 +71,7 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Wait(args) => wait::run(args, out),
         Verb::Events(args) => events::run(args, out),
         Verb::Loop(verb) => loops::run(verb, out),
+        Verb::Demo(args) => demo::run(args, out),
         Verb::Completions(args) => completions(args),
     }
 }

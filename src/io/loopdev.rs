@@ -39,6 +39,27 @@ pub struct Attached {
 pub fn attach(file: &Path, direct_io: bool, block_size: u32) -> Result<Attached> {
     let backing = File::options().read(true).write(true).open(file);
     let backing = backing.map_err(|e| failed(file, "cannot be opened", e))?;
+    let (number, path, device) = bind(&backing, file, direct_io, block_size)?;
+    finish(number, path, &device)
+}
+
+/// Binds a free loop device to `file` for reading only: the kernel refuses each write to the device.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_read_only(file: &Path) -> Result<PathBuf> {
+    // A device over a file that is open for reading is read-only from its start.
+    let backing = File::open(file).map_err(|e| failed(file, "cannot be opened", e))?;
+    bind(&backing, file, false, 0).map(|(_, path, _)| path)
+}
+
+/// The number, path and open file of a device that is now bound to `backing`.
+fn bind(
+    backing: &File,
+    file: &Path,
+    direct_io: bool,
+    block_size: u32,
+) -> Result<(u32, PathBuf, File)> {
     let control = File::options()
         .read(true)
         .write(true)
@@ -54,7 +75,7 @@ pub fn attach(file: &Path, direct_io: bool, block_size: u32) -> Result<Attached>
         let device = device.map_err(|e| failed(&path, "cannot be opened", e))?;
         let name = file.as_os_str().as_bytes();
         match sys::loop_configure(device.as_fd(), backing.as_fd(), name, block_size, direct_io) {
-            Ok(()) => return finish(number, path, &device),
+            Ok(()) => return Ok((number, path, device)),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
             Err(e) => return Err(no_device(e)),
         }
@@ -215,6 +236,31 @@ mod tests {
         assert_eq!(&fs::read(&path).unwrap()[512..517], b"hello");
         let device = File::open(&one.device).unwrap();
         assert_eq!(sys::device_size(device.as_fd()).unwrap(), 1 << 20);
+    }
+
+    #[test]
+    fn a_device_for_reading_takes_no_writes() {
+        let (_dir, path) = image();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(b"hello", 512)
+            .unwrap();
+        let device = Loop {
+            device: attach_read_only(&path).unwrap(),
+        };
+        let mut found = [0; 5];
+        let open = File::options().read(true).open(&device.device).unwrap();
+        open.read_exact_at(&mut found, 512).unwrap();
+        assert_eq!(&found, b"hello");
+        // The kernel lets root open it for writing on some versions and refuses the write then.
+        let written = File::options()
+            .write(true)
+            .open(&device.device)
+            .and_then(|f| f.write_all_at(b"other", 512).and_then(|()| f.sync_all()));
+        assert!(written.is_err());
+        assert_eq!(&fs::read(&path).unwrap()[512..517], b"hello");
     }
 
     #[test]

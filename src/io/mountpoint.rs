@@ -84,6 +84,36 @@ fn fuse_data(fuse: &File, options: MountOptions) -> io::Result<CString> {
     Ok(CString::new(data)?)
 }
 
+/// Mounts the file system of type `fstype` that is on a block device; `data` are its own options.
+///
+/// # Errors
+/// `NotSupported` when the kernel does not know the type; the system's error.
+pub fn mount_disk(
+    device: &Path,
+    dir: &Path,
+    fstype: &str,
+    data: &str,
+    read_only: bool,
+) -> Result<()> {
+    let text = || {
+        let (device, dir) = (device.display(), dir.display());
+        format!("{device} cannot be mounted on {dir} as {fstype}")
+    };
+    let flags = if read_only { libc::MS_RDONLY } else { 0 };
+    let mounted = c_path(device)
+        .and_then(|source| Ok((source, c_path(dir)?)))
+        .and_then(|(source, target)| {
+            let (fstype, data) = (CString::new(fstype)?, CString::new(data)?);
+            sys::mount(&source, &target, &fstype, flags | libc::MS_NOATIME, &data)
+        });
+    mounted.map_err(|e| match e.raw_os_error() {
+        Some(libc::ENODEV) => Error::new(Code::NotSupported, text())
+            .caused_by(e)
+            .with_hint("load the kernel module of this file system"),
+        _ => Error::io(text(), e),
+    })
+}
+
 /// Unmounts what is mounted on `dir`; `lazy` lets open files live on.
 ///
 /// # Errors

@@ -88,10 +88,7 @@ impl ShadowSet {
     fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
         let name = self.attachable(id)?;
         if attach.foreign && !attach.blank && !attach.confirm {
-            let text = format!(
-                "the image at {}'s path is another one and is not blank",
-                name
-            );
+            let text = format!("the image at {name}'s path is another one and is not blank");
             return Err(Refusal::new(Code::NeedsConfirm, text));
         }
         let departed = self.members[id.index()].state.departed();

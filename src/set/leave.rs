@@ -364,6 +364,12 @@ impl ShadowSet {
         let departed = self.depart(id, Policy::MinicopyOptional);
         self.end_operation(op, end);
         self.enter(id, MemberState::Leaving(departed), reason);
+        // A detach that waits for its first flush asked for a whole image, and this is none (I5).
+        if matches!(self.pending, Some(Pending::Detach { member, .. }) if member == id) {
+            let name = &self.members[id.index()].name;
+            let text = format!("{name} leaves because its merge failed: {reason}");
+            self.answer_pending(Err(Refusal::new(Code::Io, text)));
+        }
         self.advance();
         self.publish();
         self.settle_departures();

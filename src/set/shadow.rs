@@ -422,7 +422,8 @@ impl ShadowSet {
                     self.old_intents.retain(|old| old.until > through);
                 }
             }
-            Purpose::Nothing => {}
+            // A stop waits for the flush of a promotion, also when that has become needless.
+            Purpose::Nothing => self.close_when_quiet(),
             Purpose::Promote(member) => {
                 self.promote(member);
                 self.close_when_quiet();

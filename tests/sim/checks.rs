@@ -324,6 +324,13 @@ impl World {
             .collect();
         let equal = generations.windows(2).all(|w| w[0] == w[1]);
         ensure!(equal, "I6: sources of {generations:?}");
+        ensure!(
+            self.clean || !self.quiet,
+            "without faults the stop is not clean"
+        );
+        let marked = |id: MemberId| self.disks[id.index()].scb.as_ref().is_some_and(|s| s.clean);
+        let all = self.sources().iter().all(marked);
+        ensure!(all == self.clean, "I6: clean {}, marked {all}", self.clean);
         Ok(())
     }
 }

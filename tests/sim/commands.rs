@@ -5,6 +5,8 @@ use shadowset::set::{
     Policy, Ticket,
 };
 
+use shadowset::testing::Image;
+
 use crate::world::{Asked, Asker, BLOCK, Checked, Disk, World, ensure, member, spoil};
 
 impl World {
@@ -141,24 +143,37 @@ impl World {
             confirm: self.rng.chance(500),
             dry_run: self.rng.chance(100),
         };
-        let planned = !attach.dry_run && self.set.plan_attach(&attach).is_ok();
         if new {
-            // A place for the image, whether it comes in or not.
-            self.disks.truncate(members);
-            let mut contents = vec![0; self.inside.len()];
-            if !attach.blank {
-                spoil(&mut self.rng, &mut contents, false);
-            }
-            self.disks.push(Disk::new(contents));
-        } else if changed && planned && self.may_be_changed(id) {
-            let mut contents = self.disks[id.index()].image.contents().to_vec();
-            spoil(&mut self.rng, &mut contents, true);
-            self.disks[id.index()] = Disk::new(contents);
-            self.mark("image changed outside");
-        } else {
+            self.put_image(members, attach.blank);
+        } else if !(changed && self.change_image(id, &attach)) {
             attach.changed = None;
         }
         ("attach", Command::Attach(Box::new(attach)))
+    }
+
+    /// A place for a new image, whether it comes in or not.
+    fn put_image(&mut self, place: usize, blank: bool) {
+        self.disks.truncate(place);
+        let mut contents = vec![0; self.inside.len()];
+        if !blank {
+            spoil(&mut self.rng, &mut contents, false);
+        }
+        self.disks.push(Disk::new(contents));
+    }
+
+    /// Somebody else changes an image that the set has let go of, just before it comes back.
+    fn change_image(&mut self, id: MemberId, attach: &Attach) -> bool {
+        let planned = !attach.dry_run && self.set.plan_attach(attach).is_ok();
+        if !planned || !self.may_be_changed(id) {
+            return false;
+        }
+        let disk = &mut self.disks[id.index()];
+        let mut contents = disk.image.contents().to_vec();
+        spoil(&mut self.rng, &mut contents, true);
+        disk.image = Image::new(contents);
+        disk.frozen = None;
+        self.mark("image changed outside");
+        true
     }
 
     /// Whether somebody else could change the image: the set has let go of it.

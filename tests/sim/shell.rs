@@ -86,7 +86,7 @@ impl World {
                 }
             }
             Effect::Notice(notice) => self.notice(&notice)?,
-            Effect::Stopped { .. } => self.stopped = true,
+            Effect::Stopped { clean } => (self.stopped, self.clean) = (true, clean),
         }
         Ok(())
     }

@@ -149,6 +149,8 @@ pub(crate) struct World {
     /// The unit is being stopped: commands under way are refused, whatever they have done.
     pub(crate) stopping: bool,
     pub(crate) stopped: bool,
+    /// Whether it was stopped in good order.
+    pub(crate) clean: bool,
     /// The mounts up to now.
     pub(crate) lineage: Lineage,
     /// Writes of control blocks that still succeed before a crash.
@@ -215,6 +217,7 @@ impl World {
             quiet: false,
             stopping: false,
             stopped: false,
+            clean: false,
             lineage: crate::crash::first_lineage(),
             crash_after: None,
             crashed: false,
