@@ -29,7 +29,7 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
     let ran = unit.try_sh("cat $U > /dev/null");
     assert!(ran.err.contains("not connected"), "{ran:?}");
     // A dead mount is taken away by hand here.
-    unit.sh("umount $M");
+    unit.umount();
     unit.gone();
     unit.mount();
     let merges = unit.status();
@@ -80,7 +80,7 @@ fn a_bitmap_in_memory_ends_with_the_daemon_and_says_so() {
     unit.detach("m3");
     unit.sh("head -c 1M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
     kill(&mut unit);
-    unit.sh("umount $M");
+    unit.umount();
     unit.gone();
     unit.mount();
     unit.sh("shadowset wait dsa1 --timeout 60");

@@ -177,9 +177,8 @@ fn umount_from_outside_ends_the_daemon_and_leaves_the_set_clean() {
     let generation: u64 = unit.read("generation").trim().parse().expect("a number");
     unit.sh("head -c 1M /dev/urandom | dd of=$U bs=64k conv=notrunc iflag=fullblock status=none");
     let pid = unit.pid();
-    unit.sh(&format!(
-        "umount $M; timeout 20 tail --pid={pid} -f /dev/null"
-    ));
+    unit.umount();
+    unit.sh(&format!("timeout 20 tail --pid={pid} -f /dev/null"));
     unit.gone();
     unit.assert_equal();
     unit.mount();

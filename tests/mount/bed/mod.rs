@@ -168,8 +168,14 @@ impl Unit {
 
     /// Unmounts and waits for the daemon's end.
     pub(crate) fn stop(&mut self) {
-        self.sh("shadowset stop dsa1");
+        // A program that another test starts just now may still hold a file of ours.
+        self.sh("shadowset stop dsa1 --wait");
         self.gone();
+    }
+
+    /// umount(8), as soon as nobody holds a file of the mount.
+    pub(crate) fn umount(&self) {
+        eventually("it can be unmounted", || self.try_sh("umount $M").code == 0);
     }
 
     /// Notes that the daemon has ended.
