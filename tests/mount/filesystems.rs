@@ -9,7 +9,8 @@ fn lives_on_the_unit(mkfs: &str, fsck: &str, size: u64) {
     unit.sh(&format!("{mkfs} {device}"));
     let fs = unit.mount_device(&device, "fs", "");
     unit.sh(
-        "cp -r /usr/share/doc/b* fs/ && head -c 1M /dev/urandom > fs/kept && cd fs
+        "mkdir fs/small; for n in $(seq 100); do head -c $((n * 137)) /dev/urandom > fs/small/$n; done
+        head -c 1M /dev/urandom > fs/kept && cd fs
         sha256sum kept > $D/sums && head -c 32M /dev/urandom > big && sync -f .",
     );
     let full = unit.allocated("m1");
