@@ -203,8 +203,12 @@ fn answer_value(answer: &Answer) -> Value {
     map.insert("ok".to_owned(), true.into());
     map.insert("sentence".to_owned(), answer.sentence.clone().into());
     for (key, value) in &answer.values {
-        let number = value.parse::<u64>().map(Value::from);
-        map.insert(key.clone(), number.unwrap_or_else(|_| value.clone().into()));
+        // An id stays text, also when all its digits are decimal.
+        let number = value.parse::<u64>().ok().filter(|_| key != "bitmap");
+        map.insert(
+            key.clone(),
+            number.map_or_else(|| value.clone().into(), Value::from),
+        );
     }
     Value::Object(map)
 }
@@ -338,6 +342,7 @@ mod tests {
         let values = vec![
             ("bytes".into(), "65024".into()),
             ("verdict".into(), "minicopy".into()),
+            ("bitmap".into(), "00000012".into()),
         ];
         let value = answer_value(&Answer {
             sentence: "m3 would return".into(),
@@ -345,6 +350,7 @@ mod tests {
         });
         assert_eq!(value["bytes"], 65024);
         assert_eq!(value["verdict"], "minicopy");
+        assert_eq!(value["bitmap"], "00000012");
         assert_eq!(value["ok"], true);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Names of `io` that may still move are used here and nowhere else in the command line.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -58,10 +59,33 @@ fn one(entry: Entry) -> Option<Running> {
     })
 }
 
-/// Waits until an open control file has changed since it was read; false when the time is over.
-pub(super) fn wait_for_change(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
-    let events = sys::poll(&[(fd, libc::POLLPRI)], timeout)?;
-    Ok(events.iter().any(|e| *e != 0))
+/// What ends a wait for a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// The control file differs from what was read.
+    File,
+    /// Something was mounted or unmounted.
+    Mounts,
+}
+
+/// The kernel's list of mounts, to wait for a change of it from now on.
+pub(super) fn mounts() -> io::Result<File> {
+    File::open("/proc/self/mountinfo")
+}
+
+/// Waits until an open control file has changed since it was read, or until the list of mounts has;
+/// nothing when the time is over.
+pub(super) fn wait_for_change(
+    file: BorrowedFd<'_>,
+    mounts: BorrowedFd<'_>,
+    timeout: Option<Duration>,
+) -> io::Result<Option<Change>> {
+    let events = sys::poll(&[(file, libc::POLLPRI), (mounts, libc::POLLPRI)], timeout)?;
+    Ok(match events.as_slice() {
+        [0, 0] => None,
+        [0, _] => Some(Change::Mounts),
+        _ => Some(Change::File),
+    })
 }
 
 /// A handle on a process that tells its end; nothing when it has ended.

@@ -2,16 +2,16 @@
 //!
 //! Every verb that looks at or changes a running unit goes through here; none has another way in.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::model::Status;
-use super::system::{self, Running};
+use super::system::{self, Change, Running};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -45,6 +45,9 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     file: File,
+    path: PathBuf,
+    /// Tells when something was mounted or unmounted since before the file was opened.
+    mounts: File,
     /// The text of the file.
     pub(super) text: String,
 }
@@ -75,9 +78,15 @@ impl Tree {
     /// Reads a file below `.shadow` and keeps it open to wait for its next change.
     pub(super) fn snapshot(&self, name: &str) -> Result<Snapshot> {
         let read = || {
-            let file = File::open(self.path(name))?;
+            let (path, mounts) = (self.path(name), system::mounts()?);
+            let file = File::open(&path)?;
             let text = read_from_start(&file, usize::MAX)?;
-            Ok(Snapshot { file, text })
+            Ok(Snapshot {
+                file,
+                path,
+                mounts,
+                text,
+            })
         };
         read().map_err(|cause| self.wrong("read", name, cause))
     }
@@ -162,19 +171,28 @@ impl Tree {
 }
 
 impl Snapshot {
-    /// Waits for a change; false when the deadline came first.
+    /// Waits for a change, which the end of the mount is too; false when the deadline came first.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let doing = "cannot wait for a change of the state";
-            match system::wait_for_change(self.file.as_fd(), left) {
-                Ok(true) => return Ok(true),
-                Ok(false) if left.is_none_or(|left| left > Duration::ZERO) => {}
-                Ok(false) => return Ok(false),
+            match system::wait_for_change(self.file.as_fd(), self.mounts.as_fd(), left) {
+                Ok(Some(Change::File)) => return Ok(true),
+                // The open file keeps the server of a mount that was taken away.
+                Ok(Some(Change::Mounts)) if !self.is_there() => return Ok(true),
+                Ok(Some(Change::Mounts)) => {}
+                Ok(None) if left.is_none_or(|left| left > Duration::ZERO) => {}
+                Ok(None) => return Ok(false),
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
                 Err(cause) => return Err(Error::io(doing, cause)),
             }
         }
+    }
+
+    /// Whether the path still leads into the mount of the open file.
+    fn is_there(&self) -> bool {
+        let same = |found: Metadata| Ok(self.file.metadata()?.dev() == found.dev());
+        fs::metadata(&self.path).and_then(same).unwrap_or(false)
     }
 }
 

@@ -1,0 +1,132 @@
+//! Takes away what a test has set up, also when it fails, and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::needs;
+
+/// Longest life of a daemon; one that hangs would hang its test too.
+const LIFE: Duration = Duration::from_secs(170);
+
+/// Something that has to be taken away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Thing {
+    /// A mounted file system.
+    Mount(PathBuf),
+    /// A loop device.
+    Loop(String),
+}
+
+/// What is set up now, in the order in which it was.
+#[derive(Default)]
+pub(super) struct Guard {
+    mountpoint: Option<PathBuf>,
+    daemon: Option<u32>,
+    things: Vec<Thing>,
+}
+
+impl Guard {
+    pub(super) fn daemon(&mut self, mountpoint: &Path, pid: u32) {
+        self.mountpoint = Some(mountpoint.to_owned());
+        self.daemon = Some(pid);
+    }
+
+    pub(super) fn daemon_gone(&mut self) {
+        self.daemon = None;
+    }
+
+    pub(super) fn keep(&mut self, thing: Thing) {
+        self.things.push(thing);
+    }
+
+    /// Takes one thing away; it has to work.
+    pub(super) fn take_away(&mut self, thing: &Thing) {
+        let script = match thing {
+            Thing::Mount(dir) => format!("umount {}", dir.display()),
+            Thing::Loop(device) => format!("losetup -d {device}"),
+        };
+        let (good, says) = run(&script);
+        assert!(good, "{script}: {says}");
+        self.forget(thing);
+    }
+
+    /// Something was taken away by the test itself.
+    pub(super) fn forget(&mut self, thing: &Thing) {
+        self.things.retain(|kept| kept != thing);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        while let Some(thing) = self.things.pop() {
+            run(&match thing {
+                Thing::Mount(dir) => {
+                    let dir = dir.display();
+                    format!("fsfreeze -u {dir}; umount {dir} || umount -l {dir}")
+                }
+                Thing::Loop(device) => format!("losetup -d {device}"),
+            });
+        }
+        // A daemon that was killed leaves its mount.
+        if let Some(dir) = self.mountpoint.take() {
+            let dir = dir.display();
+            run(&format!(
+                "! grep -q ' {dir} ' /proc/mounts || umount {dir} || umount -l {dir}"
+            ));
+        }
+        if let Some(pid) = self.daemon.take() {
+            run(&format!(
+                "timeout 10 tail --pid={pid} -f /dev/null || kill -9 {pid}"
+            ));
+        }
+    }
+}
+
+fn run(script: &str) -> (bool, String) {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", "30", "sh", "-c", script]);
+    command
+        .env("PATH", needs::search_path())
+        .stdin(Stdio::null());
+    match command.output() {
+        Ok(output) => {
+            let says = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success(), says)
+        }
+        Err(cause) => (false, cause.to_string()),
+    }
+}
+
+/// Kills a daemon that lives too long: who waits for it gets an error instead of waiting for ever.
+pub(super) struct Watchdog {
+    alive: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    pub(super) fn over(pid: u32) -> Self {
+        let (alive, end) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            if end.recv_timeout(LIFE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("the daemon {pid} has lived too long and is killed");
+                run(&format!("kill -9 {pid}"));
+            }
+        });
+        Self {
+            alive: Some(alive),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

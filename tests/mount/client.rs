@@ -1,0 +1,242 @@
+//! The command line on a running unit: what it prints, and its exit codes.
+
+use serde_json::Value;
+
+use crate::bed::{MIB, Plan, REGION, Ran, Unit};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+/// Runs the program and checks its exit code.
+fn shadowset(unit: &Unit, code: i32, line: &str) -> Ran {
+    let ran = unit.try_sh(&format!("shadowset {line}"));
+    assert_eq!(ran.code, code, "shadowset {line}: {ran:?}");
+    ran
+}
+
+#[test]
+fn a_unit_is_shown_in_every_manner() {
+    let unit = Unit::new(2, 4 * MIB);
+    let list = json(&shadowset(&unit, 0, "list --json").out);
+    assert_eq!(list[0]["unit"], "dsa1");
+    assert_eq!(list[0]["state"], "steady");
+    assert_eq!(list[0]["pid"], unit.pid());
+    assert_eq!(list[0]["mountpoint"].as_str(), unit.path("mnt").to_str());
+    assert!(shadowset(&unit, 0, "list").out.contains("dsa1"));
+    for name in ["dsa1", "$M", "$D/conf/dsa1.toml"] {
+        let ran = shadowset(&unit, 0, &format!("status {name} --json"));
+        let mut status = json(&ran.out);
+        let mut own = unit.status();
+        for status in [&mut status, &mut own] {
+            status["time"].take();
+        }
+        assert_eq!(status, own, "{name}");
+    }
+    let text = shadowset(&unit, 0, "status").out;
+    assert!(
+        text.contains("dsa1") && text.contains("m2") && text.contains("source"),
+        "{text}"
+    );
+    assert!(shadowset(&unit, 0, "show dsa1").out.contains("dsa1"));
+    shadowset(&unit, 3, "status dsa9");
+}
+
+#[test]
+fn the_whole_story_by_the_command_line() {
+    let mut unit = Unit::new(3, 8 * MIB);
+    let answer = json(&shadowset(&unit, 0, "detach dsa1 m3 --policy minicopy --json").out);
+    let events = shadowset(&unit, 0, "events dsa1").out;
+    assert!(events.contains("member-detached"), "{events}");
+    assert_eq!(answer["ok"], true);
+    let id = answer["bitmap"].as_str().expect("an id").to_owned();
+    unit.sh("printf x | dd of=$U bs=1 seek=1M conv=notrunc status=none");
+    let list = json(&shadowset(&unit, 0, "bitmap list dsa1 --json").out);
+    assert_eq!(
+        (&list[0]["member"], &list[0]["set_bits"]),
+        (&"m3".into(), &1.into())
+    );
+    for name in ["m3", &id] {
+        let one = shadowset(&unit, 0, &format!("bitmap show dsa1 {name}")).out;
+        assert!(one.contains("set_bytes 65024\n"), "{one}");
+        let ranges = shadowset(&unit, 0, &format!("bitmap extents dsa1 {name}")).out;
+        assert_eq!(ranges, "2032 127\n");
+    }
+    let extents = json(&shadowset(&unit, 0, "bitmap extents dsa1 m3 --json").out);
+    assert_eq!(extents[0]["start"], 2032 * 512);
+    let plan = shadowset(&unit, 0, "attach dsa1 m3 --dry-run").out;
+    assert!(
+        plan.contains("verdict minicopy") && plan.contains("bytes 65024"),
+        "{plan}"
+    );
+    assert_eq!(unit.state_of("m3"), "detached");
+    let done = json(&shadowset(&unit, 0, "attach dsa1 m3 --policy minicopy --wait --json").out);
+    assert_eq!(done["operation"]["copied_bytes"], 65024, "{done}");
+    assert_eq!(unit.state_of("m3"), "source");
+    let operation = done["operation"]["id"].as_u64().expect("a number");
+    shadowset(&unit, 0, &format!("op wait dsa1 {operation}"));
+    shadowset(&unit, 0, "wait dsa1 --for member=m3:source --timeout 5");
+    shadowset(&unit, 0, "wait dsa1 --timeout 5");
+    let ops = json(&shadowset(&unit, 0, "op list dsa1 --json").out);
+    assert_eq!(ops[0]["id"], operation);
+    unit.stop_and_compare();
+    assert_eq!(
+        json(&shadowset(&unit, 0, "list --json").out)[0]["state"],
+        "not-mounted"
+    );
+}
+
+#[test]
+fn refusals_are_4_not_found_is_3_and_each_has_a_hint() {
+    let unit = Unit::new(2, 4 * MIB);
+    let says = |code: i32, line: &str, text: &str| {
+        let err = shadowset(&unit, code, line).err;
+        assert!(
+            err.contains(text) && err.contains("\nhint: "),
+            "{line}: {err}"
+        );
+    };
+    says(3, "detach dsa1 m9", "shadowset: detach m9: ");
+    shadowset(&unit, 0, "detach dsa1 m2 --policy none");
+    says(
+        4,
+        "detach dsa1 m1",
+        "shadowset: detach m1: m1 is the only source member\n",
+    );
+    says(
+        4,
+        "attach dsa1 m2 --policy minicopy",
+        "shadowset: attach m2: ",
+    );
+    says(3, "op pause dsa1 99", "99");
+    says(3, "bitmap show dsa1 m2", "");
+    unit.sh("head -c 4M /dev/urandom > used.img");
+    says(4, "attach dsa1 ./used.img", "--yes");
+    let refused = json(&shadowset(&unit, 4, "detach dsa1 m1 --json").out);
+    assert_eq!(
+        (&refused["ok"], &refused["code"]),
+        (&false.into(), &"last-source".into())
+    );
+    shadowset(&unit, 124, "wait dsa1 --for member=m2:source --timeout 0.2");
+    shadowset(&unit, 0, "attach dsa1 ./used.img --yes --as m3 --wait");
+    assert_eq!(unit.state_of("m3"), "source");
+}
+
+#[test]
+fn a_loop_device_holds_the_unit_until_it_is_freed() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let device = unit.loop_device();
+    let name = device.trim_start_matches("/dev/").to_owned();
+    let direct = unit.sh(&format!("cat /sys/block/{name}/loop/dio"));
+    assert_eq!(direct, "1", "direct I/O");
+    assert_eq!(
+        unit.sh(&format!("blockdev --getsize64 {device}")),
+        (4 * MIB).to_string()
+    );
+    let busy = shadowset(&unit, 4, "stop dsa1").err;
+    assert!(
+        busy.contains("the unit is in use") && busy.contains("loop detach dsa1"),
+        "{busy}"
+    );
+    assert_eq!(unit.status()["state"], "steady");
+    let freed = shadowset(&unit, 0, "loop detach dsa1").out;
+    assert_eq!(freed.trim(), device);
+    shadowset(&unit, 3, "loop detach dsa1");
+    unit.forget(&device);
+    unit.stop_and_compare();
+    shadowset(&unit, 3, "stop dsa1");
+}
+
+#[test]
+fn an_open_unit_is_busy_and_stop_waits_for_it_when_asked() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("exec 3<> $U
+        shadowset stop dsa1 && exit 1 || [ $? = 4 ]
+        shadowset stop dsa1 --wait 3>&- & stopper=$!
+        printf x >&3; exec 3>&-; wait $stopper");
+    unit.gone();
+    unit.assert_equal();
+    assert_eq!(unit.contents("m2")[0], b'x');
+}
+
+#[test]
+fn a_mount_that_cannot_be_is_32_and_says_why() {
+    let unit = Unit::new(2, 4 * MIB);
+    unit.sh("mkdir second");
+    let again = shadowset(&unit, 32, "mount dsa1 second").err;
+    assert!(
+        again.starts_with("shadowset: mount dsa1: ") && again.contains("\nhint: "),
+        "{again}"
+    );
+    let locked = "mount none second -o unit=dsa2,members=$I/m1.img:$I/m2.img";
+    let locked = shadowset(&unit, 32, locked).err;
+    assert!(
+        locked.contains("images/m1.img is in use by another set or program\nhint: "),
+        "{locked}"
+    );
+    assert_eq!(
+        unit.sh("ls -A second; grep second /proc/mounts || true"),
+        "",
+        "no mount"
+    );
+    assert_eq!(unit.status()["state"], "steady");
+    shadowset(&unit, 1, "mount dsa1 second -o colour=blue");
+    shadowset(&unit, 32, "mount dsa9 second");
+    shadowset(&unit, 32, "mount dsa1 $D/nowhere");
+}
+
+#[test]
+fn create_takes_one_members_data_and_copies_it_at_the_first_mount() {
+    let mut unit = Plan::new(1, 4 * MIB).create();
+    unit.sh(
+        "head -c 4M /dev/urandom > a.img; head -c 4M /dev/urandom > b.img; cp a.img kept
+        cat > conf/dsa1.toml <<END
+state_dir = \"$D/state\"
+[[member]]
+name = \"a\"
+path = \"$D/a.img\"
+[[member]]
+name = \"b\"
+path = \"$D/b.img\"
+END",
+    );
+    let refused = shadowset(&unit, 4, "create dsa1").err;
+    assert!(refused.contains("hint: "), "{refused}");
+    unit.sh("shadowset create dsa1 --from a --erase");
+    unit.mount();
+    unit.sh("shadowset wait dsa1 --timeout 60; cmp $U kept");
+    unit.stop();
+    unit.sh("cmp a.img kept; cmp b.img kept");
+}
+
+#[test]
+fn a_lost_member_makes_the_status_5_until_it_is_back() {
+    let mut unit = Unit::new(3, 8 * MIB);
+    unit.sh(
+        "head -c 8M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none",
+    );
+    unit.accepted("expel m2");
+    assert_eq!(unit.state_of("m2"), "expelled");
+    assert_eq!(unit.read("state"), "reduced\n");
+    let text = shadowset(&unit, 5, "status dsa1").out;
+    assert!(text.contains("expelled"), "{text}");
+    unit.sh("printf x | dd of=$U bs=1 seek=3M conv=notrunc status=none");
+    // What was in flight or not yet known to be on all disks is marked as well.
+    assert!(unit.bitmap("m2", "set_bytes") >= REGION);
+    unit.minicopy("m2");
+    shadowset(&unit, 0, "status dsa1");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_watch_shows_each_change_and_ends_well_when_the_unit_is_taken_away() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("shadowset status dsa1 --watch --json > watched & watcher=$!
+        until grep -q steady watched; do :; done
+        shadowset detach dsa1 m2
+        until grep -q '\"detached\"' watched; do :; done
+        shadowset stop dsa1 && exit 1 || [ $? = 4 ]
+        shadowset stop dsa1 --force; wait $watcher; shadowset stop dsa1 || [ $? = 3 ]");
+    unit.gone();
+    unit.assert_equal();
+}

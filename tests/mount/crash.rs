@@ -1,0 +1,102 @@
+//! kill -9: the next mount recovers, merges by itself and keeps what was acknowledged.
+
+use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
+
+/// Kills the daemon and waits for its end.
+fn kill(unit: &mut Unit) {
+    let pid = unit.pid();
+    unit.sh(&format!(
+        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+    ));
+}
+
+/// Which numbers the writers had reached when the unit died under them.
+fn write_and_kill(unit: &mut Unit, count: u64) -> Vec<u64> {
+    let writers = Writers::start(&unit.file(), count);
+    writers.go_on(300);
+    kill(unit);
+    // Their next write fails; what counts is what was acknowledged before.
+    writers.died()
+}
+
+#[test]
+fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
+    let mut unit = Unit::new(3, 16 * MIB);
+    unit.sh(
+        "head -c 16M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none",
+    );
+    let acknowledged = write_and_kill(&mut unit, 3);
+    let ran = unit.try_sh("cat $U > /dev/null");
+    assert!(ran.err.contains("not connected"), "{ran:?}");
+    // A dead mount is taken away by hand here.
+    unit.umount();
+    unit.gone();
+    unit.mount();
+    let merges = unit.status();
+    let merges = merges["operations"].as_array().expect("a list");
+    assert!(
+        !merges.is_empty() && merges.iter().all(|op| op["kind"] == "merge"),
+        "{merges:?}"
+    );
+    let before = last_writes(&std::fs::read(unit.file()).expect("the unit"), 3);
+    for (held, acknowledged) in before.iter().zip(&acknowledged) {
+        assert!(held >= acknowledged, "{held} of {acknowledged}");
+    }
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    for member in ["m1", "m2", "m3"] {
+        assert_eq!(unit.state_of(member), "source");
+    }
+    let after = last_writes(&std::fs::read(unit.file()).expect("the unit"), 3);
+    assert_eq!(before, after, "I11: a read is as good as a merge");
+    unit.stop_and_compare();
+    unit.mount();
+    assert_eq!(
+        unit.status()["operations"].as_array().map(Vec::len),
+        Some(0),
+        "clean now"
+    );
+    unit.stop();
+}
+
+#[test]
+fn a_stale_mount_is_recovered_by_the_next_one() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("head -c 1M /dev/urandom | dd of=$U bs=64k conv=notrunc iflag=fullblock status=none");
+    kill(&mut unit);
+    let ran = unit.try_sh("shadowset list");
+    assert!(ran.out.contains("dead"), "{ran:?}");
+    unit.gone();
+    unit.mount();
+    unit.sh(
+        "shadowset wait dsa1 --timeout 60; [ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]",
+    );
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_bitmap_in_memory_ends_with_the_daemon_and_says_so() {
+    let mut unit = Plan::new(3, 8 * MIB).mount();
+    unit.sh("head -c 8M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    unit.detach("m3");
+    unit.sh("head -c 1M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    kill(&mut unit);
+    unit.umount();
+    unit.gone();
+    unit.mount();
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    assert_eq!(unit.state_of("m3"), "detached", "no copy starts unasked");
+    let refused = unit
+        .command(b"attach m3 policy=minicopy")
+        .expect_err("no bitmap is left");
+    assert_eq!(refused.errno, libc::ENODATA, "{refused:?}");
+    assert!(
+        refused.text.starts_with("error: no-bitmap ENODATA\n"),
+        "{refused:?}"
+    );
+    assert_eq!(unit.state_of("m3"), "detached");
+    let answer = unit.accepted("attach m3");
+    assert_eq!(answer.text("kind"), "full-copy");
+    let op = unit.finished(answer.number("operation"));
+    assert_eq!(op["copied_bytes"], 8 * MIB, "{op}");
+    unit.stop_and_compare();
+}

@@ -1,0 +1,20 @@
+//! The whole program on real input: FUSE mounts, loop devices, ext4, xfs, btrfs and fio.
+//!
+//! Needs root, `/dev/fuse`, loop devices and the programs that `bed::needs` names; what is missing
+//! is a failure that says so. Each test has directories and a runtime directory of its own and takes
+//! away what it has set up, also when it fails. `SHADOWSET_CYCLES` sets the number of cycles under
+//! load.
+
+#![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod bed;
+mod client;
+mod crash;
+mod cut;
+mod cycles;
+mod devices;
+mod filesystems;
+mod polling;
+mod refusals;
+mod semantics;
+mod shells;
