@@ -134,14 +134,17 @@ impl Run {
 
     /// Copies steps until there are none or the copy has to end; the last thread gives the work back.
     fn work(&self, pipeline: &Pipeline, messages: &Sender<Message>) {
-        let mut buf = AlignedBuf::zeroed(STEP_BYTES as usize);
+        let mut scratch = Scratch {
+            buf: AlignedBuf::zeroed(STEP_BYTES as usize),
+            known: None,
+        };
         let _leave = Leave {
             run: self,
             messages,
         };
         while let Some(step) = self.next() {
             let fenced = pipeline.enter(step.range());
-            let outcome = copy(pipeline, &fenced, self.target, &step, &mut buf);
+            let outcome = copy(pipeline, &fenced, self.target, &step, &mut scratch);
             // Under the fence: a mark of a later epoch must come after this clear (I1).
             self.finish(step, outcome);
             drop(fenced);
@@ -212,13 +215,29 @@ impl Drop for Leave<'_> {
     }
 }
 
+/// What a copy thread keeps from step to step.
+struct Scratch {
+    buf: AlignedBuf,
+    known: Option<Data>,
+}
+
+/// Where a source is known to have data. To find the end of data may take time in proportion to its
+/// length (tmpfs looks at every page), so one answer serves all the steps inside it. What has become
+/// a hole there since is copied as the zeros that it reads as; no hole is ever believed in.
+#[derive(Clone, Copy, Debug)]
+struct Data {
+    source: MemberId,
+    start: u64,
+    end: u64,
+}
+
 /// Copies one step.
 fn copy(
     pipeline: &Pipeline,
     fenced: &Fenced<'_>,
     target: MemberId,
     step: &CopyStep,
-    buf: &mut AlignedBuf,
+    scratch: &mut Scratch,
 ) -> Result<(), Failure> {
     if !fenced.live().view().writers().contains(target) {
         return Err(Failure::Gone);
@@ -226,10 +245,10 @@ fn copy(
     let permit = fenced.permit_copy(step.regions());
     let mut rest = Some(step.range());
     while let Some(range) = rest {
-        let (part, data, after) = next_part(fenced, target, range);
+        let (part, data, after) = next_part(fenced, target, range, &mut scratch.known);
         rest = after;
         if data {
-            copy_data(pipeline, fenced, &permit, (target, part), buf)?;
+            copy_data(pipeline, fenced, &permit, (target, part), &mut scratch.buf)?;
         } else {
             let hole = target_of(&permit, target)?.zero_at(part.start(), part.len(), Zero::Punch);
             hole.map_err(Failure::Target)?;
@@ -243,23 +262,29 @@ fn next_part(
     fenced: &Fenced<'_>,
     target: MemberId,
     range: ByteRange,
+    known: &mut Option<Data>,
 ) -> (ByteRange, bool, Option<ByteRange>) {
     let live = fenced.live();
     let tried = [target].into_iter().collect::<MemberSet>();
-    let source = live
-        .view()
-        .plan_read(range, tried, |_| 0)
-        .and_then(|id| live.store(id));
-    let Some(source) = source else {
+    let planned = live.view().plan_read(range, tried, |_| 0);
+    let Some((source, store)) = planned.and_then(|id| Some((id, live.store(id)?))) else {
         return (range, true, None);
     };
-    let seek = |what| source.seek(range.start(), what).ok();
-    let (border, data) = match seek(Seek::Data) {
-        Some(Some(at)) if at <= range.start() => (seek(Seek::Hole).flatten(), true),
-        Some(at) => (at.or(Some(range.end())), false),
-        None => (None, true),
+    let start = range.start();
+    let seek = |what| store.seek(start, what).ok();
+    let covers = |d: &Data| d.source == source && (d.start..d.end).contains(&start);
+    let (border, data) = match known.filter(covers) {
+        Some(found) => (Some(found.end), true),
+        None => match seek(Seek::Data) {
+            Some(Some(at)) if at <= start => (seek(Seek::Hole).flatten(), true),
+            Some(at) => (at.or(Some(range.end())), false),
+            None => (None, true),
+        },
     };
-    match border.map(|b| b.saturating_sub(range.start())) {
+    if let Some(end) = border.filter(|_| data) {
+        *known = Some(Data { source, start, end });
+    }
+    match border.map(|b| b.saturating_sub(start)) {
         Some(len) if len > 0 => {
             let (part, after) = range.split(len);
             (part, data, after)
