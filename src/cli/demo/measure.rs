@@ -36,7 +36,7 @@ const ALWAYS: u32 = 50;
 /// The last row that is always measured three times: short copies vary most.
 const THRICE: u32 = 10;
 /// On a disk that copies the unit in less there is time to measure everything three times.
-const VERY_FAST: f64 = 1.0;
+const VERY_FAST: f64 = 1.5;
 /// A disk that copies the unit in less has time for all rows.
 const FAST: f64 = 3.0;
 /// No copy may take longer.

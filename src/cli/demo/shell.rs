@@ -19,7 +19,7 @@ use crate::io::sys::{self, POLL_IN, Signals};
 use crate::set::Code;
 
 /// No program of the demonstration may take longer.
-const PROGRAM_MAX: Duration = Duration::from_secs(300);
+const PROGRAM_MAX: Duration = Duration::from_secs(120);
 /// Verbs that a signal does not cut short.
 const WHOLE: [&str; 3] = ["mount", "stop", "loop"];
 
@@ -132,7 +132,8 @@ impl Shell {
             program.display(),
             text.trim().replace('\n', "; ")
         );
-        Err(Error::new(Code::Io, says))
+        Err(Error::new(Code::Io, says)
+            .with_hint("try the command by hand; --keep leaves the images"))
     }
 
     fn run(&self, mut command: Command, hasty: bool) -> Result<(ExitStatus, String)> {
@@ -172,7 +173,7 @@ impl Shell {
             return Err(self.interrupted());
         }
         let says = format!("demo: a program has not ended in {PROGRAM_MAX:?}");
-        Err(Error::new(Code::TimedOut, says))
+        Err(Error::new(Code::TimedOut, says).with_hint("the disk may be too slow: try --size 64M"))
     }
 }
 

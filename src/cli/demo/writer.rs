@@ -171,7 +171,12 @@ mod tests {
     fn a_writer_that_fails_says_so() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let place = Place::Files(dir.path().join("none"));
-        let writer = Writer::start(place, LAYOUT).expect("a thread");
-        assert_eq!(writer.end().map_err(|e| e.code()), Err(Code::NoSuchFile));
+        // In a thread of its own: the shell changes its mask of signals.
+        let run = std::thread::spawn(|| {
+            let shell = Shell::new().expect("a shell");
+            let writer = Writer::start(place, LAYOUT).expect("a thread");
+            writer.reach(1, &shell).map_err(|e| e.code())
+        });
+        assert_eq!(run.join().expect("no panic"), Err(Code::NoSuchFile));
     }
 }
