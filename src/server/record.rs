@@ -9,6 +9,20 @@ use crate::set::{Moment, Notice, SetStatus};
 pub(super) fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
     let (event, facts) = describe(notice, set);
     log(notice, event, &facts);
+    keep(board, time, event, facts);
+}
+
+/// Writes down that the unit is served from now on, and by whom.
+pub(super) fn record_start(board: &Board, time: Moment, set: &SetStatus) {
+    let states = set
+        .members
+        .iter()
+        .map(|m| format!("{}={}", m.name, m.state));
+    let members: Vec<String> = states.collect();
+    keep(board, time, "mounted", vec![("members", members.join(" "))]);
+}
+
+fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {
     let mut events = board.events.lock().unwrap_or_else(PoisonError::into_inner);
     let seq = events.back().map_or(1, |e| e.seq + 1);
     if events.len() == EVENTS_KEPT {

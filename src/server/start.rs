@@ -10,6 +10,7 @@ use super::Message;
 use super::create::random_mark;
 use super::handle::{Board, Handle, Published};
 use super::pipeline::{Live, Pipeline, Stores};
+use super::record::record_start;
 use super::run::{Parts, Runner, now};
 use super::seat::{Identity, Seat};
 use super::setup::{MemberSetup, Setup};
@@ -122,6 +123,7 @@ fn run(
         .into_iter()
         .filter(|e| !matches!(e, Effect::Publish(_)))
         .collect();
+    record_start(&runner.board, now(), &runner.set.status());
     runner.carry_out(rest);
     let thread = std::thread::Builder::new().name("control".into());
     let thread = thread

@@ -12,6 +12,7 @@ mod client;
 mod crash;
 mod cut;
 mod cycles;
+mod demo;
 mod devices;
 mod filesystems;
 mod polling;
