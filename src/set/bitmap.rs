@@ -62,6 +62,7 @@ impl WriteBitmap {
         if new > 0 {
             self.set.fetch_add(new, Ordering::AcqRel);
         }
+        assert!(new <= regions.count(), "more new bits than regions");
         new
     }
 
@@ -72,7 +73,9 @@ impl WriteBitmap {
             let old = word.fetch_and(!mask, Ordering::AcqRel);
             gone += u64::from((mask & old).count_ones());
         });
-        self.set.fetch_sub(gone, Ordering::AcqRel);
+        assert!(gone <= regions.count(), "more bits than regions");
+        let before = self.set.fetch_sub(gone, Ordering::AcqRel);
+        assert!(before >= gone, "more bits cleared than were set");
         gone
     }
 
@@ -136,6 +139,8 @@ impl WriteBitmap {
         let end = self
             .find(first + 1, false)
             .unwrap_or(self.geometry.regions());
+        assert!(first >= from && end > first, "a run goes forward");
+        assert!(end <= self.geometry.regions(), "a run ends with the unit");
         Some(Regions::run(first, end.min(first + max)))
     }
 

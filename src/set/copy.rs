@@ -130,6 +130,8 @@ impl CopyWork {
 
     /// Fixes the total: from now on no write of an older epoch can set a bit.
     pub fn begin(&mut self) {
+        assert_eq!(self.in_flight, 0, "a copy begins once");
+        assert_eq!(self.progress.done_bytes(), 0, "a copy begins once");
         self.progress
             .total
             .store(self.bitmap.stale_bytes(), Ordering::Relaxed);
@@ -193,6 +195,11 @@ impl CopyWork {
         self.cursor = regions.end().0;
         self.in_flight += 1;
         let range = geometry.bytes_of(regions);
+        assert!(regions.count() <= most, "a step keeps to its budget");
+        assert!(
+            range.end() <= geometry.size().0,
+            "I7: a step beyond the unit"
+        );
         self.progress
             .fence_block
             .store(range.blocks().first().0, Ordering::Relaxed);

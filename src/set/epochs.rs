@@ -31,8 +31,13 @@ impl ShadowSet {
                 until: self.epoch,
             });
         }
+        assert!(
+            self.live.iter().all(|e| *e <= self.epoch),
+            "an epoch of the future"
+        );
         self.epoch = self.epoch.next();
-        self.live.insert(self.epoch);
+        let new = self.live.insert(self.epoch);
+        assert!(new, "an epoch is published once");
         let seats = self.writers().iter().map(|id| self.seat_of(id)).collect();
         let marks = self
             .members
@@ -75,7 +80,8 @@ impl ShadowSet {
             epoch < self.epoch || self.closing,
             "the current View has retired"
         );
-        self.live.remove(&epoch);
+        let was_live = self.live.remove(&epoch);
+        assert!(was_live, "an epoch retires once");
         self.settle_departures();
         self.settle_joins();
         self.trim_intents();

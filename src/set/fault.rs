@@ -15,6 +15,11 @@ impl ShadowSet {
             good,
             failed,
         } = failure;
+        assert!(!failed.is_empty(), "a failure on no member");
+        assert!(
+            good.and(failed).is_empty(),
+            "a member cannot be good and failed"
+        );
         if good.and(self.sources.all()).is_empty() {
             self.failed_everywhere(range);
             return self.push(Effect::Settle(ticket, Verdict::Fail));
@@ -121,6 +126,11 @@ impl ShadowSet {
     }
 
     fn make_merging(&mut self, id: MemberId, doubt: &WriteBitmap) {
+        assert_ne!(
+            id,
+            self.sources.master(),
+            "I13: the master is what others are made equal to"
+        );
         let removed = self.sources.remove(id);
         assert!(removed.is_ok(), "I2: the master stays");
         let map = WriteBitmap::empty(self.geometry);

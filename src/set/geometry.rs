@@ -153,10 +153,12 @@ impl Geometry {
                 end: range.start / bytes + 1,
             };
         }
-        Regions {
+        let regions = Regions {
             first: range.start / bytes,
             end: (range.end - 1) / bytes + 1,
-        }
+        };
+        assert!(regions.first < regions.end && regions.end <= self.regions());
+        regions
     }
 
     /// The bytes of a run of regions; the unit's end cuts the last one.

@@ -307,6 +307,7 @@ impl ShadowSet {
     /// A copy has come back from the copier.
     pub(super) fn copy_ended(&mut self, work: CopyWork, end: CopyEnd) {
         let (id, op) = (work.target(), work.op());
+        assert!(id.index() < self.members.len(), "a copy of nobody");
         let running = self.target_of_running(op) == Some(id);
         if !running {
             self.reclaim(id, work);
@@ -379,6 +380,11 @@ impl ShadowSet {
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();
         }
+        assert_eq!(work.stale().count(), 0, "I1: a source has no stale region");
+        assert!(
+            self.members[id.index()].size >= self.geometry.size(),
+            "I7: a source is large enough"
+        );
         self.sources.add(id);
         self.enter(id, MemberState::Source, "");
         self.advance();

@@ -142,6 +142,10 @@ impl ShadowSet {
             }
             other => unreachable_state(&other),
         };
+        assert!(
+            !self.writers().contains(id),
+            "who departs is written no more"
+        );
         let mut seeds: Vec<_> = self.old_intents.iter().map(|o| o.map.clone()).collect();
         seeds.push(self.intent.clone());
         #[cfg(debug_assertions)]
@@ -231,6 +235,11 @@ impl ShadowSet {
             departed.seeds.clear();
         }
         departed.absorb_seeds();
+        assert!(departed.seeds.is_empty(), "I1: no seed is left behind");
+        assert!(
+            !matches!(departed.held, Held::WithCopier(_)),
+            "I5: its copier still runs"
+        );
         departed.closed = true;
         let bitmap = departed.tag.map(|tag| tag.id);
         let set_bits = departed.marks().map_or(0, |map| map.count());

@@ -13,7 +13,8 @@ use super::epochs::OldIntent;
 use super::event::{Answer, Command, Effect, Event, FlushId, Notice, Ticket};
 use super::geometry::Geometry;
 use super::member::{
-    BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Phase, Policy, Sources,
+    BitmapId, BitmapTag, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment, Phase,
+    Policy, Sources,
 };
 use super::operation::{OpState, Operation};
 use super::refusal::{Code, Refusal};
@@ -441,38 +442,106 @@ impl ShadowSet {
     /// # Panics
     /// When an invariant does not hold: going on could lose data.
     pub fn check_invariants(&self) {
-        for id in self.ids() {
-            let member = &self.members[id.index()];
-            let source = matches!(member.state, MemberState::Source);
-            let listed = self.sources.all().contains(id);
-            assert_eq!(source, listed, "I2: {} as a source", member.name);
-            if source {
-                assert!(
-                    member.size >= self.geometry.size(),
-                    "I7: {} is too small",
-                    member.name
-                );
-            }
-            if let MemberState::Target { phase, .. } = &member.state {
-                assert_eq!(
-                    phase.stale().geometry(),
-                    self.geometry,
-                    "I1: coverage of a copy"
-                );
-            }
-        }
         assert!(!self.sources.all().is_empty(), "I2: no source");
+        assert!(
+            self.sources.all().contains(self.sources.master()),
+            "I2: the master is a source"
+        );
+        assert!(
+            (1..=MEMBERS_MAX).contains(&self.members.len()),
+            "one to six members"
+        );
         assert!(self.live.contains(&self.epoch), "the current View is alive");
         assert_eq!(
-            self.intent.geometry(),
-            self.geometry,
-            "I1: coverage of the intent"
+            self.live.last(),
+            Some(&self.epoch),
+            "the current View is the newest"
         );
+        self.ids().for_each(|id| self.check_member(id));
+        self.check_intents();
         if let Some(pending) = &self.pending {
             assert!(
                 pending.member().index() < self.members.len(),
                 "a command about nobody"
             );
+            assert!(!self.closing, "a command of a unit that is being stopped");
+        }
+        let numbers: BTreeSet<OpId> = self.operations.iter().map(|o| o.id).collect();
+        assert_eq!(
+            numbers.len(),
+            self.operations.len(),
+            "an operation is listed once"
+        );
+        assert!(
+            numbers.last().is_none_or(|op| op.0 <= self.last_op),
+            "an unknown operation"
+        );
+    }
+
+    fn check_member(&self, id: MemberId) {
+        let member = &self.members[id.index()];
+        let (name, size) = (&member.name, member.size);
+        let source = matches!(member.state, MemberState::Source);
+        assert_eq!(
+            source,
+            self.sources.all().contains(id),
+            "I2: {name} as a source"
+        );
+        match &member.state {
+            MemberState::Source => {
+                assert!(size >= self.geometry.size(), "I7: {name} is too small");
+            }
+            MemberState::Target { op, phase, .. } => {
+                let stale = phase.stale();
+                assert_eq!(
+                    stale.geometry(),
+                    self.geometry,
+                    "I1: coverage of a copy into {name}"
+                );
+                assert!(size >= self.geometry.size(), "I7: {name} is too small");
+                let operation = self.operations.iter().find(|o| o.id == *op);
+                assert!(
+                    operation.is_some_and(|o| !o.state.is_over()),
+                    "{name} without a copy"
+                );
+                assert!(
+                    operation.is_some_and(|o| o.target == id),
+                    "the copy of another"
+                );
+            }
+            MemberState::Leaving(d) | MemberState::Detached(d) | MemberState::Expelled(d) => {
+                assert!(
+                    d.until < self.epoch,
+                    "{name} is written in the current epoch"
+                );
+                assert!(
+                    d.tag.is_some() == d.marks().is_some(),
+                    "a bitmap has a number"
+                );
+            }
+            MemberState::Missing => {}
+        }
+    }
+
+    fn check_intents(&self) {
+        assert_eq!(
+            self.intent.geometry(),
+            self.geometry,
+            "I1: coverage of the intent"
+        );
+        let mut last = None;
+        for old in &self.old_intents {
+            assert_eq!(
+                old.map.geometry(),
+                self.geometry,
+                "I1: coverage of an old intent"
+            );
+            assert!(
+                last < Some(old.until),
+                "intents are kept in the order of their epochs"
+            );
+            assert!(old.until < self.epoch, "the current intent is no old one");
+            last = Some(old.until);
         }
     }
 }

@@ -80,9 +80,15 @@ impl View {
             .filter(|s| matches!(s.role, Role::Source))
             .count();
         assert!(sources > 0, "I2: a View without a source");
+        let ids: MemberSet = seats.iter().map(|s| s.id).collect();
+        assert_eq!(ids.len(), seats.len(), "a member has one seat");
+        let geometry = intent.geometry();
+        let covers = |map: &Arc<WriteBitmap>| map.geometry() == geometry;
+        assert!(marks.iter().all(covers), "I1: a bitmap covers the unit");
+        assert_eq!(intent.count(), 0, "each View begins with a fresh intent");
         Self {
             epoch,
-            geometry: intent.geometry(),
+            geometry,
             seats,
             marks,
             intent,
@@ -114,6 +120,7 @@ impl View {
             map.mark(regions);
         }
         self.intent.mark(regions);
+        debug_assert!(self.intent.covers(regions), "I1: marked");
         Marked(())
     }
 
@@ -159,13 +166,14 @@ impl View {
         tried: MemberSet,
         load: impl Fn(MemberId) -> u64,
     ) -> Option<MemberId> {
+        assert!(
+            range.end() <= self.geometry.size().0,
+            "I7: a read beyond the unit"
+        );
         let left = self.readers(range).without(tried);
         let cost = |s: &&Seat| u64::from(s.read_cost) + load(s.id);
-        self.seats
-            .iter()
-            .filter(|s| left.contains(s.id))
-            .min_by_key(cost)
-            .map(|s| s.id)
+        let candidates = self.seats.iter().filter(|s| left.contains(s.id));
+        candidates.min_by_key(cost).map(|s| s.id)
     }
 
     /// Judges the results of a write or flush.
@@ -174,6 +182,10 @@ impl View {
         assert!(
             good.and(failed).is_empty(),
             "a member cannot be good and failed"
+        );
+        assert!(
+            !good.or(failed).is_empty(),
+            "I2: a request that went nowhere"
         );
         if failed.is_empty() {
             Outcome::Done
