@@ -1,5 +1,6 @@
 //! The journal on real files, many threads, and bytes that nobody wrote.
 
+mod disk;
 mod sim;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
+
+use disk::{Rng, Sim, layout};
 
 use super::backing::Backing;
 use super::log::{Batch, Life, encode_batch};
@@ -225,7 +228,7 @@ fn without_syncs_a_restart_of_the_machine_voids_the_journal() {
         geometry: g,
         boot: Uuid::from_u128(n),
     };
-    let sim = sim::Sim::formatted(&boot(1), CRASH);
+    let sim = Sim::formatted(&boot(1), CRASH);
     let (journal, _) = Journal::open_on(sim.pair(), &boot(1), CRASH).unwrap();
     journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
     let syncs = sim.syncs();
@@ -289,7 +292,7 @@ impl Backing for Held {
 fn threads_that_wait_share_one_sync() {
     let g = unit(64 * 64);
     let id = Identity::of(SET, g);
-    let sim = sim::Sim::formatted(&id, POWER);
+    let sim = Sim::formatted(&id, POWER);
     let (syncs, go) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(())));
     let hold = |file| -> Box<dyn Backing> {
         Box::new(Held {
@@ -342,7 +345,7 @@ fn threads_that_wait_share_one_sync() {
 fn many_threads_lose_nothing() {
     let g = unit(64 * 64 * 8);
     let id = Identity::of(SET, g);
-    let sim = sim::Sim::formatted(&id, POWER);
+    let sim = Sim::formatted(&id, POWER);
     let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
     journal.add(record(0), &WriteBitmap::empty(g)).unwrap();
     let kept: Vec<BTreeMap<u64, bool>> = std::thread::scope(|scope| {
@@ -350,7 +353,7 @@ fn many_threads_lose_nothing() {
             .map(|id| {
                 let journal = &journal;
                 scope.spawn(move || {
-                    let (mut rng, mut mine) = (sim::Rng::new(id), BTreeMap::new());
+                    let (mut rng, mut mine) = (Rng::new(id), BTreeMap::new());
                     for _ in 0..200 {
                         let at = rng.below(64 * 64) * 8 + id;
                         let one = regions(g, at, at + 1);
@@ -397,14 +400,14 @@ fn many_threads_lose_nothing() {
 fn space_is_short_at_creation_or_never() {
     let g = unit(300);
     let id = Identity::of(SET, g);
-    let layout = sim::layout(g);
-    let sim = sim::Sim::new();
-    sim.limit_space(layout.total() * 2 - 1);
-    let error = Writer::format(sim.pair(), &id, layout, POWER).unwrap_err();
+    let short = layout(g);
+    let sim = Sim::new();
+    sim.limit_space(short.total() * 2 - 1);
+    let error = Writer::format(sim.pair(), &id, short, POWER).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull);
-    let sim = sim::Sim::new();
-    sim.limit_space(layout.total() * 2);
-    Writer::format(sim.pair(), &id, layout, POWER).unwrap();
+    let sim = Sim::new();
+    sim.limit_space(short.total() * 2);
+    Writer::format(sim.pair(), &id, short, POWER).unwrap();
     let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
     for key in 0..200 {
         journal.add(record(key), &WriteBitmap::full(g)).unwrap();
@@ -504,7 +507,7 @@ proptest! {
     ) {
         let g = unit(130);
         let id = Identity::of(SET, g);
-        let sim = sim::Sim::formatted(&id, POWER);
+        let sim = Sim::formatted(&id, POWER);
         let segment = Segment::read(sim.pair()[0].as_ref()).unwrap();
         let entries: Vec<Entry> = keys.iter().flat_map(|k| [
             Entry::Add(record(*k)),
@@ -525,7 +528,7 @@ proptest! {
             bytes[4..8].copy_from_slice(&crc);
         }
         let pair = sim.pair();
-        pair[0].write_at(&bytes, sim::layout(g).log_at()).unwrap();
+        pair[0].write_at(&bytes, layout(g).log_at()).unwrap();
         if let Ok((_, maps)) = Journal::open_on(pair, &id, POWER) {
             prop_assert!(maps.iter().all(|m| m.1.count() <= 130));
         }
@@ -538,7 +541,7 @@ proptest! {
     ) {
         let g = unit(130);
         let id = Identity::of(SET, g);
-        let sim = sim::Sim::formatted(&id, POWER);
+        let sim = Sim::formatted(&id, POWER);
         let pair = sim.pair();
         let mut page = vec![0; PAGE];
         pair[0].read_at(&mut page, 0).unwrap();
@@ -556,7 +559,7 @@ proptest! {
 fn a_header_older_than_the_note_beside_it_is_not_believed() {
     let g = unit(64);
     let id = Identity::of(SET, g);
-    let sim = sim::Sim::formatted(&id, POWER);
+    let sim = Sim::formatted(&id, POWER);
     let pair = sim.pair();
     let segment = Segment::read(pair[0].as_ref()).unwrap();
     let mut life = segment.header.life;
