@@ -243,9 +243,9 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
-        let (field, left) = self.left.split_first_chunk()?;
+        let (field, left) = self.left.split_at_checked(N)?;
         self.left = left;
-        Some(field)
+        field.try_into().ok()
     }
 
     fn number(&mut self) -> Option<u64> {
