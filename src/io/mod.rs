@@ -3,6 +3,7 @@
 pub mod aligned;
 pub mod file;
 pub mod image;
+pub mod journal;
 pub mod loopdev;
 pub mod mountpoint;
 pub mod runtime;

@@ -42,6 +42,31 @@ impl WriteBitmap {
         map
     }
 
+    /// A bitmap of these words: bit *i* of word *j* is region 64*j* + *i*. Missing words are zero;
+    /// bits and words beyond the last region are dropped.
+    #[must_use]
+    pub fn from_words(geometry: Geometry, words: impl IntoIterator<Item = u64>) -> Self {
+        let mut map = Self::empty(geometry);
+        let (mut left, mut set) = (geometry.regions(), 0);
+        for (word, bits) in map.words.iter_mut().zip(words) {
+            let bits = if left < WORD {
+                bits & !(u64::MAX << left)
+            } else {
+                bits
+            };
+            left = left.saturating_sub(WORD);
+            set += u64::from(bits.count_ones());
+            *word.get_mut() = bits;
+        }
+        *map.set.get_mut() = set;
+        map
+    }
+
+    /// The words, as [`WriteBitmap::from_words`] takes them.
+    pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        self.words.iter().map(|w| w.load(Ordering::Acquire))
+    }
+
     /// What the bitmap covers.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
@@ -304,6 +329,10 @@ mod tests {
             prop_assert_eq!(runs, plain.iter_ones().map(|i| i as u64).collect::<Vec<_>>());
             let bytes: u64 = map.runs().map(|r| g.bytes_of(r).len()).sum();
             prop_assert_eq!(map.stale_bytes(), bytes);
+            let again = WriteBitmap::from_words(g, map.words().chain([u64::MAX]));
+            prop_assert_eq!((again.to_bits(), again.count()), (map.to_bits(), map.count()));
+            let all = WriteBitmap::from_words(g, std::iter::repeat(u64::MAX));
+            prop_assert_eq!(all.count(), g.regions());
             let other = WriteBitmap::full(g);
             map.absorb(&other);
             prop_assert_eq!(map.count(), g.regions());

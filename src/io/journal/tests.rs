@@ -1,0 +1,572 @@
+//! The journal on real files, many threads, and bytes that nobody wrote.
+
+mod disk;
+mod sim;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicU64;
+
+use proptest::prelude::*;
+
+use disk::{Rng, Sim, layout};
+
+use super::backing::Backing;
+use super::log::{Batch, Life, encode_batch};
+use super::segment::{Segment, write_note};
+use super::*;
+use crate::io::testing::eventually;
+use crate::set::Bytes;
+
+const SET: Uuid = Uuid::from_bytes([9; 16]);
+const POWER: Options = Options {
+    durability: Durability::Power,
+    grain_words: 2,
+};
+const CRASH: Options = Options {
+    durability: Durability::Crash,
+    grain_words: 2,
+};
+
+/// A unit with this many regions of 8 blocks.
+fn unit(regions: u64) -> Geometry {
+    Geometry::new(Bytes(regions * 4096), 8).unwrap()
+}
+
+fn regions(g: Geometry, first: u64, end: u64) -> Regions {
+    g.regions_of(
+        g.clip(Bytes(first * 4096), Bytes((end - first) * 4096))
+            .unwrap(),
+    )
+}
+
+fn record(key: u32) -> MapRecord {
+    MapRecord {
+        key: MapKey(key),
+        kind: MapKind::ALL[key as usize % 5],
+        member: Uuid::from_u128(u128::from(key) << 70),
+        generation: u64::from(key) + 7,
+        policy: 3,
+        created_ms: 1_700_000_000_123,
+    }
+}
+
+fn open(dir: &Path, g: Geometry, options: Options) -> (Journal, Vec<(MapRecord, WriteBitmap)>) {
+    // A program that another test starts holds all locks of this one until it runs.
+    eventually(|| match Journal::open(dir, SET, g, options) {
+        Err(OpenError::InUse) => None,
+        other => Some(other.unwrap()),
+    })
+}
+
+fn set_regions(map: &WriteBitmap) -> Vec<u64> {
+    map.to_bits().iter_ones().map(|r| r as u64).collect()
+}
+
+#[test]
+fn what_was_marked_is_there_after_reopening_in_whole_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let g = unit(64 * 7 + 5);
+    let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
+    let seed = WriteBitmap::empty(g);
+    seed.mark(regions(g, 3, 4));
+    seed.mark(regions(g, 450, 453));
+    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    journal.add(record(2), &seed).unwrap();
+    journal
+        .mark(&[MapKey(1), MapKey(2)], regions(g, 200, 201))
+        .unwrap();
+    assert!(journal.covers(MapKey(1), regions(g, 128, 256)));
+    assert!(!journal.covers(MapKey(1), regions(g, 128, 257)));
+    drop(journal);
+    let (journal, maps) = open(dir.path(), g, POWER);
+    let group: Vec<u64> = (128..256).collect();
+    assert_eq!(maps[0].0, record(1));
+    assert_eq!(set_regions(&maps[0].1), group);
+    assert_eq!(maps[1].0, record(2));
+    assert_eq!(
+        set_regions(&maps[1].1),
+        [&[3][..], &group, &[450, 451, 452]].concat()
+    );
+    journal.remove(MapKey(1)).unwrap();
+    journal.clear(MapKey(2), regions(g, 0, 450));
+    let moved = MapRecord {
+        kind: MapKind::Copying(CopyOf::Mini),
+        ..record(2)
+    };
+    journal.describe(moved).unwrap();
+    journal.checkpoint().unwrap();
+    drop(journal);
+    let (journal, maps) = open(dir.path(), g, POWER);
+    assert_eq!(maps.len(), 1);
+    assert_eq!(
+        (maps[0].0, set_regions(&maps[0].1)),
+        (moved, vec![450, 451, 452])
+    );
+    journal.mark(&[MapKey(2)], g.all_regions()).unwrap();
+    assert!(journal.covers(MapKey(2), g.all_regions()));
+}
+
+/// A copy step is smaller than a group; what it drained must not come back for its neighbours' sake.
+#[test]
+fn a_region_that_was_cleared_has_to_be_marked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let g = unit(256);
+    let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
+    journal.add(record(1), &WriteBitmap::full(g)).unwrap();
+    journal.clear(MapKey(1), regions(g, 10, 20));
+    assert!(!journal.covers(MapKey(1), regions(g, 19, 20)));
+    assert!(journal.covers(MapKey(1), regions(g, 20, 256)));
+    journal.checkpoint().unwrap();
+    journal.mark(&[MapKey(1)], regions(g, 12, 13)).unwrap();
+    assert!(journal.covers(MapKey(1), g.all_regions()));
+    drop(journal);
+    assert_eq!(open(dir.path(), g, POWER).1[0].1.count(), 256);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let g = unit(64);
+    let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
+    let kind = |r: io::Result<()>| r.map_err(|e| e.kind());
+    let empty = WriteBitmap::empty(g);
+    for key in 0..16 {
+        assert_eq!(kind(journal.add(record(key), &empty)), Ok(()));
+    }
+    assert_eq!(
+        kind(journal.add(record(16), &empty)),
+        Err(ErrorKind::StorageFull)
+    );
+    assert_eq!(
+        kind(journal.add(record(3), &empty)),
+        Err(ErrorKind::AlreadyExists)
+    );
+    assert_eq!(kind(journal.remove(MapKey(77))), Err(ErrorKind::NotFound));
+    assert_eq!(
+        kind(journal.replace(MapKey(77), &empty)),
+        Err(ErrorKind::NotFound)
+    );
+    assert_eq!(kind(journal.describe(record(77))), Err(ErrorKind::NotFound));
+    let both = [MapKey(3), MapKey(77)];
+    assert_eq!(
+        kind(journal.mark(&both, regions(g, 0, 1))),
+        Err(ErrorKind::NotFound)
+    );
+    assert!(!journal.covers(MapKey(3), regions(g, 0, 1)));
+    assert!(!journal.covers(MapKey(77), regions(g, 0, 1)));
+    journal.check().unwrap();
+    journal.remove(MapKey(3)).unwrap();
+    journal.add(record(16), &empty).unwrap();
+    drop(journal);
+    let keys = open(dir.path(), g, POWER).1;
+    let keys: Vec<u32> = keys.iter().map(|m| m.0.key.0).collect();
+    assert_eq!(
+        keys,
+        [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+    );
+}
+
+#[test]
+fn a_journal_is_opened_by_its_own_set_only_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (g, dir) = (unit(64), dir.path());
+    let try_open = |set, g| Journal::open(dir, set, g, POWER).map(|_| ());
+    assert!(matches!(try_open(SET, g), Err(OpenError::Missing)));
+    let journal = Journal::create(dir, SET, g, POWER).unwrap();
+    assert!(matches!(try_open(SET, g), Err(OpenError::InUse)));
+    drop(journal);
+    let again = Journal::create(dir, SET, g, POWER).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+    let other = Uuid::from_u128(5);
+    let refused = |set, g| {
+        eventually(|| match try_open(set, g) {
+            Err(OpenError::InUse) => None,
+            other => Some(other.unwrap_err()),
+        })
+    };
+    assert!(matches!(refused(other, g), OpenError::OtherSet(SET)));
+    assert!(matches!(refused(SET, unit(65)), OpenError::OtherGeometry(found) if found == g));
+    std::fs::rename(dir.join("journal.b"), dir.join("x")).unwrap();
+    assert!(matches!(refused(SET, g), OpenError::Damaged(text) if text.contains("journal.b")));
+    std::fs::rename(dir.join("x"), dir.join("journal.b")).unwrap();
+    drop(open(dir, g, POWER));
+    Journal::delete(dir).unwrap();
+    assert!(matches!(try_open(SET, g), Err(OpenError::Missing)));
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+}
+
+/// All space is taken at once: blocks, not only a length.
+#[test]
+fn the_space_is_taken_at_creation_and_never_grows() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let g = unit(64 * 4096);
+    let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
+    let total = Layout::new(g).total();
+    let sizes = || {
+        let meta = FILES.map(|f| dir.path().join(f).metadata().unwrap());
+        meta.map(|m| (m.len(), m.blocks() * 512))
+    };
+    for (len, space) in sizes() {
+        assert_eq!(len, total);
+        assert!(space >= total, "{space} of {total} bytes are there");
+    }
+    for key in 0..16 {
+        journal.add(record(key), &WriteBitmap::full(g)).unwrap();
+    }
+    journal.checkpoint().unwrap();
+    assert!(sizes().iter().all(|(len, _)| *len == total));
+}
+
+/// A life without syncs is good as long as the machine runs, and afterwards if it was closed.
+#[test]
+fn without_syncs_a_restart_of_the_machine_voids_the_journal() {
+    let g = unit(300);
+    let boot = |n| Identity {
+        set: SET,
+        geometry: g,
+        boot: Uuid::from_u128(n),
+    };
+    let sim = Sim::formatted(&boot(1), CRASH);
+    let (journal, _) = Journal::open_on(sim.pair(), &boot(1), CRASH).unwrap();
+    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    let syncs = sim.syncs();
+    for at in 0..100 {
+        journal.mark(&[MapKey(1)], regions(g, at, at + 1)).unwrap();
+        journal.checkpoint().unwrap();
+    }
+    assert_eq!(sim.syncs(), syncs, "no sync without a need");
+    drop(journal);
+    let (journal, maps) = Journal::open_on(sim.pair(), &boot(1), POWER).unwrap();
+    assert_eq!(maps[0].1.count(), 128);
+    drop(journal);
+    let (journal, _) = Journal::open_on(sim.pair(), &boot(1), CRASH).unwrap();
+    journal.mark(&[MapKey(1)], regions(g, 128, 129)).unwrap();
+    drop(journal);
+    for seed in 0..50 {
+        let lost = sim.crashed(seed);
+        let error = Journal::open_on(lost.pair(), &boot(2), CRASH).unwrap_err();
+        assert!(
+            matches!(error, OpenError::NotDurable | OpenError::Damaged(_)),
+            "seed {seed}: {error}"
+        );
+    }
+    let (journal, _) = Journal::open_on(sim.pair(), &boot(1), CRASH).unwrap();
+    journal.close().unwrap();
+    for seed in 0..50 {
+        let kept = sim.crashed(seed);
+        let (_, maps) = Journal::open_on(kept.pair(), &boot(2), CRASH).unwrap();
+        assert_eq!(maps[0].1.count(), 256);
+    }
+}
+
+/// A file whose sync waits until it is told, so that others can gather.
+#[derive(Debug)]
+struct Held {
+    file: Box<dyn Backing>,
+    syncs: Arc<AtomicU64>,
+    go: Arc<Mutex<()>>,
+}
+
+impl Backing for Held {
+    fn reserve(&self, len: u64, fresh: bool) -> io::Result<()> {
+        self.file.reserve(len, fresh)
+    }
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_at(buf, at)
+    }
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_at(bytes, at)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        drop(self.go.lock().unwrap());
+        self.file.sync()
+    }
+}
+
+/// While one thread syncs, eleven others gather: one more sync serves the eight that need one, and
+/// the three whose groups are under way need none.
+#[test]
+fn threads_that_wait_share_one_sync() {
+    let g = unit(64 * 64);
+    let id = Identity::of(SET, g);
+    let sim = Sim::formatted(&id, POWER);
+    let (syncs, go) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(())));
+    let hold = |file| -> Box<dyn Backing> {
+        Box::new(Held {
+            file,
+            syncs: Arc::clone(&syncs),
+            go: Arc::clone(&go),
+        })
+    };
+    let pair = sim.pair().map(hold);
+    let (journal, _) = Journal::open_on(pair, &id, POWER).unwrap();
+    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    let before = syncs.load(Ordering::SeqCst);
+    let done = AtomicU64::new(0);
+    let mark = |at| {
+        let regions = regions(g, at, at + 1);
+        journal.mark(&[MapKey(1)], regions).unwrap();
+        assert!(journal.covers(MapKey(1), regions));
+        done.fetch_add(1, Ordering::SeqCst);
+    };
+    std::thread::scope(|scope| {
+        let held = go.lock().unwrap();
+        scope.spawn(|| mark(0));
+        eventually(|| (syncs.load(Ordering::SeqCst) == before + 1).then_some(()));
+        for at in 1..=8 {
+            scope.spawn(move || mark(at * 200));
+        }
+        for at in 1..=3 {
+            scope.spawn(move || mark(at * 30));
+        }
+        eventually(|| (journal.gate.waiting() == 8).then_some(()));
+        assert_eq!(
+            done.load(Ordering::SeqCst),
+            0,
+            "nobody returns before the sync"
+        );
+        assert!(
+            !journal.covers(MapKey(1), regions(g, 0, 1)),
+            "and nobody may rely on a mark before it"
+        );
+        drop(held);
+    });
+    assert_eq!(syncs.load(Ordering::SeqCst), before + 2);
+    drop(journal);
+    let (_, maps) = Journal::open_on(sim.crashed(3).pair(), &id, POWER).unwrap();
+    assert_eq!(maps[0].1.count(), 9 * 128);
+}
+
+/// Threads that mark, clear what is theirs, rotate maps and write snapshots, then a crash.
+#[test]
+fn many_threads_lose_nothing() {
+    let g = unit(64 * 64 * 8);
+    let id = Identity::of(SET, g);
+    let sim = Sim::formatted(&id, POWER);
+    let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
+    journal.add(record(0), &WriteBitmap::empty(g)).unwrap();
+    let kept: Vec<BTreeMap<u64, bool>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..8u64)
+            .map(|id| {
+                let journal = &journal;
+                scope.spawn(move || {
+                    let (mut rng, mut mine) = (Rng::new(id), BTreeMap::new());
+                    for _ in 0..200 {
+                        let at = rng.below(64 * 64) * 8 + id;
+                        let one = regions(g, at, at + 1);
+                        let set = rng.below(4) > 0;
+                        if set {
+                            journal.mark(&[MapKey(0)], one).unwrap();
+                            assert!(journal.covers(MapKey(0), one));
+                        } else {
+                            journal.clear(MapKey(0), one);
+                        }
+                        mine.insert(at, set);
+                    }
+                    mine
+                })
+            })
+            .collect();
+        for epoch in 1..40 {
+            journal.add(record(epoch), &WriteBitmap::empty(g)).unwrap();
+            journal.mark(&[MapKey(epoch)], regions(g, 0, 1)).unwrap();
+            if epoch % 5 == 0 {
+                journal.checkpoint().unwrap();
+            }
+            if epoch > 1 {
+                journal.remove(MapKey(epoch - 1)).unwrap();
+            }
+        }
+        workers.into_iter().map(|w| w.join().unwrap()).collect()
+    });
+    drop(journal);
+    let (_, maps) = Journal::open_on(sim.crashed(7).pair(), &id, POWER).unwrap();
+    let keys: Vec<u32> = maps.iter().map(|m| m.0.key.0).collect();
+    assert_eq!(keys, [0, 39]);
+    let there = set_regions(&maps[0].1);
+    for (at, set) in kept.iter().flatten() {
+        assert!(
+            !set || there.binary_search(at).is_ok(),
+            "region {at} is lost"
+        );
+    }
+}
+
+/// Where space is short nothing is left behind, and a full disk later is no matter.
+#[test]
+fn space_is_short_at_creation_or_never() {
+    let g = unit(300);
+    let id = Identity::of(SET, g);
+    let short = layout(g);
+    let sim = Sim::new();
+    sim.limit_space(short.total() * 2 - 1);
+    let error = Writer::format(sim.pair(), &id, short, POWER).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    let sim = Sim::new();
+    sim.limit_space(short.total() * 2);
+    Writer::format(sim.pair(), &id, short, POWER).unwrap();
+    let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
+    for key in 0..200 {
+        journal.add(record(key), &WriteBitmap::full(g)).unwrap();
+        if key >= 15 {
+            journal.remove(MapKey(key - 15)).unwrap();
+        }
+    }
+    journal.checkpoint().unwrap();
+}
+
+fn seal(page: &mut [u8]) {
+    let crc = crc32c::crc32c(&page[..PAGE - 4]).to_le_bytes();
+    page[PAGE - 4..].copy_from_slice(&crc);
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let g = unit(64);
+    drop(Journal::create(dir.path(), SET, g, POWER).unwrap());
+    let path = dir.path().join(FILES[0]);
+    for (at, value) in [(8, 2), (16, 1)] {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let mut page = vec![0; PAGE];
+        file.read_exact_at(&mut page, 0).unwrap();
+        let old = page[at];
+        page[at] = value;
+        seal(&mut page);
+        file.write_all_at(&page, 0).unwrap();
+        let error = eventually(|| match Journal::open(dir.path(), SET, g, POWER) {
+            Err(OpenError::InUse) => None,
+            other => Some(other.unwrap_err()),
+        });
+        assert!(matches!(&error, OpenError::Unsupported(text) if text.contains("version")));
+        page[at] = old;
+        seal(&mut page);
+        file.write_all_at(&page, 0).unwrap();
+    }
+    drop(open(dir.path(), g, POWER));
+}
+
+/// Exact bytes, so that the format changes only when somebody changes it.
+#[test]
+fn the_bytes_are_those_that_are_described() {
+    let life = Life {
+        journal: Uuid::from_bytes([0xab; 16]),
+        number: 3,
+    };
+    let entries = [
+        Entry::Add(record(0x0102_0304)),
+        Entry::Mark {
+            key: MapKey(5),
+            first: 6,
+            end: 8,
+        },
+        Entry::Remove(MapKey(9)),
+    ];
+    let mut bytes = Vec::new();
+    encode_batch(&mut bytes, life, 7, &entries);
+    assert_eq!(bytes.len(), 4096);
+    assert_eq!(&bytes[..4], b"JBAT");
+    assert_eq!(bytes[4..8], crc32c::crc32c(&bytes[8..120]).to_le_bytes());
+    assert_eq!(bytes[8..24], [0xab; 16]);
+    assert_eq!(
+        bytes[24..48],
+        [
+            3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 72, 0, 0, 0, 3, 0, 0, 0
+        ]
+    );
+    assert_eq!(
+        bytes[48..56],
+        [1, (0x0102_0304 % 5) as u8, 3, 0, 4, 3, 2, 1]
+    );
+    assert_eq!(bytes[72..80], (0x0102_0304u64 + 7).to_le_bytes());
+    assert_eq!(bytes[80..88], 1_700_000_000_123u64.to_le_bytes());
+    assert_eq!(bytes[88..96], [5, 0, 0, 0, 5, 0, 0, 0]);
+    assert_eq!(
+        bytes[96..112],
+        [6, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(bytes[112..120], [3, 0, 0, 0, 9, 0, 0, 0]);
+    let batch = Batch::decode(&bytes).unwrap();
+    assert_eq!((batch.life, batch.number), (life, 7));
+    assert_eq!(batch.entries().unwrap(), entries);
+}
+
+proptest! {
+    /// A body of any bytes under a right checksum: an error, or a change, never a panic.
+    #[test]
+    fn any_body_under_a_right_checksum_is_survived(
+        noise in proptest::collection::vec((0usize..200, any::<u8>()), 0..12),
+        keys in proptest::collection::vec(0u32..3, 1..4),
+    ) {
+        let g = unit(130);
+        let id = Identity::of(SET, g);
+        let sim = Sim::formatted(&id, POWER);
+        let segment = Segment::read(sim.pair()[0].as_ref()).unwrap();
+        let entries: Vec<Entry> = keys.iter().flat_map(|k| [
+            Entry::Add(record(*k)),
+            Entry::Mark { key: MapKey(*k), first: 0, end: 2 },
+            Entry::Word { key: MapKey(*k), at: 1, bits: u64::MAX },
+            Entry::Empty(MapKey(*k)),
+            Entry::Describe(record(*k)),
+        ]).collect();
+        let mut bytes = Vec::new();
+        encode_batch(&mut bytes, segment.header.life, 1, &entries);
+        let len = 48 + u32::from_le_bytes(bytes[40..44].try_into().unwrap()) as usize;
+        for (at, value) in noise {
+            bytes[(44 + at) % len] = value;
+        }
+        let body = u32::from_le_bytes(bytes[40..44].try_into().unwrap()) as usize;
+        if 48 + body <= bytes.len() {
+            let crc = crc32c::crc32c(&bytes[8..48 + body]).to_le_bytes();
+            bytes[4..8].copy_from_slice(&crc);
+        }
+        let pair = sim.pair();
+        pair[0].write_at(&bytes, layout(g).log_at()).unwrap();
+        if let Ok((_, maps)) = Journal::open_on(pair, &id, POWER) {
+            prop_assert!(maps.iter().all(|m| m.1.count() <= 130));
+        }
+    }
+
+    /// A header of any bytes under a right checksum.
+    #[test]
+    fn any_header_under_a_right_checksum_is_survived(
+        noise in proptest::collection::vec((8usize..1300, any::<u8>()), 1..8),
+    ) {
+        let g = unit(130);
+        let id = Identity::of(SET, g);
+        let sim = Sim::formatted(&id, POWER);
+        let pair = sim.pair();
+        let mut page = vec![0; PAGE];
+        pair[0].read_at(&mut page, 0).unwrap();
+        for (at, value) in noise {
+            page[at] = value;
+        }
+        seal(&mut page);
+        pair[0].write_at(&page, 0).unwrap();
+        let _ = Journal::open_on(pair, &id, POWER);
+    }
+}
+
+/// The note of a later life counts against an older header of the same file.
+#[test]
+fn a_header_older_than_the_note_beside_it_is_not_believed() {
+    let g = unit(64);
+    let id = Identity::of(SET, g);
+    let sim = Sim::formatted(&id, POWER);
+    let pair = sim.pair();
+    let segment = Segment::read(pair[0].as_ref()).unwrap();
+    let mut life = segment.header.life;
+    assert!(!segment.superseded(pair[0].as_ref()).unwrap());
+    life.number += 2;
+    write_note(pair[0].as_ref(), life).unwrap();
+    assert!(segment.superseded(pair[0].as_ref()).unwrap());
+    let error = Journal::open_on(pair, &id, POWER).unwrap_err();
+    assert!(matches!(&error, OpenError::Damaged(text) if text.contains("superseded")));
+}
