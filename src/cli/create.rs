@@ -101,12 +101,13 @@ fn setup_of(args: &CreateArgs, path: &Path) -> Result<Setup> {
         .state_dir
         .clone()
         .unwrap_or_else(|| place::state_dir(&unit));
+    let state_dir = absolute(&state_dir)?;
     Ok(Setup {
         label,
         region_blocks: config::check_region_blocks(region_blocks).map_err(wrong)?,
         durability: Durability::Memory,
-        state_dir: absolute(&state_dir)?,
-        members: config::members_of(&args.members)?,
+        members: config::members_of(&args.members, &state_dir)?,
+        state_dir,
         unit,
     })
 }
@@ -122,7 +123,7 @@ fn agree(setup: &Setup, args: &CreateArgs, path: &Path) -> Result<()> {
         Err(Error::new(Code::Config, says).with_hint("leave out the option, or change the file"))
     };
     if !args.members.is_empty() {
-        let given = config::members_of(&args.members)?;
+        let given = config::members_of(&args.members, &setup.state_dir)?;
         let pairs = |members: &[crate::server::setup::MemberSetup]| -> Vec<(String, PathBuf)> {
             let mut all: Vec<_> = members
                 .iter()

@@ -123,7 +123,7 @@ impl Look {
         };
         let foreign = !ours || other;
         // Only consent depends on it, and it may read much.
-        let blank = foreign && !self.wish.confirm && image.is_blank().map_err(|e| refusal(&e))?;
+        let blank = foreign && !self.wish.confirm && is_blank(&image)?;
         let size = Bytes(image.size());
         let Wish {
             what: word,
@@ -185,7 +185,7 @@ impl Runner {
     pub(super) fn look(&self, wish: Wish) -> Result<Look, Refusal> {
         let (joiner, path) = self.find_joiner(&wish)?;
         let mut look = Look {
-            scb: default_scb(&path),
+            scb: PathBuf::new(),
             io: IoMode::Buffered,
             set: self.identity.set,
             member: None,
@@ -201,7 +201,11 @@ impl Runner {
             (look.scb, look.io) = (seat.scb.clone(), seat.io);
             look.member = Some(self.set.members()[id.index()].uuid);
             (look.identity, look.fingerprint) = (seat.identity, seat.fingerprint);
-        } else if self.seats.iter().any(|seat| seat.scb == look.scb) {
+        } else if let Joiner::New { name, .. } = &look.joiner {
+            look.scb = default_scb(name, &look.path, &self.identity.state_dir);
+        }
+        let new = matches!(look.joiner, Joiner::New { .. });
+        if new && self.seats.iter().any(|seat| seat.scb == look.scb) {
             let text = format!(
                 "{} is the control block of another member",
                 look.scb.display()
@@ -290,6 +294,10 @@ impl Runner {
     fn name(&self, id: MemberId) -> &str {
         &self.set.members()[id.index()].name
     }
+}
+
+fn is_blank(image: &Image) -> Result<bool, Refusal> {
+    image.is_blank(image::LOOK_BYTES).map_err(|e| refusal(&e))
 }
 
 /// A path that a control block can remember.

@@ -13,8 +13,9 @@ use super::handle::{Board, Done, Published, Request};
 use super::pipeline::{Live, Pipeline, Stores};
 use super::record::record;
 use super::seat::{Identity, Seat};
+use super::setup::default_scb;
 use super::speed::Speeds;
-use crate::io::{Image, Storage};
+use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
@@ -307,9 +308,9 @@ impl Runner {
             return;
         };
         while self.seats.len() <= id.index() {
-            let path = image.path().to_owned();
-            self.seats
-                .push(Seat::new(path, crate::io::IoMode::Buffered));
+            let name = &self.set.members()[self.seats.len()].name;
+            let scb = default_scb(name, image.path(), &self.identity.state_dir);
+            self.seats.push(Seat::new(scb, IoMode::Buffered));
         }
         let seat = &mut self.seats[id.index()];
         (seat.identity, seat.fingerprint) = (Some(image.identity()), None);
