@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +38,8 @@ const LAST_WORKERS: Duration = Duration::from_secs(5);
 /// What the deciding thread is told.
 #[derive(Debug)]
 enum News {
-    /// The unit can be opened, or not.
-    Opened(io::Result<()>),
+    /// The unit can be opened, and on which device it lies; or it cannot.
+    Opened(io::Result<u64>),
     /// A worker has ended, as all do when the unit is unmounted.
     WorkerEnded,
     /// All workers have ended.
@@ -71,6 +72,11 @@ pub(super) fn serve(
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
     let claimed = Runtime::from_env()?.claim(unit)?;
+    if let Some(left) = claimed.left_mountpoint()
+        && let Err(error) = recover(unit, left)
+    {
+        tracing::warn!(unit, dir = %left.display(), %error, "a mount may be left behind");
+    }
     recover(unit, dir)?;
     let dir = dir.canonicalize().map_err(failed)?;
     let signals = Signals::collect().map_err(failed)?;
@@ -121,6 +127,7 @@ fn give_up(dir: &Path) {
 struct Mount {
     unit: String,
     dir: PathBuf,
+    handle: Handle,
     news: Receiver<News>,
     bell: UnixStream,
     /// How often a signal has asked for an end.
@@ -156,6 +163,7 @@ impl Mount {
         Ok(Self {
             unit: unit.to_owned(),
             dir,
+            handle: handle.clone(),
             news,
             bell,
             asked: 0,
@@ -226,11 +234,14 @@ impl Mount {
 
     fn opened(
         &self,
-        opened: io::Result<()>,
+        opened: io::Result<u64>,
         claimed: &RuntimeDir,
         ready: &mut dyn FnMut(),
     ) -> Result<()> {
-        opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+        let device =
+            opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+        // Before anybody is told of the mount: what lies on it must never become a member (I12).
+        self.handle.mounted_on(device);
         claimed.set_mountpoint(&self.dir)?;
         tracing::info!(unit = self.unit, dir = %self.dir.display(), "mounted");
         ready();
@@ -268,9 +279,17 @@ impl Mount {
 
     fn end(&mut self, end: io::Result<()>) -> Result<()> {
         // A panic of one worker is told before the others have ended.
-        self.is_quiet = end.is_ok() || !self.is_mounted();
+        let is_left = self.is_mounted();
+        self.is_quiet = end.is_ok() || !is_left;
         tracing::info!(unit = self.unit, "the mount has ended");
-        end.map_err(|e| Error::io(format!("{} was not served to its end", self.unit), e))
+        end.map_err(|e| Error::io(format!("{} was not served to its end", self.unit), e))?;
+        if !is_left {
+            return Ok(());
+        }
+        // The connection was aborted: nobody can serve what is still mounted.
+        give_up(&self.dir);
+        let text = format!("the mount of {} was aborted", self.unit);
+        Err(Error::new(Code::Io, text).with_hint("programs that used it have got errors; mount it again"))
     }
 }
 
@@ -316,8 +335,13 @@ fn start_session(face: Face, fd: OwnedFd, unit: PathBuf, teller: Teller) -> io::
         .spawn(move || ended.tell(News::Ended(session.run())))?;
     thread::Builder::new()
         .name("probe".into())
-        .spawn(move || teller.tell(News::Opened(File::open(unit).map(drop))))?;
+        .spawn(move || teller.tell(News::Opened(probe(&unit))))?;
     Ok(())
+}
+
+/// Opens the unit as any program would, and tells the device number of its mount.
+fn probe(unit: &Path) -> io::Result<u64> {
+    Ok(File::open(unit)?.metadata()?.dev())
 }
 
 /// Requests block on the members, so there are more workers than processors.

@@ -42,6 +42,8 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct RuntimeDir {
     dir: PathBuf,
+    /// Where a killed server had mounted the unit.
+    left: Option<PathBuf>,
     /// Open as long as the unit is served.
     _lock: File,
 }
@@ -108,6 +110,7 @@ impl Runtime {
             }
             if is_at(&lock, &dir.join("lock")).map_err(failed)? {
                 let claimed = RuntimeDir {
+                    left: read_mountpoint(&dir).map_err(failed)?,
                     dir: dir.clone(),
                     _lock: lock,
                 };
@@ -173,6 +176,12 @@ impl RuntimeDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where the unit was mounted by a server that was killed; its mount may still be there.
+    #[must_use]
+    pub fn left_mountpoint(&self) -> Option<&Path> {
+        self.left.as_deref()
     }
 
     /// Tells where the unit is mounted.
@@ -262,13 +271,17 @@ fn entry(dir: &Path, unit: String) -> io::Result<Option<Entry>> {
         other => other?,
     };
     let alive = sys::is_locked(lock.as_fd())?;
-    let mountpoint = read(dir, "mountpoint")?.map(|path| PathBuf::from(OsString::from_vec(path)));
     Ok(Some(Entry {
         unit,
         pid: read_pid(dir)?,
-        mountpoint,
+        mountpoint: read_mountpoint(dir)?,
         alive,
     }))
+}
+
+fn read_mountpoint(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let path = read(dir, "mountpoint")?;
+    Ok(path.map(|path| PathBuf::from(OsString::from_vec(path))))
 }
 
 fn read_pid(dir: &Path) -> io::Result<Option<u32>> {
@@ -375,6 +388,7 @@ mod tests {
         assert_eq!((left.pid, left.alive), (Some(4242), false));
         assert_eq!(left.mountpoint, Some("/srv/old".into()));
         let claimed = runtime.claim("dsa1").unwrap();
+        assert_eq!(claimed.left_mountpoint(), Some(Path::new("/srv/old")));
         let now = runtime.find("dsa1").unwrap().unwrap();
         assert_eq!(
             (now.pid, now.mountpoint, now.alive),
