@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -18,6 +18,9 @@ use super::sys;
 
 /// How often the directory may vanish under a claim, each time because somebody stopped serving.
 const ATTEMPTS: usize = 100;
+
+/// Who can read the lock's file can hold a read lock, which would keep every server out.
+const LOCK_MODE: u32 = 0o600;
 
 /// Where the runtime directories of all units are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +37,8 @@ pub struct Entry {
     pub pid: Option<u32>,
     /// Where it is mounted, or was.
     pub mountpoint: Option<PathBuf>,
-    /// Whether it is being served: the lock is held.
+    /// Whether it is being served: the lock is held. Who may not ask for the lock is told whether
+    /// the process exists.
     pub alive: bool,
 }
 
@@ -141,7 +145,11 @@ impl Runtime {
             let Ok(unit) = dir.file_name().into_string() else {
                 continue;
             };
-            entries.extend(entry(&dir.path(), unit).map_err(failed)?);
+            match entry(&dir.path(), unit) {
+                // Another user's, and closed to us.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
+                other => entries.extend(other.map_err(failed)?),
+            }
         }
         entries.sort_by(|a, b| a.unit.cmp(&b.unit));
         Ok(entries)
@@ -224,8 +232,19 @@ impl Drop for RuntimeDir {
 /// Readable for everybody, whatever the umask: any user may list the units.
 fn make_dir(dir: &Path) -> io::Result<()> {
     if let Some(base) = dir.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(base)?;
+        if let Some(above) = base.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(above)?;
+        }
+        make_readable_dir(base)?;
     }
+    make_readable_dir(dir)
+}
+
+/// Leaves a directory that exists as it is.
+fn make_readable_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o755).create(dir) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
         other => other?,
@@ -244,9 +263,14 @@ fn open_lock(dir: &Path) -> io::Result<Option<File>> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(LOCK_MODE)
         .open(dir.join("lock"))
     {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => {
+            // One that an older server left may be open to all.
+            file.set_permissions(Permissions::from_mode(LOCK_MODE))?;
+            Ok(Some(file))
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
@@ -268,12 +292,17 @@ fn entry(dir: &Path, unit: String) -> io::Result<Option<Entry>> {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        other => other?,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => None,
+        other => Some(other?),
     };
-    let alive = sys::is_locked(lock.as_fd())?;
+    let pid = read_pid(dir)?;
+    let alive = match lock {
+        Some(lock) => sys::is_locked(lock.as_fd())?,
+        None => pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists()),
+    };
     Ok(Some(Entry {
         unit,
-        pid: read_pid(dir)?,
+        pid,
         mountpoint: read_mountpoint(dir)?,
         alive,
     }))
@@ -338,6 +367,8 @@ mod tests {
             (mode(claimed.path()), mode(&claimed.path().join("pid"))),
             (0o755, 0o644)
         );
+        assert_eq!(mode(&claimed.path().join("lock")), 0o600);
+        assert_eq!(mode(runtime.base()), 0o755);
         let e = runtime.claim("dsa1").unwrap_err();
         assert_eq!(e.code(), Code::InUse);
         assert_eq!(
