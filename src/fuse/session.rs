@@ -21,6 +21,7 @@ use super::MountOptions;
 use super::face::Face;
 use super::handles::{Bell, Handles, wake};
 use super::inode::Owner;
+use super::overflow::{Gate, OnEnd, Overflow};
 use super::unit::Unit;
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
@@ -238,8 +239,7 @@ impl Mount {
         claimed: &RuntimeDir,
         ready: &mut dyn FnMut(),
     ) -> Result<()> {
-        let device =
-            opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+        let device = opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
         // Before anybody is told of the mount: what lies on it must never become a member (I12).
         self.handle.mounted_on(device);
         claimed.set_mountpoint(&self.dir)?;
@@ -289,7 +289,8 @@ impl Mount {
         // The connection was aborted: nobody can serve what is still mounted.
         give_up(&self.dir);
         let text = format!("the mount of {} was aborted", self.unit);
-        Err(Error::new(Code::Io, text).with_hint("programs that used it have got errors; mount it again"))
+        Err(Error::new(Code::Io, text)
+            .with_hint("programs that used it have got errors; mount it again"))
     }
 }
 
@@ -302,13 +303,14 @@ fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notif
     let (bell, change) = (notifier.bell.clone(), notifier.bell.clone());
     handle.on_change(Box::new(move || change.ring()));
     let teller = teller.clone();
-    let unit = Unit::new(
-        handle.clone(),
-        Arc::new(move || teller.tell(News::WorkerEnded)),
-    );
+    let ended: OnEnd = Arc::new(move || teller.tell(News::WorkerEnded));
+    let unit = Arc::new(Unit::new(handle.clone()));
     let face = Face {
         mounted: unit.mtime(),
         unit,
+        gate: Gate::new(workers()),
+        overflow: Overflow::new(Arc::clone(&ended)),
+        ended,
         name: name.to_owned(),
         tree,
         handles,
