@@ -6,7 +6,8 @@
 //! flight, and of the others one for each caller that waits.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -22,29 +23,72 @@ pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 /// A request with all that its answer needs.
 type Job = Box<dyn FnOnce() + Send>;
 
+/// How often the last worker lets the others go on before it hands a request over.
+const YIELDS: u32 = 32;
+/// Bits of a gate's count that hold who is inside; those above count who has left.
+const INSIDE_BITS: u32 = 16;
+const INSIDE: u64 = (1 << INSIDE_BITS) - 1;
+
 /// How many data requests the workers may carry out themselves at once.
 #[derive(Debug)]
 pub(super) struct Gate {
-    inside: AtomicUsize,
-    most: usize,
+    /// One number, so that entering and leaving cost one atomic addition each.
+    count: AtomicU64,
+    /// The count when it was last waited for in vain.
+    stuck: AtomicU64,
+    most: u64,
 }
 
 impl Gate {
     /// Leaves one of `workers` outside.
     pub(super) fn new(workers: usize) -> Self {
         assert!(workers > 1, "one worker stays free, another one works");
+        let most = workers as u64 - 1;
+        assert!(most < INSIDE, "all workers can be counted");
         Self {
-            inside: AtomicUsize::new(0),
-            most: workers - 1,
+            count: AtomicU64::new(0),
+            stuck: AtomicU64::new(u64::MAX),
+            most,
         }
     }
 
     /// Lets the calling worker in until the answer is dropped; `None` when it is the last one.
     pub(super) fn enter(&self) -> Option<Inside<'_>> {
+        self.try_enter().or_else(|| self.enter_soon())
+    }
+
+    fn try_enter(&self) -> Option<Inside<'_>> {
         // Only the number counts; no data is passed on by it.
-        let before = self.inside.fetch_add(1, Ordering::Relaxed);
-        let inside = Inside(self);
-        (before < self.most).then_some(inside)
+        let before = self.count.fetch_add(1, Relaxed);
+        if before & INSIDE < self.most {
+            return Some(Inside(self));
+        }
+        self.count.fetch_sub(1, Relaxed);
+        None
+    }
+
+    /// Members that answer at once keep the others busy for moments only: to give up the processor
+    /// costs less than to hand the request over. Who found nobody leaving is followed by nobody
+    /// who waits until somebody leaves.
+    #[cold]
+    fn enter_soon(&self) -> Option<Inside<'_>> {
+        let left = |count: u64| count >> INSIDE_BITS;
+        let before = left(self.count.load(Relaxed));
+        if self.stuck.load(Relaxed) == before {
+            return None;
+        }
+        for _ in 0..YIELDS {
+            thread::yield_now();
+            if self.count.load(Relaxed) & INSIDE < self.most
+                && let Some(inside) = self.try_enter()
+            {
+                return Some(inside);
+            }
+        }
+        if left(self.count.load(Relaxed)) == before {
+            self.stuck.store(before, Relaxed);
+        }
+        None
     }
 }
 
@@ -54,7 +98,8 @@ pub(super) struct Inside<'a>(&'a Gate);
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::Relaxed);
+        // One less inside, one more that has left.
+        self.0.count.fetch_add((1 << INSIDE_BITS) - 1, Relaxed);
     }
 }
 
@@ -216,6 +261,14 @@ mod tests {
         drop(first);
         assert!(gate.enter().is_some());
         assert!(gate.enter().is_some(), "what was let in has left");
+        drop(second);
+        let all = (gate.enter(), gate.enter());
+        assert!(all.0.is_some() && all.1.is_some() && gate.enter().is_none());
+        assert_eq!(
+            gate.stuck.load(Relaxed),
+            4,
+            "nobody has left since the fourth"
+        );
     }
 
     #[test]
@@ -260,15 +313,15 @@ mod tests {
     #[test]
     fn the_end_waits_for_all_requests() {
         let overflow = overflow();
-        let count = Arc::new(AtomicUsize::new(0));
+        let count = Arc::new(AtomicU64::new(0));
         for _ in 0..500 {
             let count = Arc::clone(&count);
             overflow.run(Box::new(move || {
-                count.fetch_add(1, Ordering::Relaxed);
+                count.fetch_add(1, Relaxed);
             }));
         }
         drop(overflow);
-        assert_eq!(count.load(Ordering::Relaxed), 500);
+        assert_eq!(count.load(Relaxed), 500);
     }
 
     #[test]
