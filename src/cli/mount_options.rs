@@ -9,7 +9,7 @@ use crate::set::Code;
 
 /// Words that mount(8) passes on and that change nothing here: what our mounts have anyway, and
 /// what only fstab and init systems read.
-const ACCEPTED: [&str; 12] = [
+const ACCEPTED: [&str; 17] = [
     "rw",
     "defaults",
     "nosuid",
@@ -22,6 +22,11 @@ const ACCEPTED: [&str; 12] = [
     "nofail",
     "_netdev",
     "default_permissions",
+    "noatime",
+    "relatime",
+    "strictatime",
+    "diratime",
+    "nodiratime",
 ];
 
 /// The options of one mount.
@@ -141,7 +146,9 @@ mod tests {
 
     #[test]
     fn words_of_mount_8_change_nothing() {
-        let options = read("rw,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,");
+        let options = read(
+            "rw,noatime,relatime,nodiratime,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,",
+        );
         assert_eq!(options.expect("valid"), Options::default());
         assert_eq!(
             read("durability=memory").expect("valid"),
