@@ -94,9 +94,25 @@ fn a_unit_that_is_not_mounted_is_3_with_a_hint() {
     for verb in ["status", "show", "stop"] {
         let (stdout, stderr) = place.expect(3, &[verb, "dsa1"]);
         assert!(stdout.is_empty());
-        let expected =
-            "shadowset: dsa1 is not mounted\nhint: `shadowset mount dsa1 DIR` mounts it\n";
+        let expected = "shadowset: there is no unit dsa1\n\
+                        hint: `shadowset list` shows the mounted and the configured units\n";
         assert_eq!(stderr, expected);
+    }
+    let text = "[[member]]\nname = \"m1\"\npath = \"/a\"\n";
+    fs::write(place.path("conf/dsa1.toml"), text).expect("file");
+    fs::write(place.path("dsa2.toml"), text).expect("file");
+    for (unit, word) in [("dsa1", "dsa1"), ("dsa2", "./dsa2.toml")] {
+        let (_, stderr) = place.expect(3, &["status", word]);
+        let expected = format!(
+            "shadowset: {unit} is not mounted\nhint: `shadowset mount {word} DIR` mounts it\n"
+        );
+        assert_eq!(stderr, expected);
+    }
+    let empty = place.path("empty").display().to_string();
+    for dir in [empty.as_str(), "./empty"] {
+        let (_, stderr) = place.expect(3, &["status", dir]);
+        let says = format!("shadowset: no unit is mounted at {dir}\n");
+        assert!(stderr.starts_with(&says), "{stderr}");
     }
     let (stdout, _) = place.expect(3, &["--json", "detach", "dsa1", "m1"]);
     assert_eq!(json(&stdout)["code"], "not-mounted");
@@ -155,7 +171,15 @@ fn create_writes_a_configuration_once_and_takes_it_back_when_it_fails() {
     let place = Place::new();
     let config = place.path("conf/dsa1.toml");
     place.expect(2, &["create", "dsa1", "--size", "1M"]);
-    place.expect(2, &["create", "dsa1", "--size", "1000", "--member", "m1=a"]);
+    let (_, stderr) = place.expect(2, &["create", "dsa1", "--size", "1000", "--member", "m1=a"]);
+    assert!(stderr.contains("multiple of 512 bytes"), "{stderr}");
+    let (_, stderr) = place.expect(2, &["create", "dsa1", "--member", "m1=a"]);
+    assert!(stderr.contains("no --size is given"), "{stderr}");
+    let twice = [
+        "create", "dsa1", "--size", "1M", "--member", "m1=a", "--member", "m1=b",
+    ];
+    let (_, stderr) = place.expect(2, &twice);
+    assert!(stderr.contains("two members have the name m1"), "{stderr}");
     assert!(!config.exists(), "nothing is left of a failure");
     let state = place.path("state").display().to_string();
     let state_dir = ["--state-dir", state.as_str()];
@@ -173,6 +197,13 @@ fn create_writes_a_configuration_once_and_takes_it_back_when_it_fails() {
         1 << 20
     );
     let written = fs::read_to_string(&config).expect("the configuration");
+    assert!(written.contains("Mount it: shadowset mount dsa1 DIR\n"));
+    let elsewhere = ["create", "./dsa3.toml", "--size", "1M", "--member", "m1=c3"];
+    place.expect(0, &[&elsewhere[..], &state_dir].concat());
+    let other = fs::read_to_string(place.path("dsa3.toml")).expect("the configuration");
+    let path = place.path("dsa3.toml");
+    let says = format!("Mount it: shadowset mount {} DIR\n", path.display());
+    assert!(other.contains(&says), "{other}");
     let (_, stderr) = place.expect(1, &["create", "dsa1", "--member", "m1=c"]);
     assert!(stderr.contains("the list of members is m1="), "{stderr}");
     place.expect(4, &["create", "dsa1"]);
@@ -193,7 +224,10 @@ fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
     let place = Place::new();
     let (_, stderr) = place.expect(1, &["mount", "dsa1", "empty", "-o", "rw,colour"]);
     assert!(stderr.contains("unknown option `colour`"), "{stderr}");
-    place.expect(32, &["mount", "dsa1", "empty"]);
+    let (_, stderr) = place.expect(32, &["mount", "dsa1", "empty"]);
+    assert!(stderr.contains("hint: `shadowset list`"), "{stderr}");
+    place.expect(1, &["mount", "dsa1"]);
+    place.expect(1, &["mount", "--frobnicate", "dsa1", "empty"]);
     let bad = place.path("conf/dsa1.toml");
     fs::write(&bad, "unit = \"dsa1\"\ndurability = \"power\"\n").expect("file");
     let (_, stderr) = place.expect(32, &["mount", "dsa1", "empty"]);

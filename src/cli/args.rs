@@ -138,10 +138,15 @@ pub(super) struct StopArgs {
 
 /// `status`.
 #[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "With --json: the unit's status.json, an object; without UNIT an array of \
+    these, one per mounted unit."
+)]
 pub(super) struct StatusArgs {
-    /// Name of a mounted unit, its mount point, or its configuration file.
+    /// Name of a mounted unit, its mount point, or its configuration file; all units without it.
     pub(super) unit: Option<String>,
-    /// Go on until the unit is unmounted, showing each change.
+    /// Go on until the unit is unmounted, showing each change. Keeps the mount in use meanwhile:
+    /// `stop` without --force is refused.
     #[arg(long, short, requires = "unit")]
     pub(super) watch: bool,
 }
@@ -173,11 +178,8 @@ pub(super) struct AttachArgs {
     #[arg(long = "as", value_name = "NAME")]
     pub(super) name: Option<String>,
     /// What kind of copy is allowed.
-    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "compare", "full", "nocopy"])]
+    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "full", "nocopy"])]
     pub(super) policy: Option<String>,
-    /// Member to copy from.
-    #[arg(long, value_name = "MEMBER")]
-    pub(super) source: Option<String>,
     /// Agree that the image is overwritten.
     #[arg(long, short)]
     pub(super) yes: bool,
@@ -324,7 +326,7 @@ mod tests {
             "--json show dsa1",
             "detach dsa1 m3 --policy minicopy --dry-run",
             "attach dsa1 m3 --policy minicopy=optional --wait",
-            "attach dsa1 /srv/m4.img --as m4 --yes --source m1 --json",
+            "attach dsa1 /srv/m4.img --as m4 --yes --json",
             "bitmap list dsa1",
             "bitmap show dsa1 m3",
             "bitmap extents dsa1 0a0b0c0d --json",

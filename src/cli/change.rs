@@ -33,12 +33,11 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
         .word(target.word())?
         .option("as", args.name.as_deref())?
         .option("policy", args.policy.as_deref())?
-        .option("source", args.source.as_deref())?
         .flag("confirm", args.yes)
         .flag("dry-run", args.dry_run);
     // Operations that were there before are not the one that this attach starts.
     let before = tree.status()?.operations.iter().map(|op| op.id).max();
-    let answer = tree.command(&command.text).map_err(offer_yes)?;
+    let answer = tree.command(&command.text)?;
     if !args.wait {
         return show(&answer, out);
     }
@@ -78,14 +77,6 @@ fn done(op: &Operation) -> String {
 fn operation_value(op: &Operation) -> Value {
     json!({ "id": op.id, "kind": op.kind, "state": op.state, "copied_bytes": op.copied_bytes,
         "skipped_bytes": op.skipped_bytes, "total_bytes": op.total_bytes })
-}
-
-/// The hint of the control tree names its own word for consent; here it is an option.
-fn offer_yes(error: Error) -> Error {
-    match error.code() {
-        Code::NotBlank | Code::NeedsConfirm => error.with_hint("add --yes to overwrite the image"),
-        _ => error,
-    }
 }
 
 /// What is attached: a member by name, or an image by path.
@@ -352,13 +343,5 @@ mod tests {
         assert_eq!(value["verdict"], "minicopy");
         assert_eq!(value["bitmap"], "00000012");
         assert_eq!(value["ok"], true);
-    }
-
-    #[test]
-    fn consent_is_an_option_here() {
-        let error = offer_yes(Error::new(Code::NotBlank, "attach /a: not blank"));
-        assert!(error.hint().contains("--yes"));
-        let other = offer_yes(Error::new(Code::NoBitmap, "attach m3: no bitmap"));
-        assert_eq!(other.hint(), Code::NoBitmap.hint());
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::place;
+use super::{hints, place};
 use crate::error::{Error, Result};
 use crate::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
 use crate::set::Code;
@@ -89,7 +89,8 @@ pub(super) fn load(path: &Path) -> Result<Config> {
         let says = format!("cannot read the configuration {}", path.display());
         let error = Error::io(says, cause);
         if missing {
-            return error.with_hint("`shadowset create` writes one");
+            let hint = "`shadowset list` shows the units; `shadowset create` makes a new one";
+            return error.with_hint(hint);
         }
         error
     })?;
@@ -239,7 +240,7 @@ impl Source<'_> {
         };
         let file = self.path.display();
         let text = format!("{file}: line {line}, column {column}: {key}{says}");
-        Error::new(Code::Config, text).with_hint("shadowset(8) describes every key")
+        Error::new(Code::Config, text).with_hint(hints::CONFIG)
     }
 
     fn name(&self, name: &Spanned<String>) -> Result<String> {
@@ -347,13 +348,13 @@ pub(super) fn check_region_blocks(blocks: u32) -> std::result::Result<u32, Strin
     ))
 }
 
-/// The text of a configuration file that describes the unit.
-pub(super) fn render(setup: &Setup) -> Result<String> {
+/// The text of a configuration file that describes the unit; `spec` is what mounts it.
+pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
     let mut text = String::new();
     let unit = &setup.unit;
     let _ = writeln!(
         text,
-        "# Shadow set {unit}. Mount it: shadowset mount {unit} DIR"
+        "# Shadow set {unit}. Mount it: shadowset mount {spec} DIR"
     );
     let _ = writeln!(text, "unit = {}", quoted(unit));
     let _ = writeln!(text, "label = {}", quoted(&setup.label));

@@ -189,6 +189,11 @@ impl Operation {
         (share * 100.0).min(100.0)
     }
 
+    /// Whether it goes on at present: only then a rate and a time to go mean something.
+    pub(super) fn is_moving(&self) -> bool {
+        self.state == "running"
+    }
+
     /// `minicopy m1 -> m2`.
     pub(super) fn title(&self) -> String {
         match (&self.source, &self.target) {

@@ -2,8 +2,8 @@
 //! server's side of it.
 //!
 //! There is no fork: the launcher starts the program anew with `--foreground --ready-pipe`, and the
-//! server reports on its standard output with one word, `ready`, or with a code, a sentence and a
-//! hint. Everything that can be refused without a server is refused by the launcher.
+//! server reports on its standard output with one word, `ready`, warnings before it, or with a code,
+//! a sentence and a hint. Everything that can be refused without a server is refused by the launcher.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
@@ -17,7 +17,8 @@ use tracing_subscriber::EnvFilter;
 use super::args::MountArgs;
 use super::mount_options::{self, Options};
 use super::output::{self, Out};
-use super::{config, place, system};
+use super::tree::Tree;
+use super::{config, place, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::server::setup::Setup;
@@ -26,16 +27,18 @@ use crate::set::Code;
 /// Exit code of mount(8) for a mount that did not come about.
 const EXIT_MOUNT: u8 = 32;
 /// Exit code of mount(8) for an option that it cannot understand.
-const EXIT_USAGE: u8 = 1;
+pub(super) const EXIT_USAGE: u8 = 1;
 /// First word of the server's report when the unit can be opened.
 const READY: &str = "ready";
+/// Begin of each line before that word: what the operator has to know all the same.
+const WARNING: &str = "warning: ";
 
 /// `mount`.
 pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
     let outcome =
         Plan::of(args).and_then(|plan| match (plan.options.foreground, args.ready_pipe) {
             (true, true) => plan.serve_and_report(),
-            (true, false) => plan.serve(&mut || {}),
+            (true, false) => plan.serve(&mut |_| {}),
             (false, _) => plan.launch(args, out),
         });
     let Err(error) = outcome else { return Ok(0) };
@@ -113,6 +116,7 @@ impl Plan {
     /// Starts the server and waits for its report.
     fn launch(&self, args: &MountArgs, out: Out) -> Result<()> {
         let unit = &self.setup.unit;
+        system::runtime()?;
         let mut server = self.start(args)?;
         let Some(pipe) = server.stdout.take() else {
             return Err(Error::new(
@@ -121,7 +125,8 @@ impl Plan {
             ));
         };
         match Report::read(pipe) {
-            Report::Ready => {
+            Report::Ready { warnings } => {
+                self.warn(&warnings);
                 let dir = self.dir.display();
                 let value = json!({ "ok": true, "unit": unit, "mountpoint": dir.to_string(),
                     "pid": server.id() });
@@ -141,6 +146,17 @@ impl Plan {
                 .with_hint(hint))
             }
             Report::Silence => Err(self.silence(&mut server)),
+        }
+    }
+
+    /// Says what is not as it should be, though the unit can be used.
+    fn warn(&self, of_server: &[String]) {
+        of_server.iter().for_each(|text| output::warn(text));
+        match Tree::at(&self.dir).status() {
+            Ok(status) => status::warnings(&status)
+                .iter()
+                .for_each(|text| output::warn(text)),
+            Err(error) => output::warn(&error.to_string()),
         }
     }
 
@@ -194,16 +210,19 @@ impl Plan {
     fn serve_and_report(&self) -> Result<()> {
         let mut reported = false;
         let served = system::leave_session().and_then(|()| {
-            self.serve(&mut || {
+            self.serve(&mut |notes| {
+                let warning = |note: &String| format!("{WARNING}{}", one_line(note));
+                let mut lines: Vec<_> = notes.iter().map(warning).collect();
+                lines.push(READY.to_owned());
                 // A launcher that was killed does not end the server that it has started.
-                reported = tell(&[READY]).is_ok();
+                reported = tell(&lines).is_ok();
             })
         });
         match &served {
             Err(error) if !reported => {
                 let sentence = one_line(&error.to_string());
                 let code = format!("error: {}", error.code());
-                let _ = tell(&[&code, &sentence, &one_line(error.hint())]);
+                let _ = tell(&[code, sentence, one_line(error.hint())]);
             }
             _ => {}
         }
@@ -211,7 +230,7 @@ impl Plan {
     }
 
     /// Serves until the unit is unmounted.
-    fn serve(&self, ready: &mut dyn FnMut()) -> Result<()> {
+    fn serve(&self, ready: &mut dyn FnMut(&[String])) -> Result<()> {
         let unit = &self.setup.unit;
         start_log(self.options.log.as_deref())?;
         std::env::set_current_dir("/").map_err(|cause| {
@@ -222,9 +241,9 @@ impl Plan {
             read_only: self.options.read_only,
         };
         let mut opened = false;
-        let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut || {
+        let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {
             opened = true;
-            ready();
+            ready(notes);
         });
         let served = served.and_then(|()| match opened {
             true => Ok(()),
@@ -244,7 +263,9 @@ impl Plan {
 /// What the server has said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Report {
-    Ready,
+    Ready {
+        warnings: Vec<String>,
+    },
     Failed {
         code: Code,
         sentence: String,
@@ -260,9 +281,14 @@ impl Report {
 
     fn of(reader: impl BufRead) -> Self {
         let mut lines = reader.lines().map_while(io::Result::ok);
-        let first = lines.next().unwrap_or_default();
+        let mut warnings = Vec::new();
+        let mut first = lines.next().unwrap_or_default();
+        while let Some(text) = first.strip_prefix(WARNING) {
+            warnings.push(text.to_owned());
+            first = lines.next().unwrap_or_default();
+        }
         if first == READY {
-            return Self::Ready;
+            return Self::Ready { warnings };
         }
         let Some(code) = first.strip_prefix("error: ").and_then(Code::from_name) else {
             return Self::Silence;
@@ -277,7 +303,7 @@ impl Report {
     }
 }
 
-fn tell(lines: &[&str]) -> io::Result<()> {
+fn tell(lines: &[String]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all((lines.join("\n") + "\n").as_bytes())?;
     stdout.flush()
@@ -358,7 +384,12 @@ mod tests {
 
     #[test]
     fn a_report_is_one_word_or_three_lines() {
-        assert_eq!(Report::of(&b"ready\n"[..]), Report::Ready);
+        let ready = |warnings: &[&str]| Report::Ready {
+            warnings: warnings.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        assert_eq!(Report::of(&b"ready\n"[..]), ready(&[]));
+        let warned = &b"warning: one\nwarning: two\nready\n"[..];
+        assert_eq!(Report::of(warned), ready(&["one", "two"]));
         let failed = Report::Failed {
             code: Code::ImageLocked,
             sentence: "m1 is locked".into(),
@@ -373,6 +404,7 @@ mod tests {
             b"error: nonsense\n",
             b"thread panicked\n",
             b"error:\n",
+            b"warning: one\n",
         ] {
             assert_eq!(Report::of(silence), Report::Silence, "{silence:?}");
         }

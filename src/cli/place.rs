@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{self, valid_name};
 use super::system::{self, Running};
-use super::tree::Tree;
+use super::tree::{Tree, nothing_at};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -58,11 +58,16 @@ pub(super) fn running(argument: &str) -> Result<Running> {
     let all = system::running()?;
     // Before anything looks into a mount whose server may have died.
     let path = std::path::absolute(argument).ok();
-    if let Some(found) = all.iter().find(|r| path.as_ref() == Some(&r.mountpoint)) {
+    let at_path = all.iter().filter(|r| path.as_ref() == Some(&r.mountpoint));
+    if let Some(found) = at_path.max_by_key(|r| r.covered_by().is_none()) {
         return Ok(found.clone());
     }
     if Path::new(argument).join(".shadow").is_dir() {
         return mounted_at(argument, all);
+    }
+    let directory = Path::new(argument);
+    if directory.is_dir() && (argument.contains('/') || !valid_name(argument)) {
+        return Err(nothing_at(directory));
     }
     let name = if valid_name(argument) && !argument.ends_with(".toml") {
         argument.to_owned()
@@ -70,17 +75,26 @@ pub(super) fn running(argument: &str) -> Result<Running> {
         config::load(&config_file(argument)?)?.setup.unit
     };
     let found = all.into_iter().find(|r| r.unit == name);
-    found.ok_or_else(|| {
-        Error::new(Code::NotMounted, format!("{name} is not mounted"))
-            .with_hint(format!("`shadowset mount {name} DIR` mounts it"))
-    })
+    found.ok_or_else(|| not_mounted(&name, argument))
+}
+
+/// A unit that is configured, or none at all; it is mounted by the word that was used for it.
+fn not_mounted(name: &str, argument: &str) -> Error {
+    let is_configured = config_file(argument).is_ok_and(|path| path.exists());
+    if is_configured {
+        return Error::new(Code::NotMounted, format!("{name} is not mounted"))
+            .with_hint(format!("`shadowset mount {argument} DIR` mounts it"));
+    }
+    Error::new(Code::NotMounted, format!("there is no unit {name}"))
+        .with_hint("`shadowset list` shows the mounted and the configured units")
 }
 
 /// The unit of a mount point, also when the runtime directory does not know it: another user's.
 fn mounted_at(dir: &str, all: Vec<Running>) -> Result<Running> {
     let doing = |cause| Error::io(format!("cannot use the mount point {dir}"), cause);
     let mountpoint = fs::canonicalize(dir).map_err(doing)?;
-    if let Some(found) = all.into_iter().find(|r| r.mountpoint == mountpoint) {
+    let here = all.into_iter().filter(|r| r.mountpoint == mountpoint);
+    if let Some(found) = here.max_by_key(|r| r.covered_by().is_none()) {
         return Ok(found);
     }
     let tree = Tree::at(&mountpoint);

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::args::StopArgs;
-use super::output::{Out, about};
+use super::output::{self, Out, about};
 use super::place;
 use super::system::{self, Running};
 use crate::error::{Error, Result};
@@ -27,7 +27,15 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
         Some(pid) => system::process(pid).map_err(|cause| failed(&unit, cause))?,
         None => None,
     };
+    refuse_covered(&unit)?;
+    // Nothing tells of them once the mount is gone.
+    let devices = if args.force {
+        unit.loop_devices()
+    } else {
+        Vec::new()
+    };
     take_away(&unit, args, server.as_ref())?;
+    warn_of_devices(&unit, &devices);
     let ended = match &server {
         // Its users may keep the server of a detached mount for as long as they like.
         Some(_) if args.force && !args.wait => is_over(server.as_ref(), Duration::ZERO),
@@ -50,8 +58,32 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
     Ok(0)
 }
 
+/// Whatever is mounted over the unit is not to be taken away in its stead.
+fn refuse_covered(unit: &Running) -> Result<()> {
+    let Some(other) = unit.covered_by() else {
+        return Ok(());
+    };
+    let (name, dir) = (&unit.unit, unit.mountpoint.display());
+    let says = format!("stop {name}: {other} is mounted over it at {dir}");
+    Err(Error::new(Code::InUse, says).with_hint(format!("take {other} away first")))
+}
+
+/// A loop device outlives the unit under it.
+fn warn_of_devices(unit: &Running, devices: &[PathBuf]) {
+    for device in devices {
+        let (name, device) = (&unit.unit, device.display());
+        output::warn(&format!(
+            "{device} stays over {name}: unmount what is on it, then `losetup -d {device}`"
+        ));
+    }
+}
+
 fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Result<()> {
     loop {
+        // Somebody else has taken it away, and what was under it is none of ours.
+        if unit.covered_by().is_some() {
+            return Ok(());
+        }
         match unmount(&unit.mountpoint, args.force) {
             Ok(()) => return Ok(()),
             // Unmounted before, and still closing its members: that end is what is wanted.

@@ -2,9 +2,10 @@
 //!
 //! Names of `io` that may still move are used here and nowhere else in the command line.
 
-use std::fs::File;
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::io::mountpoint::{self, FSTYPE};
 use crate::io::runtime::{Entry, Runtime};
 use crate::io::{loopdev, sys};
+use crate::set::Code;
 
 /// A mounted unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,13 +34,59 @@ impl Running {
 
     /// The loop devices over the virtual unit; none when they cannot be seen.
     pub(super) fn loop_devices(&self) -> Vec<PathBuf> {
-        loopdev::find(&self.file()).unwrap_or_default()
+        loopdev::find(&self.file()).unwrap_or_else(|_| loops_by_name(&self.file()))
     }
+
+    /// What is mounted over the unit, or stands in its place; none when nothing hides it.
+    pub(super) fn covered_by(&self) -> Option<String> {
+        match mountpoint::mounted(&self.mountpoint) {
+            Ok(Some(top)) if top.fstype == FSTYPE && top.source == self.unit.as_str() => None,
+            Ok(Some(top)) if top.fstype == FSTYPE => Some(top.source.to_string_lossy().into()),
+            Ok(Some(top)) => {
+                let (source, fstype) = (top.source.to_string_lossy(), top.fstype.to_string_lossy());
+                Some(format!("{source} ({fstype})"))
+            }
+            Ok(None) | Err(_) => None,
+        }
+    }
+}
+
+/// The devices that were bound to a file of this name: all that can be told when its server has died.
+fn loops_by_name(file: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
+    let is_over = |entry: &DirEntry| {
+        let name = fs::read(entry.path().join("loop/backing_file"));
+        name.is_ok_and(|name| name.trim_ascii_end() == file.as_os_str().as_bytes())
+    };
+    let entries = entries.flatten().filter(is_over);
+    let mut devices: Vec<_> = entries
+        .map(|entry| Path::new("/dev").join(entry.file_name()))
+        .collect();
+    devices.sort();
+    devices
+}
+
+/// The runtime directory of this process.
+///
+/// # Errors
+/// [`Code::Config`] for an ordinary user who has none.
+pub(super) fn runtime() -> Result<Runtime> {
+    Runtime::from_env().map_err(|error| match error.code() {
+        Code::Config => {
+            let says = "become root, or set XDG_RUNTIME_DIR: this user has no directory for the \
+                        files of running units";
+            Error::new(Code::Config, says)
+                .with_hint("`sudo shadowset ...` sees the units of the system")
+        }
+        _ => error,
+    })
 }
 
 /// All mounted units of this node, by name; also those whose server has died and left its mount.
 pub(super) fn running() -> Result<Vec<Running>> {
-    let entries = Runtime::from_env()?.list()?;
+    let entries = runtime()?.list()?;
     Ok(entries.into_iter().filter_map(one).collect())
 }
 

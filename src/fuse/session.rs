@@ -66,12 +66,12 @@ pub(super) fn serve(
     setup: &Setup,
     dir: &Path,
     options: &MountOptions,
-    ready: &mut dyn FnMut(),
+    ready: &mut dyn FnMut(&[String]),
 ) -> Result<()> {
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
     let claimed = Runtime::from_env()?.claim(unit)?;
-    recover(unit, dir)?;
+    let notes = clear(unit, dir)?;
     let dir = dir.canonicalize().map_err(failed)?;
     let signals = Signals::collect().map_err(failed)?;
     if let Err(error) = sys::become_io_flusher() {
@@ -82,7 +82,7 @@ pub(super) fn serve(
         Ok(mount) => mount,
         Err(error) => return stop_after(Err(error), running),
     };
-    let served = mount.serve(&signals, &claimed, ready);
+    let served = mount.serve(&signals, &claimed, &mut || ready(&notes));
     if mount.is_quiet {
         return stop_after(served, running);
     }
@@ -97,17 +97,40 @@ fn stop_after(served: Result<()>, running: Running) -> Result<()> {
     served.and(stopped)
 }
 
-/// Takes away what a killed server of the same unit has left on `dir`; nobody else may serve it.
-fn recover(unit: &str, dir: &Path) -> Result<()> {
+/// Makes `dir` free of units: dead mounts are taken away, a live one is a refusal. Two units on one
+/// directory would hide one, and a command for it would go to the other. Tells what it has done.
+fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
     let failed = |e| Error::io(format!("{} cannot be looked at", dir.display()), e);
-    if stale(dir)
-        .map_err(failed)?
-        .is_some_and(|source| source == unit)
-    {
-        tracing::warn!(unit, dir = %dir.display(), "the mount of a killed server is taken away");
-        unmount(dir, true)?;
+    let mut notes = Vec::new();
+    while let Some(dead) = stale(dir).map_err(failed)? {
+        let note = take_dead_away(&dead.to_string_lossy(), dir)?;
+        tracing::warn!(unit, "{note}");
+        notes.push(note);
     }
-    Ok(())
+    match mounted(dir).map_err(failed)? {
+        Some(on) if on.fstype == mountpoint::FSTYPE => {
+            let (other, dir) = (on.source.to_string_lossy(), dir.display());
+            let text = format!("{unit} cannot be mounted on {dir}: {other} is mounted there");
+            let hint = format!("`shadowset stop {other}` unmounts it, or use another directory");
+            Err(Error::new(Code::InUse, text).with_hint(hint))
+        }
+        _ => Ok(notes),
+    }
+}
+
+/// Takes away a mount whose server has died; lazily only when somebody still uses it.
+fn take_dead_away(dead: &str, dir: &Path) -> Result<String> {
+    let place = dir.display();
+    match unmount(dir, false) {
+        Ok(()) => Ok(format!("the dead mount of {dead} on {place} is taken away")),
+        Err(error) if error.code() == Code::InUse => {
+            unmount(dir, true)?;
+            Ok(format!(
+                "the dead mount of {dead} on {place} is taken away lazily: it is still in use"
+            ))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes the mount away, whoever uses it: the unit cannot be served.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Plan, REGION, Ran, Unit};
+use crate::bed::{MIB, Plan, REGION, Ran, Thing, Unit};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -145,6 +145,129 @@ fn a_loop_device_holds_the_unit_until_it_is_freed() {
     unit.forget(&device);
     unit.stop_and_compare();
     shadowset(&unit, 3, "stop dsa1");
+}
+
+#[test]
+fn a_second_loop_device_is_refused_and_names_the_first() {
+    let unit = Unit::new(2, 4 * MIB);
+    let device = unit.loop_device();
+    let second = shadowset(&unit, 4, "loop attach dsa1").err;
+    assert!(
+        second.contains(&format!(
+            "{device} is over the unit already\nhint: use {device}"
+        )),
+        "{second}"
+    );
+    assert_eq!(unit.sh("losetup -n -O NAME -j $U"), device);
+}
+
+#[test]
+fn two_units_are_not_stacked_on_one_directory() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("truncate -s 4M other.img
+        shadowset create ./dsa2.toml --size 4M --member m1=other.img --state-dir $D/state2");
+    let stacked = shadowset(&unit, 32, "mount ./dsa2.toml $M").err;
+    assert!(
+        stacked.contains("dsa1 is mounted there\nhint: `shadowset stop dsa1`"),
+        "{stacked}"
+    );
+    unit.sh("[ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]");
+    assert_eq!(unit.status()["unit"], "dsa1");
+    unit.stop();
+    shadowset(&unit, 0, "mount ./dsa2.toml $M");
+    shadowset(&unit, 0, "stop dsa2 --wait");
+}
+
+#[test]
+fn what_is_mounted_over_a_unit_is_not_taken_for_it() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("mount -t tmpfs cover $M");
+    let dir = unit.path("mnt");
+    unit.keep(Thing::Mount(dir.clone()));
+    for line in ["status dsa1", "detach dsa1 m2"] {
+        let says = shadowset(&unit, 3, line).err;
+        assert!(says.contains("no unit is mounted at"), "{says}");
+    }
+    let says = shadowset(&unit, 4, "stop dsa1").err;
+    assert!(says.contains("cover (tmpfs) is mounted over it"), "{says}");
+    unit.take_away(&Thing::Mount(dir));
+    assert_eq!(unit.state_of("m2"), "source");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_dead_mount_goes_before_the_next_and_says_how() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    unit.sh(&format!(
+        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+    ));
+    unit.gone();
+    let says = shadowset(&unit, 0, "mount dsa1 $M --log $D/log").err;
+    assert!(
+        says.contains("shadowset: warning: the dead mount of dsa1 on "),
+        "{says}"
+    );
+    unit.sh("[ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]
+        shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_mount_without_a_member_says_which_and_why() {
+    let mut unit = Unit::new(3, 4 * MIB);
+    unit.stop();
+    unit.sh("mv $I/m2.img kept");
+    let ran = shadowset(&unit, 0, "mount dsa1 $M");
+    assert!(
+        ran.err.starts_with("shadowset: warning: m2 is missing: "),
+        "{ran:?}"
+    );
+    assert_eq!((ran.err.lines().count(), ran.out.as_str()), (1, ""));
+    shadowset(&unit, 0, "stop dsa1 --wait");
+}
+
+#[test]
+fn a_unit_that_is_mounted_read_only_takes_no_commands() {
+    let mut unit = Plan::new(2, 4 * MIB).options("ro").mount();
+    for line in ["detach dsa1 m2", "loop attach dsa1"] {
+        let says = shadowset(&unit, 4, line).err;
+        assert!(
+            says.contains("dsa1 is mounted read-only and ") && !says.contains("image"),
+            "{says}"
+        );
+    }
+    unit.stop();
+}
+
+#[test]
+fn hints_are_words_of_the_command_line() {
+    let unit = Unit::new(2, 192 * MIB);
+    unit.sh("head -c 192M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    unit.accepted("detach m2 policy=none");
+    let hint = |line: &str| {
+        let ran = unit.try_sh(&format!("shadowset {line}"));
+        let hint = ran.err.lines().last().expect("a hint").to_owned();
+        assert_eq!(ran.code, 4, "{line}: {ran:?}");
+        hint
+    };
+    assert_eq!(
+        hint("attach dsa1 m2 --policy minicopy"),
+        "hint: use --policy minicopy=optional to copy everything"
+    );
+    assert_eq!(
+        hint("attach dsa1 m2 --policy nocopy"),
+        "hint: leave out --policy nocopy"
+    );
+    let op = unit.accepted("attach m2 policy=full").number("operation");
+    unit.accepted(&format!("pause {op}"));
+    let text = shadowset(&unit, 0, "status dsa1").out;
+    assert!(text.contains("paused") && !text.contains("eta"), "{text}");
+    assert_eq!(
+        hint("detach dsa1 m2"),
+        format!("hint: `shadowset op cancel dsa1 {op}`, or wait: `shadowset wait dsa1`")
+    );
+    shadowset(&unit, 0, &format!("op cancel dsa1 {op}"));
 }
 
 #[test]
