@@ -214,6 +214,41 @@ fn a_dead_mount_goes_before_the_next_and_says_how() {
 }
 
 #[test]
+fn a_dead_unit_that_is_stopped_by_force_says_which_devices_stay() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let device = unit.loop_device();
+    let pid = unit.pid();
+    unit.sh(&format!(
+        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+    ));
+    unit.gone();
+    let says = shadowset(&unit, 0, "stop dsa1 --force").err;
+    assert!(
+        says.starts_with(&format!("shadowset: warning: {device} stays over dsa1: ")),
+        "{says}"
+    );
+    unit.sh(&format!("losetup -d {device}"));
+    unit.forget(&device);
+}
+
+#[test]
+fn a_dead_mount_in_use_is_taken_away_lazily_and_says_so() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    let says = unit.sh(&format!(
+        "exec 3< $U; kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null
+        shadowset mount dsa1 $M --log $D/log 2>&1"
+    ));
+    unit.gone();
+    assert!(
+        says.ends_with(" is taken away lazily: it is still in use"),
+        "{says}"
+    );
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
+#[test]
 fn a_mount_without_a_member_says_which_and_why() {
     let mut unit = Unit::new(3, 4 * MIB);
     unit.stop();
