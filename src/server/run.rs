@@ -205,8 +205,8 @@ impl Runner {
 
     /// Has the image of an attach looked at; the command goes on when that is done.
     fn start_look(&self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
-        let look = self.look(wish)?;
-        look.start(ticket.number(), self)
+        self.look(wish)
+            .start(ticket.number(), self)
             .map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))
     }
 
