@@ -96,7 +96,7 @@ fn mount_code(status: ExitStatus) -> u8 {
 }
 
 fn run(step: &Step) -> Result<ExitStatus, u8> {
-    let line = command_line(step, beside_this_program("shadowset"));
+    let line = command_line(step, find("shadowset"));
     if step.verbose {
         let words: Vec<_> = line.iter().map(|word| word.to_string_lossy()).collect();
         println!("{}", words.join(" "));
@@ -110,7 +110,7 @@ fn run(step: &Step) -> Result<ExitStatus, u8> {
     })
 }
 
-/// Program and arguments; a program that was not found beside this one is looked for in PATH.
+/// Program and arguments; `shadowset` is where the program was found.
 fn command_line(step: &Step, shadowset: Option<PathBuf>) -> Vec<OsString> {
     let mut line = Vec::new();
     if let Some(namespace) = &step.namespace {
@@ -126,9 +126,19 @@ fn command_line(step: &Step, shadowset: Option<PathBuf>) -> Vec<OsString> {
     line
 }
 
-fn beside_this_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::current_exe().ok()?.with_file_name(name);
-    path.is_file().then_some(path)
+/// Where programs are when nothing says otherwise; mount(8) runs its helpers without a PATH.
+const USUAL_PLACES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The program beside this one, else in PATH, else in one of the usual places.
+fn find(name: &str) -> Option<PathBuf> {
+    let beside = std::env::current_exe()
+        .ok()
+        .map(|path| path.with_file_name(name));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = OsString::from(USUAL_PLACES);
+    let places = std::env::split_paths(&path).chain(std::env::split_paths(&usual));
+    let named = places.map(|place| place.join(name));
+    beside.into_iter().chain(named).find(|path| path.is_file())
 }
 
 #[cfg(test)]

@@ -110,12 +110,13 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         Some(unit) => place.name(unit)?,
         None => unit_of_file(path)?,
     };
+    let state_dir = place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit)));
     let setup = Setup {
         label: place.label(file.label.as_ref(), &unit)?,
         region_blocks: place.region_blocks(file.region_blocks.as_ref())?,
         durability: place.durability(file.durability.as_ref())?,
-        state_dir: place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit))),
-        members: place.members(&file.member)?,
+        members: place.members(&file.member, &state_dir)?,
+        state_dir,
         unit,
     };
     Ok(Config {
@@ -160,12 +161,15 @@ pub(super) fn unit_of_file(path: &Path) -> Result<String> {
 }
 
 /// A list of members that is not from a file: the same checks, without a line to name.
-pub(super) fn members_of(pairs: &[(String, PathBuf)]) -> Result<Vec<MemberSetup>> {
+pub(super) fn members_of(
+    pairs: &[(String, PathBuf)],
+    state_dir: &Path,
+) -> Result<Vec<MemberSetup>> {
     let member = |(name, path): &(String, PathBuf)| {
         let path = std::path::absolute(path)
             .map_err(|e| Error::io(format!("{name}: cannot use {}", path.display()), e))?;
         let cost = read_cost_default();
-        let scb = default_scb(&path);
+        let scb = default_scb(name, &path, state_dir);
         let io = IoMode::Buffered;
         Ok(MemberSetup {
             name: name.clone(),
@@ -275,10 +279,10 @@ impl Source<'_> {
         })
     }
 
-    fn members(&self, members: &[Spanned<Member>]) -> Result<Vec<MemberSetup>> {
+    fn members(&self, members: &[Spanned<Member>], state_dir: &Path) -> Result<Vec<MemberSetup>> {
         let setups = members
             .iter()
-            .map(|m| self.member(m.get_ref()))
+            .map(|m| self.member(m.get_ref(), state_dir))
             .collect::<Result<Vec<_>>>()?;
         check_members(&setups).map_err(|(i, says)| {
             let Some(member) = members.get(i) else {
@@ -290,16 +294,16 @@ impl Source<'_> {
         Ok(setups)
     }
 
-    fn member(&self, m: &Member) -> Result<MemberSetup> {
+    fn member(&self, m: &Member, state_dir: &Path) -> Result<MemberSetup> {
         let name = self.name(&m.name)?;
         if m.path.get_ref().as_os_str().is_empty() {
             return Err(self.wrong(m.path.span(), "the path is empty"));
         }
         let path = self.absolute(m.path.get_ref());
-        let scb = m
-            .scb
-            .as_ref()
-            .map_or_else(|| default_scb(&path), |s| self.absolute(s.get_ref()));
+        let scb = m.scb.as_ref().map_or_else(
+            || default_scb(&name, &path, state_dir),
+            |s| self.absolute(s.get_ref()),
+        );
         let io = match m.io.as_ref().map(|io| (io.get_ref().as_str(), io.span())) {
             None | Some(("buffered", _)) => IoMode::Buffered,
             Some(("direct", _)) => IoMode::Direct,
@@ -371,7 +375,7 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
     for m in &setup.members {
         let _ = writeln!(text, "\n[[member]]\nname = {}", quoted(&m.name));
         let _ = writeln!(text, "path = {}", quoted(utf8(&m.path)?));
-        if m.scb != default_scb(&m.path) {
+        if m.scb != default_scb(&m.name, &m.path, &setup.state_dir) {
             let _ = writeln!(text, "scb = {}", quoted(utf8(&m.scb)?));
         }
         let _ = writeln!(text, "# The member with the lowest cost is read first.");

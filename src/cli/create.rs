@@ -109,19 +109,20 @@ fn setup_of(args: &CreateArgs, path: &Path) -> Result<Setup> {
         .state_dir
         .clone()
         .unwrap_or_else(|| place::state_dir(&unit));
+    let state_dir = absolute(&state_dir)?;
     Ok(Setup {
         label,
         region_blocks: config::check_region_blocks(region_blocks).map_err(wrong)?,
         durability: Durability::Memory,
-        state_dir: absolute(&state_dir)?,
-        members: named_members(args, &unit)?,
+        members: named_members(args, &unit, &state_dir)?,
+        state_dir,
         unit,
     })
 }
 
 /// The members that the options name; what is wrong with them is wrong usage.
-fn named_members(args: &CreateArgs, unit: &str) -> Result<Vec<MemberSetup>> {
-    config::members_of(&args.members).map_err(|error| match error.code() {
+fn named_members(args: &CreateArgs, unit: &str, state_dir: &Path) -> Result<Vec<MemberSetup>> {
+    config::members_of(&args.members, state_dir).map_err(|error| match error.code() {
         Code::Config => Error::new(Code::Syntax, format!("create {unit}: {error}"))
             .with_hint("--member NAME=PATH: each name and each image once"),
         _ => error,
@@ -159,7 +160,7 @@ fn agree(setup: &Setup, args: &CreateArgs, path: &Path) -> Result<()> {
         Err(Error::new(Code::Config, says).with_hint("leave out the option, or change the file"))
     };
     if !args.members.is_empty() {
-        let given = named_members(args, &setup.unit)?;
+        let given = named_members(args, &setup.unit, &setup.state_dir)?;
         let pairs = |members: &[MemberSetup]| -> Vec<(String, PathBuf)> {
             let mut all: Vec<_> = members
                 .iter()

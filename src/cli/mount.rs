@@ -333,8 +333,8 @@ fn setup_of_options(options: &Options) -> Result<Setup> {
         label: unit.clone(),
         region_blocks: crate::set::geometry::REGION_BLOCKS_DEFAULT,
         durability: crate::server::setup::Durability::Memory,
+        members: config::members_of(&pairs, &place::state_dir(&unit))?,
         state_dir: place::state_dir(&unit),
-        members: config::members_of(&pairs)?,
         unit,
     })
 }

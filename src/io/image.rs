@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::set::Code;
 
 use super::file::{FileStorage, Kind};
+use super::loopdev;
 use super::storage::{Seek, Storage};
 use super::sys;
 
@@ -105,6 +106,11 @@ impl Image {
             if !locked.map_err(|e| Error::io(format!("{} cannot be locked", path.display()), e))? {
                 return Err(locked_by_another(path));
             }
+            if let Some(device) = loop_over(path)? {
+                let text = format!("{} is behind {}", path.display(), device.display());
+                let hint = format!("unmount it, then losetup -d {}", device.display());
+                return Err(Error::new(Code::InUse, text).with_hint(hint));
+            }
         }
         let meta = file.metadata().map_err(|e| explain_use(path, e))?;
         assert_eq!(
@@ -163,8 +169,8 @@ impl Image {
     ///
     /// # Errors
     /// The system's error.
-    pub fn is_blank(&self) -> Result<bool> {
-        is_blank(&*self.storage)
+    pub fn is_blank(&self, most: u64) -> Result<bool> {
+        is_blank(&*self.storage, most)
             .map_err(|e| Error::io(format!("{} cannot be read", self.path.display()), e))
     }
 }
@@ -206,61 +212,46 @@ fn loop_backing(dev: u64) -> Option<PathBuf> {
     Some(PathBuf::from(name.trim_end_matches('\n')))
 }
 
-/// Most bytes of data that are read to the last one.
-const EXACT_BYTES: u64 = 64 << 20;
-/// Bytes that are read at each end of an image with more data.
-const END_BYTES: u64 = 1 << 20;
-/// Bytes of a sample, and how many of them lie evenly between the ends.
-const SAMPLE_BYTES: u64 = 64 << 10;
-const SAMPLES: u64 = 256;
+/// Bytes of data that a look may read before it gives up; more takes longer than a command should.
+pub const LOOK_BYTES: u64 = 64 << 20;
 
-/// Whether storage holds only holes and zeros.
-///
-/// Holes are not read. Up to 64 MiB of data are read to the last byte, and the answer is exact. With
-/// more data the first and the last MiB are read as well, and 256 samples of 64 KiB at even
-/// distances: `false` is then exact too, while `true` may miss data that lies between the samples.
+/// Whether storage holds only holes and zeros. Holes are not read; `false` as well when there are more
+/// than `most` bytes of data, all zeros so far: what cannot be told is taken for data.
 ///
 /// # Errors
 /// The system's error.
-pub fn is_blank(storage: &dyn Storage) -> io::Result<bool> {
-    let mut at = 0;
-    let mut budget = EXACT_BYTES;
+pub fn is_blank(storage: &dyn Storage, most: u64) -> io::Result<bool> {
+    let (mut at, mut left) = (0, most);
     while let Some(data) = storage.seek(at, Seek::Data)? {
         let end = storage.seek(data, Seek::Hole)?.unwrap_or(storage.len());
-        let part = (end - data).min(budget);
-        if !is_zero(storage, data, part)? {
+        if end - data > left || !is_zero(storage, data, end - data)? {
             return Ok(false);
         }
-        budget -= part;
-        if part < end - data {
-            return samples_are_zero(storage);
-        }
+        left -= end - data;
         at = end;
     }
     Ok(true)
 }
 
-fn samples_are_zero(storage: &dyn Storage) -> io::Result<bool> {
-    let len = storage.len();
-    assert!(len > EXACT_BYTES, "less is read to the last byte");
-    if !is_zero(storage, 0, END_BYTES)? || !is_zero(storage, len - END_BYTES, END_BYTES)? {
-        return Ok(false);
-    }
-    for sample in 0..SAMPLES {
-        if !is_zero(storage, sample_at(len, sample), SAMPLE_BYTES)? {
-            return Ok(false);
+/// The loop device that a regular file is behind, if there is one: somebody uses the image. One that is
+/// just being let go of is given a moment.
+fn loop_over(path: &Path) -> Result<Option<PathBuf>> {
+    const TRIES: u32 = 50;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+    for _ in 0..TRIES {
+        if loopdev::find(path)?.is_empty() {
+            return Ok(None);
         }
+        sys::poll(&[], Some(PAUSE)).map_err(|e| Error::io("cannot wait", e))?;
     }
-    Ok(true)
+    Ok(loopdev::find(path)?.pop())
 }
 
-fn sample_at(len: u64, sample: u64) -> u64 {
-    let distance = (len - SAMPLE_BYTES) / SAMPLES;
-    (sample * distance) & !(SAMPLE_BYTES - 1)
-}
+/// Bytes that are compared with zero at once.
+const ZERO_BYTES: u64 = 1 << 20;
 
 fn is_zero(storage: &dyn Storage, at: u64, len: u64) -> io::Result<bool> {
-    let mut buf = super::aligned::AlignedBuf::zeroed(END_BYTES.min(len) as usize);
+    let mut buf = super::aligned::AlignedBuf::zeroed(ZERO_BYTES.min(len) as usize);
     let mut done = 0;
     while done < len {
         let part = (len - done).min(buf.len() as u64) as usize;
@@ -540,7 +531,7 @@ mod tests {
     #[test]
     fn one_byte_makes_an_image_used() {
         let dir = tempfile::tempdir().unwrap();
-        let len = EXACT_BYTES + (1 << 20);
+        let len = LOOK_BYTES + (1 << 20);
         for at in [None, Some(0), Some(4095), Some(1_234_567), Some(len - 1)] {
             let path = dir.path().join(format!("{at:?}"));
             sparse(&path, len);
@@ -553,35 +544,28 @@ mod tests {
                     .unwrap();
             }
             let image = Image::open(&path, IoMode::Buffered).unwrap();
-            assert_eq!(image.is_blank().unwrap(), at.is_none(), "{at:?}");
+            assert_eq!(image.is_blank(LOOK_BYTES).unwrap(), at.is_none(), "{at:?}");
         }
         let path = dir.path().join("zeros");
         fs::write(&path, vec![0; 3 << 20]).unwrap();
+        let zeros = Image::open(&path, IoMode::Buffered).unwrap();
+        assert!(zeros.is_blank(3 << 20).unwrap());
         assert!(
-            Image::open(&path, IoMode::Buffered)
-                .unwrap()
-                .is_blank()
-                .unwrap()
+            !zeros.is_blank((3 << 20) - 1).unwrap(),
+            "more than may be read"
         );
     }
 
-    /// More data than is read to the last byte: the ends and the samples decide.
     #[test]
-    fn a_large_image_is_sampled() {
+    fn an_image_behind_a_loop_device_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("m1.img");
-        let len = 2 * EXACT_BYTES + 512;
-        sparse(&file, len);
-        let device = Loop::new(&file);
-        let storage = Image::open(&device.device, IoMode::Buffered)
-            .unwrap()
-            .into_storage();
-        assert!(is_blank(&*storage).unwrap());
-        let sample = sample_at(len, SAMPLES * 3 / 4);
-        for (at, seen) in [(sample, true), (sample - 1, false), (len - 1, true)] {
-            storage.write_at(&[1], at).unwrap();
-            assert_eq!(is_blank(&*storage).unwrap(), !seen, "byte {at}");
-            storage.write_at(&[0], at).unwrap();
-        }
+        let path = dir.path().join("m1.img");
+        sparse(&path, 1 << 20);
+        let device = Loop::new(&path);
+        let (code, text) = refusal(&path, IoMode::Buffered);
+        assert_eq!(code, Code::InUse);
+        assert!(text.contains("/dev/loop"), "{text}");
+        drop(device);
+        Image::open(&path, IoMode::Buffered).unwrap();
     }
 }

@@ -7,9 +7,9 @@
 //! This module must not write into an image that exists: what loses is overwritten by the copy at
 //! the first mount, not here.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::setup::{MemberSetup, Setup};
 use crate::error::{Error, Result};
 use crate::io::scb_file::{self, ScbFile, ScbFound};
+use crate::io::{Identity, Image};
 use crate::set::geometry::BLOCK_BYTES;
 use crate::set::scb::{self, MEMBERS_MAX, PATH_BYTES_MAX};
 use crate::set::{Bytes, Code, Generation, Geometry, Lineage, Scb, ScbRow, ScbState};
@@ -51,14 +52,8 @@ pub struct CreatedMember {
 /// What is known of a member before anything is changed.
 struct Plan<'a> {
     member: &'a MemberSetup,
-    /// The image when it is there.
+    /// The image when it is there, locked: no running set has it.
     image: Option<Image>,
-}
-
-struct Image {
-    size: Bytes,
-    identity: (u64, u64),
-    file: File,
 }
 
 /// Creates the set of a configuration. `from` names the member whose data wins; `size` is needed
@@ -73,8 +68,8 @@ pub fn create(
     erase: bool,
 ) -> Result<Created> {
     check_setup(setup, from)?;
+    refuse_duplicates(&setup.members)?;
     let plans = setup.members.iter().map(plan).collect::<Result<Vec<_>>>()?;
-    refuse_duplicates(&plans)?;
     let size = unit_size(&plans, from, size)?;
     let geometry = Geometry::new(size, setup.region_blocks)
         .map_err(|e| Error::new(Code::OutOfRange, format!("{}: {e}", setup.unit)))?;
@@ -149,7 +144,6 @@ fn check_setup(setup: &Setup, from: Option<&str>) -> Result<()> {
 
 fn plan(member: &MemberSetup) -> Result<Plan<'_>> {
     let path = &member.path;
-    let doing = |what: &str| format!("{}: {what} {}", member.name, path.display());
     if path.as_os_str().len() > PATH_BYTES_MAX {
         let text = format!(
             "the path of {} is longer than {PATH_BYTES_MAX} bytes",
@@ -157,37 +151,15 @@ fn plan(member: &MemberSetup) -> Result<Plan<'_>> {
         );
         return Err(Error::new(Code::Config, text));
     }
-    let meta = match fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+    let new = fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    let image = match new {
+        true => {
             check_parent(member)?;
-            return Ok(Plan {
-                member,
-                image: None,
-            });
+            None
         }
-        Err(e) => return Err(Error::io(doing("look at"), e)),
+        false => Some(Image::open(path, member.io)?),
     };
-    if !meta.is_file() && !meta.file_type().is_block_device() {
-        let text = format!(
-            "{} of {} is neither a file nor a block device",
-            path.display(),
-            member.name
-        );
-        return Err(Error::new(Code::Config, text));
-    }
-    let open = OpenOptions::new().read(true).write(true).open(path);
-    let mut file = open.map_err(|e| Error::io(doing("open"), e))?;
-    let size = size_of(&mut file, &meta).map_err(|e| Error::io(doing("measure"), e))?;
-    let image = Image {
-        size: Bytes(size),
-        identity: identity(&meta),
-        file,
-    };
-    Ok(Plan {
-        member,
-        image: Some(image),
-    })
+    Ok(Plan { member, image })
 }
 
 /// The directory of a new image has to be there already.
@@ -203,62 +175,29 @@ fn check_parent(member: &MemberSetup) -> Result<()> {
     Err(Error::new(Code::Config, text))
 }
 
-/// What makes two paths one image: the inode, or the device behind a node.
-fn identity(meta: &Metadata) -> (u64, u64) {
-    if meta.file_type().is_block_device() {
-        (u64::MAX, meta.rdev())
-    } else {
-        (meta.dev(), meta.ino())
-    }
-}
-
-fn size_of(file: &mut File, meta: &Metadata) -> io::Result<u64> {
-    if meta.is_file() {
-        Ok(meta.len())
-    } else {
-        io::Seek::seek(file, io::SeekFrom::End(0))
-    }
-}
-
 impl Plan<'_> {
-    /// Whether the member's image is new or reads as zeros throughout. Block counts are no proof:
-    /// not every file system fills them in.
+    /// Whether the member's image is new or reads as zeros throughout.
     fn is_blank(&self) -> Result<bool> {
-        let Some(image) = &self.image else {
-            return Ok(true);
-        };
-        let mut buf = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < image.size.0 {
-            let left = usize::try_from(image.size.0 - at).unwrap_or(usize::MAX);
-            let part = &mut buf[..left.min(1 << 20)];
-            image.file.read_exact_at(part, at).map_err(|e| {
-                let (name, path) = (&self.member.name, self.member.path.display());
-                Error::io(format!("{name}: read {path} at byte {at}"), e)
-            })?;
-            if part.iter().any(|b| *b != 0) {
-                return Ok(false);
-            }
-            at += part.len() as u64;
-        }
-        Ok(true)
+        self.image
+            .as_ref()
+            .map_or(Ok(true), |image| image.is_blank(u64::MAX))
     }
 }
 
-fn refuse_duplicates(plans: &[Plan<'_>]) -> Result<()> {
-    for (i, plan) in plans.iter().enumerate() {
-        let same = |other: &&Plan<'_>| match (&plan.image, &other.image) {
-            (Some(a), Some(b)) => a.identity == b.identity,
-            (None, None) => resolved(&plan.member.path) == resolved(&other.member.path),
-            _ => false,
-        };
-        if let Some(first) = plans[..i].iter().find(same) {
+fn refuse_duplicates(members: &[MemberSetup]) -> Result<()> {
+    let who = |m: &MemberSetup| match Identity::of(&m.path) {
+        Ok(Some(identity)) => Ok(identity),
+        _ => Err(resolved(&m.path)),
+    };
+    for (i, member) in members.iter().enumerate() {
+        let same = |other: &&MemberSetup| who(member) == who(other);
+        if let Some(first) = members[..i].iter().find(same) {
             let text = format!(
                 "{} and {} are the same image: {} and {}",
-                first.member.name,
-                plan.member.name,
-                first.member.path.display(),
-                plan.member.path.display()
+                first.name,
+                member.name,
+                first.path.display(),
+                member.path.display()
             );
             return Err(Error::new(Code::AlreadyMember, text));
         }
@@ -286,10 +225,10 @@ fn unit_size(plans: &[Plan<'_>], from: Option<&str>, size: Option<Bytes>) -> Res
     let smallest = plans
         .iter()
         .filter_map(|p| p.image.as_ref())
-        .map(|i| i.size.0)
+        .map(Image::size)
         .min();
     let winner = plans.iter().find(|p| Some(p.member.name.as_str()) == from);
-    let winner = winner.and_then(|p| p.image.as_ref()).map(|i| i.size.0);
+    let winner = winner.and_then(|p| p.image.as_ref()).map(Image::size);
     match winner.or(smallest) {
         Some(bytes) => Ok(Bytes(bytes / BLOCK_BYTES * BLOCK_BYTES)),
         None => Err(
@@ -301,12 +240,13 @@ fn unit_size(plans: &[Plan<'_>], from: Option<&str>, size: Option<Bytes>) -> Res
 
 fn refuse_small(plans: &[Plan<'_>], unit: Bytes) -> Result<()> {
     for plan in plans {
-        let Some(image) = plan.image.as_ref().filter(|i| i.size < unit) else {
+        let Some(image) = plan.image.as_ref().filter(|i| i.size() < unit.0) else {
             continue;
         };
         let text = format!(
             "the image of {} has {} bytes, the unit would have {unit} bytes",
-            plan.member.name, image.size
+            plan.member.name,
+            image.size()
         );
         return Err(Error::new(Code::MemberTooSmall, text));
     }

@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use super::candidate::Fingerprint;
 use super::run::Runner;
-use super::setup::default_scb;
 use crate::error::{Error, Result};
 use crate::io::scb_file::ScbFile;
 use crate::io::{self, IoMode};
@@ -22,6 +21,8 @@ pub(super) struct Identity {
     pub(super) label: String,
     /// The mounts up to this one.
     pub(super) lineage: Lineage,
+    /// Where the blocks of devices are kept.
+    pub(super) state_dir: PathBuf,
 }
 
 /// One member's files.
@@ -42,9 +43,8 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The seat of a member whose block is beside its image.
-    pub(super) fn new(path: PathBuf, io: IoMode) -> Self {
-        let scb = default_scb(&path);
+    /// The seat of a member whose block is kept at `scb`.
+    pub(super) fn new(scb: PathBuf, io: IoMode) -> Self {
         Self {
             scb,
             file: None,
@@ -67,7 +67,11 @@ impl Seat {
         };
         let file = match self.file.take() {
             Some(file) => file,
-            None => ScbFile::open_or_create(&self.scb).map_err(|e| failed(&self.scb, e))?,
+            None => {
+                let made = self.scb.parent().map_or(Ok(()), std::fs::create_dir_all);
+                made.and_then(|()| ScbFile::open_or_create(&self.scb))
+                    .map_err(|e| failed(&self.scb, e))?
+            }
         };
         let outcome = self.file.insert(file).write(scb);
         outcome.map_err(|e| failed(&self.scb, e))?;

@@ -1,5 +1,6 @@
 //! What a unit is made of, as checked values: the border between configuration and server.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 pub use crate::io::IoMode;
@@ -46,9 +47,17 @@ pub struct Setup {
     pub members: Vec<MemberSetup>,
 }
 
-/// The usual place of a member's storage control block: beside the image.
+/// The usual place of a member's storage control block: beside a file, in the state directory for a
+/// device, since what lies in `/dev` is gone at the next start of the machine.
 #[must_use]
-pub fn default_scb(path: &Path) -> PathBuf {
+pub fn default_scb(name: &str, path: &Path, state_dir: &Path) -> PathBuf {
+    let is_device = |path: &Path| {
+        let meta = std::fs::metadata(path);
+        path.starts_with("/dev") || meta.is_ok_and(|m| m.file_type().is_block_device())
+    };
+    if is_device(path) {
+        return state_dir.join(format!("{name}.scb"));
+    }
     let mut name = path.as_os_str().to_owned();
     name.push(".scb");
     PathBuf::from(name)

@@ -19,7 +19,7 @@ use crate::io::scb_file;
 use crate::io::{Image, Storage};
 use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
 use crate::set::member::Member;
-use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ShadowSet, View};
+use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ScbRow, ShadowSet, View};
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ pub fn start(setup: &Setup, read_only: bool) -> Result<Running> {
     let blocks = read_blocks(&setup.members)?;
     let images = open_images(&setup.members, &blocks)?;
     let assembly = assess(&found(&setup.members, blocks, &images))?;
+    warn_of_unconfigured(&assembly);
     let (messages, inbox) = unbounded();
     let mut set = assemble(setup, &assembly, &images)?;
     let effects = set.begin();
@@ -83,6 +84,7 @@ pub fn start(setup: &Setup, read_only: bool) -> Result<Running> {
         set: assembly.set,
         label: assembly.label,
         lineage,
+        state_dir: setup.state_dir.clone(),
     };
     let parts = Parts {
         set,
@@ -169,6 +171,15 @@ fn found(members: &[MemberSetup], blocks: Vec<ScbFound>, images: &[Option<Image>
     found.collect()
 }
 
+/// Members that the set has and the configuration has not take no part, and need a full copy later.
+fn warn_of_unconfigured(assembly: &Assembly) {
+    let configured = |row: &&ScbRow| assembly.members.contains(&Some(row.member));
+    for row in assembly.table.iter().filter(|row| !configured(row)) {
+        let (member, path) = (&row.name, row.path.display());
+        tracing::warn!(member, %path, "a member of the set is not in the configuration");
+    }
+}
+
 fn assemble(setup: &Setup, assembly: &Assembly, images: &[Option<Image>]) -> Result<ShadowSet> {
     let members = setup.members.iter().enumerate().map(|(index, member)| {
         let size = images[index].as_ref().map_or(Bytes(0), |i| Bytes(i.size()));
@@ -207,8 +218,7 @@ fn reason(start: Start) -> &'static str {
 
 fn seats(members: &[MemberSetup], images: &[Option<Image>]) -> Vec<Seat> {
     let seats = members.iter().zip(images).map(|(member, image)| {
-        let mut seat = Seat::new(member.path.clone(), member.io);
-        seat.scb.clone_from(&member.scb);
+        let mut seat = Seat::new(member.scb.clone(), member.io);
         seat.identity = image.as_ref().map(Image::identity);
         seat
     });

@@ -114,7 +114,8 @@ pub(crate) fn wait(handle: &Handle) -> u64 {
 pub(crate) fn setup(dir: &Path, members: usize) -> Setup {
     let member = |n: usize| {
         let path: PathBuf = dir.join(format!("m{}.img", n + 1));
-        let (scb, name) = (default_scb(&path), format!("m{}", n + 1));
+        let name = format!("m{}", n + 1);
+        let scb = default_scb(&name, &path, dir);
         MemberSetup {
             name,
             path,

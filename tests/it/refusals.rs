@@ -1,8 +1,8 @@
 //! Every refusal has its own code, and changes nothing.
 
 use shadowset::io::{Image, IoMode};
-use shadowset::server::Request;
 use shadowset::server::setup::Setup;
+use shadowset::server::{Request, create};
 use shadowset::set::{AttachPolicy, Code, OpId, Policy, Refusal};
 
 use crate::bed::Bed;
@@ -152,4 +152,11 @@ fn a_bitmap_that_is_not_there_or_not_right() {
         refused(&bed, |b| b.command(Request::Cancel(OpId(999)))),
         Code::NoSuchOperation
     );
+}
+
+#[test]
+fn a_set_that_runs_is_not_created_anew() {
+    let bed = Bed::new(2, 1 << 20);
+    let error = create::create(&bed.setup, None, None, true).expect_err("a refusal");
+    assert_eq!(error.code(), Code::ImageLocked, "{error}");
 }

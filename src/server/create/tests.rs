@@ -1,6 +1,8 @@
 //! Creation on real files: what is made, what is refused, and that a refusal changes nothing.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use tempfile::TempDir;
@@ -22,7 +24,7 @@ fn place(members: usize) -> Place {
         let path = dir.path().join(format!("m{n}.img"));
         MemberSetup {
             name: format!("m{n}"),
-            scb: default_scb(&path),
+            scb: default_scb("", &path, Path::new("/")),
             path,
             read_cost: 2,
             site: 0,
@@ -268,7 +270,7 @@ fn places_where_no_image_can_be_are_refused() {
     folder.setup.members[0].path = folder.dir.path().to_owned();
     assert_eq!(
         folder.refused(None, Some(Bytes(MIB)), false).code(),
-        Code::Config
+        Code::NotSupported
     );
 }
 
