@@ -8,12 +8,21 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use shadowset::io::runtime::{Runtime, RuntimeDir};
+
 /// A place with configurations, a runtime directory and a tree that looks like a mounted unit.
-struct Place(tempfile::TempDir);
+struct Place {
+    dir: tempfile::TempDir,
+    /// Keeps the unit among the running ones.
+    claimed: Option<RuntimeDir>,
+}
 
 impl Place {
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().expect("temporary directory"));
+        let place = Self {
+            dir: tempfile::tempdir().expect("temporary directory"),
+            claimed: None,
+        };
         for dir in ["conf", "run", "mnt", "empty"] {
             fs::create_dir(place.path(dir)).expect("directory");
         }
@@ -21,11 +30,17 @@ impl Place {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.path().join(name)
     }
 
     /// Makes `mnt` look like a mounted unit in this state.
-    fn tree(&self, state: &str) -> String {
+    fn tree(&mut self, state: &str) -> String {
+        let claimed = self.claimed.take().unwrap_or_else(|| {
+            let runtime = Runtime::at(self.path("run"));
+            runtime.claim("dsa1").expect("nobody else serves it")
+        });
+        claimed.set_mountpoint(&self.path("mnt")).expect("file");
+        self.claimed = Some(claimed);
         let shadow = self.path("mnt/.shadow");
         fs::create_dir_all(&shadow).expect("directory");
         let status = format!(
@@ -44,7 +59,7 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shadowset"));
         command
             .args(words)
-            .current_dir(self.0.path())
+            .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command.env("SHADOWSET_CONFIG_DIR", self.path("conf"));
         command.env("SHADOWSET_RUNTIME_DIR", self.path("run"));
@@ -122,7 +137,7 @@ fn a_unit_that_is_not_mounted_is_3_with_a_hint() {
 
 #[test]
 fn status_is_5_when_a_member_is_lost_and_0_when_it_was_detached() {
-    let place = Place::new();
+    let mut place = Place::new();
     for (state, code) in [("steady", 0), ("copying", 0), ("reduced", 5), ("failed", 5)] {
         let mount = place.tree(state);
         let (stdout, stderr) = place.expect(code, &["status", &mount]);
@@ -137,7 +152,7 @@ fn status_is_5_when_a_member_is_lost_and_0_when_it_was_detached() {
 
 #[test]
 fn waiting_is_0_when_it_is_so_and_124_when_time_is_up() {
-    let place = Place::new();
+    let mut place = Place::new();
     let mount = place.tree("steady");
     place.expect(0, &["wait", &mount]);
     place.expect(0, &["wait", &mount, "--for", "op=3"]);
@@ -151,7 +166,7 @@ fn waiting_is_0_when_it_is_so_and_124_when_time_is_up() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let place = Place::new();
+    let mut place = Place::new();
     let mount = place.tree("steady");
     let mut command = place.command(&["events", &mount]);
     let mut child = command

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
         if unit.covered_by().is_some() {
             return Ok(());
         }
-        match unmount(&unit.mountpoint, args.force) {
+        match unmount(unit, args.force) {
             Ok(()) => return Ok(()),
             // Unmounted before, and still closing its members: that end is what is wanted.
             Err(error) if error.code() == Code::NotMounted && server.is_some() => return Ok(()),
@@ -105,10 +105,12 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
 }
 
 /// umount(2) for root; others need the helper that mounted for them.
-fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
+fn unmount(unit: &Running, lazy: bool) -> Result<()> {
     if system::is_root() {
-        return system::unmount(mountpoint, lazy);
+        return system::unmount(unit, lazy);
     }
+    system::expect_mounted(unit)?;
+    let mountpoint = &unit.mountpoint;
     let failed = |cause| Error::io(format!("cannot unmount {}", mountpoint.display()), cause);
     let mut command = Command::new("fusermount3");
     command

@@ -40,7 +40,7 @@ impl Running {
     /// What is mounted over the unit, or stands in its place; none when nothing hides it.
     pub(super) fn covered_by(&self) -> Option<String> {
         match mountpoint::mounted(&self.mountpoint) {
-            Ok(Some(top)) if top.fstype == FSTYPE && top.source == self.unit.as_str() => None,
+            Ok(Some(top)) if top.is_unit(&self.unit) => None,
             Ok(Some(top)) if top.fstype == FSTYPE => Some(top.source.to_string_lossy().into()),
             Ok(Some(top)) => {
                 let (source, fstype) = (top.source.to_string_lossy(), top.fstype.to_string_lossy());
@@ -95,7 +95,7 @@ fn one(entry: Entry) -> Option<Running> {
     // A unit without a mount point is being mounted or has been stopped.
     let mountpoint = entry.mountpoint?;
     let is_ours = || match mountpoint::mounted(&mountpoint) {
-        Ok(Some(mounted)) => mounted.fstype == FSTYPE && mounted.source == unit.as_str(),
+        Ok(Some(mounted)) => mounted.is_unit(&unit),
         Ok(None) | Err(_) => false,
     };
     let shown = alive || is_ours();
@@ -156,9 +156,21 @@ pub(super) fn pause(time: Duration) -> io::Result<()> {
     sys::poll(&[], Some(time)).map(drop)
 }
 
-/// Takes a mount away: at once but only from the name space (`lazy`), or when nobody uses it.
-pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
-    mountpoint::unmount(mountpoint, lazy)
+/// Takes the mount of a unit away: at once but only from the name space (`lazy`), or when nobody uses
+/// it.
+pub(super) fn unmount(unit: &Running, lazy: bool) -> Result<()> {
+    mountpoint::unmount_unit(&unit.unit, &unit.mountpoint, lazy)
+}
+
+/// Makes sure that a unit is what is mounted at its place.
+pub(super) fn expect_mounted(unit: &Running) -> Result<()> {
+    mountpoint::expect_unit(&unit.unit, &unit.mountpoint)
+}
+
+/// The unit that is mounted on a directory; none when something else is, or nothing.
+pub(super) fn unit_at(dir: &Path) -> io::Result<Option<String>> {
+    let on = mountpoint::mounted(dir)?.filter(|on| on.fstype == FSTYPE);
+    Ok(on.and_then(|on| on.source.into_string().ok()))
 }
 
 /// Leaves the session of the launcher, so that its end is not ours.

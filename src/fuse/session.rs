@@ -24,7 +24,7 @@ use super::unit::Unit;
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
 use crate::error::{Error, Result};
-use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount};
+use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount_unit};
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
 use crate::server::setup::Setup;
@@ -87,7 +87,7 @@ pub(super) fn serve(
         return stop_after(served, running);
     }
     // Requests may still run: the members are not clean, and the next mount will see that.
-    give_up(&mount.dir);
+    give_up(unit, &mount.dir);
     served
 }
 
@@ -121,10 +121,10 @@ fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
 /// Takes away a mount whose server has died; lazily only when somebody still uses it.
 fn take_dead_away(dead: &str, dir: &Path) -> Result<String> {
     let place = dir.display();
-    match unmount(dir, false) {
+    match unmount_unit(dead, dir, false) {
         Ok(()) => Ok(format!("the dead mount of {dead} on {place} is taken away")),
         Err(error) if error.code() == Code::InUse => {
-            unmount(dir, true)?;
+            unmount_unit(dead, dir, true)?;
             Ok(format!(
                 "the dead mount of {dead} on {place} is taken away lazily: it is still in use"
             ))
@@ -134,8 +134,8 @@ fn take_dead_away(dead: &str, dir: &Path) -> Result<String> {
 }
 
 /// Takes the mount away, whoever uses it: the unit cannot be served.
-fn give_up(dir: &Path) {
-    if let Err(error) = unmount(dir, true) {
+fn give_up(unit: &str, dir: &Path) {
+    if let Err(error) = unmount_unit(unit, dir, true) {
         tracing::warn!(%error, "cannot be unmounted");
     }
 }
@@ -173,7 +173,7 @@ impl Mount {
         };
         let fd = mount_fuse(unit, &dir, mount_options)?;
         if let Err(error) = start_session(face, fd, dir.join(unit), teller) {
-            give_up(&dir);
+            give_up(unit, &dir);
             return Err(failed(error));
         }
         Ok(Self {
@@ -203,7 +203,7 @@ impl Mount {
                 Some(News::Opened(opened)) => {
                     let opened = self.opened(opened, claimed, ready);
                     if opened.is_err() {
-                        give_up(&self.dir);
+                        give_up(&self.unit, &self.dir);
                     }
                     outcome = outcome.and(opened);
                 }
@@ -268,7 +268,7 @@ impl Mount {
         }
         self.asked += 1;
         let lazy = self.asked > 1;
-        match unmount(&self.dir, lazy) {
+        match unmount_unit(unit, &self.dir, lazy) {
             Ok(()) => tracing::info!(unit, lazy, "unmounted by a signal"),
             Err(error) if error.code() == Code::InUse => {
                 tracing::warn!(
@@ -283,7 +283,7 @@ impl Mount {
     /// Whether the kernel still lists our mount; when it cannot be asked, it may.
     fn is_mounted(&self) -> bool {
         match mounted(&self.dir) {
-            Ok(Some(on)) => on.fstype == mountpoint::FSTYPE && on.source == self.unit.as_str(),
+            Ok(Some(on)) => on.is_unit(&self.unit),
             Ok(None) => false,
             Err(_) => true,
         }
