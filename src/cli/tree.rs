@@ -37,10 +37,15 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// A fact.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        let value = self.values.iter().find(|(k, _)| k == key);
+        value.map(|(_, value)| value.as_str())
+    }
+
     /// A fact that is a number.
     pub(super) fn number(&self, key: &str) -> Option<u64> {
-        let value = self.values.iter().find(|(k, _)| k == key);
-        value.and_then(|(_, value)| value.parse().ok())
+        self.text(key).and_then(|value| value.parse().ok())
     }
 }
 
