@@ -18,11 +18,9 @@ use crate::error::{Error, Result};
 use crate::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
 use crate::set::Code;
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
+use crate::set::member::MEMBERS_MAX;
+use crate::set::scb::check_name;
 
-/// Most members of a set.
-const MEMBERS_MAX: usize = 6;
-/// Longest name of a unit or a member, in bytes.
-const NAME_BYTES_MAX: usize = 32;
 /// Longest label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
 
@@ -119,10 +117,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         state_dir,
         unit,
     };
-    Ok(Config {
-        setup,
-        mount: file.mount,
-    })
+    let log = file.mount.log.as_deref().map(|log| place.absolute(log));
+    let mount = Mount { log, ..file.mount };
+    Ok(Config { setup, mount })
 }
 
 /// Whether a durability is one that the program has; the rest is refused in one sentence.
@@ -138,10 +135,7 @@ pub(super) fn durability(word: &str) -> std::result::Result<Durability, String> 
 
 /// Whether the name can be that of a unit or a member.
 pub(super) fn valid_name(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(inner)
-        && name.as_bytes()[0].is_ascii_alphanumeric()
+    check_name(name).is_ok()
 }
 
 /// The unit that a file without `unit` describes: its own name.

@@ -3,7 +3,7 @@
 //! A configuration that exists is taken as it is: options that say something else are refused, never
 //! written into it. One that was written here goes again when the set cannot be created.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -231,9 +231,21 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
         .create_new(true)
         .open(path)
         .map_err(failed)?;
-    file.write_all(text.as_bytes())
+    let written = file
+        .write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
-        .map_err(failed)
+        .and_then(|()| sync_directory_of(path));
+    written.map_err(|cause| {
+        // Half a configuration would be taken for one that exists.
+        let _ = fs::remove_file(path);
+        failed(cause)
+    })
+}
+
+/// Makes the name of a new file durable.
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
