@@ -60,7 +60,7 @@ fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
     }
     let mut freed = Vec::new();
     for device in devices {
-        system::loop_detach(&device).map_err(|e| about(&subject, &e))?;
+        system::loop_detach(&device).map_err(|e| partly(&subject, &freed, &e))?;
         freed.push(device.display().to_string());
     }
     let list = freed.iter().cloned().map(Value::String).collect();
@@ -69,4 +69,29 @@ fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
         &freed.join("\n"),
     )?;
     Ok(0)
+}
+
+/// A device that cannot be freed, and those that were before.
+fn partly(subject: &str, freed: &[String], error: &Error) -> Error {
+    let error = about(subject, error);
+    if freed.is_empty() {
+        return error;
+    }
+    let says = format!("{error}; {} is free now", freed.join(", "));
+    Error::new(error.code(), says).with_hint(error.hint())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_devices_that_were_freed_before() {
+        let error = Error::new(Code::InUse, "/dev/loop2 is in use").with_hint("unmount it");
+        let says = |freed: &[String]| partly("loop detach dsa1", freed, &error).to_string();
+        let alone = "loop detach dsa1: /dev/loop2 is in use";
+        assert_eq!(says(&[]), alone);
+        let freed = ["/dev/loop1".to_owned()];
+        assert_eq!(says(&freed), format!("{alone}; /dev/loop1 is free now"));
+    }
 }

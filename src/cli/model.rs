@@ -146,7 +146,10 @@ pub(super) struct Operation {
 impl Status {
     /// Whether members are missing by fault, or the unit cannot be used.
     pub(super) fn is_degraded(&self) -> bool {
+        // The state of the unit is the worst one: others may hide that a member is lost.
+        let is_lost = |m: &Member| matches!(m.state.as_str(), "expelled" | "missing");
         matches!(self.state.as_str(), "reduced" | "mount-verify" | "failed")
+            || self.members.iter().any(is_lost)
     }
 
     /// The member of this name.
@@ -279,6 +282,11 @@ pub(super) mod tests {
         ] {
             status.state = state.to_owned();
             assert_eq!(status.is_degraded(), degraded, "{state}");
+        }
+        for (member, degraded) in [("detached", false), ("expelled", true), ("missing", true)] {
+            status.state = "read-only".to_owned();
+            status.members[1].state = member.to_owned();
+            assert_eq!(status.is_degraded(), degraded, "{member}");
         }
     }
 }
