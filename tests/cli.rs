@@ -266,3 +266,81 @@ fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
     assert_eq!(json(&stdout)["ok"], false);
     assert!(fs::metadata(Path::new(&log)).expect("the log").len() > 0);
 }
+
+#[test]
+fn half_a_configuration_is_not_left_behind() {
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_shadowset");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 0; exec {program} create dsa1 --size 1M --member m1=a");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(place.path(""));
+    command.env("SHADOWSET_CONFIG_DIR", place.path("conf"));
+    let output = command.output().expect("bash starts");
+    let says = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{says}");
+    assert!(says.contains("cannot write"), "{says}");
+    assert!(!place.path("conf/dsa1.toml").exists(), "{says}");
+    let state = place.path("state").display().to_string();
+    let again = ["create", "dsa1", "--size", "1M", "--member", "m1=a"];
+    place.expect(0, &[&again[..], &["--state-dir", &state]].concat());
+}
+
+#[test]
+fn a_comma_in_double_quotes_belongs_to_an_option() {
+    let place = Place::new();
+    let options = format!("rw,members=\"{}:/b\"", place.path("a,b.img").display());
+    let (_, stderr) = place.expect(32, &["mount", "none", "empty", "-o", &options]);
+    assert!(stderr.contains("/a,b.img"), "{stderr}");
+    let (_, stderr) = place.expect(1, &["mount", "none", "empty", "-o", "ro,members=\"/a"]);
+    assert!(stderr.contains("is not closed"), "{stderr}");
+}
+
+#[test]
+fn a_server_tells_its_launcher_also_what_it_finds_before_it_serves() {
+    let place = Place::new();
+    let words = ["mount", "dsa9", "empty", "--foreground", "--ready-pipe"];
+    let (stdout, _) = place.expect(32, &words);
+    let mut lines = stdout.lines();
+    assert_eq!(lines.next(), Some("error: no-such-file"), "{stdout}");
+    let says = lines.next().unwrap_or_default();
+    assert!(
+        says.starts_with("cannot read the configuration "),
+        "{stdout}"
+    );
+    assert!(
+        lines.next().is_some_and(|hint| !hint.is_empty()),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_bad_end_is_told_by_a_later_stop_until_the_unit_is_claimed_again() {
+    let place = Place::new();
+    let runtime = Runtime::at(place.path("run"));
+    let claimed = runtime.claim("dsa1").expect("nobody else serves it");
+    let says = "dsa1: m1 cannot be marked clean";
+    claimed.set_failed(says).expect("file");
+    drop(claimed);
+    let (_, stderr) = place.expect(1, &["stop", "dsa1"]);
+    assert!(
+        stderr.starts_with("shadowset: stop dsa1: m1 cannot be marked clean\nhint: "),
+        "{stderr}"
+    );
+    drop(runtime.claim("dsa1").expect("nobody else serves it"));
+    place.expect(3, &["stop", "dsa1"]);
+}
+
+#[test]
+fn a_name_is_no_directory_and_a_directory_without_a_mount_is_no_unit() {
+    let mut place = Place::new();
+    fs::create_dir_all(place.path("dsa1/.shadow")).expect("directory");
+    fs::write(place.path("dsa1/.shadow/name"), "dsa1\n").expect("file");
+    let (_, stderr) = place.expect(3, &["status", "./dsa1"]);
+    assert!(stderr.contains("no unit is mounted at ./dsa1"), "{stderr}");
+    let (_, stderr) = place.expect(3, &["status", "dsa1"]);
+    assert!(stderr.contains("there is no unit dsa1"), "{stderr}");
+    place.tree("steady");
+    let (stdout, _) = place.expect(0, &["status", "dsa1"]);
+    assert!(stdout.contains("state: steady"), "{stdout}");
+}

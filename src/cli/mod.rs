@@ -12,6 +12,7 @@ mod demo;
 mod events;
 mod hints;
 mod list;
+mod log;
 mod loops;
 mod model;
 mod mount;

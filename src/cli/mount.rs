@@ -5,20 +5,18 @@
 //! server reports on its standard output with one word, `ready`, warnings before it, or with a code,
 //! a sentence and a hint. Everything that can be refused without a server is refused by the launcher.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
 
 use super::args::MountArgs;
 use super::mount_options::{self, Options};
 use super::output::{self, Out};
 use super::tree::Tree;
-use super::{config, place, status, system};
+use super::{config, log, place, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::server::setup::Setup;
@@ -35,12 +33,18 @@ const WARNING: &str = "warning: ";
 
 /// `mount`.
 pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
-    let outcome =
-        Plan::of(args).and_then(|plan| match (plan.options.foreground, args.ready_pipe) {
-            (true, true) => plan.serve_and_report(),
-            (true, false) => plan.serve(&mut |_| {}),
-            (false, _) => plan.launch(args, out),
-        });
+    let outcome = match Plan::of(args) {
+        Ok(plan) if args.ready_pipe => plan.serve_and_report(),
+        Ok(plan) if plan.options.foreground => plan.serve(&mut |_| {}),
+        Ok(plan) => plan.launch(args, out),
+        Err(error) => {
+            // What the launcher has found in order may have changed since.
+            if args.ready_pipe {
+                tell_failure(&error);
+            }
+            Err(error)
+        }
+    };
     let Err(error) = outcome else { return Ok(0) };
     if output::reader_has_gone(&error) {
         return Err(error);
@@ -179,9 +183,9 @@ impl Plan {
         let errors = match &self.options.log {
             Some(log) => {
                 command.arg("--log").arg(log);
-                Stdio::from(open_log(log)?)
+                Stdio::from(log::open(log)?)
             }
-            None => Stdio::null(),
+            None => log::standard_error(unit),
         };
         command
             .stdin(Stdio::null())
@@ -199,10 +203,7 @@ impl Plan {
             "mount {}: the server has ended without a word: {end}",
             self.setup.unit
         );
-        let hint = match &self.options.log {
-            Some(log) => format!("{} may say why", log.display()),
-            None => "`--foreground` shows why, or `--log FILE` keeps it".to_owned(),
-        };
+        let hint = log::hint(&self.setup.unit, self.options.log.as_deref());
         Error::new(Code::Io, says).with_hint(hint)
     }
 
@@ -219,12 +220,12 @@ impl Plan {
             })
         });
         match &served {
-            Err(error) if !reported => {
-                let sentence = one_line(&error.to_string());
-                let code = format!("error: {}", error.code());
-                let _ = tell(&[code, sentence, one_line(error.hint())]);
-            }
+            Err(error) if !reported => tell_failure(error),
             _ => {}
+        }
+        // The launcher may have gone long ago, and standard error is the log.
+        if self.options.log.is_none() {
+            self.log_failure(&served);
         }
         served
     }
@@ -232,7 +233,7 @@ impl Plan {
     /// Serves until the unit is unmounted.
     fn serve(&self, ready: &mut dyn FnMut(&[String])) -> Result<()> {
         let unit = &self.setup.unit;
-        start_log(self.options.log.as_deref())?;
+        log::start(self.options.log.as_deref())?;
         std::env::set_current_dir("/").map_err(|cause| {
             Error::io(format!("mount {unit}: cannot leave the directory"), cause)
         })?;
@@ -252,11 +253,18 @@ impl Plan {
                 "the server has ended before the unit could be opened",
             )),
         });
-        // Without a file the log is on standard error, where the error is shown anyway.
-        if let (Err(error), Some(_)) = (&served, &self.options.log) {
-            tracing::error!(unit = %unit, code = %error.code(), "{error}");
+        // In the foreground without a file the error is shown where the log is.
+        if self.options.log.is_some() {
+            self.log_failure(&served);
         }
         served
+    }
+
+    fn log_failure(&self, served: &Result<()>) {
+        if let Err(error) = served {
+            let unit = &self.setup.unit;
+            tracing::error!(unit = %unit, code = %error.code(), "{error}");
+        }
     }
 }
 
@@ -309,6 +317,13 @@ fn tell(lines: &[String]) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Tells the launcher why the unit cannot be served; when that has gone, nobody is left to tell.
+fn tell_failure(error: &Error) {
+    let sentence = one_line(&error.to_string());
+    let code = format!("error: {}", error.code());
+    let _ = tell(&[code, sentence, one_line(error.hint())]);
+}
+
 fn one_line(text: &str) -> String {
     text.split('\n')
         .map(str::trim)
@@ -348,34 +363,6 @@ fn refuse_members(options: &Options) -> Result<()> {
         "mount: members are named in the configuration and in -o members",
     )
     .with_hint("use `none` instead of the configuration, or leave out members="))
-}
-
-fn open_log(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|cause| Error::io(format!("cannot open the log {}", path.display()), cause))
-}
-
-/// Starts the log: to a file, else to standard error. What is logged: `$SHADOWSET_LOG`.
-fn start_log(path: Option<&Path>) -> Result<()> {
-    let filter =
-        EnvFilter::try_from_env("SHADOWSET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false);
-    let started = match path {
-        Some(path) => log
-            .with_ansi(false)
-            .with_writer(Mutex::new(open_log(path)?))
-            .try_init(),
-        None => log
-            .with_ansi(io::stderr().is_terminal())
-            .with_writer(io::stderr)
-            .try_init(),
-    };
-    started.map_err(|cause| Error::new(Code::Io, "cannot start the log").caused_by(cause))
 }
 
 #[cfg(test)]

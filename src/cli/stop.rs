@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::args::StopArgs;
 use super::output::{self, Out, about};
-use super::place;
 use super::system::{self, Running};
+use super::{config, place};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// `stop`.
 pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
-    let unit = place::running(&args.unit)?;
+    let unit = place::running(&args.unit).map_err(|error| last_word(&args.unit, error))?;
     let server = match unit.pid {
         Some(pid) => system::process(pid).map_err(|cause| failed(&unit, cause))?,
         None => None,
@@ -46,6 +46,9 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
     if !ended && !args.force {
         let says = format!("stop {}: the server still writes to its members", unit.unit);
         return Err(Error::new(Code::TimedOut, says).with_hint("its log says what it waits for"));
+    }
+    if ended {
+        refuse_unclean(&unit)?;
     }
     let says = match ended {
         true => format!("{} is stopped", unit.unit),
@@ -134,6 +137,39 @@ fn is_over(server: Option<&OwnedFd>, time: Duration) -> io::Result<bool> {
 fn wait_for_ever(server: Option<&OwnedFd>) -> io::Result<bool> {
     while !is_over(server, END_MAX)? {}
     Ok(true)
+}
+
+/// A unit that has ended before it was asked for may have ended badly.
+fn last_word(argument: &str, error: Error) -> Error {
+    if error.code() != Code::NotMounted || !config::valid_name(argument) {
+        return error;
+    }
+    let told = system::runtime().and_then(|runtime| runtime.failed(argument));
+    match told {
+        Ok(Some(sentence)) => unclean(argument, &sentence),
+        Ok(None) | Err(_) => error,
+    }
+}
+
+/// A server that has ended without marking its members clean: the unit is stopped, but not well.
+fn refuse_unclean(unit: &Running) -> Result<()> {
+    // Of a server that died long ago nothing was expected.
+    let Some(pid) = unit.pid else { return Ok(()) };
+    let runtime = system::runtime()?;
+    if let Some(sentence) = runtime.failed(&unit.unit)? {
+        return Err(unclean(&unit.unit, &sentence));
+    }
+    let left = runtime.find(&unit.unit)?;
+    if left.is_some_and(|left| !left.alive && left.pid == Some(pid)) {
+        return Err(unclean(&unit.unit, "the server was killed"));
+    }
+    Ok(())
+}
+
+fn unclean(unit: &str, sentence: &str) -> Error {
+    let sentence = output::sentence_about(&format!("stop {unit}"), sentence);
+    Error::new(Code::Io, sentence)
+        .with_hint("the members may not be marked clean; then the next mount merges them")
 }
 
 fn busy(unit: &Running) -> Error {

@@ -83,12 +83,26 @@ pub(super) fn serve(
         Err(error) => return stop_after(Err(error), running),
     };
     let served = mount.serve(&signals, &claimed, &mut || ready(&notes));
-    if mount.is_quiet {
-        return stop_after(served, running);
+    let ended = if mount.is_quiet {
+        stop_after(served, running)
+    } else {
+        // Requests may still run: the members are not clean, and the next mount will see that.
+        give_up(unit, &mount.dir);
+        served
+    };
+    tell_failure(&claimed, ended)
+}
+
+/// Leaves the sentence of a bad end to those who stop the unit.
+fn tell_failure(claimed: &RuntimeDir, ended: Result<()>) -> Result<()> {
+    let told = match &ended {
+        Ok(()) => Ok(()),
+        Err(error) => claimed.set_failed(&error.to_string()),
+    };
+    if let Err(error) = told {
+        tracing::warn!(%error, "those who stop the unit are not told how it has ended");
     }
-    // Requests may still run: the members are not clean, and the next mount will see that.
-    give_up(unit, &mount.dir);
-    served
+    ended
 }
 
 /// Marks the members clean; the first error is the one that is told.

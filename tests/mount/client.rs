@@ -398,3 +398,88 @@ fn a_watch_shows_each_change_and_ends_well_when_the_unit_is_taken_away() {
     unit.gone();
     unit.assert_equal();
 }
+
+#[test]
+fn a_signal_takes_away_the_unit_and_not_what_is_mounted_over_it() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    unit.sh("mount -t tmpfs cover $M; echo mine > $M/file");
+    let dir = unit.path("mnt");
+    unit.keep(Thing::Mount(dir.clone()));
+    unit.sh(&format!(
+        "kill -TERM {pid}; until grep -q 'cannot be unmounted' log; do :; done
+        kill -TERM {pid}; until [ $(grep -c 'cannot be unmounted' log) = 2 ]; do :; done
+        grep -qx mine $M/file"
+    ));
+    unit.take_away(&Thing::Mount(dir));
+    assert_eq!(unit.status()["state"], "steady");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn members_that_are_not_marked_clean_make_a_stop_fail() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.stop();
+    // The server can write no file beyond so many bytes, and no block of a member below.
+    unit.sh("trap '' XFSZ; shadowset mount dsa1 $M --log $D/log --json > mounted");
+    let pid = unit.sh("grep -o '\"pid\":[0-9]*' mounted | cut -d: -f2");
+    let says = unit.try_sh(&format!(
+        "printf x | dd of=$U conv=notrunc status=none; prlimit --pid {pid} --fsize=1000
+        shadowset stop dsa1 --wait"
+    ));
+    assert_eq!(says.code, 1, "{says:?}");
+    assert!(says.err.starts_with("shadowset: stop dsa1: "), "{says:?}");
+    let again = shadowset(&unit, 1, "stop dsa1").err;
+    assert_eq!(
+        again, says.err,
+        "it is told as long as nobody mounts the unit"
+    );
+    unit.mount();
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+    shadowset(&unit, 3, "stop dsa1");
+}
+
+#[test]
+fn a_server_that_is_killed_while_it_is_stopped_is_no_good_end() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    let says = unit.sh(&format!(
+        "exec 3< $U; shadowset stop dsa1 --wait 3<&- 2> says & stopper=$!
+        shadowset stop dsa1 3<&- 2> /dev/null && exit 1
+        kill -9 {pid}; wait $stopper && exit 1 || [ $? = 1 ]; cat says"
+    ));
+    unit.gone();
+    unit.keep(Thing::Mount(unit.path("mnt")));
+    assert!(
+        says.starts_with("shadowset: stop dsa1: the server was killed\nhint: "),
+        "{says}"
+    );
+}
+
+#[test]
+fn an_attach_by_a_link_is_waited_for() {
+    let unit = Unit::new(1, 4 * MIB);
+    unit.sh("truncate -s 4M m2.img; ln -s m2.img link");
+    let done = json(&shadowset(&unit, 0, "attach dsa1 ./link --wait --json").out);
+    assert_eq!(done["operation"]["state"], "done", "{done}");
+    let status = unit.status();
+    let members = status["members"].as_array().expect("a list");
+    assert_eq!(members.len(), 2, "{status}");
+    assert!(members.iter().all(|m| m["state"] == "source"), "{status}");
+}
+
+#[test]
+fn an_attach_that_can_no_longer_end_well_is_not_waited_for() {
+    let unit = Unit::new(2, 64 * MIB);
+    unit.sh("head -c 64M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    unit.accepted("detach m2 policy=none");
+    let script = "shadowset attach dsa1 m2 --policy full --wait > waited 2>&1 & waiter=$!
+        until grep -q operation waited; do :; done
+        n=$(grep -o 'operation [0-9]*' waited | head -n 1 | cut -d' ' -f2)
+        shadowset op cancel dsa1 $n || true
+        wait $waiter; echo $?";
+    let ran = unit.try_sh(script);
+    assert_eq!(ran.out.lines().last(), Some("4"), "{ran:?}");
+    assert!(unit.sh("cat waited").contains("was cancelled"));
+}
