@@ -166,7 +166,7 @@ fn two_units_are_not_stacked_on_one_directory() {
     let mut unit = Unit::new(2, 4 * MIB);
     unit.sh("truncate -s 4M other.img
         shadowset create ./dsa2.toml --size 4M --member m1=other.img --state-dir $D/state2");
-    let stacked = shadowset(&unit, 32, "mount ./dsa2.toml $M").err;
+    let stacked = shadowset(&unit, 32, "mount ./dsa2.toml $M --log $D/log2").err;
     assert!(
         stacked.contains("dsa1 is mounted there\nhint: `shadowset stop dsa1`"),
         "{stacked}"
@@ -174,7 +174,7 @@ fn two_units_are_not_stacked_on_one_directory() {
     unit.sh("[ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]");
     assert_eq!(unit.status()["unit"], "dsa1");
     unit.stop();
-    shadowset(&unit, 0, "mount ./dsa2.toml $M");
+    shadowset(&unit, 0, "mount ./dsa2.toml $M --log $D/log2");
     shadowset(&unit, 0, "stop dsa2 --wait");
 }
 
@@ -253,7 +253,7 @@ fn a_mount_without_a_member_says_which_and_why() {
     let mut unit = Unit::new(3, 4 * MIB);
     unit.stop();
     unit.sh("mv $I/m2.img kept");
-    let ran = shadowset(&unit, 0, "mount dsa1 $M");
+    let ran = shadowset(&unit, 0, "mount dsa1 $M --log $D/log");
     assert!(
         ran.err.starts_with("shadowset: warning: m2 is missing: "),
         "{ran:?}"
@@ -321,12 +321,12 @@ fn an_open_unit_is_busy_and_stop_waits_for_it_when_asked() {
 fn a_mount_that_cannot_be_is_32_and_says_why() {
     let unit = Unit::new(2, 4 * MIB);
     unit.sh("mkdir second");
-    let again = shadowset(&unit, 32, "mount dsa1 second").err;
+    let again = shadowset(&unit, 32, "mount dsa1 second --log $D/log2").err;
     assert!(
         again.starts_with("shadowset: mount dsa1: ") && again.contains("\nhint: "),
         "{again}"
     );
-    let locked = "mount none second -o unit=dsa2,members=$I/m1.img:$I/m2.img";
+    let locked = "mount none second -o unit=dsa2,members=$I/m1.img:$I/m2.img --log $D/log2";
     let locked = shadowset(&unit, 32, locked).err;
     assert!(
         locked.contains("images/m1.img is in use by another set or program\nhint: "),
@@ -340,7 +340,7 @@ fn a_mount_that_cannot_be_is_32_and_says_why() {
     assert_eq!(unit.status()["state"], "steady");
     shadowset(&unit, 1, "mount dsa1 second -o colour=blue");
     shadowset(&unit, 32, "mount dsa9 second");
-    shadowset(&unit, 32, "mount dsa1 $D/nowhere");
+    shadowset(&unit, 32, "mount dsa1 $D/nowhere --log $D/log2");
 }
 
 #[test]
