@@ -4,12 +4,15 @@
 #   make test             every check; installs missing test tools with apt; root and /dev/fuse
 #   make sim SEEDS=N      the simulator with N seeds
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
+#   make uninstall        takes away what install has put there
 #   make clean
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
 DESTDIR ?=
+
+COMPLETIONS := $(PREFIX)/share/bash-completion/completions
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 
@@ -18,7 +21,7 @@ TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc
 
-.PHONY: all build test tools lint doc man unit sim install clean
+.PHONY: all build test tools lint doc man unit sim install uninstall clean
 
 all: build
 
@@ -61,7 +64,7 @@ sim:
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SBINDIR) \
 		$(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8 \
-		$(DESTDIR)$(PREFIX)/share/doc/shadowset/examples
+		$(DESTDIR)$(PREFIX)/share/doc/shadowset/examples $(DESTDIR)$(COMPLETIONS)
 	install -m 0755 $(TARGET)/release/shadowset $(DESTDIR)$(PREFIX)/bin/
 	install -m 0755 $(TARGET)/release/mount-shadowset $(DESTDIR)$(SBINDIR)/mount.shadowset
 	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/mount.fuse.shadowset
@@ -69,6 +72,17 @@ install: build
 	install -m 0644 man/shadowset.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 0644 man/shadowset-control.7 $(DESTDIR)$(PREFIX)/share/man/man7/
 	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/shadowset/examples/
+	$(TARGET)/release/shadowset completions bash > $(DESTDIR)$(COMPLETIONS)/shadowset
+	chmod 0644 $(DESTDIR)$(COMPLETIONS)/shadowset
+
+# Configurations, state and images are the operator's and stay.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/shadowset $(DESTDIR)$(COMPLETIONS)/shadowset \
+		$(DESTDIR)$(SBINDIR)/mount.shadowset $(DESTDIR)$(SBINDIR)/mount.fuse.shadowset \
+		$(DESTDIR)$(SBINDIR)/umount.fuse.shadowset \
+		$(DESTDIR)$(PREFIX)/share/man/man8/shadowset.8 \
+		$(DESTDIR)$(PREFIX)/share/man/man7/shadowset-control.7
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/shadowset
 
 clean:
 	$(CARGO) clean

@@ -8,12 +8,21 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use shadowset::io::runtime::{Runtime, RuntimeDir};
+
 /// A place with configurations, a runtime directory and a tree that looks like a mounted unit.
-struct Place(tempfile::TempDir);
+struct Place {
+    dir: tempfile::TempDir,
+    /// Keeps the unit among the running ones.
+    claimed: Option<RuntimeDir>,
+}
 
 impl Place {
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().expect("temporary directory"));
+        let place = Self {
+            dir: tempfile::tempdir().expect("temporary directory"),
+            claimed: None,
+        };
         for dir in ["conf", "run", "mnt", "empty"] {
             fs::create_dir(place.path(dir)).expect("directory");
         }
@@ -21,11 +30,17 @@ impl Place {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.path().join(name)
     }
 
     /// Makes `mnt` look like a mounted unit in this state.
-    fn tree(&self, state: &str) -> String {
+    fn tree(&mut self, state: &str) -> String {
+        let claimed = self.claimed.take().unwrap_or_else(|| {
+            let runtime = Runtime::at(self.path("run"));
+            runtime.claim("dsa1").expect("nobody else serves it")
+        });
+        claimed.set_mountpoint(&self.path("mnt")).expect("file");
+        self.claimed = Some(claimed);
         let shadow = self.path("mnt/.shadow");
         fs::create_dir_all(&shadow).expect("directory");
         let status = format!(
@@ -44,7 +59,7 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shadowset"));
         command
             .args(words)
-            .current_dir(self.0.path())
+            .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command.env("SHADOWSET_CONFIG_DIR", self.path("conf"));
         command.env("SHADOWSET_RUNTIME_DIR", self.path("run"));
@@ -94,9 +109,25 @@ fn a_unit_that_is_not_mounted_is_3_with_a_hint() {
     for verb in ["status", "show", "stop"] {
         let (stdout, stderr) = place.expect(3, &[verb, "dsa1"]);
         assert!(stdout.is_empty());
-        let expected =
-            "shadowset: dsa1 is not mounted\nhint: `shadowset mount dsa1 DIR` mounts it\n";
+        let expected = "shadowset: there is no unit dsa1\n\
+                        hint: `shadowset list` shows the mounted and the configured units\n";
         assert_eq!(stderr, expected);
+    }
+    let text = "[[member]]\nname = \"m1\"\npath = \"/a\"\n";
+    fs::write(place.path("conf/dsa1.toml"), text).expect("file");
+    fs::write(place.path("dsa2.toml"), text).expect("file");
+    for (unit, word) in [("dsa1", "dsa1"), ("dsa2", "./dsa2.toml")] {
+        let (_, stderr) = place.expect(3, &["status", word]);
+        let expected = format!(
+            "shadowset: {unit} is not mounted\nhint: `shadowset mount {word} DIR` mounts it\n"
+        );
+        assert_eq!(stderr, expected);
+    }
+    let empty = place.path("empty").display().to_string();
+    for dir in [empty.as_str(), "./empty"] {
+        let (_, stderr) = place.expect(3, &["status", dir]);
+        let says = format!("shadowset: no unit is mounted at {dir}\n");
+        assert!(stderr.starts_with(&says), "{stderr}");
     }
     let (stdout, _) = place.expect(3, &["--json", "detach", "dsa1", "m1"]);
     assert_eq!(json(&stdout)["code"], "not-mounted");
@@ -106,7 +137,7 @@ fn a_unit_that_is_not_mounted_is_3_with_a_hint() {
 
 #[test]
 fn status_is_5_when_a_member_is_lost_and_0_when_it_was_detached() {
-    let place = Place::new();
+    let mut place = Place::new();
     for (state, code) in [("steady", 0), ("copying", 0), ("reduced", 5), ("failed", 5)] {
         let mount = place.tree(state);
         let (stdout, stderr) = place.expect(code, &["status", &mount]);
@@ -121,7 +152,7 @@ fn status_is_5_when_a_member_is_lost_and_0_when_it_was_detached() {
 
 #[test]
 fn waiting_is_0_when_it_is_so_and_124_when_time_is_up() {
-    let place = Place::new();
+    let mut place = Place::new();
     let mount = place.tree("steady");
     place.expect(0, &["wait", &mount]);
     place.expect(0, &["wait", &mount, "--for", "op=3"]);
@@ -135,7 +166,7 @@ fn waiting_is_0_when_it_is_so_and_124_when_time_is_up() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let place = Place::new();
+    let mut place = Place::new();
     let mount = place.tree("steady");
     let mut command = place.command(&["events", &mount]);
     let mut child = command
@@ -155,7 +186,15 @@ fn create_writes_a_configuration_once_and_takes_it_back_when_it_fails() {
     let place = Place::new();
     let config = place.path("conf/dsa1.toml");
     place.expect(2, &["create", "dsa1", "--size", "1M"]);
-    place.expect(2, &["create", "dsa1", "--size", "1000", "--member", "m1=a"]);
+    let (_, stderr) = place.expect(2, &["create", "dsa1", "--size", "1000", "--member", "m1=a"]);
+    assert!(stderr.contains("multiple of 512 bytes"), "{stderr}");
+    let (_, stderr) = place.expect(2, &["create", "dsa1", "--member", "m1=a"]);
+    assert!(stderr.contains("no --size is given"), "{stderr}");
+    let twice = [
+        "create", "dsa1", "--size", "1M", "--member", "m1=a", "--member", "m1=b",
+    ];
+    let (_, stderr) = place.expect(2, &twice);
+    assert!(stderr.contains("two members have the name m1"), "{stderr}");
     assert!(!config.exists(), "nothing is left of a failure");
     let state = place.path("state").display().to_string();
     let state_dir = ["--state-dir", state.as_str()];
@@ -173,6 +212,13 @@ fn create_writes_a_configuration_once_and_takes_it_back_when_it_fails() {
         1 << 20
     );
     let written = fs::read_to_string(&config).expect("the configuration");
+    assert!(written.contains("Mount it: shadowset mount dsa1 DIR\n"));
+    let elsewhere = ["create", "./dsa3.toml", "--size", "1M", "--member", "m1=c3"];
+    place.expect(0, &[&elsewhere[..], &state_dir].concat());
+    let other = fs::read_to_string(place.path("dsa3.toml")).expect("the configuration");
+    let path = place.path("dsa3.toml");
+    let says = format!("Mount it: shadowset mount {} DIR\n", path.display());
+    assert!(other.contains(&says), "{other}");
     let (_, stderr) = place.expect(1, &["create", "dsa1", "--member", "m1=c"]);
     assert!(stderr.contains("the list of members is m1="), "{stderr}");
     place.expect(4, &["create", "dsa1"]);
@@ -193,7 +239,10 @@ fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
     let place = Place::new();
     let (_, stderr) = place.expect(1, &["mount", "dsa1", "empty", "-o", "rw,colour"]);
     assert!(stderr.contains("unknown option `colour`"), "{stderr}");
-    place.expect(32, &["mount", "dsa1", "empty"]);
+    let (_, stderr) = place.expect(32, &["mount", "dsa1", "empty"]);
+    assert!(stderr.contains("hint: `shadowset list`"), "{stderr}");
+    place.expect(1, &["mount", "dsa1"]);
+    place.expect(1, &["mount", "--frobnicate", "dsa1", "empty"]);
     let bad = place.path("conf/dsa1.toml");
     fs::write(&bad, "unit = \"dsa1\"\ndurability = \"power\"\n").expect("file");
     let (_, stderr) = place.expect(32, &["mount", "dsa1", "empty"]);
@@ -216,4 +265,82 @@ fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
     assert!(stderr.starts_with("shadowset: mount dsa1: "), "{stderr}");
     assert_eq!(json(&stdout)["ok"], false);
     assert!(fs::metadata(Path::new(&log)).expect("the log").len() > 0);
+}
+
+#[test]
+fn half_a_configuration_is_not_left_behind() {
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_shadowset");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 0; exec {program} create dsa1 --size 1M --member m1=a");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(place.path(""));
+    command.env("SHADOWSET_CONFIG_DIR", place.path("conf"));
+    let output = command.output().expect("bash starts");
+    let says = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{says}");
+    assert!(says.contains("cannot write"), "{says}");
+    assert!(!place.path("conf/dsa1.toml").exists(), "{says}");
+    let state = place.path("state").display().to_string();
+    let again = ["create", "dsa1", "--size", "1M", "--member", "m1=a"];
+    place.expect(0, &[&again[..], &["--state-dir", &state]].concat());
+}
+
+#[test]
+fn a_comma_in_double_quotes_belongs_to_an_option() {
+    let place = Place::new();
+    let options = "rw,members=\"/a,b:/a,b\"";
+    let (_, stderr) = place.expect(32, &["mount", "none", "empty", "-o", options]);
+    assert!(stderr.contains("/a,b is named twice"), "{stderr}");
+    let (_, stderr) = place.expect(1, &["mount", "none", "empty", "-o", "ro,members=\"/a"]);
+    assert!(stderr.contains("is not closed"), "{stderr}");
+}
+
+#[test]
+fn a_server_tells_its_launcher_also_what_it_finds_before_it_serves() {
+    let place = Place::new();
+    let words = ["mount", "dsa9", "empty", "--foreground", "--ready-pipe"];
+    let (stdout, _) = place.expect(32, &words);
+    let mut lines = stdout.lines();
+    assert_eq!(lines.next(), Some("error: no-such-file"), "{stdout}");
+    let says = lines.next().unwrap_or_default();
+    assert!(
+        says.starts_with("cannot read the configuration "),
+        "{stdout}"
+    );
+    assert!(
+        lines.next().is_some_and(|hint| !hint.is_empty()),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_bad_end_is_told_by_a_later_stop_until_the_unit_is_claimed_again() {
+    let place = Place::new();
+    let runtime = Runtime::at(place.path("run"));
+    let claimed = runtime.claim("dsa1").expect("nobody else serves it");
+    let says = "dsa1: m1 cannot be marked clean";
+    claimed.set_failed(says).expect("file");
+    drop(claimed);
+    let (_, stderr) = place.expect(1, &["stop", "dsa1"]);
+    assert!(
+        stderr.starts_with("shadowset: stop dsa1: m1 cannot be marked clean\nhint: "),
+        "{stderr}"
+    );
+    drop(runtime.claim("dsa1").expect("nobody else serves it"));
+    place.expect(3, &["stop", "dsa1"]);
+}
+
+#[test]
+fn a_name_is_no_directory_and_a_directory_without_a_mount_is_no_unit() {
+    let mut place = Place::new();
+    fs::create_dir_all(place.path("dsa1/.shadow")).expect("directory");
+    fs::write(place.path("dsa1/.shadow/name"), "dsa1\n").expect("file");
+    let (_, stderr) = place.expect(3, &["status", "./dsa1"]);
+    assert!(stderr.contains("no unit is mounted at ./dsa1"), "{stderr}");
+    let (_, stderr) = place.expect(3, &["status", "dsa1"]);
+    assert!(stderr.contains("there is no unit dsa1"), "{stderr}");
+    place.tree("steady");
+    let (stdout, _) = place.expect(0, &["status", "dsa1"]);
+    assert!(stdout.contains("state: steady"), "{stdout}");
 }

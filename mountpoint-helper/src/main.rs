@@ -11,7 +11,7 @@ mod plan;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use plan::{Plan, Step, Tool};
 
@@ -102,7 +102,12 @@ fn run(step: &Step) -> Result<ExitStatus, u8> {
         println!("{}", words.join(" "));
     }
     let (program, args) = line.split_first().ok_or(exit::SYSTEM)?;
-    Command::new(program).args(args).status().map_err(|cause| {
+    let mut command = Command::new(program);
+    if step.tool == Tool::Shadowset && !step.verbose {
+        // umount(8) says nothing when all went well; errors are on the other channel.
+        command.stdout(Stdio::null());
+    }
+    command.args(args).status().map_err(|cause| {
         fail(
             &format!("{}: cannot run it: {cause}", program.to_string_lossy()),
             exit::SYSTEM,

@@ -112,8 +112,8 @@ pub(super) struct MountArgs {
     /// Serve in this process instead of a new one.
     #[arg(long)]
     pub(super) foreground: bool,
-    /// Mount options, separated by commas.
-    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    /// Mount options, separated by commas; a value with a comma in it stands in double quotes.
+    #[arg(short = 'o', value_name = "OPTIONS")]
     pub(super) options: Vec<OsString>,
     /// Append the log to this file.
     #[arg(long, value_name = "FILE")]
@@ -138,10 +138,15 @@ pub(super) struct StopArgs {
 
 /// `status`.
 #[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "With --json: the unit's status.json, an object; without UNIT an array of \
+    these, one per mounted unit."
+)]
 pub(super) struct StatusArgs {
-    /// Name of a mounted unit, its mount point, or its configuration file.
+    /// Name of a mounted unit, its mount point, or its configuration file; all units without it.
     pub(super) unit: Option<String>,
-    /// Go on until the unit is unmounted, showing each change.
+    /// Go on until the unit is unmounted, showing each change. Keeps the mount in use meanwhile:
+    /// `stop` without --force is refused.
     #[arg(long, short, requires = "unit")]
     pub(super) watch: bool,
 }
@@ -173,11 +178,8 @@ pub(super) struct AttachArgs {
     #[arg(long = "as", value_name = "NAME")]
     pub(super) name: Option<String>,
     /// What kind of copy is allowed.
-    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "compare", "full", "nocopy"])]
+    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "full", "nocopy"])]
     pub(super) policy: Option<String>,
-    /// Member to copy from.
-    #[arg(long, value_name = "MEMBER")]
-    pub(super) source: Option<String>,
     /// Agree that the image is overwritten.
     #[arg(long, short)]
     pub(super) yes: bool,
@@ -324,7 +326,7 @@ mod tests {
             "--json show dsa1",
             "detach dsa1 m3 --policy minicopy --dry-run",
             "attach dsa1 m3 --policy minicopy=optional --wait",
-            "attach dsa1 /srv/m4.img --as m4 --yes --source m1 --json",
+            "attach dsa1 /srv/m4.img --as m4 --yes --json",
             "bitmap list dsa1",
             "bitmap show dsa1 m3",
             "bitmap extents dsa1 0a0b0c0d --json",
@@ -373,11 +375,11 @@ mod tests {
     }
 
     #[test]
-    fn mount_options_are_split_at_commas() {
+    fn lists_of_mount_options_are_kept_as_they_are() {
         let args = parse("mount none /mnt -o ro,log=/l -o allow_other").expect("valid");
         let Verb::Mount(mount) = args.verb else {
             unreachable!("asked for mount")
         };
-        assert_eq!(mount.options, ["ro", "log=/l", "allow_other"]);
+        assert_eq!(mount.options, ["ro,log=/l", "allow_other"]);
     }
 }

@@ -28,32 +28,23 @@ pub(super) fn detach(args: &DetachArgs, out: Out) -> Result<u8> {
 /// `attach`.
 pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
     let tree = place::tree(&args.unit)?;
-    let target = Target::of(args)?;
     let command = Command::new("attach")
-        .word(target.word())?
+        .word(&target(&args.what)?)?
         .option("as", args.name.as_deref())?
         .option("policy", args.policy.as_deref())?
-        .option("source", args.source.as_deref())?
         .flag("confirm", args.yes)
         .flag("dry-run", args.dry_run);
-    // Operations that were there before are not the one that this attach starts.
-    let before = tree.status()?.operations.iter().map(|op| op.id).max();
-    let answer = tree.command(&command.text).map_err(offer_yes)?;
+    let answer = tree.command(&command.text)?;
     if !args.wait {
         return show(&answer, out);
     }
     if !out.json {
         show(&answer, out)?;
     }
-    let number = answer.number("operation");
-    let newest = |status: &Status, member: &str| match number {
-        Some(number) => status.operation(number).cloned(),
-        None => newest(status, member, before).cloned(),
-    };
-    let operation = wait(&tree, &target, newest, out)?;
+    let operation = wait(&tree, &Started::of(&answer)?, out)?;
     let says = match &operation {
         Some(op) => done(op),
-        None => "nothing had to be copied".to_owned(),
+        None => "the copy has ended".to_owned(),
     };
     out.either(
         &json!({ "ok": true, "sentence": answer.sentence,
@@ -80,107 +71,77 @@ fn operation_value(op: &Operation) -> Value {
         "skipped_bytes": op.skipped_bytes, "total_bytes": op.total_bytes })
 }
 
-/// The hint of the control tree names its own word for consent; here it is an option.
-fn offer_yes(error: Error) -> Error {
-    match error.code() {
-        Code::NotBlank | Code::NeedsConfirm => error.with_hint("add --yes to overwrite the image"),
-        _ => error,
+/// What is attached, as a word of a command: a member by name, or an image by its path.
+fn target(what: &str) -> Result<String> {
+    if !what.contains('/') {
+        return Ok(what.to_owned());
     }
+    let path = std::fs::canonicalize(what)
+        .map_err(|cause| Error::io(format!("attach {what}: cannot use the image"), cause))?;
+    let utf8 = PathBuf::into_os_string(path).into_string();
+    utf8.map_err(|_| {
+        Error::new(
+            Code::Syntax,
+            format!("attach {what}: the path is not UTF-8"),
+        )
+    })
 }
 
-/// What is attached: a member by name, or an image by path.
+/// What an attach has started, as its answer tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Target {
-    Member(String),
-    Image { path: String, name: Option<String> },
+struct Started {
+    member: String,
+    operation: u64,
 }
 
-impl Target {
-    fn of(args: &AttachArgs) -> Result<Self> {
-        if !args.what.contains('/') {
-            return Ok(Self::Member(args.what.clone()));
-        }
-        let path = std::fs::canonicalize(&args.what).map_err(|cause| {
-            Error::io(format!("attach {}: cannot use the image", args.what), cause)
-        })?;
-        let utf8 = PathBuf::into_os_string(path).into_string();
-        let path = utf8.map_err(|_| {
-            Error::new(
-                Code::Syntax,
-                format!("attach {}: the path is not UTF-8", args.what),
-            )
-        })?;
-        Ok(Self::Image {
-            path,
-            name: args.name.clone(),
-        })
-    }
-
-    fn word(&self) -> &str {
-        match self {
-            Self::Member(name) => name,
-            Self::Image { path, .. } => path,
+impl Started {
+    fn of(answer: &Answer) -> Result<Self> {
+        match (answer.text("member"), answer.number("operation")) {
+            (Some(member), Some(operation)) => Ok(Self {
+                member: member.to_owned(),
+                operation,
+            }),
+            _ => {
+                let says = format!("the answer names no operation: {}", answer.sentence);
+                let hint = "the server may be of another version: `cat .shadow/version`";
+                Err(Error::new(Code::Io, says).with_hint(hint))
+            }
         }
     }
 
-    /// The name of the member, once it is one.
-    fn member(&self, status: &Status) -> Option<String> {
-        match self {
-            Self::Member(name)
-            | Self::Image {
-                name: Some(name), ..
-            } => Some(name.clone()),
-            Self::Image { path, name: None } => status
-                .members
-                .iter()
-                .find(|m| m.path == *path)
-                .map(|m| m.name.clone()),
+    /// Goes on until the copy has ended; breaks with nothing when the operation was forgotten after
+    /// a good end. An error when that end can no longer come.
+    fn step(&self, status: &Status) -> Result<ControlFlow<Option<Operation>>> {
+        if let Some(op) = status.operation(self.operation) {
+            return Ok(match ended(op)? {
+                true => ControlFlow::Break(Some(op.clone())),
+                false => ControlFlow::Continue(()),
+            });
         }
+        let name = &self.member;
+        let says = match status.member(name).map(|m| m.state.as_str()) {
+            Some("source") => return Ok(ControlFlow::Break(None)),
+            Some(state @ ("detached" | "expelled" | "missing")) => format!("{name} is {state}"),
+            Some(_) => return Ok(ControlFlow::Continue(())),
+            None => format!("{name} has left the set"),
+        };
+        let unit = &status.unit;
+        let hint = format!("`shadowset events {unit}` says why; attach it again");
+        Err(Error::new(Code::StateChanged, format!("attach {name}: {says}")).with_hint(hint))
     }
 }
 
-/// Waits for the end of the copy into the member; nothing when it needed none.
-fn wait(
-    tree: &Tree,
-    target: &Target,
-    newest: impl Fn(&Status, &str) -> Option<Operation>,
-    out: Out,
-) -> Result<Option<Operation>> {
+/// Waits for the end of the copy into the member; nothing when its operation is forgotten.
+fn wait(tree: &Tree, started: &Started, out: Out) -> Result<Option<Operation>> {
     let mut progress = Progress::new(out);
     let ended = tree.follow(None, |_, status| {
-        let Some(member) = target.member(status) else {
-            let says = format!("attach {}: the member has left the set", target.word());
-            return Err(Error::new(Code::StateChanged, says));
-        };
-        match newest(status, &member) {
-            Some(op) => {
-                progress.show(&op)?;
-                Ok(if ended(&op)? {
-                    ControlFlow::Break(Some(op))
-                } else {
-                    ControlFlow::Continue(())
-                })
-            }
-            None if status.member(&member).is_some_and(|m| m.state == "source") => {
-                Ok(ControlFlow::Break(None))
-            }
-            None => Ok(ControlFlow::Continue(())),
+        if let Some(op) = status.operation(started.operation) {
+            progress.show(op)?;
         }
+        started.step(status)
     })?;
     progress.end();
     Ok(ended)
-}
-
-/// The newest operation into the member that was not there before.
-fn newest<'a>(status: &'a Status, member: &str, before: Option<u64>) -> Option<&'a Operation> {
-    let into = |op: &&Operation| op.target.as_deref() == Some(member);
-    let new = |op: &&Operation| before.is_none_or(|before| op.id > before);
-    status
-        .operations
-        .iter()
-        .filter(into)
-        .filter(new)
-        .max_by_key(|op| op.id)
 }
 
 /// Shows an answer.
@@ -299,42 +260,59 @@ mod tests {
     }
 
     #[test]
-    fn only_an_operation_of_this_attach_is_waited_for() {
-        let status = sample();
-        assert_eq!(newest(&status, "m3", Some(6)).map(|op| op.id), Some(7));
-        assert!(
-            newest(&status, "m3", Some(7)).is_none(),
-            "it was there before"
-        );
-        assert!(
-            newest(&status, "m2", Some(6)).is_none(),
-            "the cancelled one is older"
-        );
-        assert_eq!(newest(&status, "m2", None).map(|op| op.id), Some(6));
+    fn the_operation_of_the_answer_is_waited_for_as_long_as_it_can_end_well() {
+        let mut status = sample();
+        let started = |member: &str, operation| Started {
+            member: member.into(),
+            operation,
+        };
+        let step = |status: &Status, of: &Started| match of.step(status) {
+            Ok(ControlFlow::Break(op)) => Ok(Some(op.map(|op| op.id))),
+            Ok(ControlFlow::Continue(())) => Ok(None),
+            Err(error) => Err((error.exit_code(), error.to_string())),
+        };
+        assert_eq!(step(&status, &started("m3", 7)), Ok(None), "it runs");
+        let cancelled = step(&status, &started("m2", 6)).unwrap_err();
+        assert_eq!(cancelled.0, 4, "{}", cancelled.1);
+        for (state, says) in [
+            ("detached", "attach m3: m3 is detached"),
+            ("expelled", "attach m3: m3 is expelled"),
+            ("missing", "attach m3: m3 is missing"),
+        ] {
+            status.members[2].state = state.to_owned();
+            let end = step(&status, &started("m3", 9));
+            assert_eq!(end, Err((4, says.to_owned())));
+        }
+        let left = step(&status, &started("m9", 9)).unwrap_err();
+        assert_eq!(left.1, "attach m9: m9 has left the set");
+        status.members[2].state = "source".to_owned();
+        assert_eq!(step(&status, &started("m3", 9)), Ok(Some(None)));
+        status.operations[1].state = "done".to_owned();
+        assert_eq!(step(&status, &started("m3", 7)), Ok(Some(Some(7))));
+    }
+
+    #[test]
+    fn an_answer_names_the_member_and_the_operation() {
+        let answer = |values: &[(&str, &str)]| Answer {
+            sentence: "m3 is the target".into(),
+            values: values
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+        };
+        let started = Started::of(&answer(&[("member", "m3"), ("operation", "7")]));
+        let expected = Started {
+            member: "m3".into(),
+            operation: 7,
+        };
+        assert_eq!(started.unwrap(), expected);
+        assert_eq!(Started::of(&answer(&[])).unwrap_err().code(), Code::Io);
     }
 
     #[test]
     fn the_end_of_a_copy_says_what_it_had_to_do() {
         let expected = "minicopy m1 -> m3 is done, 40.0 MiB copied, 924 MiB needed no copy";
         assert_eq!(done(&sample().operations[1]), expected);
-    }
-
-    #[test]
-    fn a_new_member_is_found_by_its_image() {
-        let status = sample();
-        let image = |path: &str, name: Option<&str>| Target::Image {
-            path: path.into(),
-            name: name.map(str::to_owned),
-        };
-        assert_eq!(
-            image("/img/c.raw", None).member(&status).as_deref(),
-            Some("m3")
-        );
-        assert_eq!(image("/img/d.raw", None).member(&status), None);
-        assert_eq!(
-            image("/img/d.raw", Some("m4")).member(&status).as_deref(),
-            Some("m4")
-        );
     }
 
     #[test]
@@ -352,13 +330,5 @@ mod tests {
         assert_eq!(value["verdict"], "minicopy");
         assert_eq!(value["bitmap"], "00000012");
         assert_eq!(value["ok"], true);
-    }
-
-    #[test]
-    fn consent_is_an_option_here() {
-        let error = offer_yes(Error::new(Code::NotBlank, "attach /a: not blank"));
-        assert!(error.hint().contains("--yes"));
-        let other = offer_yes(Error::new(Code::NoBitmap, "attach m3: no bitmap"));
-        assert_eq!(other.hint(), Code::NoBitmap.hint());
     }
 }

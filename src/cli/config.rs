@@ -13,16 +13,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::place;
+use super::{hints, place};
 use crate::error::{Error, Result};
 use crate::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
 use crate::set::Code;
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
+use crate::set::member::MEMBERS_MAX;
+use crate::set::scb::check_name;
 
-/// Most members of a set.
-const MEMBERS_MAX: usize = 6;
-/// Longest name of a unit or a member, in bytes.
-const NAME_BYTES_MAX: usize = 32;
 /// Longest label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
 
@@ -89,7 +87,8 @@ pub(super) fn load(path: &Path) -> Result<Config> {
         let says = format!("cannot read the configuration {}", path.display());
         let error = Error::io(says, cause);
         if missing {
-            return error.with_hint("`shadowset create` writes one");
+            let hint = "`shadowset list` shows the units; `shadowset create` makes a new one";
+            return error.with_hint(hint);
         }
         error
     })?;
@@ -118,10 +117,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         state_dir,
         unit,
     };
-    Ok(Config {
-        setup,
-        mount: file.mount,
-    })
+    let log = file.mount.log.as_deref().map(|log| place.absolute(log));
+    let mount = Mount { log, ..file.mount };
+    Ok(Config { setup, mount })
 }
 
 /// Whether a durability is one that the program has; the rest is refused in one sentence.
@@ -137,10 +135,7 @@ pub(super) fn durability(word: &str) -> std::result::Result<Durability, String> 
 
 /// Whether the name can be that of a unit or a member.
 pub(super) fn valid_name(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(inner)
-        && name.as_bytes()[0].is_ascii_alphanumeric()
+    check_name(name).is_ok()
 }
 
 /// The unit that a file without `unit` describes: its own name.
@@ -243,7 +238,7 @@ impl Source<'_> {
         };
         let file = self.path.display();
         let text = format!("{file}: line {line}, column {column}: {key}{says}");
-        Error::new(Code::Config, text).with_hint("shadowset(8) describes every key")
+        Error::new(Code::Config, text).with_hint(hints::CONFIG)
     }
 
     fn name(&self, name: &Spanned<String>) -> Result<String> {
@@ -351,13 +346,13 @@ pub(super) fn check_region_blocks(blocks: u32) -> std::result::Result<u32, Strin
     ))
 }
 
-/// The text of a configuration file that describes the unit.
-pub(super) fn render(setup: &Setup) -> Result<String> {
+/// The text of a configuration file that describes the unit; `spec` is what mounts it.
+pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
     let mut text = String::new();
     let unit = &setup.unit;
     let _ = writeln!(
         text,
-        "# Shadow set {unit}. Mount it: shadowset mount {unit} DIR"
+        "# Shadow set {unit}. Mount it: shadowset mount {spec} DIR"
     );
     let _ = writeln!(text, "unit = {}", quoted(unit));
     let _ = writeln!(text, "label = {}", quoted(&setup.label));

@@ -3,7 +3,7 @@
 //! A configuration that exists is taken as it is: options that say something else are refused, never
 //! written into it. One that was written here goes again when the set cannot be created.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,12 @@ use super::size::human;
 use super::{config, place};
 use crate::error::{Error, Result};
 use crate::server::create::{self, Created, CreatedMember};
-use crate::server::setup::{Durability, Setup};
+use crate::server::setup::{Durability, MemberSetup, Setup};
 use crate::set::Code;
 use crate::set::geometry::REGION_BLOCKS_DEFAULT;
+
+/// What a size has to be.
+const SIZE_HINT: &str = "a size is a multiple of 512 bytes, as in --size 512M or --size 1G";
 
 /// `create`.
 pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
@@ -36,8 +39,10 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
         setup_of(args, &path)?
     };
     check_from(&setup, args)?;
+    check_size(&setup, args)?;
     if !existing {
-        write_new(&path, &config::render(&setup)?)?;
+        let spec = spec_of(&setup.unit, &path);
+        write_new(&path, &config::render(&setup, &spec)?)?;
     }
     let created = create::create(&setup, args.from.as_deref(), args.size, args.erase);
     if created.is_err() && !existing {
@@ -45,7 +50,10 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
         let _ = fs::remove_file(&path);
     }
     let subject = format!("create {}", setup.unit);
-    let created = created.map_err(|error| about(&subject, &error))?;
+    let created = created.map_err(|error| match error.code() {
+        Code::OutOfRange => about(&subject, &error).with_hint(SIZE_HINT),
+        _ => about(&subject, &error),
+    })?;
     out.either(
         &value(&setup, &created, &path),
         &text(args, &created, &path),
@@ -106,10 +114,39 @@ fn setup_of(args: &CreateArgs, path: &Path) -> Result<Setup> {
         label,
         region_blocks: config::check_region_blocks(region_blocks).map_err(wrong)?,
         durability: Durability::Memory,
-        members: config::members_of(&args.members, &state_dir)?,
+        members: named_members(args, &unit, &state_dir)?,
         state_dir,
         unit,
     })
+}
+
+/// The members that the options name; what is wrong with them is wrong usage.
+fn named_members(args: &CreateArgs, unit: &str, state_dir: &Path) -> Result<Vec<MemberSetup>> {
+    config::members_of(&args.members, state_dir).map_err(|error| match error.code() {
+        Code::Config => Error::new(Code::Syntax, format!("create {unit}: {error}"))
+            .with_hint("--member NAME=PATH: each name and each image once"),
+        _ => error,
+    })
+}
+
+/// What mounts the unit: its name, where that leads to the file; else the file.
+fn spec_of(unit: &str, path: &Path) -> String {
+    if path == place::config_dir().join(format!("{unit}.toml")) {
+        return unit.to_owned();
+    }
+    path.display().to_string()
+}
+
+/// Without an image there is nothing to take the size from.
+fn check_size(setup: &Setup, args: &CreateArgs) -> Result<()> {
+    if args.size.is_some() || setup.members.iter().any(|m| m.path.exists()) {
+        return Ok(());
+    }
+    let says = format!(
+        "create {}: no image is there and no --size is given",
+        setup.unit
+    );
+    Err(Error::new(Code::Syntax, says).with_hint(SIZE_HINT))
 }
 
 /// Refuses options that say something else than the file.
@@ -123,8 +160,8 @@ fn agree(setup: &Setup, args: &CreateArgs, path: &Path) -> Result<()> {
         Err(Error::new(Code::Config, says).with_hint("leave out the option, or change the file"))
     };
     if !args.members.is_empty() {
-        let given = config::members_of(&args.members, &setup.state_dir)?;
-        let pairs = |members: &[crate::server::setup::MemberSetup]| -> Vec<(String, PathBuf)> {
+        let given = named_members(args, &setup.unit, &setup.state_dir)?;
+        let pairs = |members: &[MemberSetup]| -> Vec<(String, PathBuf)> {
             let mut all: Vec<_> = members
                 .iter()
                 .map(|m| (m.name.clone(), m.path.clone()))
@@ -194,9 +231,21 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
         .create_new(true)
         .open(path)
         .map_err(failed)?;
-    file.write_all(text.as_bytes())
+    let written = file
+        .write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
-        .map_err(failed)
+        .and_then(|()| sync_directory_of(path));
+    written.map_err(|cause| {
+        // Half a configuration would be taken for one that exists.
+        let _ = fs::remove_file(path);
+        failed(cause)
+    })
+}
+
+/// Makes the name of a new file durable.
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -231,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("sub/dsa1.toml");
         let setup = setup_of(&args(&[("m1", "/a"), ("m2", "/b")]), &path).expect("valid");
-        write_new(&path, &config::render(&setup).expect("UTF-8")).expect("written");
+        write_new(&path, &config::render(&setup, "dsa1").expect("UTF-8")).expect("written");
         assert_eq!(config::load(&path).expect("valid").setup, setup);
         assert_eq!(setup.unit, "dsa1");
         let again = write_new(&path, "").unwrap_err();

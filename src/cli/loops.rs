@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::args::{LoopVerb, UnitArgs};
 use super::output::{Out, about};
+use super::tree::{Tree, read_only};
 use super::{place, system};
 use crate::error::{Error, Result};
 use crate::set::Code;
@@ -19,7 +20,20 @@ pub(super) fn run(verb: &LoopVerb, out: Out) -> Result<u8> {
 fn attach(args: &UnitArgs, out: Out) -> Result<u8> {
     let unit = place::running(&args.unit)?;
     let subject = format!("loop attach {}", unit.unit);
-    let device = system::loop_attach(&unit.file()).map_err(|e| about(&subject, &e))?;
+    Tree::of(&unit).verify()?;
+    let file = unit.file();
+    let there = system::loop_find(&file).map_err(|e| about(&subject, &e))?;
+    if let Some(device) = there.first() {
+        // Two block devices over one disk keep two caches that know nothing of each other.
+        let (name, device) = (&unit.unit, device.display());
+        let says = format!("{subject}: {device} is over the unit already");
+        let hint = format!("use {device}, or free it: `shadowset loop detach {name}`");
+        return Err(Error::new(Code::InUse, says).with_hint(hint));
+    }
+    let device = system::loop_attach(&file).map_err(|e| match e.code() {
+        Code::ReadOnlyImage => read_only(&subject, &unit.unit, "gets no loop device"),
+        _ => about(&subject, &e),
+    })?;
     if !device.direct_io {
         // It works, with each block in memory twice: a reason for a word, not for a refusal.
         eprintln!(
@@ -37,6 +51,7 @@ fn attach(args: &UnitArgs, out: Out) -> Result<u8> {
 
 fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
     let unit = place::running(&args.unit)?;
+    Tree::of(&unit).verify()?;
     let subject = format!("loop detach {}", unit.unit);
     let devices = system::loop_find(&unit.file()).map_err(|e| about(&subject, &e))?;
     if devices.is_empty() {
@@ -45,7 +60,7 @@ fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
     }
     let mut freed = Vec::new();
     for device in devices {
-        system::loop_detach(&device).map_err(|e| about(&subject, &e))?;
+        system::loop_detach(&device).map_err(|e| partly(&subject, &freed, &e))?;
         freed.push(device.display().to_string());
     }
     let list = freed.iter().cloned().map(Value::String).collect();
@@ -54,4 +69,29 @@ fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
         &freed.join("\n"),
     )?;
     Ok(0)
+}
+
+/// A device that cannot be freed, and those that were before.
+fn partly(subject: &str, freed: &[String], error: &Error) -> Error {
+    let error = about(subject, error);
+    if freed.is_empty() {
+        return error;
+    }
+    let says = format!("{error}; {} is free now", freed.join(", "));
+    Error::new(error.code(), says).with_hint(error.hint())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_devices_that_were_freed_before() {
+        let error = Error::new(Code::InUse, "/dev/loop2 is in use").with_hint("unmount it");
+        let says = |freed: &[String]| partly("loop detach dsa1", freed, &error).to_string();
+        let alone = "loop detach dsa1: /dev/loop2 is in use";
+        assert_eq!(says(&[]), alone);
+        let freed = ["/dev/loop1".to_owned()];
+        assert_eq!(says(&freed), format!("{alone}; /dev/loop1 is free now"));
+    }
 }

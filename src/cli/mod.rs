@@ -10,7 +10,9 @@ mod config;
 mod create;
 mod demo;
 mod events;
+mod hints;
 mod list;
+mod log;
 mod loops;
 mod model;
 mod mount;
@@ -25,6 +27,7 @@ mod system;
 mod tree;
 mod wait;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -42,7 +45,10 @@ pub fn main() -> ExitCode {
         Err(answer) => {
             // Help and version too; a reader that has gone is no failure.
             let _ = answer.print();
-            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+            return ExitCode::from(match answer.exit_code() {
+                2 if is_mount(std::env::args_os()) => mount::EXIT_USAGE,
+                code => u8::try_from(code).unwrap_or(2),
+            });
         }
     };
     let out = Out::of_process(args.json);
@@ -54,6 +60,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Whether a line that cannot be understood was meant as `mount`, whose codes are those of mount(8).
+fn is_mount(words: impl Iterator<Item = OsString>) -> bool {
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    words
+        .skip(1)
+        .find(|word| !is_option(word))
+        .is_some_and(|verb| verb == "mount")
 }
 
 fn run(verb: &Verb, out: Out) -> Result<u8> {

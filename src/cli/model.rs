@@ -146,7 +146,10 @@ pub(super) struct Operation {
 impl Status {
     /// Whether members are missing by fault, or the unit cannot be used.
     pub(super) fn is_degraded(&self) -> bool {
+        // The state of the unit is the worst one: others may hide that a member is lost.
+        let is_lost = |m: &Member| matches!(m.state.as_str(), "expelled" | "missing");
         matches!(self.state.as_str(), "reduced" | "mount-verify" | "failed")
+            || self.members.iter().any(is_lost)
     }
 
     /// The member of this name.
@@ -187,6 +190,11 @@ impl Operation {
         )]
         let share = self.done_bytes as f64 / self.total_bytes as f64;
         (share * 100.0).min(100.0)
+    }
+
+    /// Whether it goes on at present: only then a rate and a time to go mean something.
+    pub(super) fn is_moving(&self) -> bool {
+        self.state == "running"
     }
 
     /// `minicopy m1 -> m2`.
@@ -274,6 +282,11 @@ pub(super) mod tests {
         ] {
             status.state = state.to_owned();
             assert_eq!(status.is_degraded(), degraded, "{state}");
+        }
+        for (member, degraded) in [("detached", false), ("expelled", true), ("missing", true)] {
+            status.state = "read-only".to_owned();
+            status.members[1].state = member.to_owned();
+            assert_eq!(status.is_degraded(), degraded, "{member}");
         }
     }
 }

@@ -2,22 +2,21 @@
 //! server's side of it.
 //!
 //! There is no fork: the launcher starts the program anew with `--foreground --ready-pipe`, and the
-//! server reports on its standard output with one word, `ready`, or with a code, a sentence and a
-//! hint. Everything that can be refused without a server is refused by the launcher.
+//! server reports on its standard output with one word, `ready`, warnings before it, or with a code,
+//! a sentence and a hint. Everything that can be refused without a server is refused by the launcher.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
 
 use super::args::MountArgs;
 use super::mount_options::{self, Options};
 use super::output::{self, Out};
-use super::{config, place, system};
+use super::tree::Tree;
+use super::{config, log, place, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::server::setup::Setup;
@@ -26,18 +25,26 @@ use crate::set::Code;
 /// Exit code of mount(8) for a mount that did not come about.
 const EXIT_MOUNT: u8 = 32;
 /// Exit code of mount(8) for an option that it cannot understand.
-const EXIT_USAGE: u8 = 1;
+pub(super) const EXIT_USAGE: u8 = 1;
 /// First word of the server's report when the unit can be opened.
 const READY: &str = "ready";
+/// Begin of each line before that word: what the operator has to know all the same.
+const WARNING: &str = "warning: ";
 
 /// `mount`.
 pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
-    let outcome =
-        Plan::of(args).and_then(|plan| match (plan.options.foreground, args.ready_pipe) {
-            (true, true) => plan.serve_and_report(),
-            (true, false) => plan.serve(&mut || {}),
-            (false, _) => plan.launch(args, out),
-        });
+    let outcome = match Plan::of(args) {
+        Ok(plan) if args.ready_pipe => plan.serve_and_report(),
+        Ok(plan) if plan.options.foreground => plan.serve(&mut |_| {}),
+        Ok(plan) => plan.launch(args, out),
+        Err(error) => {
+            // What the launcher has found in order may have changed since.
+            if args.ready_pipe {
+                tell_failure(&error);
+            }
+            Err(error)
+        }
+    };
     let Err(error) = outcome else { return Ok(0) };
     if output::reader_has_gone(&error) {
         return Err(error);
@@ -113,6 +120,7 @@ impl Plan {
     /// Starts the server and waits for its report.
     fn launch(&self, args: &MountArgs, out: Out) -> Result<()> {
         let unit = &self.setup.unit;
+        system::runtime()?;
         let mut server = self.start(args)?;
         let Some(pipe) = server.stdout.take() else {
             return Err(Error::new(
@@ -121,7 +129,8 @@ impl Plan {
             ));
         };
         match Report::read(pipe) {
-            Report::Ready => {
+            Report::Ready { warnings } => {
+                self.warn(&warnings);
                 let dir = self.dir.display();
                 let value = json!({ "ok": true, "unit": unit, "mountpoint": dir.to_string(),
                     "pid": server.id() });
@@ -144,6 +153,17 @@ impl Plan {
         }
     }
 
+    /// Says what is not as it should be, though the unit can be used.
+    fn warn(&self, of_server: &[String]) {
+        of_server.iter().for_each(|text| output::warn(text));
+        match Tree::at(&self.dir).status() {
+            Ok(status) => status::warnings(&status)
+                .iter()
+                .for_each(|text| output::warn(text)),
+            Err(error) => output::warn(&error.to_string()),
+        }
+    }
+
     fn start(&self, args: &MountArgs) -> Result<Child> {
         let unit = &self.setup.unit;
         let failed = |cause| Error::io(format!("mount {unit}: cannot start the server"), cause);
@@ -163,9 +183,9 @@ impl Plan {
         let errors = match &self.options.log {
             Some(log) => {
                 command.arg("--log").arg(log);
-                Stdio::from(open_log(log)?)
+                Stdio::from(log::open(log)?)
             }
-            None => Stdio::null(),
+            None => log::standard_error(unit),
         };
         command
             .stdin(Stdio::null())
@@ -183,10 +203,7 @@ impl Plan {
             "mount {}: the server has ended without a word: {end}",
             self.setup.unit
         );
-        let hint = match &self.options.log {
-            Some(log) => format!("{} may say why", log.display()),
-            None => "`--foreground` shows why, or `--log FILE` keeps it".to_owned(),
-        };
+        let hint = log::hint(&self.setup.unit, self.options.log.as_deref());
         Error::new(Code::Io, says).with_hint(hint)
     }
 
@@ -194,26 +211,29 @@ impl Plan {
     fn serve_and_report(&self) -> Result<()> {
         let mut reported = false;
         let served = system::leave_session().and_then(|()| {
-            self.serve(&mut || {
+            self.serve(&mut |notes| {
+                let warning = |note: &String| format!("{WARNING}{}", one_line(note));
+                let mut lines: Vec<_> = notes.iter().map(warning).collect();
+                lines.push(READY.to_owned());
                 // A launcher that was killed does not end the server that it has started.
-                reported = tell(&[READY]).is_ok();
+                reported = tell(&lines).is_ok();
             })
         });
         match &served {
-            Err(error) if !reported => {
-                let sentence = one_line(&error.to_string());
-                let code = format!("error: {}", error.code());
-                let _ = tell(&[&code, &sentence, &one_line(error.hint())]);
-            }
+            Err(error) if !reported => tell_failure(error),
             _ => {}
+        }
+        // The launcher may have gone long ago, and standard error is the log.
+        if self.options.log.is_none() {
+            self.log_failure(&served);
         }
         served
     }
 
     /// Serves until the unit is unmounted.
-    fn serve(&self, ready: &mut dyn FnMut()) -> Result<()> {
+    fn serve(&self, ready: &mut dyn FnMut(&[String])) -> Result<()> {
         let unit = &self.setup.unit;
-        start_log(self.options.log.as_deref())?;
+        log::start(self.options.log.as_deref())?;
         std::env::set_current_dir("/").map_err(|cause| {
             Error::io(format!("mount {unit}: cannot leave the directory"), cause)
         })?;
@@ -222,9 +242,9 @@ impl Plan {
             read_only: self.options.read_only,
         };
         let mut opened = false;
-        let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut || {
+        let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {
             opened = true;
-            ready();
+            ready(notes);
         });
         let served = served.and_then(|()| match opened {
             true => Ok(()),
@@ -233,18 +253,27 @@ impl Plan {
                 "the server has ended before the unit could be opened",
             )),
         });
-        // Without a file the log is on standard error, where the error is shown anyway.
-        if let (Err(error), Some(_)) = (&served, &self.options.log) {
-            tracing::error!(unit = %unit, code = %error.code(), "{error}");
+        // In the foreground without a file the error is shown where the log is.
+        if self.options.log.is_some() {
+            self.log_failure(&served);
         }
         served
+    }
+
+    fn log_failure(&self, served: &Result<()>) {
+        if let Err(error) = served {
+            let unit = &self.setup.unit;
+            tracing::error!(unit = %unit, code = %error.code(), "{error}");
+        }
     }
 }
 
 /// What the server has said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Report {
-    Ready,
+    Ready {
+        warnings: Vec<String>,
+    },
     Failed {
         code: Code,
         sentence: String,
@@ -260,9 +289,14 @@ impl Report {
 
     fn of(reader: impl BufRead) -> Self {
         let mut lines = reader.lines().map_while(io::Result::ok);
-        let first = lines.next().unwrap_or_default();
+        let mut warnings = Vec::new();
+        let mut first = lines.next().unwrap_or_default();
+        while let Some(text) = first.strip_prefix(WARNING) {
+            warnings.push(text.to_owned());
+            first = lines.next().unwrap_or_default();
+        }
         if first == READY {
-            return Self::Ready;
+            return Self::Ready { warnings };
         }
         let Some(code) = first.strip_prefix("error: ").and_then(Code::from_name) else {
             return Self::Silence;
@@ -277,10 +311,17 @@ impl Report {
     }
 }
 
-fn tell(lines: &[&str]) -> io::Result<()> {
+fn tell(lines: &[String]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all((lines.join("\n") + "\n").as_bytes())?;
     stdout.flush()
+}
+
+/// Tells the launcher why the unit cannot be served; when that has gone, nobody is left to tell.
+fn tell_failure(error: &Error) {
+    let sentence = one_line(&error.to_string());
+    let code = format!("error: {}", error.code());
+    let _ = tell(&[code, sentence, one_line(error.hint())]);
 }
 
 fn one_line(text: &str) -> String {
@@ -324,41 +365,18 @@ fn refuse_members(options: &Options) -> Result<()> {
     .with_hint("use `none` instead of the configuration, or leave out members="))
 }
 
-fn open_log(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|cause| Error::io(format!("cannot open the log {}", path.display()), cause))
-}
-
-/// Starts the log: to a file, else to standard error. What is logged: `$SHADOWSET_LOG`.
-fn start_log(path: Option<&Path>) -> Result<()> {
-    let filter =
-        EnvFilter::try_from_env("SHADOWSET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false);
-    let started = match path {
-        Some(path) => log
-            .with_ansi(false)
-            .with_writer(Mutex::new(open_log(path)?))
-            .try_init(),
-        None => log
-            .with_ansi(io::stderr().is_terminal())
-            .with_writer(io::stderr)
-            .try_init(),
-    };
-    started.map_err(|cause| Error::new(Code::Io, "cannot start the log").caused_by(cause))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_report_is_one_word_or_three_lines() {
-        assert_eq!(Report::of(&b"ready\n"[..]), Report::Ready);
+        let ready = |warnings: &[&str]| Report::Ready {
+            warnings: warnings.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        assert_eq!(Report::of(&b"ready\n"[..]), ready(&[]));
+        let warned = &b"warning: one\nwarning: two\nready\n"[..];
+        assert_eq!(Report::of(warned), ready(&["one", "two"]));
         let failed = Report::Failed {
             code: Code::ImageLocked,
             sentence: "m1 is locked".into(),
@@ -373,6 +391,7 @@ mod tests {
             b"error: nonsense\n",
             b"thread panicked\n",
             b"error:\n",
+            b"warning: one\n",
         ] {
             assert_eq!(Report::of(silence), Report::Silence, "{silence:?}");
         }

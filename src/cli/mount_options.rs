@@ -9,7 +9,7 @@ use crate::set::Code;
 
 /// Words that mount(8) passes on and that change nothing here: what our mounts have anyway, and
 /// what only fstab and init systems read.
-const ACCEPTED: [&str; 12] = [
+const ACCEPTED: [&str; 17] = [
     "rw",
     "defaults",
     "nosuid",
@@ -22,6 +22,11 @@ const ACCEPTED: [&str; 12] = [
     "nofail",
     "_netdev",
     "default_permissions",
+    "noatime",
+    "relatime",
+    "strictatime",
+    "diratime",
+    "nodiratime",
 ];
 
 /// The options of one mount.
@@ -41,17 +46,39 @@ pub(super) struct Options {
     pub(super) members: Vec<PathBuf>,
 }
 
-/// Reads options that were split at their commas.
-pub(super) fn parse(words: &[OsString]) -> Result<Options> {
+/// Reads lists of options, each as it stands behind a `-o`.
+pub(super) fn parse(lists: &[OsString]) -> Result<Options> {
     let mut options = Options::default();
-    for word in words {
-        let text = word.to_str().ok_or_else(|| {
-            let says = format!("mount: the option {} is not UTF-8", word.to_string_lossy());
+    for list in lists {
+        let text = list.to_str().ok_or_else(|| {
+            let says = format!("mount: the option {} is not UTF-8", list.to_string_lossy());
             Error::new(Code::Syntax, says)
         })?;
-        options.read(text)?;
+        for word in split(text)? {
+            options.read(&word)?;
+        }
     }
     Ok(options)
+}
+
+/// Splits at commas outside double quotes, and takes the quotes away.
+fn split(list: &str) -> Result<Vec<String>> {
+    let mut quoted = false;
+    let mut words = Vec::new();
+    let mut word = String::new();
+    for c in list.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => words.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    if quoted {
+        let says = format!("mount: a double quote is not closed in the options {list}");
+        return Err(Error::new(Code::Syntax, says));
+    }
+    words.push(word);
+    Ok(words)
 }
 
 impl Options {
@@ -122,7 +149,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<Options> {
-        parse(&line.split(',').map(OsString::from).collect::<Vec<_>>())
+        parse(&[line.into()])
     }
 
     #[test]
@@ -140,8 +167,21 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_in_double_quotes_belongs_to_the_value() {
+        let options = read("ro,members=\"/a,b:/c\",unit=\"dsa2\"").expect("valid");
+        assert!(options.read_only);
+        assert_eq!(options.members, [PathBuf::from("/a,b"), "/c".into()]);
+        assert_eq!(options.unit.as_deref(), Some("dsa2"));
+        let error = read("ro,members=\"/a,/b").expect_err("half a quote");
+        assert!(error.to_string().contains("is not closed"), "{error}");
+        assert_eq!(error.code(), Code::Syntax);
+    }
+
+    #[test]
     fn words_of_mount_8_change_nothing() {
-        let options = read("rw,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,");
+        let options = read(
+            "rw,noatime,relatime,nodiratime,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,",
+        );
         assert_eq!(options.expect("valid"), Options::default());
         assert_eq!(
             read("durability=memory").expect("valid"),

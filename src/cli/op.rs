@@ -44,7 +44,7 @@ fn rows(status: &Status) -> String {
     let mut cells = vec![head.map(str::to_owned).to_vec()];
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     for op in &status.operations {
-        let eta = op.eta_s.filter(|_| !op.has_ended());
+        let eta = op.eta_s.filter(|_| op.is_moving());
         cells.push(vec![
             op.id.to_string(),
             op.title(),

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::json;
 
+use super::hints;
 use crate::error::{Error, Result};
 
 /// Standard output as the verbs see it.
@@ -113,8 +114,9 @@ pub(super) fn reader_has_gone(error: &Error) -> bool {
 /// The error for people: one sentence and a hint.
 pub(super) fn error_lines(error: &Error) -> String {
     let mut lines = format!("shadowset: {error}\n");
-    if !error.hint().is_empty() {
-        let _ = writeln!(lines, "hint: {}", error.hint());
+    let hint = hints::of(error);
+    if !hint.is_empty() {
+        let _ = writeln!(lines, "hint: {hint}");
     }
     lines
 }
@@ -126,7 +128,7 @@ pub(super) fn error_value(error: &Error) -> serde_json::Value {
         "code": error.code().name(),
         "errno": error.errno(),
         "sentence": error.to_string(),
-        "hint": error.hint(),
+        "hint": hints::of(error),
     })
 }
 
@@ -137,6 +139,12 @@ pub(super) fn report(error: &Error, json: bool) {
     if json {
         let _ = writeln!(io::stdout().lock(), "{}", error_value(error));
     }
+}
+
+/// Shows what an operator has to know though nothing has failed.
+pub(super) fn warn(text: &str) {
+    // As with errors: nobody is left to be told.
+    let _ = writeln!(io::stderr().lock(), "shadowset: warning: {text}");
 }
 
 /// Lays rows out in columns, two blanks between them; the last one is never padded.

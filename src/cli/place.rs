@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{self, valid_name};
 use super::system::{self, Running};
-use super::tree::Tree;
+use super::tree::{Tree, nothing_at};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -38,11 +38,7 @@ pub(super) fn state_dir(unit: &str) -> PathBuf {
 
 /// The configuration file that an argument means: a path, or the name of a unit.
 pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
-    let looks_like_path = argument.contains('/')
-        || Path::new(argument)
-            .extension()
-            .is_some_and(|extension| extension == "toml");
-    if looks_like_path {
+    if is_path(argument) {
         let doing = || format!("cannot use the path {argument}");
         return std::path::absolute(argument).map_err(|cause| Error::io(doing(), cause));
     }
@@ -53,43 +49,77 @@ pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
     Err(Error::new(Code::NoSuchFile, says).with_hint("`shadowset list` shows the units"))
 }
 
-/// The mounted unit that an argument means: its name, its mount point or its configuration.
+/// The mounted unit that an argument means: its name, its mount point or its configuration. A name
+/// is looked up first, so that no file or directory of the same name is taken for it.
 pub(super) fn running(argument: &str) -> Result<Running> {
     let all = system::running()?;
-    // Before anything looks into a mount whose server may have died.
-    let path = std::path::absolute(argument).ok();
-    if let Some(found) = all.iter().find(|r| path.as_ref() == Some(&r.mountpoint)) {
+    if let Some(found) = all.iter().find(|r| r.unit == argument) {
         return Ok(found.clone());
     }
-    if Path::new(argument).join(".shadow").is_dir() {
-        return mounted_at(argument, all);
+    if let Some(found) = at_path(argument, &all)? {
+        return Ok(found);
     }
-    let name = if valid_name(argument) && !argument.ends_with(".toml") {
+    let name = if valid_name(argument) && !is_path(argument) {
         argument.to_owned()
     } else {
         config::load(&config_file(argument)?)?.setup.unit
     };
     let found = all.into_iter().find(|r| r.unit == name);
-    found.ok_or_else(|| {
-        Error::new(Code::NotMounted, format!("{name} is not mounted"))
-            .with_hint(format!("`shadowset mount {name} DIR` mounts it"))
-    })
+    found.ok_or_else(|| not_mounted(&name, argument))
 }
 
-/// The unit of a mount point, also when the runtime directory does not know it: another user's.
-fn mounted_at(dir: &str, all: Vec<Running>) -> Result<Running> {
-    let doing = |cause| Error::io(format!("cannot use the mount point {dir}"), cause);
-    let mountpoint = fs::canonicalize(dir).map_err(doing)?;
-    if let Some(found) = all.into_iter().find(|r| r.mountpoint == mountpoint) {
-        return Ok(found);
+/// Whether an argument is a path and no name: it has a slash, or is that of a configuration.
+fn is_path(argument: &str) -> bool {
+    argument.contains('/')
+        || Path::new(argument)
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+}
+
+/// The unit of a mount point; none when the argument is no directory, an error when nothing of ours
+/// is mounted there.
+fn at_path(argument: &str, all: &[Running]) -> Result<Option<Running>> {
+    if !argument.contains('/') {
+        return Ok(None);
     }
-    let tree = Tree::at(&mountpoint);
-    let unit = tree.read("name")?.trim_end().to_owned();
-    Ok(Running {
+    // Before anything looks into a mount whose server may have died.
+    let path = std::path::absolute(argument).ok();
+    let here = |path: Option<&PathBuf>| {
+        let here = all.iter().filter(|r| path == Some(&r.mountpoint));
+        here.max_by_key(|r| r.covered_by().is_none()).cloned()
+    };
+    if let Some(found) = here(path.as_ref()) {
+        return Ok(Some(found));
+    }
+    let Ok(mountpoint) = fs::canonicalize(argument) else {
+        return Ok(None);
+    };
+    if let Some(found) = here(Some(&mountpoint)) {
+        return Ok(Some(found));
+    }
+    if !mountpoint.is_dir() {
+        return Ok(None);
+    }
+    let doing = |cause| Error::io(format!("cannot use the mount point {argument}"), cause);
+    // Not in the runtime directory: a mount of another user's server.
+    let unit = system::unit_at(&mountpoint).map_err(doing)?;
+    let unit = unit.ok_or_else(|| nothing_at(Path::new(argument)))?;
+    Ok(Some(Running {
         unit,
         pid: None,
         mountpoint,
-    })
+    }))
+}
+
+/// A unit that is configured, or none at all; it is mounted by the word that was used for it.
+fn not_mounted(name: &str, argument: &str) -> Error {
+    let is_configured = config_file(argument).is_ok_and(|path| path.exists());
+    if is_configured {
+        return Error::new(Code::NotMounted, format!("{name} is not mounted"))
+            .with_hint(format!("`shadowset mount {argument} DIR` mounts it"));
+    }
+    Error::new(Code::NotMounted, format!("there is no unit {name}"))
+        .with_hint("`shadowset list` shows the mounted and the configured units")
 }
 
 /// The control tree of the mounted unit that an argument means.

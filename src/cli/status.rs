@@ -154,7 +154,7 @@ pub(super) fn render(status: &Status, out: Out) -> String {
         let _ = writeln!(text, "     set: {uuid}");
     }
     let state = out.paint(tone(&status.state), &status.state);
-    let _ = write!(text, "   state: {state}, {}", meaning(&status.state));
+    let _ = write!(text, "   state: {state}, {}", meaning(status));
     if let Some(generation) = status.generation {
         let _ = write!(text, " (generation {generation})");
     }
@@ -193,7 +193,7 @@ pub(super) fn operation_line(op: &Operation) -> String {
         human(done),
         human(op.total_bytes)
     );
-    if op.has_ended() {
+    if !op.is_moving() {
         return line;
     }
     if let Some(rate) = op.rate_bps.filter(|rate| *rate > 0.0) {
@@ -272,9 +272,50 @@ fn minute(time: &str) -> &str {
     time.get(..16).unwrap_or(time)
 }
 
-fn meaning(state: &str) -> &'static str {
-    match state {
-        "steady" => "all members that take part are equal",
+/// How many members serve, and which do not.
+fn census(status: &Status) -> String {
+    let all = status.members.len();
+    let sources = status.members.iter().filter(|m| m.state == "source");
+    let verb = match sources.clone().count() {
+        1 => "is a source",
+        _ => "are sources",
+    };
+    let mut text = format!("{} of {all} members {verb}", sources.count());
+    for m in status.members.iter().filter(|m| m.state != "source") {
+        let _ = write!(text, ", {} is {}", m.name, m.state);
+    }
+    text
+}
+
+/// What an operator has to know of a unit that has just been mounted: one line for each member that
+/// neither serves nor was detached on purpose.
+pub(super) fn warnings(status: &Status) -> Vec<String> {
+    let warning = |m: &Member| {
+        let (name, reason) = (&m.name, m.reason.as_deref());
+        let into = |op: &&Operation| op.target.as_ref() == Some(name) && !op.has_ended();
+        let op = status.operations.iter().find(into);
+        let op = op.map(|op| format!("op {} {}", op.id, op.title()));
+        let why = reason.map(str::to_owned).or(op);
+        let because = |what: &str, why: Option<String>| match why {
+            Some(why) => format!("{name} is {what}: {why}"),
+            None => format!("{name} is {what}"),
+        };
+        match m.state.as_str() {
+            "source" | "detached" => None,
+            "copy-target" => Some(because("being copied", why)),
+            "merging" => Some(because("being merged", why)),
+            state => Some(because(
+                state,
+                Some(reason.unwrap_or("the reason is not known").to_owned()),
+            )),
+        }
+    };
+    status.members.iter().filter_map(warning).collect()
+}
+
+fn meaning(status: &Status) -> String {
+    let text = match status.state.as_str() {
+        "steady" => return census(status),
         "copying" => "a member is being brought up to date",
         "merging" => "the members are being made equal after an unclean stop",
         "reduced" => "a member was lost; the others serve",
@@ -282,7 +323,8 @@ fn meaning(state: &str) -> &'static str {
         "read-only" => "writes are refused",
         "failed" => "requests end with an error",
         _ => "see shadowset(8)",
-    }
+    };
+    text.to_owned()
 }
 
 fn tone(state: &str) -> Tone {
@@ -359,6 +401,45 @@ errors: m3 has had 2 errors
         assert_eq!(errors(&status), "m3 is expelled: write error at block 7");
         assert_eq!(exit_code(&status), 5);
         assert!(render(&status, PLAIN).contains("state: reduced, a member was lost"));
+    }
+
+    #[test]
+    fn a_steady_unit_says_who_serves() {
+        let mut status = sample();
+        status.state = "steady".to_owned();
+        status.members[2].state = "detached".to_owned();
+        let says = "state: steady, 1 of 3 members is a source, m2 is detached, m3 is detached (";
+        assert!(render(&status, PLAIN).contains(says));
+        for member in &mut status.members {
+            member.state = "source".to_owned();
+        }
+        assert_eq!(census(&status), "3 of 3 members are sources");
+    }
+
+    #[test]
+    fn a_mount_warns_of_each_member_that_is_not_there_against_the_will() {
+        let mut status = sample();
+        let copied = "m3 is being copied: op 7 minicopy m1 -> m3";
+        assert_eq!(warnings(&status), [copied], "m2 was detached on purpose");
+        status.members[1].state = "missing".to_owned();
+        status.members[1].reason = Some("No such file or directory".to_owned());
+        status.members[2].state = "expelled".to_owned();
+        let expected = [
+            "m2 is missing: No such file or directory",
+            "m3 is expelled: the reason is not known",
+        ];
+        assert_eq!(warnings(&status), expected);
+        status.members[1].state = "merging".to_owned();
+        status.members[1].reason = None;
+        assert_eq!(warnings(&status)[0], "m2 is being merged");
+    }
+
+    #[test]
+    fn an_operation_that_is_held_has_no_rate() {
+        let mut status = sample();
+        status.operations[1].state = "paused".to_owned();
+        let expected = "op 7 minicopy m1 -> m3 paused, 40.00 %, 40.0 MiB of 100 MiB";
+        assert_eq!(operation_line(&status.operations[1]), expected);
     }
 
     #[test]

@@ -2,16 +2,16 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::args::StopArgs;
-use super::output::{Out, about};
-use super::place;
+use super::output::{self, Out, about};
 use super::system::{self, Running};
+use super::{config, place};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -22,12 +22,20 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// `stop`.
 pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
-    let unit = place::running(&args.unit)?;
+    let unit = place::running(&args.unit).map_err(|error| last_word(&args.unit, error))?;
     let server = match unit.pid {
         Some(pid) => system::process(pid).map_err(|cause| failed(&unit, cause))?,
         None => None,
     };
+    refuse_covered(&unit)?;
+    // Nothing tells of them once the mount is gone.
+    let devices = if args.force {
+        unit.loop_devices()
+    } else {
+        Vec::new()
+    };
     take_away(&unit, args, server.as_ref())?;
+    warn_of_devices(&unit, &devices);
     let ended = match &server {
         // Its users may keep the server of a detached mount for as long as they like.
         Some(_) if args.force && !args.wait => is_over(server.as_ref(), Duration::ZERO),
@@ -38,6 +46,9 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
     if !ended && !args.force {
         let says = format!("stop {}: the server still writes to its members", unit.unit);
         return Err(Error::new(Code::TimedOut, says).with_hint("its log says what it waits for"));
+    }
+    if ended {
+        refuse_unclean(&unit)?;
     }
     let says = match ended {
         true => format!("{} is stopped", unit.unit),
@@ -50,9 +61,33 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
     Ok(0)
 }
 
+/// Whatever is mounted over the unit is not to be taken away in its stead.
+fn refuse_covered(unit: &Running) -> Result<()> {
+    let Some(other) = unit.covered_by() else {
+        return Ok(());
+    };
+    let (name, dir) = (&unit.unit, unit.mountpoint.display());
+    let says = format!("stop {name}: {other} is mounted over it at {dir}");
+    Err(Error::new(Code::InUse, says).with_hint(format!("take {other} away first")))
+}
+
+/// A loop device outlives the unit under it.
+fn warn_of_devices(unit: &Running, devices: &[PathBuf]) {
+    for device in devices {
+        let (name, device) = (&unit.unit, device.display());
+        output::warn(&format!(
+            "{device} stays over {name}: unmount what is on it, then `losetup -d {device}`"
+        ));
+    }
+}
+
 fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Result<()> {
     loop {
-        match unmount(&unit.mountpoint, args.force) {
+        // Somebody else has taken it away, and what was under it is none of ours.
+        if unit.covered_by().is_some() {
+            return Ok(());
+        }
+        match unmount(unit, args.force) {
             Ok(()) => return Ok(()),
             // Unmounted before, and still closing its members: that end is what is wanted.
             Err(error) if error.code() == Code::NotMounted && server.is_some() => return Ok(()),
@@ -73,10 +108,12 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
 }
 
 /// umount(2) for root; others need the helper that mounted for them.
-fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
+fn unmount(unit: &Running, lazy: bool) -> Result<()> {
     if system::is_root() {
-        return system::unmount(mountpoint, lazy);
+        return system::unmount(unit, lazy);
     }
+    system::expect_mounted(unit)?;
+    let mountpoint = &unit.mountpoint;
     let failed = |cause| Error::io(format!("cannot unmount {}", mountpoint.display()), cause);
     let mut command = Command::new("fusermount3");
     command
@@ -100,6 +137,39 @@ fn is_over(server: Option<&OwnedFd>, time: Duration) -> io::Result<bool> {
 fn wait_for_ever(server: Option<&OwnedFd>) -> io::Result<bool> {
     while !is_over(server, END_MAX)? {}
     Ok(true)
+}
+
+/// A unit that has ended before it was asked for may have ended badly.
+fn last_word(argument: &str, error: Error) -> Error {
+    if error.code() != Code::NotMounted || !config::valid_name(argument) {
+        return error;
+    }
+    let told = system::runtime().and_then(|runtime| runtime.failed(argument));
+    match told {
+        Ok(Some(sentence)) => unclean(argument, &sentence),
+        Ok(None) | Err(_) => error,
+    }
+}
+
+/// A server that has ended without marking its members clean: the unit is stopped, but not well.
+fn refuse_unclean(unit: &Running) -> Result<()> {
+    // Of a server that died long ago nothing was expected.
+    let Some(pid) = unit.pid else { return Ok(()) };
+    let runtime = system::runtime()?;
+    if let Some(sentence) = runtime.failed(&unit.unit)? {
+        return Err(unclean(&unit.unit, &sentence));
+    }
+    let left = runtime.find(&unit.unit)?;
+    if left.is_some_and(|left| !left.alive && left.pid == Some(pid)) {
+        return Err(unclean(&unit.unit, "the server was killed"));
+    }
+    Ok(())
+}
+
+fn unclean(unit: &str, sentence: &str) -> Error {
+    let sentence = output::sentence_about(&format!("stop {unit}"), sentence);
+    Error::new(Code::Io, sentence)
+        .with_hint("the members may not be marked clean; then the next mount merges them")
 }
 
 fn busy(unit: &Running) -> Error {

@@ -2,9 +2,10 @@
 //!
 //! Names of `io` that may still move are used here and nowhere else in the command line.
 
-use std::fs::File;
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::io::mountpoint::{self, FSTYPE};
 use crate::io::runtime::{Entry, Runtime};
 use crate::io::{loopdev, sys};
+use crate::set::Code;
 
 /// A mounted unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,13 +34,59 @@ impl Running {
 
     /// The loop devices over the virtual unit; none when they cannot be seen.
     pub(super) fn loop_devices(&self) -> Vec<PathBuf> {
-        loopdev::find(&self.file()).unwrap_or_default()
+        loopdev::find(&self.file()).unwrap_or_else(|_| loops_by_name(&self.file()))
     }
+
+    /// What is mounted over the unit, or stands in its place; none when nothing hides it.
+    pub(super) fn covered_by(&self) -> Option<String> {
+        match mountpoint::mounted(&self.mountpoint) {
+            Ok(Some(top)) if top.is_unit(&self.unit) => None,
+            Ok(Some(top)) if top.fstype == FSTYPE => Some(top.source.to_string_lossy().into()),
+            Ok(Some(top)) => {
+                let (source, fstype) = (top.source.to_string_lossy(), top.fstype.to_string_lossy());
+                Some(format!("{source} ({fstype})"))
+            }
+            Ok(None) | Err(_) => None,
+        }
+    }
+}
+
+/// The devices that were bound to a file of this name: all that can be told when its server has died.
+fn loops_by_name(file: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
+    let is_over = |entry: &DirEntry| {
+        let name = fs::read(entry.path().join("loop/backing_file"));
+        name.is_ok_and(|name| name.trim_ascii_end() == file.as_os_str().as_bytes())
+    };
+    let entries = entries.flatten().filter(is_over);
+    let mut devices: Vec<_> = entries
+        .map(|entry| Path::new("/dev").join(entry.file_name()))
+        .collect();
+    devices.sort();
+    devices
+}
+
+/// The runtime directory of this process.
+///
+/// # Errors
+/// [`Code::Config`] for an ordinary user who has none.
+pub(super) fn runtime() -> Result<Runtime> {
+    Runtime::from_env().map_err(|error| match error.code() {
+        Code::Config => {
+            let says = "become root, or set XDG_RUNTIME_DIR: this user has no directory for the \
+                        files of running units";
+            Error::new(Code::Config, says)
+                .with_hint("`sudo shadowset ...` sees the units of the system")
+        }
+        _ => error,
+    })
 }
 
 /// All mounted units of this node, by name; also those whose server has died and left its mount.
 pub(super) fn running() -> Result<Vec<Running>> {
-    let entries = Runtime::from_env()?.list()?;
+    let entries = runtime()?.list()?;
     Ok(entries.into_iter().filter_map(one).collect())
 }
 
@@ -47,7 +95,7 @@ fn one(entry: Entry) -> Option<Running> {
     // A unit without a mount point is being mounted or has been stopped.
     let mountpoint = entry.mountpoint?;
     let is_ours = || match mountpoint::mounted(&mountpoint) {
-        Ok(Some(mounted)) => mounted.fstype == FSTYPE && mounted.source == unit.as_str(),
+        Ok(Some(mounted)) => mounted.is_unit(&unit),
         Ok(None) | Err(_) => false,
     };
     let shown = alive || is_ours();
@@ -108,9 +156,21 @@ pub(super) fn pause(time: Duration) -> io::Result<()> {
     sys::poll(&[], Some(time)).map(drop)
 }
 
-/// Takes a mount away: at once but only from the name space (`lazy`), or when nobody uses it.
-pub(super) fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
-    mountpoint::unmount(mountpoint, lazy)
+/// Takes the mount of a unit away: at once but only from the name space (`lazy`), or when nobody uses
+/// it.
+pub(super) fn unmount(unit: &Running, lazy: bool) -> Result<()> {
+    mountpoint::unmount_unit(&unit.unit, &unit.mountpoint, lazy)
+}
+
+/// Makes sure that a unit is what is mounted at its place.
+pub(super) fn expect_mounted(unit: &Running) -> Result<()> {
+    mountpoint::expect_unit(&unit.unit, &unit.mountpoint)
+}
+
+/// The unit that is mounted on a directory; none when something else is, or nothing.
+pub(super) fn unit_at(dir: &Path) -> io::Result<Option<String>> {
+    let on = mountpoint::mounted(dir)?.filter(|on| on.fstype == FSTYPE);
+    Ok(on.and_then(|on| on.source.into_string().ok()))
 }
 
 /// Leaves the session of the launcher, so that its end is not ours.

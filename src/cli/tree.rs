@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::hints;
 use super::model::Status;
 use super::system::{self, Change, Running};
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Tree {
     mountpoint: PathBuf,
+    /// The unit that has to be there; none when whatever is mounted there is meant.
+    unit: Option<String>,
 }
 
 /// What a command answered.
@@ -34,10 +37,15 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// A fact.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        let value = self.values.iter().find(|(k, _)| k == key);
+        value.map(|(_, value)| value.as_str())
+    }
+
     /// A fact that is a number.
     pub(super) fn number(&self, key: &str) -> Option<u64> {
-        let value = self.values.iter().find(|(k, _)| k == key);
-        value.and_then(|(_, value)| value.parse().ok())
+        self.text(key).and_then(|value| value.parse().ok())
     }
 }
 
@@ -55,13 +63,44 @@ pub(super) struct Snapshot {
 impl Tree {
     /// The tree of a mounted unit.
     pub(super) fn of(unit: &Running) -> Self {
-        Self::at(&unit.mountpoint)
+        Self {
+            mountpoint: unit.mountpoint.clone(),
+            unit: Some(unit.unit.clone()),
+        }
     }
 
     /// The tree under a mount point.
     pub(super) fn at(mountpoint: &Path) -> Self {
         Self {
             mountpoint: mountpoint.to_owned(),
+            unit: None,
+        }
+    }
+
+    /// Makes sure that the unit that is meant is the one that answers: another one may have been
+    /// mounted over it.
+    ///
+    /// # Errors
+    /// [`Code::InUse`] with the unit that is there, [`Code::NotMounted`] when none is.
+    pub(super) fn verify(&self) -> Result<()> {
+        let Some(unit) = &self.unit else {
+            return Ok(());
+        };
+        let name = fs::read_to_string(self.path("name"));
+        let name = name.map_err(|cause| self.wrong("read", "name", cause))?;
+        let (other, dir) = (name.trim_end(), self.mountpoint.display());
+        if other == unit {
+            return Ok(());
+        }
+        let says = format!("{unit} cannot be reached: {other} is mounted over it at {dir}");
+        Err(Error::new(Code::InUse, says).with_hint(format!("`shadowset stop {other}` first")))
+    }
+
+    /// How the unit is named in a hint.
+    fn named(&self) -> String {
+        match &self.unit {
+            Some(unit) => unit.clone(),
+            None => self.mountpoint.display().to_string(),
         }
     }
 
@@ -77,6 +116,7 @@ impl Tree {
 
     /// Reads a file below `.shadow` and keeps it open to wait for its next change.
     pub(super) fn snapshot(&self, name: &str) -> Result<Snapshot> {
+        self.verify()?;
         let read = || {
             let (path, mounts) = (self.path(name), system::mounts()?);
             let file = File::open(&path)?;
@@ -102,16 +142,22 @@ impl Tree {
     /// # Errors
     /// The refusal of the server, with its code, sentence and hint.
     pub(super) fn command(&self, text: &str) -> Result<Answer> {
+        self.verify()?;
+        let subject = subject(text);
         let mut control = OpenOptions::new()
             .read(true)
             .write(true)
             .open(self.path("control"))
-            .map_err(|cause| self.wrong("open", "control", cause))?;
+            .map_err(|cause| match cause.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    read_only(&subject, &self.named(), "takes no commands")
+                }
+                _ => self.wrong("open", "control", cause),
+            })?;
         let written = control.write(text.as_bytes());
         let answer = read_from_start(&control, ANSWER_BYTES_MAX).unwrap_or_default();
-        let subject = subject(text);
         match (written, answer.split_once(' ').map(|(word, _)| word)) {
-            (_, Some("error:")) => Err(refusal(&subject, &answer)),
+            (_, Some("error:")) => Err(refusal(text, &self.named(), &answer)),
             (Ok(_), Some("ok:")) => Ok(parse_answer(&answer)),
             (Ok(_), _) => {
                 let says = format!("{subject}: the server's answer makes no sense: {answer:?}");
@@ -161,7 +207,7 @@ impl Tree {
                 .with_hint(format!("`umount {dir}`, then mount the unit again"));
         }
         if !self.mountpoint.join(".shadow").is_dir() {
-            return Error::new(Code::NotMounted, format!("no unit is mounted at {dir}"));
+            return nothing_at(&self.mountpoint);
         }
         Error::io(
             format!("cannot {doing} {}", self.path(name).display()),
@@ -194,6 +240,14 @@ impl Snapshot {
         let same = |found: Metadata| Ok(self.file.metadata()?.dev() == found.dev());
         fs::metadata(&self.path).and_then(same).unwrap_or(false)
     }
+}
+
+/// A unit that is mounted read-only, and what it therefore does not do.
+pub(super) fn read_only(subject: &str, unit: &str, therefore: &str) -> Error {
+    let says = format!("{subject}: {unit} is mounted read-only and {therefore}");
+    Error::new(Code::ReadOnlyImage, says).with_hint(format!(
+        "`shadowset stop {unit}`, then mount it without -o ro"
+    ))
 }
 
 /// Reads `status.json`.
@@ -248,7 +302,8 @@ fn parse_answer(answer: &str) -> Answer {
 /// `error: CODE ERRNO`, the sentence, maybe the command with a caret, `hint: ...`.
 ///
 /// The caret is left out: it stands under words that the operator has not typed.
-fn refusal(subject: &str, answer: &str) -> Error {
+fn refusal(command: &str, unit: &str, answer: &str) -> Error {
+    let subject = subject(command);
     let mut lines = answer.lines();
     let code = lines
         .next()
@@ -259,9 +314,15 @@ fn refusal(subject: &str, answer: &str) -> Error {
         format!("{subject}: {}", lines.next().unwrap_or_default()),
     );
     match lines.find_map(|line| line.strip_prefix("hint: ")) {
-        Some(hint) => error.with_hint(hint),
+        Some(hint) => error.with_hint(hints::translate(code, hint, unit, command)),
         None => error,
     }
+}
+
+/// A directory on which no unit is mounted.
+pub(super) fn nothing_at(dir: &Path) -> Error {
+    let says = format!("no unit is mounted at {}", dir.display());
+    Error::new(Code::NotMounted, says)
 }
 
 #[cfg(test)]
@@ -273,7 +334,7 @@ mod tests {
     fn a_refusal_is_shown_with_its_command_and_hint() {
         let answer = "error: last-source EBUSY\nm1 is the only source member\n  detach m1\n         \
                       ^\nhint: attach another member first\n";
-        let error = refusal(&subject("detach m1 policy=minicopy"), answer);
+        let error = refusal("detach m1 policy=minicopy", "dsa1", answer);
         assert_eq!((error.code(), error.exit_code()), (Code::LastSource, 4));
         let shown = error_lines(&error);
         let expected = "shadowset: detach m1: m1 is the only source member\n\
@@ -285,6 +346,7 @@ mod tests {
     fn a_refusal_without_a_word_or_with_an_unknown_code_is_still_shown() {
         let error = refusal(
             "merge",
+            "dsa1",
             "error: of-a-newer-server EBUSY\nnot now\nhint: later\n",
         );
         assert_eq!((error.code(), error.exit_code()), (Code::Io, 1));
@@ -292,7 +354,7 @@ mod tests {
             error_lines(&error),
             "shadowset: merge: not now\nhint: later\n"
         );
-        let error = refusal("merge", "error: timed-out ETIMEDOUT\nno answer\n");
+        let error = refusal("merge", "dsa1", "error: timed-out ETIMEDOUT\nno answer\n");
         assert_eq!(
             (error.exit_code(), error.hint()),
             (124, Code::TimedOut.hint())
@@ -323,6 +385,34 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let error = Tree::at(dir.path()).status().unwrap_err();
         assert_eq!((error.code(), error.exit_code()), (Code::NotMounted, 3));
+    }
+
+    #[test]
+    fn another_unit_at_the_place_is_told_by_name() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir(dir.path().join(".shadow")).expect("directory");
+        std::fs::write(dir.path().join(".shadow/name"), "dsa2\n").expect("file");
+        std::fs::write(dir.path().join(".shadow/control"), "").expect("file");
+        let running = |unit: &str| Running {
+            unit: unit.into(),
+            pid: None,
+            mountpoint: dir.path().to_owned(),
+        };
+        Tree::of(&running("dsa2")).verify().expect("it is the one");
+        let tree = Tree::of(&running("dsa1"));
+        for error in [
+            tree.command("detach m2").unwrap_err(),
+            tree.status().unwrap_err(),
+        ] {
+            let says = error.to_string();
+            assert!(
+                says.starts_with("dsa1 cannot be reached: dsa2 is mounted"),
+                "{says}"
+            );
+            assert_eq!((error.code(), error.exit_code()), (Code::InUse, 4));
+        }
+        let control = std::fs::read(dir.path().join(".shadow/control")).expect("file");
+        assert!(control.is_empty(), "no command was sent");
     }
 
     #[test]

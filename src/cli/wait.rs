@@ -195,7 +195,7 @@ impl Progress {
             bar.set_prefix(format!("op {} {}", op.id, op.title()));
             bar.set_length(op.total_bytes);
             bar.set_message(match op.eta_s {
-                Some(eta) if !op.has_ended() => format!("eta {}", human_seconds(seconds(eta))),
+                Some(eta) if op.is_moving() => format!("eta {}", human_seconds(seconds(eta))),
                 _ => op.state.clone(),
             });
             bar.set_position(op.done_bytes.min(op.total_bytes));

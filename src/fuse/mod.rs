@@ -26,7 +26,7 @@ pub struct MountOptions {
 /// Serves a unit until it is unmounted and its members are marked clean.
 ///
 /// Call it before any thread is started: signals are collected for the whole process. `ready` is
-/// called once, when the unit can be opened.
+/// called once, when the unit can be opened, with what the operator has to know of the way there.
 ///
 /// # Errors
 /// Whatever keeps the unit from being mounted; the caller has not seen `ready` then. Later ones
@@ -35,7 +35,7 @@ pub fn serve(
     setup: Setup,
     dir: &Path,
     options: MountOptions,
-    ready: &mut dyn FnMut(),
+    ready: &mut dyn FnMut(&[String]),
 ) -> Result<()> {
     session::serve(&setup, dir, &options, ready)
 }

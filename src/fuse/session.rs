@@ -26,7 +26,7 @@ use super::unit::Unit;
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
 use crate::error::{Error, Result};
-use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount};
+use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount_unit};
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
 use crate::server::setup::Setup;
@@ -68,17 +68,13 @@ pub(super) fn serve(
     setup: &Setup,
     dir: &Path,
     options: &MountOptions,
-    ready: &mut dyn FnMut(),
+    ready: &mut dyn FnMut(&[String]),
 ) -> Result<()> {
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
     let claimed = Runtime::from_env()?.claim(unit)?;
-    if let Some(left) = claimed.left_mountpoint()
-        && let Err(error) = recover(unit, left)
-    {
-        tracing::warn!(unit, dir = %left.display(), %error, "a mount may be left behind");
-    }
-    recover(unit, dir)?;
+    let mut notes = clear_left(unit, claimed.left_mountpoint());
+    notes.extend(clear(unit, dir)?);
     let dir = dir.canonicalize().map_err(failed)?;
     let signals = Signals::collect().map_err(failed)?;
     if let Err(error) = sys::become_io_flusher() {
@@ -89,13 +85,27 @@ pub(super) fn serve(
         Ok(mount) => mount,
         Err(error) => return stop_after(Err(error), running),
     };
-    let served = mount.serve(&signals, &claimed, ready);
-    if mount.is_quiet {
-        return stop_after(served, running);
+    let served = mount.serve(&signals, &claimed, &mut || ready(&notes));
+    let ended = if mount.is_quiet {
+        stop_after(served, running)
+    } else {
+        // Requests may still run: the members are not clean, and the next mount will see that.
+        give_up(unit, &mount.dir);
+        served
+    };
+    tell_failure(&claimed, ended)
+}
+
+/// Leaves the sentence of a bad end to those who stop the unit.
+fn tell_failure(claimed: &RuntimeDir, ended: Result<()>) -> Result<()> {
+    let told = match &ended {
+        Ok(()) => Ok(()),
+        Err(error) => claimed.set_failed(&error.to_string()),
+    };
+    if let Err(error) = told {
+        tracing::warn!(%error, "those who stop the unit are not told how it has ended");
     }
-    // Requests may still run: the members are not clean, and the next mount will see that.
-    give_up(&mount.dir);
-    served
+    ended
 }
 
 /// Marks the members clean; the first error is the one that is told.
@@ -104,22 +114,67 @@ fn stop_after(served: Result<()>, running: Running) -> Result<()> {
     served.and(stopped)
 }
 
-/// Takes away what a killed server of the same unit has left on `dir`; nobody else may serve it.
-fn recover(unit: &str, dir: &Path) -> Result<()> {
+/// Makes `dir` free of units: dead mounts are taken away, a live one is a refusal. Two units on one
+/// directory would hide one, and a command for it would go to the other. Tells what it has done.
+fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
     let failed = |e| Error::io(format!("{} cannot be looked at", dir.display()), e);
-    if stale(dir)
-        .map_err(failed)?
-        .is_some_and(|source| source == unit)
-    {
-        tracing::warn!(unit, dir = %dir.display(), "the mount of a killed server is taken away");
-        unmount(dir, true)?;
+    let mut notes = Vec::new();
+    while let Some(dead) = stale(dir).map_err(failed)? {
+        let note = take_dead_away(&dead.to_string_lossy(), dir)?;
+        tracing::warn!(unit, "{note}");
+        notes.push(note);
     }
-    Ok(())
+    match mounted(dir).map_err(failed)? {
+        Some(on) if on.fstype == mountpoint::FSTYPE => {
+            let (other, dir) = (on.source.to_string_lossy(), dir.display());
+            let text = format!("{unit} cannot be mounted on {dir}: {other} is mounted there");
+            let hint = format!("`shadowset stop {other}` unmounts it, or use another directory");
+            Err(Error::new(Code::InUse, text).with_hint(hint))
+        }
+        _ => Ok(notes),
+    }
+}
+
+/// Takes away what a killed server of this unit has left in the directory that it had. It hinders
+/// nobody who mounts in another one, so a failure is told and no more.
+fn clear_left(unit: &str, left: Option<&Path>) -> Vec<String> {
+    let Some(dir) = left else {
+        return Vec::new();
+    };
+    let cleared = match stale(dir) {
+        Ok(Some(dead)) if dead == unit => take_dead_away(unit, dir).map(Some),
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(
+            format!("{} cannot be looked at", dir.display()),
+            e,
+        )),
+    };
+    let note = cleared.unwrap_or_else(|error| Some(error.to_string()));
+    if let Some(note) = &note {
+        tracing::warn!(unit, "{note}");
+    }
+    note.into_iter().collect()
+}
+
+/// Takes away a mount whose server has died; lazily only when somebody still uses it.
+fn take_dead_away(dead: &str, dir: &Path) -> Result<String> {
+    let place = dir.display();
+    match unmount_unit(dead, dir, false) {
+        Ok(()) => Ok(format!("the dead mount of {dead} on {place} is taken away")),
+        Err(error) if error.code() == Code::InUse => {
+            unmount_unit(dead, dir, true)?;
+            Ok(format!(
+                "the dead mount of {dead} on {place} is taken away lazily: it is still in use"
+            ))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes the mount away, whoever uses it: the unit cannot be served.
-fn give_up(dir: &Path) {
-    if let Err(error) = unmount(dir, true) {
+fn give_up(unit: &str, dir: &Path) {
+    if let Err(error) = unmount_unit(unit, dir, true) {
         tracing::warn!(%error, "cannot be unmounted");
     }
 }
@@ -158,7 +213,7 @@ impl Mount {
         };
         let fd = mount_fuse(unit, &dir, mount_options)?;
         if let Err(error) = start_session(face, fd, dir.join(unit), teller) {
-            give_up(&dir);
+            give_up(unit, &dir);
             return Err(failed(error));
         }
         Ok(Self {
@@ -189,7 +244,7 @@ impl Mount {
                 Some(News::Opened(opened)) => {
                     let opened = self.opened(opened, claimed, ready);
                     if opened.is_err() {
-                        give_up(&self.dir);
+                        give_up(&self.unit, &self.dir);
                     }
                     outcome = outcome.and(opened);
                 }
@@ -256,7 +311,7 @@ impl Mount {
         }
         self.asked += 1;
         let lazy = self.asked > 1;
-        match unmount(&self.dir, lazy) {
+        match unmount_unit(unit, &self.dir, lazy) {
             Ok(()) => tracing::info!(unit, lazy, "unmounted by a signal"),
             Err(error) if error.code() == Code::InUse => {
                 tracing::warn!(
@@ -271,7 +326,7 @@ impl Mount {
     /// Whether the kernel still lists our mount; when it cannot be asked, it may.
     fn is_mounted(&self) -> bool {
         match mounted(&self.dir) {
-            Ok(Some(on)) => on.fstype == mountpoint::FSTYPE && on.source == self.unit.as_str(),
+            Ok(Some(on)) => on.is_unit(&self.unit),
             Ok(None) => false,
             Err(_) => true,
         }
@@ -287,7 +342,7 @@ impl Mount {
             return Ok(());
         }
         // The connection was aborted: nobody can serve what is still mounted.
-        give_up(&self.dir);
+        give_up(&self.unit, &self.dir);
         let text = format!("the mount of {} was aborted", self.unit);
         Err(Error::new(Code::Io, text)
             .with_hint("programs that used it have got errors; mount it again"))

@@ -40,6 +40,14 @@ pub struct Mounted {
     pub source: OsString,
 }
 
+impl Mounted {
+    /// Whether this is the mount of `unit`.
+    #[must_use]
+    pub fn is_unit(&self, unit: &str) -> bool {
+        self.fstype == FSTYPE && self.source == unit
+    }
+}
+
 /// Mounts `unit` on `dir`; the answer is the descriptor to serve it by. The mount answers nothing
 /// until that is done, and is stale once the descriptor is closed.
 ///
@@ -130,6 +138,34 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<()> {
         ),
         _ => failed(e),
     })
+}
+
+/// Unmounts `unit` from `dir`, and nothing else: what may be mounted over it, or in its place, is
+/// not ours to take away.
+///
+/// # Errors
+/// `NotMounted` when the topmost mount is not that of the unit; those of [`unmount`].
+pub fn unmount_unit(unit: &str, dir: &Path, lazy: bool) -> Result<()> {
+    expect_unit(unit, dir)?;
+    unmount(dir, lazy)
+}
+
+/// Makes sure that the topmost mount on `dir` is that of `unit`.
+///
+/// # Errors
+/// `NotMounted` with what is there instead; the system's error.
+pub fn expect_unit(unit: &str, dir: &Path) -> Result<()> {
+    let place = dir.display();
+    let on = mounted(dir).map_err(|e| Error::io(format!("{place} cannot be looked at"), e))?;
+    let text = match on {
+        Some(on) if on.is_unit(unit) => return Ok(()),
+        Some(on) => format!(
+            "{unit} is not to be seen on {place}: {} is mounted there",
+            on.source.to_string_lossy()
+        ),
+        None => format!("{unit} is not mounted on {place}"),
+    };
+    Err(Error::new(Code::NotMounted, text))
 }
 
 /// What is mounted on `dir`, the topmost if several are; `None` when nothing is. Asks the kernel's
@@ -301,6 +337,22 @@ mod tests {
         unmount(dir.path(), true).unwrap();
         assert_eq!(mounted(dir.path()).unwrap(), None);
         drop(open);
+    }
+
+    #[test]
+    fn only_the_unit_that_is_meant_is_unmounted() {
+        let dir = MountDir::new();
+        let code = |unit| unmount_unit(unit, dir.path(), true).map_err(|e| e.code());
+        assert_eq!(code("dsa1"), Err(Code::NotMounted));
+        drop(mount_fuse("dsa1", dir.path(), MountOptions::default()).unwrap());
+        assert_eq!(code("dsa2"), Err(Code::NotMounted), "another unit");
+        drop(mount_fuse("dsa2", dir.path(), MountOptions::default()).unwrap());
+        assert_eq!(code("dsa1"), Err(Code::NotMounted), "it is covered");
+        let on = || mounted(dir.path()).unwrap().map(|on| on.source);
+        assert_eq!(on(), Some("dsa2".into()), "nothing was taken away");
+        assert_eq!(code("dsa2"), Ok(()));
+        assert_eq!(code("dsa1"), Ok(()));
+        assert_eq!(on(), None);
     }
 
     #[test]

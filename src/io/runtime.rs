@@ -1,6 +1,6 @@
 //! Runtime directory: which units are served on this machine, by whom and where.
 //!
-//! `<base>/<unit>/` holds `lock`, `pid` and `mountpoint`. The lock decides who serves the unit, the
+//! `<base>/<unit>/` holds `lock`, `pid` and `mountpoint`, and `failed` after a bad end. The lock decides who serves the unit, the
 //! other files only tell about it: they must not be believed when nobody holds the lock.
 
 use std::ffi::OsString;
@@ -21,6 +21,9 @@ const ATTEMPTS: usize = 100;
 
 /// Who can read the lock's file can hold a read lock, which would keep every server out.
 const LOCK_MODE: u32 = 0o600;
+
+/// File with the sentence of a server that has not ended well.
+const FAILED: &str = "failed";
 
 /// Where the runtime directories of all units are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,6 +168,17 @@ impl Runtime {
         entry(&dir, unit.to_owned()).map_err(failed)
     }
 
+    /// Why the last server of `unit` has not ended well; `None` when it has, or has said nothing.
+    ///
+    /// # Errors
+    /// `Syntax` when the name cannot name a directory; the system's error.
+    pub fn failed(&self, unit: &str) -> Result<Option<String>> {
+        let dir = self.dir(unit)?;
+        let sentence = read(&dir, FAILED)
+            .map_err(|e| Error::io(format!("{} cannot be read", dir.display()), e))?;
+        Ok(sentence.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
     fn dir(&self, unit: &str) -> Result<PathBuf> {
         let mut parts = Path::new(unit).components();
         match (parts.next(), parts.next()) {
@@ -203,15 +217,25 @@ impl RuntimeDir {
 
     /// Clears what a killed server left and tells who serves the unit now.
     fn start(&self) -> io::Result<()> {
-        self.remove_files()?;
+        self.remove_files(&["lock"])?;
         replace(&self.dir, "pid", std::process::id().to_string().as_bytes())
     }
 
-    /// Removes all files but the lock.
-    fn remove_files(&self) -> io::Result<()> {
+    /// Tells those who stop the unit why its members are not clean. It stays when the unit has
+    /// ended, until the next claim.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn set_failed(&self, sentence: &str) -> Result<()> {
+        replace(&self.dir, FAILED, sentence.as_bytes())
+            .map_err(|e| Error::io(format!("{} cannot be written", self.dir.display()), e))
+    }
+
+    /// Removes all files but these.
+    fn remove_files(&self, kept: &[&str]) -> io::Result<()> {
         for file in fs::read_dir(&self.dir)? {
             let file = file?;
-            if file.file_name() != "lock" {
+            if !kept.iter().any(|name| file.file_name() == *name) {
                 fs::remove_file(file.path())?;
             }
         }
@@ -223,7 +247,7 @@ impl Drop for RuntimeDir {
     /// The lock's file goes while the lock is held: whoever locks it later sees that it has no name.
     /// What cannot be removed is taken over by the next claim.
     fn drop(&mut self) {
-        let _ = self.remove_files();
+        let _ = self.remove_files(&["lock", FAILED]);
         let _ = fs::remove_file(self.dir.join("lock"));
         let _ = fs::remove_dir(&self.dir);
     }
@@ -427,6 +451,20 @@ mod tests {
         );
         drop(claimed);
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_bad_end_is_told_until_the_next_claim() {
+        let (_dir, runtime) = runtime();
+        let claimed = runtime.claim("dsa1").unwrap();
+        assert_eq!(runtime.failed("dsa1").unwrap(), None);
+        claimed.set_failed("m1 cannot be written").unwrap();
+        drop(claimed);
+        let told = runtime.failed("dsa1").unwrap();
+        assert_eq!(told.as_deref(), Some("m1 cannot be written"));
+        assert_eq!(runtime.list().unwrap(), [], "nobody serves it");
+        drop(runtime.claim("dsa1").unwrap());
+        assert_eq!(runtime.failed("dsa1").unwrap(), None);
     }
 
     /// Claims and ends that run into each other: never two at once, and no claim fails but by

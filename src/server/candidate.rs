@@ -68,21 +68,31 @@ pub(super) struct Wish {
     pub(super) dry_run: bool,
 }
 
-/// What a look at an image needs to know; it runs on a thread of its own, since a device may hang.
+/// What the set knows of a member, for a look at an image.
 #[derive(Debug)]
-pub(super) struct Look {
-    wish: Wish,
-    joiner: Joiner,
+struct Known {
+    id: MemberId,
+    name: String,
     path: PathBuf,
     scb: PathBuf,
     io: IoMode,
-    set: Uuid,
-    /// The member's identity in its block; `None` for a new image.
-    member: Option<Uuid>,
-    /// Who the member's image was.
+    uuid: Uuid,
+    /// Who its image is, or was.
     identity: Option<Identity>,
     /// What it looked like when it left.
     fingerprint: Option<Fingerprint>,
+    /// Why it cannot be attached.
+    refusal: Option<Refusal>,
+}
+
+/// A look at the image of an attach. It runs on a thread of its own: a device may hang, and the image may
+/// lie where the unit's own requests have to be answered first.
+#[derive(Debug)]
+pub(super) struct Look {
+    wish: Wish,
+    known: Vec<Known>,
+    set: Uuid,
+    state_dir: PathBuf,
     /// The device number of the unit's own mount.
     mount: Option<u64>,
 }
@@ -109,110 +119,156 @@ impl Look {
     }
 
     fn look(self) -> Looked {
-        self.check_recursion()?;
-        let ours = self.is_ours()?;
-        let image = Image::open(&self.path, self.io).map_err(|e| refusal(&e))?;
-        let now = Fingerprint::take(&self.path);
-        let other = self
+        match self.member()? {
+            Some(known) => {
+                if let Some(refusal) = &known.refusal {
+                    return Err(refusal.clone());
+                }
+                self.look_at_member(known)
+            }
+            None => self.look_at_newcomer(),
+        }
+    }
+
+    /// The member that is meant, by its name or by a path that leads to its image.
+    fn member(&self) -> Result<Option<&Known>, Refusal> {
+        let word = &self.wish.what;
+        if let Some(known) = self.known.iter().find(|k| k.name == *word) {
+            return Ok(Some(known));
+        }
+        if !word.contains('/') {
+            let names: Vec<&str> = self.known.iter().map(|k| k.name.as_str()).collect();
+            let text = format!("no member {word}; the members are {}", names.join(", "));
+            return Err(Refusal::new(Code::NoSuchMember, text)
+                .with_hint("give the path of an image, or the name of a member"));
+        }
+        let path = checked_path(word)?;
+        self.check_recursion(&path)?;
+        let identity = Identity::of(&path)
+            .map_err(|e| refusal(&Error::io(format!("{word} cannot be looked at"), e)))?;
+        let same = |k: &&Known| identity.is_some() && k.identity == identity;
+        Ok(self.known.iter().find(same))
+    }
+
+    fn look_at_member(&self, known: &Known) -> Looked {
+        self.check_recursion(&known.path)?;
+        let ours = self.block(&known.scb)? == Some(known.uuid);
+        let image = Image::open(&known.path, known.io).map_err(|e| refusal(&e))?;
+        let other = known
             .identity
             .is_some_and(|identity| identity != image.identity());
-        let changed = match &self.fingerprint {
-            Some(then) => then.change(now),
+        let changed = match &known.fingerprint {
+            Some(then) => then.change(Fingerprint::take(&known.path)),
             None if other => Some("another file is at its path".to_owned()),
             None => None,
         };
-        let foreign = !ours || other;
+        self.attach(Joiner::Departed(known.id), image, changed, !ours || other)
+    }
+
+    fn look_at_newcomer(&self) -> Looked {
+        let path = checked_path(&self.wish.what)?;
+        let name = match &self.wish.name {
+            Some(name) => name.clone(),
+            None => self.free_name(),
+        };
+        check_name(&name).map_err(|e| Refusal::new(Code::Syntax, e.to_string()).at(&name))?;
+        let scb = default_scb(&name, &path, &self.state_dir);
+        if self.known.iter().any(|k| k.scb == scb) {
+            let text = format!("{} is the control block of another member", scb.display());
+            return Err(Refusal::new(Code::AlreadyMember, text));
+        }
+        self.block(&scb)?;
+        let image = Image::open(&path, IoMode::Buffered).map_err(|e| refusal(&e))?;
+        let (uuid, path) = (Uuid::new_v4(), self.wish.what.clone());
+        self.attach(Joiner::New { name, uuid, path }, image, None, true)
+    }
+
+    fn attach(
+        &self,
+        joiner: Joiner,
+        image: Image,
+        changed: Option<String>,
+        foreign: bool,
+    ) -> Looked {
         // Only consent depends on it, and it may read much.
         let blank = foreign && !self.wish.confirm && is_blank(&image)?;
-        let size = Bytes(image.size());
-        let Wish {
-            what: word,
-            policy,
-            confirm,
-            dry_run,
-            ..
-        } = self.wish;
         let attach = Attach {
-            word,
-            joiner: self.joiner,
+            word: self.wish.what.clone(),
+            joiner,
             candidate: CandidateId(0),
-            size,
+            size: Bytes(image.size()),
             blank,
             changed,
             foreign,
-            policy,
-            confirm,
-            dry_run,
+            policy: self.wish.policy,
+            confirm: self.wish.confirm,
+            dry_run: self.wish.dry_run,
         };
         Ok((attach, image))
     }
 
     /// Refuses what lies on the unit itself: its requests would wait for each other (I12).
-    fn check_recursion(&self) -> Result<(), Refusal> {
-        let Some(mount) = self.mount else {
+    fn check_recursion(&self, path: &Path) -> Result<(), Refusal> {
+        if self.mount.is_none_or(|mount| !image::lies_on(path, mount)) {
             return Ok(());
-        };
-        if image::lies_on(&self.path, mount) {
-            let text = format!("{} lies on the unit itself", self.path.display());
-            return Err(Refusal::new(Code::NotSupported, text)
-                .with_hint("use an image on another file system"));
         }
-        Ok(())
+        let text = format!("{} lies on the unit itself", path.display());
+        let hint = "use an image on another file system";
+        Err(Refusal::new(Code::NotSupported, text).with_hint(hint))
     }
 
-    /// Whether the control block shows the image to be this member; another set's is refused.
-    fn is_ours(&self) -> Result<bool, Refusal> {
-        let (word, scb) = (&self.wish.what, self.scb.display());
-        let found = scb_file::read(&self.scb)
-            .map_err(|e| refusal(&Error::io(format!("{scb} cannot be read"), e)))?;
+    /// The member that a control block of this set names; another set's is refused.
+    fn block(&self, scb: &Path) -> Result<Option<Uuid>, Refusal> {
+        let (word, place) = (&self.wish.what, scb.display());
+        let found = scb_file::read(scb)
+            .map_err(|e| refusal(&Error::io(format!("{place} cannot be read"), e)))?;
         let text = match found {
-            ScbFound::None => return Ok(false),
-            ScbFound::Read(block) if block.set == self.set => {
-                return Ok(self.member == Some(block.member));
-            }
+            ScbFound::None => return Ok(None),
+            ScbFound::Read(block) if block.set == self.set => return Ok(Some(block.member)),
             ScbFound::Read(block) => {
                 format!("{word} is member {} of the set {}", block.name, block.set)
             }
             ScbFound::Damaged(what) => format!("{word} has a storage control block: {what}"),
         };
-        let hint = format!("remove {scb} if that set is gone");
+        let hint = format!("stop that set and release the image; {place} says whose it is");
         Err(Refusal::new(Code::OtherSet, text).with_hint(hint))
+    }
+
+    /// The first of m1, m2 and so on that no member has.
+    fn free_name(&self) -> String {
+        let taken = |name: &String| self.known.iter().any(|k| k.name == *name);
+        (1u32..)
+            .map(|n| format!("m{n}"))
+            .find(|name| !taken(name))
+            .unwrap_or_default()
     }
 }
 
 impl Runner {
     /// What a look at the image of an attach has to know.
-    pub(super) fn look(&self, wish: Wish) -> Result<Look, Refusal> {
-        let (joiner, path) = self.find_joiner(&wish)?;
-        let mut look = Look {
-            scb: PathBuf::new(),
-            io: IoMode::Buffered,
-            set: self.identity.set,
-            member: None,
-            identity: None,
-            fingerprint: None,
-            mount: self.board.mount(),
+    pub(super) fn look(&self, wish: Wish) -> Look {
+        let members = self.set.members().iter().zip(&self.seats).enumerate();
+        let known = members.filter_map(|(index, (member, seat))| {
+            let id = MemberId::new(index)?;
+            Some(Known {
+                id,
+                name: member.name.clone(),
+                path: PathBuf::from(&member.path),
+                scb: seat.scb.clone(),
+                io: seat.io,
+                uuid: member.uuid,
+                identity: seat.identity,
+                fingerprint: seat.fingerprint,
+                refusal: self.set.attachable(id).err(),
+            })
+        });
+        Look {
+            known: known.collect(),
             wish,
-            joiner,
-            path,
-        };
-        if let Joiner::Departed(id) = look.joiner {
-            let seat = &self.seats[id.index()];
-            (look.scb, look.io) = (seat.scb.clone(), seat.io);
-            look.member = Some(self.set.members()[id.index()].uuid);
-            (look.identity, look.fingerprint) = (seat.identity, seat.fingerprint);
-        } else if let Joiner::New { name, .. } = &look.joiner {
-            look.scb = default_scb(name, &look.path, &self.identity.state_dir);
+            set: self.identity.set,
+            state_dir: self.identity.state_dir.clone(),
+            mount: self.board.mount(),
         }
-        let new = matches!(look.joiner, Joiner::New { .. });
-        if new && self.seats.iter().any(|seat| seat.scb == look.scb) {
-            let text = format!(
-                "{} is the control block of another member",
-                look.scb.display()
-            );
-            return Err(Refusal::new(Code::AlreadyMember, text).at(&look.wish.what));
-        }
-        Ok(look)
     }
 
     /// Keeps the image until the set has decided.
@@ -221,78 +277,6 @@ impl Runner {
         let candidate = CandidateId(self.last_candidate);
         self.candidates.insert(candidate, image);
         candidate
-    }
-
-    /// Who is meant: a member by name, a member by the path of its image, or a new image.
-    fn find_joiner(&self, wish: &Wish) -> Result<(Joiner, PathBuf), Refusal> {
-        if let Some(id) = self.member_named(&wish.what) {
-            self.set.attachable(id).map_err(|r| r.at(&wish.what))?;
-            let path = self.set.members()[id.index()].path.clone();
-            return Ok((Joiner::Departed(id), path.into()));
-        }
-        if !wish.what.contains('/') {
-            let names: Vec<&str> = self.set.members().iter().map(|m| m.name.as_str()).collect();
-            let text = format!(
-                "no member {}; the members are {}",
-                wish.what,
-                names.join(", ")
-            );
-            return Err(Refusal::new(Code::NoSuchMember, text)
-                .at(&wish.what)
-                .with_hint("give the path of an image, or the name of a member"));
-        }
-        let path = checked_path(&wish.what)?;
-        let identity = Identity::of(&path).map_err(|e| {
-            refusal(&Error::io(format!("{} cannot be looked at", wish.what), e)).at(&wish.what)
-        })?;
-        let Some(id) = identity.and_then(|i| self.member_of(i)) else {
-            return Ok((self.newcomer(wish)?, path));
-        };
-        self.set.attachable(id).map_err(|r| {
-            let text = format!("{} is the image of {}", wish.what, self.name(id));
-            let code = match r.code {
-                Code::IsCopyTarget => Code::AlreadyMember,
-                code => code,
-            };
-            Refusal::new(code, text).at(&wish.what)
-        })?;
-        Ok((Joiner::Departed(id), path))
-    }
-
-    fn newcomer(&self, wish: &Wish) -> Result<Joiner, Refusal> {
-        let name = match &wish.name {
-            Some(name) => name.clone(),
-            None => self.free_name(),
-        };
-        check_name(&name).map_err(|e| Refusal::new(Code::Syntax, e.to_string()).at(&name))?;
-        let (uuid, path) = (Uuid::new_v4(), wish.what.clone());
-        Ok(Joiner::New { name, uuid, path })
-    }
-
-    /// The first of m1, m2 and so on that no member has.
-    fn free_name(&self) -> String {
-        let taken = |name: &String| self.member_named(name).is_some();
-        (1u32..)
-            .map(|n| format!("m{n}"))
-            .find(|name| !taken(name))
-            .unwrap_or_default()
-    }
-
-    fn member_named(&self, name: &str) -> Option<MemberId> {
-        let index = self.set.members().iter().position(|m| m.name == name)?;
-        MemberId::new(index)
-    }
-
-    fn member_of(&self, identity: Identity) -> Option<MemberId> {
-        let index = self
-            .seats
-            .iter()
-            .position(|s| s.identity == Some(identity))?;
-        MemberId::new(index)
-    }
-
-    fn name(&self, id: MemberId) -> &str {
-        &self.set.members()[id.index()].name
     }
 }
 

@@ -432,15 +432,23 @@ impl Pipeline {
         let rest = Bytes(self.size().saturating_sub(at));
         let range = self.geometry.clip(Bytes(at), rest).map_err(|_| ENXIO)?;
         let live = self.live.load();
-        let id = live
-            .view
-            .plan_read(range, MemberSet::EMPTY, |_| 0)
-            .ok_or(EIO)?;
-        let store = live.store(id).ok_or(EIO)?;
-        match store.seek(at, what).map_err(|_| EIO)? {
+        match seek_on(&live, range, what)? {
             Some(found) if found < self.size() => Ok(found),
             _ if what == Seek::Hole => Ok(self.size()),
             _ => Err(ENXIO),
         }
     }
+}
+
+/// Asks one source after the other.
+fn seek_on(live: &Live, range: ByteRange, what: Seek) -> Result<Option<u64>, Errno> {
+    let mut tried = MemberSet::EMPTY;
+    while let Some(id) = live.view.plan_read(range, tried, |_| 0) {
+        let found = live.store(id).map(|store| store.seek(range.start(), what));
+        if let Some(Ok(found)) = found {
+            return Ok(found);
+        }
+        tried.insert(id);
+    }
+    Err(EIO)
 }

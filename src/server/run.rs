@@ -28,6 +28,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(5);
 /// How often the progress of copies is published.
 const PROGRESS: Duration = Duration::from_millis(250);
+/// How often growing bitmaps are published.
+const BITS: Duration = Duration::from_secs(1);
 
 /// Who waits for a ticket.
 enum Waiter {
@@ -53,6 +55,8 @@ pub(super) struct Runner {
     last_ticket: u64,
     speeds: Speeds,
     last_tick: Instant,
+    /// Bits of all bitmaps when the state was published last, and when that was.
+    last_bits: (u64, Instant),
     /// Members whose blocks do not tell the membership (I3).
     undurable: MemberSet,
     /// Members whose blocks failed in this batch of effects.
@@ -92,6 +96,7 @@ impl Runner {
             last_ticket: 0,
             speeds: Speeds::default(),
             last_tick: Instant::now(),
+            last_bits: (0, Instant::now()),
             undurable: MemberSet::EMPTY,
             just_failed: None,
             stopped: false,
@@ -127,10 +132,10 @@ impl Runner {
         let deadline = self
             .current
             .map(|(_, at)| at.saturating_duration_since(Instant::now()));
-        let busy = if self.speeds.is_idle() {
-            TICK
-        } else {
-            PROGRESS
+        let busy = match self.speeds.is_idle() {
+            false => PROGRESS,
+            true if self.set.has_departed() => BITS,
+            true => TICK,
         };
         deadline.map_or(busy, |left| left.min(busy))
     }
@@ -163,9 +168,19 @@ impl Runner {
             self.feed(Event::Tick);
             self.persist_again();
         }
-        if self.speeds.sample(self.set.operations(), now) {
+        if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) {
             self.publish_state();
         }
+    }
+
+    /// Whether writes have set bits of departed members' bitmaps; looked at once a second.
+    fn bits_have_grown(&mut self, now: Instant) -> bool {
+        let (bits, at) = self.last_bits;
+        if now.duration_since(at) < BITS {
+            return false;
+        }
+        self.last_bits = (self.set.departed_bits(), now);
+        self.last_bits.0 != bits
     }
 
     /// Hands the next command to the set when the last was answered.
@@ -205,8 +220,8 @@ impl Runner {
 
     /// Has the image of an attach looked at; the command goes on when that is done.
     fn start_look(&self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
-        let look = self.look(wish)?;
-        look.start(ticket.number(), self)
+        self.look(wish)
+            .start(ticket.number(), self)
             .map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))
     }
 

@@ -263,6 +263,7 @@ impl ShadowSet {
             let name = &self.members[id.index()].name;
             let text = format!("{name} is the target of {kind} operation {op}, {bytes} bytes");
             let facts = vec![
+                ("member", name.clone()),
                 ("operation", op.to_string()),
                 ("kind", kind.to_owned()),
                 ("bytes", bytes.to_string()),

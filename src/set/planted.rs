@@ -42,6 +42,8 @@ pub enum Mistake {
     NoGeneration,
     /// A copy step loads the View before its fence is held.
     CopyViewBeforeFence,
+    /// A copy step clears its bits after it has let go of its fence and epoch.
+    ClearAfterFence,
     /// A flush that an earlier detach or copy began ends a later one.
     StaleFlush,
     /// A write that failed on every source leaves the members as they are.
@@ -54,7 +56,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -72,6 +74,7 @@ impl Mistake {
         Self::LeaveWithoutFlush,
         Self::NoGeneration,
         Self::CopyViewBeforeFence,
+        Self::ClearAfterFence,
         Self::StaleFlush,
         Self::NoMerge,
         Self::LeavingForgotten,

@@ -155,6 +155,22 @@ impl ShadowSet {
         }
     }
 
+    /// Whether a member has left.
+    #[must_use]
+    pub fn has_departed(&self) -> bool {
+        self.members.iter().any(|m| m.state.departed().is_some())
+    }
+
+    /// Bits that are set in the bitmaps of members that have left.
+    #[must_use]
+    pub fn departed_bits(&self) -> u64 {
+        let maps = self
+            .members
+            .iter()
+            .filter_map(|m| m.state.departed()?.marks());
+        maps.map(|map| map.count()).sum()
+    }
+
     /// The members, by place.
     #[must_use]
     pub fn members(&self) -> &[super::member::Member] {

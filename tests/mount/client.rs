@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Plan, REGION, Ran, Unit};
+use crate::bed::{MIB, Plan, REGION, Ran, Thing, Unit};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -148,6 +148,164 @@ fn a_loop_device_holds_the_unit_until_it_is_freed() {
 }
 
 #[test]
+fn a_second_loop_device_is_refused_and_names_the_first() {
+    let unit = Unit::new(2, 4 * MIB);
+    let device = unit.loop_device();
+    let second = shadowset(&unit, 4, "loop attach dsa1").err;
+    assert!(
+        second.contains(&format!(
+            "{device} is over the unit already\nhint: use {device}"
+        )),
+        "{second}"
+    );
+    assert_eq!(unit.sh("losetup -n -O NAME -j $U"), device);
+}
+
+#[test]
+fn two_units_are_not_stacked_on_one_directory() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("truncate -s 4M other.img
+        shadowset create ./dsa2.toml --size 4M --member m1=other.img --state-dir $D/state2");
+    let stacked = shadowset(&unit, 32, "mount ./dsa2.toml $M --log $D/log2").err;
+    assert!(
+        stacked.contains("dsa1 is mounted there\nhint: `shadowset stop dsa1`"),
+        "{stacked}"
+    );
+    unit.sh("[ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]");
+    assert_eq!(unit.status()["unit"], "dsa1");
+    unit.stop();
+    shadowset(&unit, 0, "mount ./dsa2.toml $M --log $D/log2");
+    shadowset(&unit, 0, "stop dsa2 --wait");
+}
+
+#[test]
+fn what_is_mounted_over_a_unit_is_not_taken_for_it() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("mount -t tmpfs cover $M");
+    let dir = unit.path("mnt");
+    unit.keep(Thing::Mount(dir.clone()));
+    for line in ["status dsa1", "detach dsa1 m2"] {
+        let says = shadowset(&unit, 3, line).err;
+        assert!(says.contains("no unit is mounted at"), "{says}");
+    }
+    let says = shadowset(&unit, 4, "stop dsa1").err;
+    assert!(says.contains("cover (tmpfs) is mounted over it"), "{says}");
+    unit.take_away(&Thing::Mount(dir));
+    assert_eq!(unit.state_of("m2"), "source");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_dead_mount_goes_before_the_next_and_says_how() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    unit.sh(&format!(
+        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+    ));
+    unit.gone();
+    let says = shadowset(&unit, 0, "mount dsa1 $M --log $D/log").err;
+    assert!(
+        says.contains("shadowset: warning: the dead mount of dsa1 on "),
+        "{says}"
+    );
+    unit.sh("[ $(grep -c \" $M fuse.shadowset \" /proc/mounts) = 1 ]
+        shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_dead_unit_that_is_stopped_by_force_says_which_devices_stay() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let device = unit.loop_device();
+    let pid = unit.pid();
+    unit.sh(&format!(
+        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+    ));
+    unit.gone();
+    let says = shadowset(&unit, 0, "stop dsa1 --force").err;
+    assert!(
+        says.starts_with(&format!("shadowset: warning: {device} stays over dsa1: ")),
+        "{says}"
+    );
+    unit.sh(&format!("losetup -d {device}"));
+    unit.forget(&device);
+}
+
+#[test]
+fn a_dead_mount_in_use_is_taken_away_lazily_and_says_so() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    let says = unit.sh(&format!(
+        "exec 3< $U; kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null
+        shadowset mount dsa1 $M --log $D/log 2>&1"
+    ));
+    unit.gone();
+    assert!(
+        says.contains(" is taken away lazily: it is still in use"),
+        "{says}"
+    );
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_mount_without_a_member_says_which_and_why() {
+    let mut unit = Unit::new(3, 4 * MIB);
+    unit.stop();
+    unit.sh("mv $I/m2.img kept");
+    let ran = shadowset(&unit, 0, "mount dsa1 $M --log $D/log");
+    assert!(
+        ran.err.starts_with("shadowset: warning: m2 is missing: "),
+        "{ran:?}"
+    );
+    assert_eq!((ran.err.lines().count(), ran.out.as_str()), (1, ""));
+    shadowset(&unit, 0, "stop dsa1 --wait");
+}
+
+#[test]
+fn a_unit_that_is_mounted_read_only_takes_no_commands() {
+    let mut unit = Plan::new(2, 4 * MIB).options("ro").mount();
+    for line in ["detach dsa1 m2", "loop attach dsa1"] {
+        let says = shadowset(&unit, 4, line).err;
+        assert!(
+            says.contains("dsa1 is mounted read-only and ") && !says.contains("image"),
+            "{says}"
+        );
+    }
+    unit.stop();
+}
+
+#[test]
+fn hints_are_words_of_the_command_line() {
+    let unit = Unit::new(2, 192 * MIB);
+    unit.sh("head -c 192M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    unit.accepted("detach m2 policy=none");
+    let hint = |line: &str| {
+        let ran = unit.try_sh(&format!("shadowset {line}"));
+        let hint = ran.err.lines().last().expect("a hint").to_owned();
+        assert_eq!(ran.code, 4, "{line}: {ran:?}");
+        hint
+    };
+    assert_eq!(
+        hint("attach dsa1 m2 --policy minicopy"),
+        "hint: use --policy minicopy=optional to copy everything"
+    );
+    assert_eq!(
+        hint("attach dsa1 m2 --policy nocopy"),
+        "hint: leave out --policy nocopy"
+    );
+    let op = unit.accepted("attach m2 policy=full").number("operation");
+    unit.accepted(&format!("pause {op}"));
+    let text = shadowset(&unit, 0, "status dsa1").out;
+    assert!(text.contains("paused") && !text.contains("eta"), "{text}");
+    assert_eq!(
+        hint("detach dsa1 m2"),
+        format!("hint: `shadowset op cancel dsa1 {op}`, or wait: `shadowset wait dsa1`")
+    );
+    shadowset(&unit, 0, &format!("op cancel dsa1 {op}"));
+}
+
+#[test]
 fn an_open_unit_is_busy_and_stop_waits_for_it_when_asked() {
     let mut unit = Unit::new(2, 4 * MIB);
     unit.sh("exec 3<> $U
@@ -163,12 +321,12 @@ fn an_open_unit_is_busy_and_stop_waits_for_it_when_asked() {
 fn a_mount_that_cannot_be_is_32_and_says_why() {
     let unit = Unit::new(2, 4 * MIB);
     unit.sh("mkdir second");
-    let again = shadowset(&unit, 32, "mount dsa1 second").err;
+    let again = shadowset(&unit, 32, "mount dsa1 second --log $D/log2").err;
     assert!(
         again.starts_with("shadowset: mount dsa1: ") && again.contains("\nhint: "),
         "{again}"
     );
-    let locked = "mount none second -o unit=dsa2,members=$I/m1.img:$I/m2.img";
+    let locked = "mount none second -o unit=dsa2,members=$I/m1.img:$I/m2.img --log $D/log2";
     let locked = shadowset(&unit, 32, locked).err;
     assert!(
         locked.contains("images/m1.img is in use by another set or program\nhint: "),
@@ -182,7 +340,7 @@ fn a_mount_that_cannot_be_is_32_and_says_why() {
     assert_eq!(unit.status()["state"], "steady");
     shadowset(&unit, 1, "mount dsa1 second -o colour=blue");
     shadowset(&unit, 32, "mount dsa9 second");
-    shadowset(&unit, 32, "mount dsa1 $D/nowhere");
+    shadowset(&unit, 32, "mount dsa1 $D/nowhere --log $D/log2");
 }
 
 #[test]
@@ -239,4 +397,95 @@ fn a_watch_shows_each_change_and_ends_well_when_the_unit_is_taken_away() {
         shadowset stop dsa1 --force; wait $watcher; shadowset stop dsa1 || [ $? = 3 ]");
     unit.gone();
     unit.assert_equal();
+}
+
+#[test]
+fn a_signal_takes_away_the_unit_and_not_what_is_mounted_over_it() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    unit.sh("mount -t tmpfs cover $M; echo mine > $M/file");
+    let dir = unit.path("mnt");
+    unit.keep(Thing::Mount(dir.clone()));
+    unit.sh(&format!(
+        "kill -TERM {pid}; until grep -q 'cannot be unmounted' log; do :; done
+        kill -TERM {pid}; until [ $(grep -c 'cannot be unmounted' log) = 2 ]; do :; done
+        grep -qx mine $M/file"
+    ));
+    unit.take_away(&Thing::Mount(dir));
+    assert_eq!(unit.status()["state"], "steady");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn members_that_are_not_marked_clean_make_a_stop_fail() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.stop();
+    // The server can write no file beyond so many bytes, and no block of a member below.
+    unit.sh("trap '' XFSZ; shadowset mount dsa1 $M --log $D/log --json > mounted");
+    let pid = unit.sh("grep -o '\"pid\":[0-9]*' mounted | cut -d: -f2");
+    let says = unit.try_sh(&format!(
+        "printf x | dd of=$U conv=notrunc status=none; prlimit --pid {pid} --fsize=1000
+        shadowset stop dsa1 --wait"
+    ));
+    assert_eq!(says.code, 1, "{says:?}");
+    assert!(says.err.starts_with("shadowset: stop dsa1: "), "{says:?}");
+    let again = shadowset(&unit, 1, "stop dsa1").err;
+    assert_eq!(
+        again, says.err,
+        "it is told as long as nobody mounts the unit"
+    );
+    unit.mount();
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+    shadowset(&unit, 3, "stop dsa1");
+}
+
+#[test]
+fn a_server_that_is_killed_while_it_is_stopped_is_no_good_end() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    let says = unit.sh(&format!(
+        "exec 3< $U; shadowset stop dsa1 --wait 3<&- 2> says & stopper=$!
+        shadowset stop dsa1 3<&- 2> /dev/null && exit 1
+        kill -9 {pid}; wait $stopper && exit 1 || [ $? = 1 ]; cat says"
+    ));
+    unit.gone();
+    unit.keep(Thing::Mount(unit.path("mnt")));
+    assert!(
+        says.starts_with("shadowset: stop dsa1: the server was killed\nhint: "),
+        "{says}"
+    );
+}
+
+#[test]
+fn an_attach_by_a_link_is_waited_for() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.stop();
+    unit.sh("mv $I/m2.img real.img; ln -s ../real.img $I/m2.img");
+    unit.mount();
+    unit.sh("truncate -s 4M m3.img; ln -s m3.img link");
+    unit.accepted("detach m2 policy=none");
+    for (path, members) in [("./link", 3), ("$I/m2.img", 3)] {
+        let line = format!("attach dsa1 {path} --policy full --yes --wait --json");
+        let done = json(&shadowset(&unit, 0, &line).out);
+        assert_eq!(done["operation"]["state"], "done", "{done}");
+        let status = unit.status();
+        assert_eq!(status["members"].as_array().map(Vec::len), Some(members));
+    }
+    assert_eq!(unit.read("state"), "steady\n");
+}
+
+#[test]
+fn an_attach_that_can_no_longer_end_well_is_not_waited_for() {
+    let unit = Unit::new(2, 64 * MIB);
+    unit.sh("head -c 64M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    unit.accepted("detach m2 policy=none");
+    let script = "shadowset attach dsa1 m2 --policy full --wait > waited 2>&1 & waiter=$!
+        until grep -q operation waited; do :; done
+        n=$(grep -o 'operation [0-9]*' waited | head -n 1 | cut -d' ' -f2)
+        shadowset op cancel dsa1 $n || true
+        wait $waiter; echo $?";
+    let ran = unit.try_sh(script);
+    assert_eq!(ran.out.lines().last(), Some("4"), "{ran:?}");
+    assert!(unit.sh("cat waited").contains("was cancelled"));
 }

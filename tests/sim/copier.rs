@@ -49,6 +49,8 @@ pub(crate) struct Step {
     step: CopyStep,
     /// Its place at the fence.
     place: u64,
+    /// Whether it was good, when its bits are still to be cleared although its fence is gone.
+    late: Option<bool>,
     inside: bool,
     /// Whether source and target are known.
     ready: bool,
@@ -104,6 +106,7 @@ impl World {
             inside: false,
             ready: false,
             place,
+            late: None,
             view,
             source: None,
             tried: MemberSet::EMPTY,
@@ -127,6 +130,9 @@ impl World {
     fn advance(&mut self, at: usize, n: usize) -> Checked {
         self.trace(&[self.copies[at].steps[n].id]);
         let step = &self.copies[at].steps[n];
+        if let Some(good) = step.late {
+            return self.clear(at, n, good);
+        }
         if !step.inside {
             if self.fences.may_pass(step.place) || makes!(CopyWithoutFence) {
                 self.go_inside(self.copies[at].steps[n].blocks())?;
@@ -226,6 +232,15 @@ impl World {
     }
 
     fn finish_step(&mut self, at: usize, n: usize, good: bool) -> Checked {
+        if makes!(ClearAfterFence) {
+            self.copies[at].steps[n].late = Some(good);
+            return self.let_go_early(at, n);
+        }
+        self.clear(at, n, good)
+    }
+
+    /// Gives the step back to its work, under its fence.
+    fn clear(&mut self, at: usize, n: usize, good: bool) -> Checked {
         let copy = &mut self.copies[at];
         let step = copy.steps.swap_remove(n);
         let blocks = step.blocks();
@@ -233,11 +248,25 @@ impl World {
         if copy.work.kind() == CopyKind::Merge && good {
             self.mark("merge step");
         }
-        self.go_outside(blocks.clone());
-        self.fences.leave(step.place);
-        if let Some(view) = &step.view {
-            self.unpin(view.epoch());
+        if step.late.is_none() {
+            self.release(blocks.clone(), step.place, step.view.as_deref());
         }
         self.check_blocks(blocks)
+    }
+
+    /// The planted mistake: fence and epoch are let go of, and the bits are cleared some time later.
+    fn let_go_early(&mut self, at: usize, n: usize) -> Checked {
+        let step = &mut self.copies[at].steps[n];
+        let (blocks, place, view) = (step.blocks(), step.place, step.view.take());
+        self.release(blocks, place, view.as_deref());
+        Ok(())
+    }
+
+    fn release(&mut self, blocks: std::ops::Range<usize>, place: u64, view: Option<&View>) {
+        self.go_outside(blocks);
+        self.fences.leave(place);
+        if let Some(view) = view {
+            self.unpin(view.epoch());
+        }
     }
 }

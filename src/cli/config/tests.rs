@@ -252,14 +252,16 @@ fn seven_members_are_one_too_many() {
 #[test]
 fn what_is_written_reads_back_as_the_same() {
     let setup = read(GOOD).expect("valid").setup;
-    let text = render(&setup).expect("UTF-8");
+    let text = render(&setup, "./x.toml").expect("UTF-8");
     assert_eq!(read(&text).expect("valid").setup, setup);
     let odd = Setup {
         label: "a \"b\" \\ c\u{e9}".to_owned(),
         ..setup
     };
     assert_eq!(
-        read(&render(&odd).expect("UTF-8")).expect("valid").setup,
+        read(&render(&odd, "dsa7").expect("UTF-8"))
+            .expect("valid")
+            .setup,
         odd
     );
 }

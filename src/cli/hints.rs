@@ -1,0 +1,165 @@
+//! Hints in the words of the command line: the control tree gives them in words of its own files.
+//!
+//! One table for all verbs. A refusal keeps its code and its sentence; only the way out is told anew,
+//! because `policy=full` or `cat .shadow/help` is nothing that can be typed here.
+
+use crate::error::Error;
+use crate::set::Code;
+
+/// Where a configuration is explained.
+pub(super) const CONFIG: &str =
+    "shadowset(8) describes every key; examples/ holds configurations to copy";
+
+/// Words of a control file and what stands for them here, for hints that no line of the table tells.
+const WORDS: [(&str, &str); 5] = [
+    ("policy=", "--policy "),
+    (" as=", " --as "),
+    ("add `confirm`", "add --yes"),
+    ("leave out nocopy", "leave out --policy nocopy"),
+    (
+        "`cat .shadow/",
+        "`shadowset show UNIT` or `cat DIR/.shadow/",
+    ),
+];
+
+/// The hint of an error; one that is only its code's own is told in words of the command line.
+pub(super) fn of(error: &Error) -> String {
+    if error.hint() == error.code().hint() {
+        return translate(error.code(), error.hint(), "UNIT", "");
+    }
+    error.hint().to_owned()
+}
+
+/// The hint of a refused command of the control tree, for the unit as the operator names it.
+pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let (verb, object) = (words.next(), words.next().unwrap_or("MEMBER"));
+    match code {
+        Code::Syntax | Code::OutOfRange | Code::TooLong => {
+            format!("`shadowset {} --help` shows the form", verb_of(verb))
+        }
+        Code::NoSuchMember => format!("`shadowset status {unit}` shows the members"),
+        Code::NoSuchBitmap => format!("`shadowset bitmap list {unit}` lists the bitmaps"),
+        Code::NoSuchOperation => format!("`shadowset op list {unit}` lists the operations"),
+        Code::AlreadyMember if hint.contains("as=") => "choose another name: --as NAME".to_owned(),
+        Code::AlreadyMember => format!("`shadowset status {unit}` shows the members"),
+        Code::AlreadyDetached => format!("`shadowset attach {unit} {object}` brings it back"),
+        Code::IsCopyTarget => match operation_in(hint) {
+            Some(op) => {
+                format!("`shadowset op cancel {unit} {op}`, or wait: `shadowset wait {unit}`")
+            }
+            None => format!(
+                "wait: `shadowset wait {unit}`, or cancel it: `shadowset op list {unit}` has its \
+                 number"
+            ),
+        },
+        Code::MergePending => {
+            format!("wait: `shadowset wait {unit}`, or use --policy minicopy=optional")
+        }
+        Code::NoBitmap => "use --policy minicopy=optional to copy everything".to_owned(),
+        Code::ImageChanged | Code::WrongGeneration => {
+            "use --policy full to overwrite it".to_owned()
+        }
+        Code::NotBlank | Code::NeedsConfirm => "add --yes to overwrite the image".to_owned(),
+        Code::NeedsCopy => "leave out --policy nocopy".to_owned(),
+        Code::TooManyBitmaps => format!(
+            "`shadowset bitmap list {unit}` lists them, `shadowset bitmap delete {unit} ID` frees \
+             one"
+        ),
+        Code::StateChanged | Code::NotInMountVerify => {
+            format!("`shadowset status {unit}` shows the state")
+        }
+        Code::Config => CONFIG.to_owned(),
+        _ => in_words(hint),
+    }
+}
+
+/// The verb of the command line for one of the control tree.
+fn verb_of(verb: Option<&str>) -> &str {
+    match verb {
+        Some("delete-bitmap") => "bitmap delete",
+        Some("pause") => "op pause",
+        Some("resume") => "op resume",
+        Some("cancel") => "op cancel",
+        Some(verb) => verb,
+        None => "VERB",
+    }
+}
+
+/// The number in `... cancel 4`.
+fn operation_in(hint: &str) -> Option<u64> {
+    let (_, number) = hint.rsplit_once("cancel ")?;
+    number.trim_end_matches('`').parse().ok()
+}
+
+fn in_words(hint: &str) -> String {
+    WORDS
+        .iter()
+        .fold(hint.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_out_is_told_in_words_that_can_be_typed() {
+        let table = [
+            (
+                Code::IsCopyTarget,
+                "wait for it, or cancel it: cancel 4",
+                "detach m3",
+                "`shadowset op cancel dsa1 4`, or wait: `shadowset wait dsa1`",
+            ),
+            (
+                Code::NeedsConfirm,
+                "add `confirm` to overwrite the image",
+                "attach /a",
+                "add --yes to overwrite the image",
+            ),
+            (
+                Code::AlreadyMember,
+                "choose another name: as=NAME",
+                "attach /a as=m1",
+                "choose another name: --as NAME",
+            ),
+            (
+                Code::AlreadyDetached,
+                "attach it to bring it back",
+                "detach m2",
+                "`shadowset attach dsa1 m2` brings it back",
+            ),
+            (
+                Code::Syntax,
+                "the form is: pause <operation>",
+                "pause x",
+                "`shadowset op pause --help` shows the form",
+            ),
+            (
+                Code::LastSource,
+                "attach another member first",
+                "detach m1",
+                "attach another member first",
+            ),
+        ];
+        for (code, hint, command, expected) in table {
+            assert_eq!(translate(code, hint, "dsa1", command), expected);
+        }
+    }
+
+    #[test]
+    fn no_code_has_a_hint_in_words_of_the_control_tree() {
+        for code in Code::ALL {
+            let told = of(&Error::new(*code, "nothing"));
+            for word in ["cat .shadow", "ls .shadow", "policy=", "`confirm`", " as="] {
+                assert!(!told.contains(word), "{code}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hint_of_the_program_itself_stays() {
+        let error = Error::new(Code::Syntax, "no").with_hint("name each member");
+        assert_eq!(of(&error), "name each member");
+    }
+}

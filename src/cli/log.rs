@@ -1,0 +1,145 @@
+//! The log of a server: a file that was named, else the journal of systemd, else a file of its own.
+//!
+//! A server in the background must leave a trace of the members that it expels, also when nobody
+//! has asked for a log. A log that cannot be written never keeps a unit from being served.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{output, place, system};
+use crate::error::{Error, Result};
+
+/// Where the journal takes the standard error of a program as a stream.
+const JOURNAL: &str = "/run/systemd/journal/stdout";
+/// Priority of the lines in the journal, as of syslog(3): information.
+const PRIORITY: u8 = 6;
+
+/// Opens a log to append to it.
+pub(super) fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|cause| Error::io(format!("cannot open the log {}", path.display()), cause))
+}
+
+/// The standard error of a server for which no log was named.
+pub(super) fn standard_error(unit: &str) -> Stdio {
+    if let Ok(journal) = journal(Path::new(JOURNAL), &name(unit)) {
+        return Stdio::from(OwnedFd::from(journal));
+    }
+    let path = own_file(unit);
+    // The directory of an ordinary user may not be there yet; if it cannot be made, the open tells.
+    let _ = path.parent().map(fs::create_dir_all);
+    match open(&path) {
+        Ok(file) => file.into(),
+        Err(error) => {
+            output::warn(&format!("{unit} is without a log: {error}"));
+            Stdio::null()
+        }
+    }
+}
+
+/// Where to look when a server has failed; `named` is the log that was asked for.
+pub(super) fn hint(unit: &str, named: Option<&Path>) -> String {
+    match named {
+        Some(path) => format!("{} may say why", path.display()),
+        None if Path::new(JOURNAL).exists() => {
+            format!("`journalctl -t {}` may say why", name(unit))
+        }
+        None => format!("{} may say why", own_file(unit).display()),
+    }
+}
+
+/// Name of the log of a unit, in the journal and as a file.
+fn name(unit: &str) -> String {
+    format!("shadowset-{unit}")
+}
+
+fn own_file(unit: &str) -> PathBuf {
+    if system::is_root() {
+        return Path::new("/var/log").join(format!("{}.log", name(unit)));
+    }
+    place::state_dir(unit).with_file_name(format!("{unit}.log"))
+}
+
+/// A stream whose lines become entries of the journal.
+fn journal(socket: &Path, identifier: &str) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.shutdown(Shutdown::Read)?;
+    // Identifier, unit of systemd (the journal finds it), priority, no priorities in the lines, and
+    // nothing passed on to syslog, the kernel's log or the console.
+    write!(stream, "{identifier}\n\n{PRIORITY}\n0\n0\n0\n0\n")?;
+    // A journal that does not read loses lines; it must not hold up a disk.
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Starts the log of this process: to a file, else to standard error. What is logged:
+/// `$SHADOWSET_LOG`.
+pub(super) fn start(path: Option<&Path>) -> Result<()> {
+    let filter =
+        EnvFilter::try_from_env("SHADOWSET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // What cannot be logged is lost: told on standard error it would end the thread that logs.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .log_internal_errors(false);
+    let started = match path {
+        Some(path) => log
+            .with_ansi(false)
+            .with_writer(Mutex::new(open(path)?))
+            .try_init(),
+        None => log
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(io::stderr)
+            .try_init(),
+    };
+    started
+        .map_err(|cause| Error::new(crate::set::Code::Io, "cannot start the log").caused_by(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn the_journal_is_told_who_writes_and_then_gets_the_lines() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let socket = dir.path().join("stdout");
+        journal(&socket, "shadowset-dsa1").expect_err("there is no journal");
+        let listener = UnixListener::bind(&socket).expect("socket");
+        let mut stream = journal(&socket, "shadowset-dsa1").expect("it listens");
+        stream.write_all(b"m2 is expelled\n").expect("written");
+        drop(stream);
+        let (mut accepted, _) = listener.accept().expect("connected");
+        let mut text = String::new();
+        accepted.read_to_string(&mut text).expect("UTF-8");
+        assert_eq!(text, "shadowset-dsa1\n\n6\n0\n0\n0\n0\nm2 is expelled\n");
+    }
+
+    #[test]
+    fn a_log_is_appended_to_and_named_in_the_hint() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("log");
+        for line in ["one\n", "two\n"] {
+            let mut file = open(&path).expect("opened");
+            file.write_all(line.as_bytes()).expect("written");
+        }
+        assert_eq!(fs::read_to_string(&path).expect("file"), "one\ntwo\n");
+        let expected = format!("{} may say why", path.display());
+        assert_eq!(hint("dsa1", Some(&path)), expected);
+        assert!(hint("dsa1", None).contains("dsa1"));
+    }
+}
