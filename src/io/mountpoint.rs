@@ -190,7 +190,9 @@ pub fn stale(dir: &Path) -> io::Result<Option<OsString>> {
     if fstype != FSTYPE {
         return Ok(None);
     }
-    match fs::metadata(dir) {
+    // An open asks the server each time; attributes may come from the kernel's cache for long after
+    // its death.
+    match fs::read_dir(dir) {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Ok(Some(source)),
         Err(e) => Err(e),
         Ok(_) => Ok(None),
