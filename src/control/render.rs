@@ -4,7 +4,7 @@ use super::logbook::Logbook;
 use super::table::{Drawn, Node, Show};
 use super::text;
 use crate::server::{EventRecord, Published};
-use crate::set::{BitmapId, MemberId, Moment, OpId};
+use crate::set::{BitmapId, MemberId, OpId};
 
 /// Which object a node belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,8 +23,6 @@ pub(super) struct Context<'a> {
     pub(super) events: &'a dyn Fn() -> Vec<EventRecord>,
     /// What has been refused.
     pub(super) logbook: &'a Logbook,
-    /// The time that the text names; `None` leaves it out, so that two texts can be compared.
-    pub(super) time: Option<Moment>,
 }
 
 impl Context<'_> {

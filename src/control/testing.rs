@@ -29,7 +29,9 @@ impl Fake {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Published)) {
         let mut state = self.state.lock().expect("not poisoned");
-        change(Arc::make_mut(&mut state));
+        let state = Arc::make_mut(&mut state);
+        state.seq += 1;
+        change(state);
     }
 }
 

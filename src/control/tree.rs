@@ -3,7 +3,6 @@
 //! A node is a place in the table and the number of an object. Nothing is kept for an object: when
 //! it is gone, so are its nodes, and its number never comes again.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -206,18 +205,21 @@ impl Tree {
     /// The contents of a file or the target of a link; `None` when it is gone.
     #[must_use]
     pub fn show(&self, node: NodeRef) -> Option<Vec<u8>> {
-        let state = self.unit.state();
-        let time = Some(state.time);
-        self.rendered(&state, node, time)
+        self.rendered(&self.unit.state(), node)
     }
 
-    /// A number that differs when the contents differ in more than the time; for poll.
+    /// As [`Tree::show`], with the number of the state that is shown; for poll.
     #[must_use]
-    pub fn fingerprint(&self, node: NodeRef) -> Option<u64> {
-        let contents = self.rendered(&self.unit.state(), node, None)?;
-        let mut hasher = DefaultHasher::new();
-        contents.hash(&mut hasher);
-        Some(hasher.finish())
+    pub fn look(&self, node: NodeRef) -> Option<(u64, Vec<u8>)> {
+        let state = self.unit.state();
+        Some((state.seq, self.rendered(&state, node)?))
+    }
+
+    /// The number of the state that was published last: as long as it is the same, nothing that
+    /// poll tells of has changed.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.unit.state().seq
     }
 
     /// Takes what one write(2) holds; returns at once, `done` is called with the outcome.
@@ -285,12 +287,11 @@ impl Tree {
         }
     }
 
-    fn rendered(&self, state: &Published, node: NodeRef, time: Option<Moment>) -> Option<Vec<u8>> {
+    fn rendered(&self, state: &Published, node: NodeRef) -> Option<Vec<u8>> {
         let context = Context {
             now: state,
             events: &|| self.unit.events(),
             logbook: &self.logbook,
-            time,
         };
         render(node.node(), node.key()?, &context)
     }

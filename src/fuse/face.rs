@@ -1,5 +1,6 @@
 //! What the mount of a unit is made of, and what the requests of the kernel mean to it.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,19 +12,61 @@ use fuser::{
 
 use super::handles::{Bell, Handles, Name, Open, OpenFile};
 use super::inode::{self, CONTROL_NAME, Inode, LONG, NOT_AT_ALL, Owner};
+use super::overflow::{Gate, OnEnd, Overflow};
 use super::unit::Unit;
 use crate::control::{Attr, Kind, NodeRef, StoreOutcome, Stored, Tree};
+use crate::io::aligned::AlignedBuf;
+use crate::server;
+
+/// Tells when its thread ends, which drops it.
+struct Ended(OnEnd);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+thread_local! {
+    static WORKER: OnceCell<Ended> = const { OnceCell::new() };
+}
 
 /// The mount of one unit.
-#[derive(Debug)]
 pub(super) struct Face {
-    pub(super) unit: Unit,
+    pub(super) unit: Arc<Unit>,
+    /// Which workers may carry out data requests themselves.
+    pub(super) gate: Gate,
+    /// Who carries out the others; it ends before the unit.
+    pub(super) overflow: Overflow,
+    /// Called when a worker ends.
+    pub(super) ended: OnEnd,
     pub(super) name: String,
     pub(super) tree: Arc<Tree>,
     pub(super) handles: Arc<Handles>,
     pub(super) bell: Bell,
     pub(super) owner: Owner,
     pub(super) mounted: SystemTime,
+}
+
+impl std::fmt::Debug for Face {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Face")
+            .field("unit", &self.unit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The errno of the server as FUSE has it.
+pub(super) fn errno(error: server::Errno) -> Errno {
+    Errno::from_i32(error.0)
+}
+
+/// Answers a request that writes.
+pub(super) fn written(reply: ReplyWrite, result: Result<u32, server::Errno>) {
+    match result {
+        Ok(bytes) => reply.written(bytes),
+        Err(error) => reply.error(errno(error)),
+    }
 }
 
 impl Face {
@@ -134,19 +177,55 @@ impl Face {
         }
     }
 
+    /// Has the end of the calling worker told, whatever ends it.
+    pub(super) fn attend(&self) {
+        WORKER.with(|worker| {
+            worker.get_or_init(|| Ended(Arc::clone(&self.ended)));
+        });
+    }
+
+    /// Carries out a request that may take as long as a member likes.
+    pub(super) fn in_time(&self, job: impl FnOnce(&Unit) + Send + 'static) {
+        match self.gate.enter() {
+            Some(_inside) => job(&self.unit),
+            None => self.elsewhere(job),
+        }
+    }
+
+    /// Has a request carried out that takes long by its nature: no worker waits for it.
+    pub(super) fn elsewhere(&self, job: impl FnOnce(&Unit) + Send + 'static) {
+        let unit = Arc::clone(&self.unit);
+        self.overflow.run(Box::new(move || job(&unit)));
+    }
+
+    /// Writes to the unit.
+    pub(super) fn write_unit(&self, at: u64, data: &[u8], reply: ReplyWrite) {
+        if let Some(_inside) = self.gate.enter() {
+            return written(reply, self.unit.write(at, data));
+        }
+        // The bytes are in the buffer of this worker, which goes on to its next request; only here
+        // they have to be copied.
+        let mut copy = AlignedBuf::zeroed(data.len());
+        copy.copy_from_slice(data);
+        self.elsewhere(move |unit| written(reply, unit.write(at, &copy)));
+    }
+
     /// Whether an inode may be given this size. Nothing is ever resized, but a size that says
     /// nothing new is no change, and shells truncate control files before they write.
-    pub(super) fn may_resize(
+    pub(super) fn resize(
         &self,
         req: &Request,
         inode: Inode,
         size: u64,
         by_handle: bool,
-    ) -> bool {
+    ) -> Result<(), Errno> {
         match inode {
-            Inode::Unit => self.unit.may_resize(size, req.pid(), by_handle),
-            Inode::Control(_) => size == 0,
-            Inode::Root => false,
+            Inode::Unit => {
+                let resized = self.unit.resize(size, req.pid(), by_handle);
+                resized.map_err(errno)
+            }
+            Inode::Control(_) if size == 0 => Ok(()),
+            Inode::Control(_) | Inode::Root => Err(Errno::EPERM),
         }
     }
 

@@ -4,6 +4,7 @@
 //! the last command that was written to it. The lock of a file is held for moments only and never
 //! while anything is rendered, answered or notified.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -33,21 +34,37 @@ struct Contents {
     origin: Option<u64>,
     /// Whether `bytes` is the answer to a command: then it stays until the next one.
     is_answer: bool,
-    /// Fingerprint of the node when the file was read last.
-    seen: Option<u64>,
+    /// What was rendered when the file was read last.
+    seen: Option<Seen>,
     waiting: Option<PollNotifier>,
+}
+
+/// What a reader has seen of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seen {
+    /// The number of the state.
+    seq: u64,
+    /// Hash of the bytes.
+    hash: u64,
+}
+
+impl Seen {
+    fn of(seq: u64, bytes: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let hash = hasher.finish();
+        Self { seq, hash }
+    }
 }
 
 impl OpenFile {
     /// An open file that shows the node as it is now; `None` when the node is gone.
     pub(super) fn new(tree: &Tree, node: NodeRef) -> Option<Self> {
-        // In this order a change in between is seen twice and not missed.
-        let seen = Some(tree.fingerprint(node)?);
-        let bytes = tree.show(node)?;
+        let (seq, bytes) = tree.look(node)?;
         let inner = Mutex::new(Contents {
+            seen: Some(Seen::of(seq, &bytes)),
             bytes,
             origin: Some(0),
-            seen,
             ..Contents::default()
         });
         Some(Self { node, inner })
@@ -59,12 +76,12 @@ impl OpenFile {
     /// program that has just written goes on behind what it wrote.
     pub(super) fn read(&self, tree: &Tree, offset: u64, size: usize) -> Vec<u8> {
         let fresh = match offset {
-            0 => tree.fingerprint(self.node).zip(tree.show(self.node)),
+            0 => tree.look(self.node),
             _ => None,
         };
         let mut inner = self.lock();
-        if let Some((seen, bytes)) = fresh {
-            inner.seen = Some(seen);
+        if let Some((seq, bytes)) = fresh {
+            inner.seen = Some(Seen::of(seq, &bytes));
             if !inner.is_answer {
                 inner.bytes = bytes;
             }
@@ -89,9 +106,26 @@ impl OpenFile {
 
     /// Whether the node has changed since the file was read last; a node that is gone has.
     pub(super) fn has_changed(&self, tree: &Tree) -> bool {
-        let now = tree.fingerprint(self.node);
-        let seen = self.lock().seen;
-        now.is_none() || now != seen
+        let Some(seen) = self.lock().seen else {
+            return true;
+        };
+        // Counters go on between two states, but nobody would be woken to read them.
+        if tree.seq() == seen.seq {
+            return false;
+        }
+        let Some((seq, bytes)) = tree.look(self.node) else {
+            return true;
+        };
+        let now = Seen::of(seq, &bytes);
+        if now.hash != seen.hash {
+            return true;
+        }
+        let mut inner = self.lock();
+        // Not rendered again for this state, unless it was read meanwhile.
+        if inner.seen == Some(seen) {
+            inner.seen = Some(now);
+        }
+        false
     }
 
     /// Keeps whom to wake.
@@ -134,7 +168,7 @@ struct Slots {
 }
 
 impl Handles {
-    /// Keeps what was opened; the number is never 0, which stands for the unit.
+    /// Keeps what was opened; the number is never 0, which stands for none.
     pub(super) fn insert(&self, open: Open) -> u64 {
         let mut slots = self.lock();
         let index = match slots.free.pop() {
@@ -294,6 +328,16 @@ mod tests {
         assert!(file.has_changed(&tree));
         assert_eq!(text(&file, &tree, 0), "ok: done\n");
         assert!(!file.has_changed(&tree), "the answer was read");
+    }
+
+    #[test]
+    fn a_state_that_says_nothing_new_is_no_change() {
+        let (fake, tree, file) = open("members/m1/state");
+        fake.change(|p| p.set.members[0].errors = 1);
+        assert!(!file.has_changed(&tree));
+        assert_eq!(file.lock().seen.map(|s| s.seq), Some(tree.seq()));
+        fake.change(|p| p.set.members[0].state = "detached");
+        assert!(file.has_changed(&tree));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod face;
 mod handles;
 mod inode;
+mod openers;
+mod overflow;
 mod requests;
 mod session;
 mod unit;

@@ -1,7 +1,7 @@
 //! The requests of the kernel, each handed to the unit or to the control tree.
 //!
 //! Glue only: every handler answers at once, but for commands, which are answered from the control
-//! thread. What is not overridden here must not exist: no inode is ever created or renamed.
+//! thread, and for what waits for members. One worker never does; see [`super::overflow`]. What is not overridden here must not exist: no inode is ever created or renamed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,7 +16,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::face::Face;
+use super::face::{Face, errno, written};
 use super::handles::Open;
 use super::inode::{Inode, UNIT};
 use super::unit::REQUEST_BYTES;
@@ -36,20 +36,9 @@ const BLOCK: u32 = 4096;
 const UNIT_FLAGS: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
-fn errno(error: server::Errno) -> Errno {
-    Errno::from_i32(error.0)
-}
-
 fn empty(reply: ReplyEmpty, result: Result<(), server::Errno>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn written(reply: ReplyWrite, result: Result<u32, server::Errno>) {
-    match result {
-        Ok(bytes) => reply.written(bytes),
         Err(error) => reply.error(errno(error)),
     }
 }
@@ -79,6 +68,7 @@ impl Filesystem for Face {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.attend();
         let found = self.find(parent, name);
         match found.and_then(|inode| Some((inode, self.attr(inode)?))) {
             Some((inode, attr)) => reply.entry(&Self::ttl(inode), &attr, Generation(0)),
@@ -87,6 +77,7 @@ impl Filesystem for Face {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.attend();
         let inode = Inode::of(ino);
         match inode.and_then(|inode| Some((inode, self.attr(inode)?))) {
             Some((inode, attr)) => reply.attr(&Self::ttl(inode), &attr),
@@ -113,19 +104,22 @@ impl Filesystem for Face {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.attend();
         let found = Inode::of(ino).and_then(|inode| Some((inode, self.attr(inode)?)));
         let Some((inode, attr)) = found else {
             return reply.error(Errno::ENOENT);
         };
         let rights = mode.is_some() || uid.is_some() || gid.is_some();
-        let resized = size.is_some_and(|size| !self.may_resize(req, inode, size, fh.is_some()));
-        if rights || resized {
-            return reply.error(Errno::EPERM);
+        let resized = size.map_or(Ok(()), |size| self.resize(req, inode, size, fh.is_some()));
+        match resized {
+            Ok(()) if rights => reply.error(Errno::EPERM),
+            Ok(()) => reply.attr(&Self::ttl(inode), &attr),
+            Err(error) => reply.error(error),
         }
-        reply.attr(&Self::ttl(inode), &attr);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.attend();
         let target = match Inode::of(ino) {
             Some(Inode::Control(node)) if node.node().kind == Kind::Link => self.tree.show(node),
             _ => return reply.error(Errno::EINVAL),
@@ -137,12 +131,14 @@ impl Filesystem for Face {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.attend();
         match Inode::of(ino) {
             Some(Inode::Unit) => {
-                if flags.acc_mode() != OpenAccMode::O_RDONLY {
-                    self.unit.opened(req.pid());
-                }
-                reply.opened(FileHandle(0), UNIT_FLAGS);
+                let number = match flags.acc_mode() {
+                    OpenAccMode::O_RDONLY => 0,
+                    _ => self.unit.opened(req.pid()),
+                };
+                reply.opened(FileHandle(number), UNIT_FLAGS);
             }
             Some(Inode::Control(node)) => match self.open_node(req, node, flags) {
                 Ok(number) => reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO),
@@ -164,10 +160,14 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.attend();
         if ino.0 == UNIT {
-            return self.unit.read(offset, size, |read| match read {
-                Ok(bytes) => reply.data(bytes),
-                Err(error) => reply.error(errno(error)),
+            self.unit.used(fh.0);
+            return self.in_time(move |unit| {
+                unit.read(offset, size, |read| match read {
+                    Ok(bytes) => reply.data(bytes),
+                    Err(error) => reply.error(errno(error)),
+                });
             });
         }
         match self.handles.file(fh.0) {
@@ -188,8 +188,10 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.attend();
         if ino.0 == UNIT {
-            return written(reply, self.unit.write(offset, data));
+            self.unit.used(fh.0);
+            return self.write_unit(offset, data, reply);
         }
         match self.handles.file(fh.0) {
             Some(file) => self.store(req, file, data, reply),
@@ -198,27 +200,36 @@ impl Filesystem for Face {
     }
 
     /// A close is no barrier, and a shell flushes before it writes.
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.attend();
+        if ino.0 == UNIT {
+            self.unit.used(fh.0);
+        }
         reply.ok();
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.handles.remove(fh.0);
+        self.attend();
+        match ino.0 {
+            UNIT => self.unit.used(fh.0),
+            _ => self.handles.remove(fh.0),
+        }
         reply.ok();
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.attend();
         if ino.0 == UNIT {
-            return empty(reply, self.unit.flush());
+            return self.elsewhere(move |unit| empty(reply, unit.flush()));
         }
         reply.ok();
     }
@@ -233,8 +244,9 @@ impl Filesystem for Face {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.attend();
         if ino.0 == UNIT {
-            return empty(reply, self.unit.fallocate(offset, length, mode));
+            return self.elsewhere(move |unit| empty(reply, unit.fallocate(offset, length, mode)));
         }
         reply.error(Errno::EOPNOTSUPP);
     }
@@ -248,13 +260,14 @@ impl Filesystem for Face {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        self.attend();
         if ino.0 != UNIT {
             return reply.error(Errno::ENXIO);
         }
-        match self.unit.seek(offset, whence) {
+        self.in_time(move |unit| match unit.seek(offset, whence) {
             Ok(found) => reply.offset(found),
             Err(error) => reply.error(errno(error)),
-        }
+        });
     }
 
     fn copy_file_range(
@@ -270,10 +283,11 @@ impl Filesystem for Face {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.attend();
         if (ino_in.0, ino_out.0) != (UNIT, UNIT) {
             return reply.error(Errno::EXDEV);
         }
-        written(reply, self.unit.copy(offset_in, offset_out, len));
+        self.elsewhere(move |unit| written(reply, unit.copy(offset_in, offset_out, len)));
     }
 
     fn poll(
@@ -286,11 +300,13 @@ impl Filesystem for Face {
         flags: PollFlags,
         reply: ReplyPoll,
     ) {
+        self.attend();
         let waits = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
         reply.poll(self.poll_events(fh, waits.then_some(ph)));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.attend();
         match Inode::of(ino).and_then(|inode| self.names(inode)) {
             Some(names) => {
                 let number = self.handles.insert(Open::Dir(names.into()));
@@ -308,6 +324,7 @@ impl Filesystem for Face {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        self.attend();
         let Some(names) = self.handles.dir(fh.0) else {
             return reply.error(Errno::EBADF);
         };
@@ -328,6 +345,7 @@ impl Filesystem for Face {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        self.attend();
         self.handles.remove(fh.0);
         reply.ok();
     }
@@ -337,11 +355,13 @@ impl Filesystem for Face {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.attend();
         let blocks = self.unit.size() / u64::from(BLOCK);
         reply.statfs(blocks, 0, 0, 0, 0, BLOCK, 255, BLOCK);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.attend();
         let (Some(Inode::Control(dir)), Some(name), true) =
             (Inode::of(parent), name.to_str(), self.may_write(req))
         else {

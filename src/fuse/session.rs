@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::MountOptions;
 use super::face::Face;
 use super::handles::{Bell, Handles, wake};
 use super::inode::Owner;
+use super::overflow::{Gate, OnEnd, Overflow};
 use super::unit::Unit;
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
@@ -37,8 +39,8 @@ const LAST_WORKERS: Duration = Duration::from_secs(5);
 /// What the deciding thread is told.
 #[derive(Debug)]
 enum News {
-    /// The unit can be opened, or not.
-    Opened(io::Result<()>),
+    /// The unit can be opened, and on which device it lies; or it cannot.
+    Opened(io::Result<u64>),
     /// A worker has ended, as all do when the unit is unmounted.
     WorkerEnded,
     /// All workers have ended.
@@ -71,7 +73,8 @@ pub(super) fn serve(
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
     let claimed = Runtime::from_env()?.claim(unit)?;
-    let notes = clear(unit, dir)?;
+    let mut notes = clear_left(unit, claimed.left_mountpoint());
+    notes.extend(clear(unit, dir)?);
     let dir = dir.canonicalize().map_err(failed)?;
     let signals = Signals::collect().map_err(failed)?;
     if let Err(error) = sys::become_io_flusher() {
@@ -132,6 +135,28 @@ fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
     }
 }
 
+/// Takes away what a killed server of this unit has left in the directory that it had. It hinders
+/// nobody who mounts in another one, so a failure is told and no more.
+fn clear_left(unit: &str, left: Option<&Path>) -> Vec<String> {
+    let Some(dir) = left else {
+        return Vec::new();
+    };
+    let cleared = match stale(dir) {
+        Ok(Some(dead)) if dead == unit => take_dead_away(unit, dir).map(Some),
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(
+            format!("{} cannot be looked at", dir.display()),
+            e,
+        )),
+    };
+    let note = cleared.unwrap_or_else(|error| Some(error.to_string()));
+    if let Some(note) = &note {
+        tracing::warn!(unit, "{note}");
+    }
+    note.into_iter().collect()
+}
+
 /// Takes away a mount whose server has died; lazily only when somebody still uses it.
 fn take_dead_away(dead: &str, dir: &Path) -> Result<String> {
     let place = dir.display();
@@ -158,6 +183,7 @@ fn give_up(unit: &str, dir: &Path) {
 struct Mount {
     unit: String,
     dir: PathBuf,
+    handle: Handle,
     news: Receiver<News>,
     bell: UnixStream,
     /// How often a signal has asked for an end.
@@ -193,6 +219,7 @@ impl Mount {
         Ok(Self {
             unit: unit.to_owned(),
             dir,
+            handle: handle.clone(),
             news,
             bell,
             asked: 0,
@@ -263,11 +290,13 @@ impl Mount {
 
     fn opened(
         &self,
-        opened: io::Result<()>,
+        opened: io::Result<u64>,
         claimed: &RuntimeDir,
         ready: &mut dyn FnMut(),
     ) -> Result<()> {
-        opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+        let device = opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+        // Before anybody is told of the mount: what lies on it must never become a member (I12).
+        self.handle.mounted_on(device);
         claimed.set_mountpoint(&self.dir)?;
         tracing::info!(unit = self.unit, dir = %self.dir.display(), "mounted");
         ready();
@@ -305,9 +334,18 @@ impl Mount {
 
     fn end(&mut self, end: io::Result<()>) -> Result<()> {
         // A panic of one worker is told before the others have ended.
-        self.is_quiet = end.is_ok() || !self.is_mounted();
+        let is_left = self.is_mounted();
+        self.is_quiet = end.is_ok() || !is_left;
         tracing::info!(unit = self.unit, "the mount has ended");
-        end.map_err(|e| Error::io(format!("{} was not served to its end", self.unit), e))
+        end.map_err(|e| Error::io(format!("{} was not served to its end", self.unit), e))?;
+        if !is_left {
+            return Ok(());
+        }
+        // The connection was aborted: nobody can serve what is still mounted.
+        give_up(&self.unit, &self.dir);
+        let text = format!("the mount of {} was aborted", self.unit);
+        Err(Error::new(Code::Io, text)
+            .with_hint("programs that used it have got errors; mount it again"))
     }
 }
 
@@ -320,13 +358,14 @@ fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notif
     let (bell, change) = (notifier.bell.clone(), notifier.bell.clone());
     handle.on_change(Box::new(move || change.ring()));
     let teller = teller.clone();
-    let unit = Unit::new(
-        handle.clone(),
-        Arc::new(move || teller.tell(News::WorkerEnded)),
-    );
+    let ended: OnEnd = Arc::new(move || teller.tell(News::WorkerEnded));
+    let unit = Arc::new(Unit::new(handle.clone()));
     let face = Face {
         mounted: unit.mtime(),
         unit,
+        gate: Gate::new(workers()),
+        overflow: Overflow::new(Arc::clone(&ended)),
+        ended,
         name: name.to_owned(),
         tree,
         handles,
@@ -353,8 +392,13 @@ fn start_session(face: Face, fd: OwnedFd, unit: PathBuf, teller: Teller) -> io::
         .spawn(move || ended.tell(News::Ended(session.run())))?;
     thread::Builder::new()
         .name("probe".into())
-        .spawn(move || teller.tell(News::Opened(File::open(unit).map(drop))))?;
+        .spawn(move || teller.tell(News::Opened(probe(&unit))))?;
     Ok(())
+}
+
+/// Opens the unit as any program would, and tells the device number of its mount.
+fn probe(unit: &Path) -> io::Result<u64> {
+    Ok(File::open(unit)?.metadata()?.dev())
 }
 
 /// Requests block on the members, so there are more workers than processors.

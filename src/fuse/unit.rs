@@ -1,11 +1,12 @@
 //! The virtual unit as a file: what the requests of the kernel mean on the data path.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cmp::Ordering;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
+use super::openers::Openers;
 use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Zero};
 use crate::server::{Errno, Handle};
@@ -15,35 +16,14 @@ pub(super) const REQUEST_BYTES: u32 = 1 << 20;
 /// Most bytes that one copy_file_range moves; the caller asks again.
 const COPY_BYTES: u64 = 16 << 20;
 
-/// Opens for writing that are remembered for the truncation that may follow.
-const OPENERS_KEPT: usize = 256;
-
-/// What a worker thread keeps between requests.
-struct Worker {
-    buffer: AlignedBuf,
-    /// Tells that the thread has ended: dropped with it.
-    _ended: Ended,
-}
-
-/// Called when a worker thread ends.
-pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
-
-struct Ended(OnEnd);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
 thread_local! {
-    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+    /// What a thread reads into: kept between requests.
+    static BUFFER: RefCell<Option<AlignedBuf>> = const { RefCell::new(None) };
 }
 
 /// The unit's file.
 pub(super) struct Unit {
     handle: Handle,
-    ended: OnEnd,
     /// Milliseconds since 1970 of the last write.
     written: AtomicU64,
     openers: Openers,
@@ -58,12 +38,11 @@ impl std::fmt::Debug for Unit {
 }
 
 impl Unit {
-    /// The file of a running unit; `ended` is called when a thread that has served reads ends.
-    pub(super) fn new(handle: Handle, ended: OnEnd) -> Self {
+    /// The file of a running unit.
+    pub(super) fn new(handle: Handle) -> Self {
         let mounted = handle.state().mounted;
         Self {
             handle,
-            ended,
             written: AtomicU64::new(mounted.0),
             openers: Openers::default(),
         }
@@ -76,39 +55,47 @@ impl Unit {
 
     /// When it was written last.
     pub(super) fn mtime(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.written.load(Ordering::Relaxed))
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.written.load(Relaxed))
     }
 
-    /// Notes an open for writing.
-    pub(super) fn opened(&self, pid: u32) {
-        self.openers.opened(pid);
+    /// Notes an open for writing; the answer is the handle's number.
+    pub(super) fn opened(&self, pid: u32) -> u64 {
+        self.openers.opened(pid)
+    }
+
+    /// Notes that a handle is used for something else than the truncation of its open.
+    pub(super) fn used(&self, handle: u64) {
+        self.openers.used(handle);
     }
 
     /// Whether a process may give the unit this size: the one it has, or nothing by an open.
-    pub(super) fn may_resize(&self, size: u64, pid: u32, by_handle: bool) -> bool {
-        size == self.size() || (size == 0 && !by_handle && self.openers.is_opening(pid))
+    pub(super) fn resize(&self, size: u64, pid: u32, by_handle: bool) -> Result<(), Errno> {
+        match size.cmp(&self.size()) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(Errno(libc::EFBIG)),
+            Ordering::Less if size == 0 && !by_handle && self.openers.is_opening(pid) => Ok(()),
+            Ordering::Less => Err(Errno(libc::EPERM)),
+        }
     }
 
     fn touch(&self) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         if let Some(now) = since.ok().and_then(|d| u64::try_from(d.as_millis()).ok()) {
-            self.written.store(now, Ordering::Relaxed);
+            self.written.store(now, Relaxed);
         }
     }
 
     /// Reads into the thread's buffer and hands the bytes on; nothing is allocated for a request.
     pub(super) fn read(&self, at: u64, size: u32, then: impl FnOnce(Result<&[u8], Errno>)) {
         let size = size as usize;
-        WORKER.with_borrow_mut(|worker| {
-            let worker = worker.get_or_insert_with(|| Worker {
-                buffer: AlignedBuf::zeroed(REQUEST_BYTES as usize),
-                _ended: Ended(Arc::clone(&self.ended)),
-            });
-            if worker.buffer.len() < size {
-                worker.buffer = AlignedBuf::zeroed(size);
+        BUFFER.with_borrow_mut(|buffer| {
+            let least = size.max(REQUEST_BYTES as usize);
+            let buffer = buffer.get_or_insert_with(|| AlignedBuf::zeroed(least));
+            if buffer.len() < size {
+                *buffer = AlignedBuf::zeroed(size);
             }
-            let read = self.handle.pipeline().read(at, &mut worker.buffer[..size]);
-            then(read.map(|n| &worker.buffer[..n]));
+            let read = self.handle.pipeline().read(at, &mut buffer[..size]);
+            then(read.map(|n| &buffer[..n]));
         });
     }
 
@@ -170,31 +157,6 @@ impl Unit {
     }
 }
 
-/// Who has just opened the unit for writing.
-///
-/// An open with `O_TRUNC` comes as an open and a truncation to nothing. It changes nothing here, as
-/// on a disk, while truncate(2) is refused; the two look alike but for the open before.
-#[derive(Debug, Default)]
-struct Openers(Mutex<VecDeque<u32>>);
-
-impl Openers {
-    fn opened(&self, pid: u32) {
-        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if pids.len() == OPENERS_KEPT {
-            pids.pop_front();
-        }
-        pids.push_back(pid);
-    }
-
-    /// Whether this thread has opened the unit and not truncated it since; tells so once.
-    fn is_opening(&self, pid: u32) -> bool {
-        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened = pids.contains(&pid);
-        pids.retain(|other| *other != pid);
-        opened
-    }
-}
-
 /// What a fallocate comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Space {
@@ -230,20 +192,6 @@ fn plan_fallocate(size: u64, at: u64, len: u64, mode: i32) -> Result<Space, Errn
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_truncation_belongs_to_the_open_before_it() {
-        let openers = Openers::default();
-        assert!(!openers.is_opening(7));
-        openers.opened(7);
-        openers.opened(8);
-        assert!(openers.is_opening(7) && !openers.is_opening(7));
-        assert!(openers.is_opening(8));
-        for _ in 0..2 * OPENERS_KEPT {
-            openers.opened(9);
-        }
-        assert!(openers.is_opening(9) && !openers.is_opening(9));
-    }
 
     #[test]
     fn fallocate_never_extends_the_unit() {

@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -18,6 +18,9 @@ use super::sys;
 
 /// How often the directory may vanish under a claim, each time because somebody stopped serving.
 const ATTEMPTS: usize = 100;
+
+/// Who can read the lock's file can hold a read lock, which would keep every server out.
+const LOCK_MODE: u32 = 0o600;
 
 /// File with the sentence of a server that has not ended well.
 const FAILED: &str = "failed";
@@ -37,7 +40,8 @@ pub struct Entry {
     pub pid: Option<u32>,
     /// Where it is mounted, or was.
     pub mountpoint: Option<PathBuf>,
-    /// Whether it is being served: the lock is held.
+    /// Whether it is being served: the lock is held. Who may not ask for the lock is told whether
+    /// the process exists.
     pub alive: bool,
 }
 
@@ -45,6 +49,8 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct RuntimeDir {
     dir: PathBuf,
+    /// Where a killed server had mounted the unit.
+    left: Option<PathBuf>,
     /// Open as long as the unit is served.
     _lock: File,
 }
@@ -111,6 +117,7 @@ impl Runtime {
             }
             if is_at(&lock, &dir.join("lock")).map_err(failed)? {
                 let claimed = RuntimeDir {
+                    left: read_mountpoint(&dir).map_err(failed)?,
                     dir: dir.clone(),
                     _lock: lock,
                 };
@@ -141,7 +148,11 @@ impl Runtime {
             let Ok(unit) = dir.file_name().into_string() else {
                 continue;
             };
-            entries.extend(entry(&dir.path(), unit).map_err(failed)?);
+            match entry(&dir.path(), unit) {
+                // Another user's, and closed to us.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
+                other => entries.extend(other.map_err(failed)?),
+            }
         }
         entries.sort_by(|a, b| a.unit.cmp(&b.unit));
         Ok(entries)
@@ -187,6 +198,12 @@ impl RuntimeDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where the unit was mounted by a server that was killed; its mount may still be there.
+    #[must_use]
+    pub fn left_mountpoint(&self) -> Option<&Path> {
+        self.left.as_deref()
     }
 
     /// Tells where the unit is mounted.
@@ -239,8 +256,19 @@ impl Drop for RuntimeDir {
 /// Readable for everybody, whatever the umask: any user may list the units.
 fn make_dir(dir: &Path) -> io::Result<()> {
     if let Some(base) = dir.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(base)?;
+        if let Some(above) = base.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(above)?;
+        }
+        make_readable_dir(base)?;
     }
+    make_readable_dir(dir)
+}
+
+/// Leaves a directory that exists as it is.
+fn make_readable_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o755).create(dir) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
         other => other?,
@@ -259,9 +287,14 @@ fn open_lock(dir: &Path) -> io::Result<Option<File>> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(LOCK_MODE)
         .open(dir.join("lock"))
     {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => {
+            // One that an older server left may be open to all.
+            file.set_permissions(Permissions::from_mode(LOCK_MODE))?;
+            Ok(Some(file))
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
@@ -283,16 +316,25 @@ fn entry(dir: &Path, unit: String) -> io::Result<Option<Entry>> {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        other => other?,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => None,
+        other => Some(other?),
     };
-    let alive = sys::is_locked(lock.as_fd())?;
-    let mountpoint = read(dir, "mountpoint")?.map(|path| PathBuf::from(OsString::from_vec(path)));
+    let pid = read_pid(dir)?;
+    let alive = match lock {
+        Some(lock) => sys::is_locked(lock.as_fd())?,
+        None => pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists()),
+    };
     Ok(Some(Entry {
         unit,
-        pid: read_pid(dir)?,
-        mountpoint,
+        pid,
+        mountpoint: read_mountpoint(dir)?,
         alive,
     }))
+}
+
+fn read_mountpoint(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let path = read(dir, "mountpoint")?;
+    Ok(path.map(|path| PathBuf::from(OsString::from_vec(path))))
 }
 
 fn read_pid(dir: &Path) -> io::Result<Option<u32>> {
@@ -349,6 +391,8 @@ mod tests {
             (mode(claimed.path()), mode(&claimed.path().join("pid"))),
             (0o755, 0o644)
         );
+        assert_eq!(mode(&claimed.path().join("lock")), 0o600);
+        assert_eq!(mode(runtime.base()), 0o755);
         let e = runtime.claim("dsa1").unwrap_err();
         assert_eq!(e.code(), Code::InUse);
         assert_eq!(
@@ -399,6 +443,7 @@ mod tests {
         assert_eq!((left.pid, left.alive), (Some(4242), false));
         assert_eq!(left.mountpoint, Some("/srv/old".into()));
         let claimed = runtime.claim("dsa1").unwrap();
+        assert_eq!(claimed.left_mountpoint(), Some(Path::new("/srv/old")));
         let now = runtime.find("dsa1").unwrap().unwrap();
         assert_eq!(
             (now.pid, now.mountpoint, now.alive),

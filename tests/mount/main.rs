@@ -15,6 +15,7 @@ mod cycles;
 mod demo;
 mod devices;
 mod filesystems;
+mod hang;
 mod polling;
 mod refusals;
 mod semantics;

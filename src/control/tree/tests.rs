@@ -283,15 +283,15 @@ fn rmdir_deletes_bitmaps_and_forgets_operations_and_nothing_else() {
 }
 
 #[test]
-fn a_fingerprint_ignores_the_time_and_sees_the_rest() {
+fn a_look_tells_which_state_it_shows() {
     let (fake, tree) = tree();
     let status = at(&tree, "status.json");
-    let before = (tree.fingerprint(status), tree.show(status));
-    fake.change(|p| p.time = Moment(61_000));
-    assert_eq!(tree.fingerprint(status), before.0);
-    assert_ne!(tree.show(status), before.1);
+    let (seq, text) = tree.look(status).expect("there");
+    assert_eq!((seq, Some(&text)), (tree.seq(), tree.show(status).as_ref()));
     fake.change(|p| p.set.members[0].errors = 1);
-    assert_ne!(tree.fingerprint(status), before.0);
+    assert_eq!(tree.seq(), seq + 1);
+    let (now, changed) = tree.look(status).expect("there");
+    assert!(now == seq + 1 && changed != text);
 }
 
 #[test]

@@ -1,0 +1,335 @@
+//! Threads for data requests that would otherwise take the last worker.
+//!
+//! A member that is slow or hangs holds whoever waits for it. One worker has to stay free for the
+//! control tree, which is needed just then; what it reads of the data path is handed over here.
+//! Nothing bounds the queue: the kernel has at most `max_background` asynchronous requests in
+//! flight, and of the others one for each caller that waits.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Most threads; more requests than this wait for one of them.
+const THREADS_MAX: usize = 64;
+/// How long a thread waits for work before it ends.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Called when a thread ends that should not.
+pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
+
+/// A request with all that its answer needs.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// How often the last worker lets the others go on before it hands a request over.
+const YIELDS: u32 = 32;
+/// Bits of a gate's count that hold who is inside; those above count who has left.
+const INSIDE_BITS: u32 = 16;
+const INSIDE: u64 = (1 << INSIDE_BITS) - 1;
+
+/// How many data requests the workers may carry out themselves at once.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// One number, so that entering and leaving cost one atomic addition each.
+    count: AtomicU64,
+    /// The count when it was last waited for in vain.
+    stuck: AtomicU64,
+    most: u64,
+}
+
+impl Gate {
+    /// Leaves one of `workers` outside.
+    pub(super) fn new(workers: usize) -> Self {
+        assert!(workers > 1, "one worker stays free, another one works");
+        let most = workers as u64 - 1;
+        assert!(most < INSIDE, "all workers can be counted");
+        Self {
+            count: AtomicU64::new(0),
+            stuck: AtomicU64::new(u64::MAX),
+            most,
+        }
+    }
+
+    /// Lets the calling worker in until the answer is dropped; `None` when it is the last one.
+    pub(super) fn enter(&self) -> Option<Inside<'_>> {
+        self.try_enter().or_else(|| self.enter_soon())
+    }
+
+    fn try_enter(&self) -> Option<Inside<'_>> {
+        // Only the number counts; no data is passed on by it.
+        let before = self.count.fetch_add(1, Relaxed);
+        if before & INSIDE < self.most {
+            return Some(Inside(self));
+        }
+        self.count.fetch_sub(1, Relaxed);
+        None
+    }
+
+    /// Members that answer at once keep the others busy for moments only: to give up the processor
+    /// costs less than to hand the request over. Who found nobody leaving is followed by nobody
+    /// who waits until somebody leaves.
+    #[cold]
+    fn enter_soon(&self) -> Option<Inside<'_>> {
+        let left = |count: u64| count >> INSIDE_BITS;
+        let before = left(self.count.load(Relaxed));
+        if self.stuck.load(Relaxed) == before {
+            return None;
+        }
+        for _ in 0..YIELDS {
+            thread::yield_now();
+            if self.count.load(Relaxed) & INSIDE < self.most
+                && let Some(inside) = self.try_enter()
+            {
+                return Some(inside);
+            }
+        }
+        if left(self.count.load(Relaxed)) == before {
+            self.stuck.store(before, Relaxed);
+        }
+        None
+    }
+}
+
+/// A data request that a worker carries out itself.
+#[derive(Debug)]
+pub(super) struct Inside<'a>(&'a Gate);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        // One less inside, one more that has left.
+        self.0.count.fetch_add((1 << INSIDE_BITS) - 1, Relaxed);
+    }
+}
+
+/// The threads and what waits for them.
+pub(super) struct Overflow {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    /// Called when a thread has failed.
+    failed: OnEnd,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    /// Threads that wait for work.
+    idle: usize,
+    threads: Vec<JoinHandle<()>>,
+    ends: bool,
+}
+
+impl std::fmt::Debug for Overflow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Overflow").finish_non_exhaustive()
+    }
+}
+
+impl Overflow {
+    /// No thread is started before there is work; `failed` is called when one panics.
+    pub(super) fn new(failed: OnEnd) -> Self {
+        let shared = Shared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            failed,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Has a request carried out by another thread; by this one only when no thread can be had.
+    pub(super) fn run(&self, job: Job) {
+        let mut state = self.shared.lock();
+        state.queue.push_back(job);
+        if state.idle < state.queue.len() && state.threads.len() < THREADS_MAX {
+            match self.start(&mut state) {
+                Ok(()) => {}
+                // The threads that there are will come to it.
+                Err(error) if !state.threads.is_empty() => {
+                    tracing::warn!(%error, "a slow request waits for a thread");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a request is carried out by the last worker");
+                    let job = state.queue.pop_back();
+                    drop(state);
+                    if let Some(job) = job {
+                        job();
+                    }
+                    return;
+                }
+            }
+        }
+        drop(state);
+        self.shared.work.notify_one();
+    }
+
+    fn start(&self, state: &mut State) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new()
+            .name("overflow".into())
+            .spawn(move || {
+                let _failure = Failure(&shared);
+                shared.work_on();
+            })?;
+        state.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Overflow {
+    /// Waits for the requests that are being carried out: no writer is left behind.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.ends = true;
+        let threads = std::mem::take(&mut state.threads);
+        drop(state);
+        self.shared.work.notify_all();
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread that served slow requests has failed");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Carries requests out until there has been none for a while.
+    fn work_on(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.queue.pop_front() {
+                drop(state);
+                job();
+                state = self.lock();
+                continue;
+            }
+            if state.ends {
+                return;
+            }
+            state.idle += 1;
+            let waited = self.work.wait_timeout(state, IDLE);
+            let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = now;
+            state.idle -= 1;
+            if timeout.timed_out() && state.queue.is_empty() {
+                // Counted out under the lock that a new request is queued under.
+                let own = thread::current().id();
+                state.threads.retain(|other| other.thread().id() != own);
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells when a thread ends by a panic.
+struct Failure<'a>(&'a Shared);
+
+impl Drop for Failure<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            (self.0.failed)();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{bounded, unbounded};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn overflow() -> Overflow {
+        Overflow::new(Arc::new(|| {}))
+    }
+
+    #[test]
+    fn one_worker_stays_outside() {
+        let gate = Gate::new(3);
+        let (first, second) = (gate.enter(), gate.enter());
+        assert!(first.is_some() && second.is_some() && gate.enter().is_none());
+        drop(first);
+        assert!(gate.enter().is_some());
+        assert!(gate.enter().is_some(), "what was let in has left");
+        drop(second);
+        let all = (gate.enter(), gate.enter());
+        assert!(all.0.is_some() && all.1.is_some() && gate.enter().is_none());
+        assert_eq!(
+            gate.stuck.load(Relaxed),
+            4,
+            "nobody has left since the fourth"
+        );
+    }
+
+    #[test]
+    fn requests_run_beside_each_other_and_the_rest_waits() {
+        let overflow = overflow();
+        let (began_tx, began) = unbounded();
+        let (go_tx, go) = bounded::<()>(0);
+        for n in 0..THREADS_MAX + 9 {
+            let (began, go) = (began_tx.clone(), go.clone());
+            overflow.run(Box::new(move || {
+                began.send(n).expect("heard");
+                // Goes on when the other end is dropped.
+                let _ = go.recv();
+            }));
+        }
+        for _ in 0..THREADS_MAX {
+            began.recv_timeout(SOON).expect("a thread for each");
+        }
+        assert!(began.is_empty());
+        assert_eq!(overflow.shared.lock().threads.len(), THREADS_MAX);
+        drop(go_tx);
+        for _ in 0..9 {
+            began.recv_timeout(SOON).expect("served later");
+        }
+    }
+
+    #[test]
+    fn threads_are_used_again() {
+        let overflow = overflow();
+        let (done_tx, done) = unbounded();
+        for _ in 0..50 {
+            let tell = done_tx.clone();
+            overflow.run(Box::new(move || {
+                tell.send(thread::current().id()).expect("heard");
+            }));
+            done.recv_timeout(SOON).expect("done");
+        }
+        // A thread that has answered may not wait again yet when the next request comes.
+        assert!(overflow.shared.lock().threads.len() < 50);
+    }
+
+    #[test]
+    fn the_end_waits_for_all_requests() {
+        let overflow = overflow();
+        let count = Arc::new(AtomicU64::new(0));
+        for _ in 0..500 {
+            let count = Arc::clone(&count);
+            overflow.run(Box::new(move || {
+                count.fetch_add(1, Relaxed);
+            }));
+        }
+        drop(overflow);
+        assert_eq!(count.load(Relaxed), 500);
+    }
+
+    #[test]
+    fn a_failure_is_told() {
+        let (tx, rx) = bounded(1);
+        let failed: OnEnd = Arc::new(move || tx.send(()).expect("heard"));
+        let overflow = Overflow::new(failed);
+        overflow.run(Box::new(|| panic!("on purpose")));
+        rx.recv_timeout(SOON).expect("told");
+    }
+}
