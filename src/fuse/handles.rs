@@ -187,12 +187,9 @@ impl Handles {
     /// Forgets what was opened.
     pub(super) fn remove(&self, number: u64) {
         let mut slots = self.lock();
-        if let Some(index) = index(number)
-            && slots
-                .open
-                .get_mut(index)
-                .is_some_and(|slot| slot.take().is_some())
-        {
+        let Some(index) = index(number) else { return };
+        let slot = slots.open.get_mut(index);
+        if slot.is_some_and(|slot| slot.take().is_some()) {
             slots.free.push(index);
         }
     }
@@ -259,9 +256,8 @@ impl Bell {
 /// Wakes those who poll files that have changed; called on a thread that serves no request.
 pub(super) fn wake(handles: &Handles, tree: &Tree) {
     for file in handles.files() {
-        if let Some(notifier) = file.to_wake(tree)
-            && let Err(error) = notifier.notify()
-        {
+        let woken = file.to_wake(tree).map(|notifier| notifier.notify());
+        if let Some(Err(error)) = woken {
             // The file was closed meanwhile, or the unit is being unmounted.
             tracing::debug!(%error, "nobody polls any more");
         }

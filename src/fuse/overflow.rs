@@ -79,9 +79,8 @@ impl Gate {
         }
         for _ in 0..YIELDS {
             thread::yield_now();
-            if self.count.load(Relaxed) & INSIDE < self.most
-                && let Some(inside) = self.try_enter()
-            {
+            let room = self.count.load(Relaxed) & INSIDE < self.most;
+            if let Some(inside) = room.then(|| self.try_enter()).flatten() {
                 return Some(inside);
             }
         }

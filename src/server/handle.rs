@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{SendError, Sender};
 
 use super::Message;
 use super::pipeline::Pipeline;
@@ -217,9 +217,8 @@ impl Handle {
 
     /// Hands a command to the control thread and returns at once; `done` gets the outcome.
     pub fn submit(&self, request: Request, done: Done) {
-        if let Err(back) = self.messages.send(Message::Request(request, done))
-            && let Message::Request(_, done) = back.into_inner()
-        {
+        let sent = self.messages.send(Message::Request(request, done));
+        if let Err(SendError(Message::Request(_, done))) = sent {
             done(Err(Refusal::new(
                 Code::StateChanged,
                 "the unit is being stopped",

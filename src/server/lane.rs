@@ -46,9 +46,7 @@ impl Lanes {
             let (left, results, done) = &mut *batch;
             results.add(id, outcome);
             *left -= 1;
-            if *left == 0
-                && let Some(done) = done.take()
-            {
+            if let Some(done) = done.take_if(|_| *left == 0) {
                 done(results.failed);
             }
         });

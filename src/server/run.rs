@@ -185,9 +185,10 @@ impl Runner {
 
     /// Hands the next command to the set when the last was answered.
     fn next_request(&mut self) {
-        while self.current.is_none()
-            && let Some((request, done)) = self.queue.pop_front()
-        {
+        while self.current.is_none() {
+            let Some((request, done)) = self.queue.pop_front() else {
+                return;
+            };
             let ticket = self.ticket(Waiter::Command(done));
             self.current = Some((ticket.number(), Instant::now() + COMMAND_TIMEOUT));
             match request {

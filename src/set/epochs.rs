@@ -108,10 +108,7 @@ impl ShadowSet {
         if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
             return self.old_intents.retain(|old| Some(old.until) > over);
         }
-        if let Some(through) = over
-            && !busy
-            && !self.closing
-        {
+        if let Some(through) = over.filter(|_| !busy && !self.closing) {
             self.flush(self.writers(), Purpose::Trim(through));
         }
     }

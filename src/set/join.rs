@@ -342,9 +342,8 @@ impl ShadowSet {
     /// Gives the bitmap back to a member that left while its copy ran.
     fn reclaim(&mut self, id: MemberId, work: CopyWork) {
         let state = &mut self.members[id.index()].state;
-        if let Some(departed) = state.departed_mut()
-            && matches!(departed.held, Held::WithCopier(_))
-        {
+        let waits = |d: &&mut Departed| matches!(d.held, Held::WithCopier(_));
+        if let Some(departed) = state.departed_mut().filter(waits) {
             departed.held = Held::Here(work.into_bitmap());
         }
         self.settle_departures();
@@ -505,10 +504,9 @@ impl ShadowSet {
 
     fn forget_oldest(&mut self) {
         let over = || self.operations.iter().filter(|o| o.state.is_over());
-        if over().count() > OPERATIONS_KEPT
-            && let Some(oldest) = over().min_by_key(|o| (o.finished, o.id)).map(|o| o.id)
-        {
-            self.operations.retain(|o| o.id != oldest);
+        let oldest = over().min_by_key(|o| (o.finished, o.id)).map(|o| o.id);
+        if over().count() > OPERATIONS_KEPT {
+            self.operations.retain(|o| Some(o.id) != oldest);
         }
     }
 }

@@ -56,9 +56,8 @@ impl Image {
 
     /// Ends a flush that began at `written`.
     pub fn flush(&mut self, written: u64) {
-        while let Some(&(number, block, value)) = self.unflushed.front()
-            && number <= written
-        {
+        let begun = |w: &&(u64, usize, Value)| w.0 <= written;
+        while let Some(&(_, block, value)) = self.unflushed.front().filter(begun) {
             self.durable[block] = value;
             self.writes_to[block] -= 1;
             self.unflushed.pop_front();

@@ -235,9 +235,7 @@ impl World {
         let request = &self.requests[at];
         let forgets =
             makes!(BitAfterWrite) || makes!(DiscardForgotten) && request.kind == Kind::Discard;
-        if let (Some(view), Some(range)) = (&request.view, request.range)
-            && !forgets
-        {
+        if let (Some(view), Some(range), false) = (&request.view, request.range, forgets) {
             let _marked = view.mark(range);
         }
     }

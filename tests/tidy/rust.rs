@@ -45,6 +45,7 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
         unsafe_place,
         safety_comment,
         panics,
+        let_chains,
         file_size,
         function_size,
     ];
@@ -214,6 +215,25 @@ pub(crate) fn panics(source: &Source) -> Vec<Finding> {
     found
 }
 
+/// `if let` with `&&` needs Rust 1.88; the oldest Rust that must do is 1.85. The formatter puts each part on a
+/// line of its own.
+pub(crate) fn let_chains(source: &Source) -> Vec<Finding> {
+    let begins = |text: &str| {
+        ["if let ", "while let ", "} else if let "]
+            .iter()
+            .any(|word| text.starts_with(word))
+    };
+    let (mut found, mut open) = (Vec::new(), false);
+    for (line, text) in source.product() {
+        let text = text.trim();
+        open = (open || begins(text)) && !text.ends_with(['{', ';']);
+        if text.starts_with("&& let ") || open && text.starts_with("&& ") {
+            found.push(source.finding(line, "a chain of let, which needs Rust 1.88".to_owned()));
+        }
+    }
+    found
+}
+
 /// A file that is too long holds more than one thing.
 pub(crate) fn file_size(source: &Source) -> Vec<Finding> {
     let lines = source
@@ -329,6 +349,13 @@ mod tests {
         assert_eq!(lines(panics, "src/io/file.rs", text), [1, 3, 4]);
         assert_eq!(lines(panics, "tests/it.rs", text), NONE);
         assert_eq!(lines(panics, "src/set/planted.rs", text), NONE);
+    }
+
+    #[test]
+    fn let_chains_fires() {
+        let text = "if let Some(a) = b\n    && a\n{\n}\nwhile a\n    && let Some(b) = c\n{\n}\n\
+                    if let Some(a) = b.filter(|_| c && d) {\n}\nlet a = b\n    && c;\n";
+        assert_eq!(lines(let_chains, "src/io/file.rs", text), [2, 6]);
     }
 
     #[test]
