@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::io::scb_file::{self, ScbFile, ScbFound};
 use crate::io::{Identity, Image};
 use crate::set::geometry::BLOCK_BYTES;
-use crate::set::scb::{self, MEMBERS_MAX, PATH_BYTES_MAX};
+use crate::set::member::MEMBERS_MAX;
+use crate::set::scb::{self, PATH_BYTES_MAX};
 use crate::set::{Bytes, Code, Generation, Geometry, Lineage, Scb, ScbRow, ScbState};
 
 /// Only the owner of the set reads and writes its images.

@@ -257,19 +257,10 @@ impl ShadowSet {
         });
         self.push(Effect::Close(id));
         self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
-        let name = &self.members[id.index()].name;
-        let (text, facts) = match bitmap {
-            Some(b) => (
-                format!("{name} is detached with bitmap {b}"),
-                vec![
-                    ("bitmap", b.to_string()),
-                    ("set_bits", set_bits.to_string()),
-                ],
-            ),
-            None => (format!("{name} is detached without a bitmap"), Vec::new()),
-        };
         if self.pending.as_ref().is_some_and(|p| p.member() == id) {
-            self.answer_pending(Ok(Answer { text, facts }));
+            let name = &self.members[id.index()].name;
+            let answer = departure(name, bitmap, set_bits);
+            self.answer_pending(Ok(answer));
         }
     }
 
@@ -492,4 +483,21 @@ impl MemberState {
 
 fn unreachable_state(state: &MemberState) -> ! {
     unreachable!("I2: a member that takes no part departs: {}", state.name())
+}
+
+/// What a command is told when its member has left.
+fn departure(name: &str, bitmap: Option<BitmapId>, set_bits: u64) -> Answer {
+    let Some(bitmap) = bitmap else {
+        let text = format!("{name} is detached without a bitmap");
+        return Answer {
+            text,
+            facts: Vec::new(),
+        };
+    };
+    let text = format!("{name} is detached with bitmap {bitmap}");
+    let facts = vec![
+        ("bitmap", bitmap.to_string()),
+        ("set_bits", set_bits.to_string()),
+    ];
+    Answer { text, facts }
 }

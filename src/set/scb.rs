@@ -16,13 +16,12 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::geometry::{Geometry, GeometryError};
+use super::member::MEMBERS_MAX;
 
 pub use codec::{has_magic, newest};
 
 /// Bytes of one slot.
 pub const SCB_BYTES: usize = 8192;
-/// Most members of a set.
-pub const MEMBERS_MAX: usize = 6;
 /// Longest name of a member in bytes.
 pub const NAME_BYTES_MAX: usize = 32;
 /// Longest label of a set in bytes.
