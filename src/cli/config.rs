@@ -363,6 +363,8 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
     let _ = writeln!(text, "region_blocks = {}", setup.region_blocks);
     let _ = writeln!(text, "# Write bitmaps end with the mount.");
     let _ = match setup.durability {
+        Durability::Power => writeln!(text, "durability = \"power\""),
+        Durability::Crash => writeln!(text, "durability = \"crash\""),
         Durability::Memory => writeln!(text, "durability = \"memory\""),
     };
     let _ = writeln!(text, "state_dir = {}", quoted(utf8(&setup.state_dir)?));

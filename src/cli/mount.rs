@@ -19,7 +19,7 @@ use super::tree::Tree;
 use super::{config, log, place, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
-use crate::server::setup::Setup;
+use crate::server::setup::{Mounting, Setup};
 use crate::set::Code;
 
 /// Exit code of mount(8) for a mount that did not come about.
@@ -239,7 +239,10 @@ impl Plan {
         })?;
         let options = MountOptions {
             allow_other: self.options.allow_other,
-            read_only: self.options.read_only,
+            mounting: Mounting {
+                read_only: self.options.read_only,
+                ..Mounting::default()
+            },
         };
         let mut opened = false;
         let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {

@@ -12,15 +12,15 @@ mod unit;
 use std::path::Path;
 
 use crate::error::Result;
-use crate::server::setup::Setup;
+use crate::server::setup::{Mounting, Setup};
 
 /// Options of the mount itself.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
     /// Other users may enter the mount.
     pub allow_other: bool,
-    /// The unit takes no writes.
-    pub read_only: bool,
+    /// What the server is told of this mount.
+    pub mounting: Mounting,
 }
 
 /// Serves a unit until it is unmounted and its members are marked clean.

@@ -80,7 +80,7 @@ pub(super) fn serve(
     if let Err(error) = sys::become_io_flusher() {
         tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");
     }
-    let running = server::start(setup, options.read_only)?;
+    let running = server::start(setup, &options.mounting)?;
     let mut mount = match Mount::begin(unit, dir, options, &running.handle()) {
         Ok(mount) => mount,
         Err(error) => return stop_after(Err(error), running),
@@ -209,7 +209,7 @@ impl Mount {
         let (face, notifier) = face(unit, handle, &teller).map_err(failed)?;
         let mount_options = mountpoint::MountOptions {
             allow_other: options.allow_other,
-            read_only: options.read_only,
+            read_only: options.mounting.read_only,
         };
         let fd = mount_fuse(unit, &dir, mount_options)?;
         if let Err(error) = start_session(face, fd, dir.join(unit), teller) {

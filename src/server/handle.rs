@@ -46,6 +46,16 @@ pub enum Request {
         /// Its name.
         member: String,
     },
+    /// Have a departed member give up its membership.
+    Release {
+        /// Its name.
+        member: String,
+    },
+    /// Make the members equal again: where writes may be in flight, or everywhere.
+    Merge {
+        /// Everywhere.
+        full: bool,
+    },
     /// Delete an unused bitmap.
     DeleteBitmap(BitmapId),
     /// Hold an operation.

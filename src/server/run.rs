@@ -450,6 +450,8 @@ fn command(request: Request) -> Option<Command> {
         }
         Request::Attach { .. } => return None,
         Request::Expel { member } => Command::Expel { member },
+        Request::Release { member } => Command::Release { member },
+        Request::Merge { full } => Command::Merge { full },
         Request::DeleteBitmap(id) => Command::DeleteBitmap { id },
         Request::Pause(op) => Command::Pause(op),
         Request::Resume(op) => Command::Resume(op),

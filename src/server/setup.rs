@@ -4,13 +4,33 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 pub use crate::io::IoMode;
+use crate::set::Policy;
 
 /// How long bitmaps and the write-intent bitmap live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Durability {
-    /// With the process, as OpenVMS has it.
+    /// They survive a loss of power.
     #[default]
+    Power,
+    /// They survive the end of the process, not that of the machine.
+    Crash,
+    /// With the process, as OpenVMS has it.
     Memory,
+}
+
+/// What one mount is told beside the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mounting {
+    /// The unit takes no writes.
+    pub read_only: bool,
+    /// What is wanted of bitmaps for members that are absent.
+    pub policy: Policy,
+    /// Refuse when a member of the set is not there.
+    pub require_members: bool,
+    /// Bring in members that the control blocks name and the configuration does not.
+    pub include: bool,
+    /// Refuse when a member would have to be copied.
+    pub nocopy: bool,
 }
 
 /// One member as the configuration names it.

@@ -13,7 +13,7 @@ use super::pipeline::{Live, Pipeline, Stores};
 use super::record::record_start;
 use super::run::{Parts, Runner, now};
 use super::seat::{Identity, Seat};
-use super::setup::{MemberSetup, Setup};
+use super::setup::{MemberSetup, Mounting, Setup};
 use crate::error::{Error, Result};
 use crate::io::scb_file;
 use crate::io::{Image, Storage};
@@ -58,7 +58,8 @@ impl Running {
 ///
 /// # Errors
 /// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain.
-pub fn start(setup: &Setup, read_only: bool) -> Result<Running> {
+pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
+    let read_only = mounting.read_only;
     let blocks = read_blocks(&setup.members)?;
     let images = open_images(&setup.members, &blocks)?;
     let assembly = assess(&found(&setup.members, blocks, &images))?;

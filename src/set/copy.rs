@@ -21,14 +21,16 @@ impl std::fmt::Display for OpId {
 }
 
 /// What a copy starts from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CopyKind {
     /// Everything.
     Full,
     /// A write bitmap.
     Mini,
-    /// What an unclean stop or a write that failed everywhere may have left different.
+    /// Everything, in a member that holds all acknowledged data already.
     Merge,
+    /// What an unclean stop or a write that failed everywhere may have left different.
+    Minimerge,
 }
 
 impl CopyKind {
@@ -39,7 +41,25 @@ impl CopyKind {
             Self::Full => "full-copy",
             Self::Mini => "minicopy",
             Self::Merge => "merge",
+            Self::Minimerge => "minimerge",
         }
+    }
+
+    /// Its turn among copies that wait: what is done soonest and matters most comes first.
+    #[must_use]
+    pub(super) fn turn(self) -> u8 {
+        match self {
+            Self::Minimerge => 0,
+            Self::Mini => 1,
+            Self::Full => 2,
+            Self::Merge => 3,
+        }
+    }
+
+    /// Whether the target holds all acknowledged data, and is read where it is not stale.
+    #[must_use]
+    pub fn is_merge(self) -> bool {
+        matches!(self, Self::Merge | Self::Minimerge)
     }
 }
 

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
-use super::copy::CopyKind;
 use super::event::Effect;
 use super::member::{MemberId, MemberState};
 use super::shadow::{Purpose, ShadowSet};
@@ -51,11 +50,9 @@ impl ShadowSet {
     fn seat_of(&self, id: MemberId) -> Seat {
         let member = &self.members[id.index()];
         let role = match &member.state {
-            MemberState::Target {
-                kind: CopyKind::Merge,
-                phase,
-                ..
-            } => Role::Merging(phase.stale()),
+            MemberState::Target { kind, phase, .. } if kind.is_merge() => {
+                Role::Merging(phase.stale())
+            }
             MemberState::Target { .. } => Role::CopyTarget,
             _ => Role::Source,
         };

@@ -107,6 +107,16 @@ pub enum Command {
         /// Its name.
         member: String,
     },
+    /// Have a departed member give up its membership: its row and its bitmap go.
+    Release {
+        /// Its name.
+        member: String,
+    },
+    /// Make the other sources equal to the master.
+    Merge {
+        /// Everywhere, not only where writes may be in flight.
+        full: bool,
+    },
     /// Delete an unused bitmap.
     DeleteBitmap {
         /// Its number.

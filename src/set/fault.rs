@@ -135,7 +135,7 @@ impl ShadowSet {
         assert!(removed.is_ok(), "I2: the master stays");
         let map = WriteBitmap::empty(self.geometry);
         map.absorb(doubt);
-        let state = self.new_target(id, CopyKind::Merge, map);
+        let state = self.new_target(id, CopyKind::Minimerge, map);
         self.enter(id, state, "a request failed on every source");
     }
 

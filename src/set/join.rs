@@ -28,7 +28,7 @@ impl AttachPlan {
     fn answer(&self, text: String) -> Answer {
         let verdict = match self.kind {
             CopyKind::Mini => "minicopy",
-            CopyKind::Full | CopyKind::Merge => "full",
+            CopyKind::Full | CopyKind::Merge | CopyKind::Minimerge => "full",
         };
         let facts = vec![
             ("verdict", verdict.to_owned()),
@@ -272,7 +272,8 @@ impl ShadowSet {
         }
     }
 
-    /// Starts queued copies in the order of their admission, merges first.
+    /// Starts queued copies: minimerges first, then minicopies, full copies and full merges (the order of
+    /// the manual), each in the order of their admission.
     pub(super) fn start_copies(&mut self) {
         while !self.closing && self.running().count() < self.copies_max {
             let Some(id) = self.next_queued() else { return };
@@ -297,7 +298,7 @@ impl ShadowSet {
                 op,
                 kind,
                 phase: Phase::Queued(_),
-            } => Some((*kind != CopyKind::Merge, *op)),
+            } => Some((kind.turn(), *op)),
             _ => None,
         };
         self.ids()

@@ -5,7 +5,7 @@
 //! holds (I5); applications are never held.
 
 use super::bitmap::{OwnedBitmap, WriteBitmap};
-use super::copy::{CopyKind, OpId};
+use super::copy::OpId;
 use super::event::{Answer, Effect, Notice, Ticket};
 use super::member::{BitmapId, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy};
 use super::operation::OpState;
@@ -42,11 +42,7 @@ impl ShadowSet {
         let refuse = |code, text: String| Err(Refusal::new(code, text).at(name));
         match &self.members[id.index()].state {
             MemberState::Source => {}
-            MemberState::Target {
-                kind: CopyKind::Merge,
-                op,
-                ..
-            } => {
+            MemberState::Target { kind, op, .. } if kind.is_merge() => {
                 let text = format!("{name} is being merged by operation {op}");
                 return refuse(Code::MergePending, text);
             }
@@ -82,16 +78,7 @@ impl ShadowSet {
     }
 
     fn merge_pending(&self) -> bool {
-        let merging = |s: &MemberState| {
-            matches!(
-                s,
-                MemberState::Target {
-                    kind: CopyKind::Merge,
-                    ..
-                }
-            )
-        };
-        self.members.iter().any(|m| merging(&m.state))
+        self.members.iter().any(|m| m.state.is_merging())
     }
 
     /// Everything is flushed: the member leaves with the next View.
@@ -345,13 +332,7 @@ impl ShadowSet {
             let refusal = self.not_running(op);
             return self.refuse(ticket, refusal);
         };
-        if matches!(
-            self.members[id.index()].state,
-            MemberState::Target {
-                kind: CopyKind::Merge,
-                ..
-            }
-        ) {
+        if self.members[id.index()].state.is_merging() {
             let text = format!("operation {op} is a merge, and a merge has to end");
             return self.refuse(ticket, Refusal::new(Code::MergePending, text));
         }

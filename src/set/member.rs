@@ -329,15 +329,18 @@ impl MemberState {
         match self {
             Self::Source => "source",
             Self::Leaving(departed) => departed.was,
-            Self::Target {
-                kind: CopyKind::Merge,
-                ..
-            } => "merging",
+            Self::Target { kind, .. } if kind.is_merge() => "merging",
             Self::Target { .. } => "copy-target",
             Self::Detached(_) => "detached",
             Self::Expelled(_) => "expelled",
             Self::Missing => "missing",
         }
+    }
+
+    /// Whether the member is being merged.
+    #[must_use]
+    pub fn is_merging(&self) -> bool {
+        matches!(self, Self::Target { kind, .. } if kind.is_merge())
     }
 
     /// What the member left behind, when it has departed.

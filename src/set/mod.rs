@@ -17,6 +17,7 @@ pub mod operation;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod planted;
+pub mod record;
 pub mod refusal;
 pub mod scb;
 pub mod shadow;
@@ -36,6 +37,7 @@ pub use member::{
     BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Sources,
 };
 pub use operation::{OpState, Operation};
+pub use record::{BitmapKind, BitmapRecord, Home, Homeless};
 pub use refusal::{Code, Refusal};
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;

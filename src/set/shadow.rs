@@ -195,6 +195,10 @@ impl ShadowSet {
             }
             Command::Attach(attach) => self.attach(ticket, *attach),
             Command::Expel { member } => self.expel_command(ticket, &member),
+            Command::Release { .. } | Command::Merge { .. } => {
+                let text = "not in this version";
+                self.refuse(ticket, Refusal::new(Code::NotSupported, text));
+            }
             Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
             Command::Pause(op) => self.pause(ticket, op),
             Command::Resume(op) => self.resume(ticket, op),

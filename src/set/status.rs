@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
-use super::copy::{CopyKind, OpId};
+use super::copy::OpId;
 use super::geometry::{Bytes, Geometry};
 use super::member::{BitmapId, BitmapTag, Held, MemberId, MemberState, Moment};
 use super::operation::Operation;
@@ -128,10 +128,7 @@ impl MemberState {
     pub fn durable(&self) -> ScbState {
         match self {
             Self::Source => ScbState::Source,
-            Self::Target {
-                kind: CopyKind::Merge,
-                ..
-            } => ScbState::Merging,
+            Self::Target { kind, .. } if kind.is_merge() => ScbState::Merging,
             Self::Target { .. } => ScbState::Target,
             Self::Leaving(_) | Self::Detached(_) => ScbState::Detached,
             // What is missing has missed writes by the time anybody reads this.
@@ -187,15 +184,7 @@ impl ShadowSet {
         let any = |is: fn(&MemberState) -> bool| self.members.iter().any(|m| is(&m.state));
         if any(|s| matches!(s, MemberState::Expelled(_) | MemberState::Missing)) {
             SetState::Reduced
-        } else if any(|s| {
-            matches!(
-                s,
-                MemberState::Target {
-                    kind: CopyKind::Merge,
-                    ..
-                }
-            )
-        }) {
+        } else if any(MemberState::is_merging) {
             SetState::Merging
         } else if any(|s| matches!(s, MemberState::Target { .. })) {
             SetState::Copying

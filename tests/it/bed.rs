@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use shadowset::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
+use shadowset::server::setup::{Durability, IoMode, MemberSetup, Mounting, Setup, default_scb};
 use shadowset::server::{Handle, Request, Running, create, start};
 use shadowset::set::{Answer, AttachPolicy, Bytes, OpState, Policy, Refusal};
 
@@ -20,7 +20,7 @@ impl Bed {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let setup = setup(dir.path(), members);
         create::create(&setup, None, Some(Bytes(size)), false).expect("created");
-        let running = Some(start(&setup, false).expect("started"));
+        let running = Some(start(&setup, &Mounting::default()).expect("started"));
         Self {
             setup,
             running,
@@ -41,7 +41,7 @@ impl Bed {
     }
 
     pub(crate) fn start(&mut self) {
-        self.running = Some(start(&self.setup, false).expect("started"));
+        self.running = Some(start(&self.setup, &Mounting::default()).expect("started"));
     }
 
     pub(crate) fn path(&self, member: usize) -> &Path {

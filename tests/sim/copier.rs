@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use shadowset::set::{
-    CopyEnd, CopyKind, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId, View,
-};
+use shadowset::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId, View};
 use shadowset::testing::memory::Value;
 
 use crate::storage::has_other_source;
@@ -245,7 +243,7 @@ impl World {
         let step = copy.steps.swap_remove(n);
         let blocks = step.blocks();
         copy.work.finish(step.step, good);
-        if copy.work.kind() == CopyKind::Merge && good {
+        if copy.work.kind().is_merge() && good {
             self.mark("merge step");
         }
         if step.late.is_none() {

@@ -1,8 +1,8 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
 use shadowset::set::{
-    Answer, Code, CopyEnd, CopyKind, Effect, Event, Generation, MemberId, MemberSet, Notice, OpId,
-    Refusal, Ticket, View,
+    Answer, Code, CopyEnd, Effect, Event, Generation, MemberId, MemberSet, Notice, OpId, Refusal,
+    Ticket, View,
 };
 
 use crate::requests::{Kind, Stage};
@@ -165,7 +165,7 @@ impl World {
                     self.mark("expulsion of a running copy target");
                 }
             }
-            Notice::CopyQueued(_, CopyKind::Merge, _) if self.now > 0 => {
+            Notice::CopyQueued(_, kind, _) if kind.is_merge() && self.now > 0 => {
                 self.mark("failed everywhere, then a merge");
             }
             Notice::CopyEnded {
