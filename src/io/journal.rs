@@ -46,10 +46,10 @@ use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use crate::io::sys;
-use crate::set::{Geometry, Regions, WriteBitmap};
+use crate::set::{BitmapId, BitmapRecord, Geometry, Home, Regions, WriteBitmap};
 
 pub use log::MAPS_MAX;
-pub use record::{CopyOf, Durability, MapKey, MapKind, MapRecord, OpenError, Options};
+pub use record::{Durability, OpenError, Options};
 
 use gate::{Gate, Run};
 use log::Entry;
@@ -80,12 +80,12 @@ struct Identity {
 /// A map and its durable bits.
 #[derive(Clone, Debug)]
 struct Map {
-    record: MapRecord,
+    record: BitmapRecord,
     words: Arc<Words>,
 }
 
 impl Map {
-    fn new(record: MapRecord, words: Words) -> Self {
+    fn new(record: BitmapRecord, words: Words) -> Self {
         Self {
             record,
             words: Arc::new(words),
@@ -155,7 +155,7 @@ impl Journal {
         set: Uuid,
         geometry: Geometry,
         options: Options,
-    ) -> Result<(Self, Vec<(MapRecord, WriteBitmap)>), OpenError> {
+    ) -> Result<(Self, Vec<(BitmapRecord, WriteBitmap)>), OpenError> {
         let a = match open_file(&dir.join(FILES[0]), false) {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return Err(OpenError::Missing),
@@ -179,7 +179,7 @@ impl Journal {
         pair: Pair,
         id: &Identity,
         options: Options,
-    ) -> Result<(Self, Vec<(MapRecord, WriteBitmap)>), OpenError> {
+    ) -> Result<(Self, Vec<(BitmapRecord, WriteBitmap)>), OpenError> {
         let (writer, maps) = Writer::open(pair, id, options)?;
         let bitmaps = maps.iter();
         let bitmaps = bitmaps.map(|m| (m.record, m.words.to_bitmap(id.geometry)));
@@ -220,18 +220,18 @@ impl Journal {
     /// # Errors
     /// `StorageFull` when there are [`MAPS_MAX`] maps and `AlreadyExists` when the key is taken:
     /// nothing has changed. Otherwise the journal has failed.
-    pub fn add(&self, record: MapRecord, initial: &WriteBitmap) -> io::Result<()> {
+    pub fn add(&self, record: BitmapRecord, initial: &WriteBitmap) -> io::Result<()> {
         self.check_geometry(initial);
         self.change(|maps| {
             let entries = vec![Entry::Add(record)];
-            if maps.iter().any(|m| m.record.key == record.key) {
-                return refuse(ErrorKind::AlreadyExists, record.key, "is there already");
+            if maps.iter().any(|m| m.record.tag.id == record.tag.id) {
+                return refuse(ErrorKind::AlreadyExists, record.tag.id, "is there already");
             }
             if maps.len() == MAPS_MAX {
-                return refuse(ErrorKind::StorageFull, record.key, "would be one too many");
+                return refuse(ErrorKind::StorageFull, record.tag.id, "would be one too many");
             }
             maps.push(Map::new(record, Words::from_bitmap(initial)));
-            Ok(with_words(entries, record.key, initial))
+            Ok(with_words(entries, record.tag.id, initial))
         })
     }
 
@@ -240,23 +240,48 @@ impl Journal {
     ///
     /// # Errors
     /// `NotFound`: nothing has changed. Otherwise the journal has failed.
-    pub fn describe(&self, record: MapRecord) -> io::Result<()> {
+    pub fn describe(&self, record: BitmapRecord) -> io::Result<()> {
         self.change(|maps| {
-            find(maps, record.key)?.record = record;
+            find(maps, record.tag.id)?.record = record;
             Ok(Some(vec![Entry::Describe(record)]))
         })
     }
 
-    /// Gives a map exactly these bits; durable when it returns. Nobody may be marking it: a mark
-    /// that has returned and is not in `bits` yet would be lost.
+    /// Adds exactly these bits to a map; durable when it returns. Others may be marking it.
     ///
     /// # Errors
     /// `NotFound`: nothing has changed. Otherwise the journal has failed.
-    pub fn replace(&self, key: MapKey, bits: &WriteBitmap) -> io::Result<()> {
+    pub fn absorb(&self, id: BitmapId, bits: &WriteBitmap) -> io::Result<()> {
         self.check_geometry(bits);
-        self.change(|maps| {
-            find(maps, key)?.words = Arc::new(Words::from_bitmap(bits));
-            Ok(with_words(vec![Entry::Empty(key)], key, bits))
+        let lead = self.gate.lead()?;
+        let maps = self.maps.load_full();
+        let map = maps.iter().find(|m| m.record.tag.id == id);
+        let Some(map) = map else {
+            return refuse(ErrorKind::NotFound, id, "is not there");
+        };
+        let add = || {
+            for (at, bits) in (0..).zip(bits.words()).filter(|(_, bits)| *bits != 0) {
+                map.words.add(at, bits);
+            }
+        };
+        lead.run(|| match with_words(Vec::new(), id, bits) {
+            Some(entries) => {
+                self.lock().append(&entries, &maps)?;
+                add();
+                Ok(())
+            }
+            None => {
+                // Whoever finds the bits set before they are durable waits for nobody: until the
+                // snapshot is there they are in a copy of the map only.
+                let words = Words::from_bitmap(bits);
+                let new = maps.iter().map(|m| match m.record.tag.id == id {
+                    true => Map::new(m.record, m.words.with(&words)),
+                    false => m.clone(),
+                });
+                self.snapshot(&mut self.lock(), &new.collect::<Vec<_>>())?;
+                add();
+                Ok(())
+            }
         })
     }
 
@@ -264,10 +289,10 @@ impl Journal {
     ///
     /// # Errors
     /// `NotFound`: nothing has changed. Otherwise the journal has failed.
-    pub fn remove(&self, key: MapKey) -> io::Result<()> {
+    pub fn remove(&self, key: BitmapId) -> io::Result<()> {
         self.change(|maps| {
             find(maps, key)?;
-            maps.retain(|m| m.record.key != key);
+            maps.retain(|m| m.record.tag.id != key);
             Ok(Some(vec![Entry::Remove(key)]))
         })
     }
@@ -275,35 +300,14 @@ impl Journal {
     /// Whether every region of the run is durably marked already: a few atomic loads, no lock. False
     /// for a map that is not there.
     #[must_use]
-    pub fn covers(&self, key: MapKey, regions: Regions) -> bool {
+    pub fn covers(&self, key: BitmapId, regions: Regions) -> bool {
         let maps = self.maps.load();
-        let map = maps.iter().find(|m| m.record.key == key);
+        let map = maps.iter().find(|m| m.record.tag.id == key);
         map.is_some_and(|m| m.words.covers(regions))
     }
 
-    /// Marks the regions in all these maps, each rounded out to whole groups; durable when it
-    /// returns. Costs nothing where they are covered, and one write and one sync for all threads
-    /// that wait.
-    ///
-    /// # Errors
-    /// `NotFound` when a map is not there: nothing has changed. Otherwise the journal has failed;
-    /// no member may be written, see the description of this module.
-    pub fn mark(&self, keys: &[MapKey], regions: Regions) -> io::Result<()> {
-        let maps = self.maps.load();
-        let mut runs = Vec::with_capacity(keys.len());
-        for key in keys {
-            match maps.iter().find(|m| m.record.key == *key) {
-                Some(map) if map.words.covers(regions) => {}
-                Some(map) => runs.push(self.groups(*key, regions, map.words.len())),
-                None => return refuse(ErrorKind::NotFound, *key, "is not there"),
-            }
-        }
-        drop(maps);
-        self.gate.mark(&runs, |batch| self.commit(batch))
-    }
-
     /// The groups that hold the regions, as words.
-    fn groups(&self, key: MapKey, regions: Regions, words: u64) -> Run {
+    fn groups(&self, key: BitmapId, regions: Regions, words: u64) -> Run {
         let first = regions.first().0 / WORD / self.grain * self.grain;
         let end = regions.end().0.div_ceil(WORD);
         let end = end.div_ceil(self.grain).saturating_mul(self.grain);
@@ -317,7 +321,7 @@ impl Journal {
     /// Writes a batch of marks, then lets everybody rely on them.
     fn commit(&self, batch: &[Run]) -> io::Result<()> {
         let maps = self.maps.load_full();
-        let words = |key| maps.iter().find(|m| m.record.key == key).map(|m| &m.words);
+        let words = |key| maps.iter().find(|m| m.record.tag.id == key).map(|m| &m.words);
         // A map that was removed while its mark waited needs it no more.
         let mine = || batch.iter().filter(|r| words(r.key).is_some());
         let entries = mine().map(|r| Entry::Mark {
@@ -333,12 +337,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes that regions are stale no more, after the memory bit is clear (I1). It reaches the disk
-    /// with the next snapshot. Nobody may be marking these very regions: their fence is held.
-    pub fn clear(&self, key: MapKey, regions: Regions) {
+    /// Notes that of this map only these bits are still set: what else it has is copied and flushed (I1).
+    /// Reaches the disk with the next snapshot. Nobody may be marking the map meanwhile.
+    pub fn retain(&self, id: BitmapId, left: &WriteBitmap) {
         let maps = self.maps.load();
-        if let Some(map) = maps.iter().find(|m| m.record.key == key) {
-            if map.words.clear(regions) {
+        if let Some(map) = maps.iter().find(|m| m.record.tag.id == id) {
+            if map.words.keep_only(left) {
                 self.cleared.store(true, Ordering::Release);
             }
         }
@@ -362,7 +366,7 @@ impl Journal {
     ///
     /// # Errors
     /// The journal has failed.
-    pub fn close(self) -> io::Result<()> {
+    pub fn close(&self) -> io::Result<()> {
         let lead = self.gate.lead()?;
         let maps = self.maps.load_full();
         lead.run(|| self.lock().close(&maps))
@@ -424,8 +428,37 @@ impl Identity {
     }
 }
 
+impl Home for Journal {
+    type Error = io::Error;
+
+    /// Marks the regions in all these maps, each rounded out to whole groups; durable when it
+    /// returns. Costs a few loads where they are covered, and one write and one sync for all threads
+    /// that wait. A map that is not there is passed over: it was deleted while the caller's View was
+    /// alive, and nobody will use it.
+    ///
+    /// # Errors
+    /// The journal has failed; no member may be written, see the description of this module.
+    fn mark(&self, bitmaps: &[BitmapId], regions: Regions) -> io::Result<()> {
+        let maps = self.maps.load();
+        let mut runs = Vec::new();
+        for id in bitmaps {
+            match maps.iter().find(|m| m.record.tag.id == *id) {
+                Some(map) if !map.words.covers(regions) => {
+                    runs.push(self.groups(*id, regions, map.words.len()));
+                }
+                _ => {}
+            }
+        }
+        if runs.is_empty() {
+            return Ok(());
+        }
+        drop(maps);
+        self.gate.mark(&runs, |batch| self.commit(batch))
+    }
+}
+
 /// The entries and behind them the bits, when they fit a batch.
-fn with_words(mut entries: Vec<Entry>, key: MapKey, bits: &WriteBitmap) -> Option<Vec<Entry>> {
+fn with_words(mut entries: Vec<Entry>, key: BitmapId, bits: &WriteBitmap) -> Option<Vec<Entry>> {
     let words = Words::from_bitmap(bits);
     for (at, bits) in words.set_words() {
         if entries.len() > BATCH_WORDS_MAX {
@@ -436,13 +469,13 @@ fn with_words(mut entries: Vec<Entry>, key: MapKey, bits: &WriteBitmap) -> Optio
     Some(entries)
 }
 
-fn find(maps: &mut [Map], key: MapKey) -> io::Result<&mut Map> {
+fn find(maps: &mut [Map], key: BitmapId) -> io::Result<&mut Map> {
     let missing = || refuse(ErrorKind::NotFound, key, "is not there");
-    let found = maps.iter_mut().find(|m| m.record.key == key);
+    let found = maps.iter_mut().find(|m| m.record.tag.id == key);
     found.map_or_else(missing, Ok)
 }
 
-fn refuse<T>(kind: ErrorKind, key: MapKey, why: &str) -> io::Result<T> {
+fn refuse<T>(kind: ErrorKind, key: BitmapId, why: &str) -> io::Result<T> {
     let text = format!("map {} {why} in the journal", key.0);
     Err(io::Error::new(kind, text))
 }

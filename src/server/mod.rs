@@ -3,14 +3,17 @@
 //! One control thread owns the set: events in, effects out. The data path is parallel and meets it in the
 //! published View. This module must not know of any face.
 
+mod admission;
 mod candidate;
 mod copier;
 pub mod create;
 pub mod fence;
 pub mod handle;
+mod home;
 mod lane;
 pub mod pipeline;
 mod record;
+mod roster;
 mod run;
 mod seat;
 pub mod setup;
@@ -33,6 +36,8 @@ pub(crate) enum Message {
     Event(Event),
     /// The image of an attach has been looked at.
     Looked(u64, Box<candidate::Looked>),
+    /// A write could not make its bits durable; its thread waits until the journal is given up.
+    HomeLost(String, Sender<()>),
     /// A request failed on some members; its thread waits for the verdict.
     Failed(Failure, Sender<Verdict>),
 }

@@ -8,16 +8,18 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crossbeam_channel::{Sender, bounded};
 
 use super::Message;
 use super::fence::{Fence, FenceGuard};
+use super::home::Home;
 use super::lane::Lanes;
+use crate::io::journal::Journal;
 use crate::io::{Seek, Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
-    ByteRange, Bytes, Event, Failure, Geometry, Marked, MemberId, MemberSet, Outcome, Regions,
+    ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet, Outcome, Regions,
     Verdict, View,
 };
 
@@ -103,14 +105,6 @@ impl Fenced<'_> {
         &self.live
     }
 
-    /// Sets the bits of an application's write; with them comes the permission to write.
-    fn permit(&self, range: ByteRange) -> WritePermit<'_> {
-        WritePermit {
-            live: &self.live,
-            _marked: self.live.view.mark(range),
-        }
-    }
-
     /// Sets the bits of a copy step.
     pub(super) fn permit_copy(&self, regions: Regions) -> WritePermit<'_> {
         WritePermit {
@@ -189,17 +183,20 @@ pub struct Pipeline {
     live: ArcSwap<Live>,
     lanes: Lanes,
     reading: [AtomicU64; MEMBERS_MAX],
+    /// Where bits become durable; none when bitmaps are kept in memory only.
+    home: ArcSwapOption<Journal>,
     messages: Sender<Message>,
 }
 
 impl Pipeline {
-    pub(super) fn new(live: Live, read_only: bool) -> Self {
+    pub(super) fn new(live: Live, read_only: bool, home: Option<Journal>) -> Self {
         Self {
             geometry: live.view.geometry(),
             gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
             fence: Fence::default(),
             lanes: Lanes::default(),
             reading: Default::default(),
+            home: ArcSwapOption::from_pointee(home),
             messages: live.messages.clone(),
             live: ArcSwap::from_pointee(live),
         }
@@ -208,6 +205,42 @@ impl Pipeline {
     /// Makes this the epoch of all requests to come.
     pub(super) fn publish(&self, live: Live) {
         self.live.store(Arc::new(live));
+    }
+
+    pub(super) fn home(&self) -> Home {
+        self.home.load_full()
+    }
+
+    pub(super) fn set_home(&self, home: Home) {
+        self.home.store(home);
+    }
+
+    /// Sets the bits of an application's write; with them comes the permission to write.
+    fn permit<'a>(&self, fenced: &'a Fenced<'_>, range: ByteRange) -> Result<WritePermit<'a>, Errno> {
+        let live = &*fenced.live;
+        let marked = loop {
+            let home = self.home.load();
+            let Some(journal) = &*home else {
+                let Ok(marked) = live.view.mark(range, &Homeless);
+                break marked;
+            };
+            match live.view.mark(range, &**journal) {
+                Ok(marked) => break marked,
+                Err(error) => self.lose_home(&error)?,
+            }
+        };
+        Ok(WritePermit {
+            live,
+            _marked: marked,
+        })
+    }
+
+    /// Waits until the set has given the journal up, which is durable then.
+    fn lose_home(&self, error: &io::Error) -> Result<(), Errno> {
+        let (done, given_up) = bounded(1);
+        let told = self.messages.send(Message::HomeLost(error.to_string(), done));
+        told.ok().and_then(|()| given_up.recv().ok()).ok_or(EIO)?;
+        self.pass()
     }
 
     /// The lanes on which members are flushed.
@@ -343,7 +376,7 @@ impl Pipeline {
         let fenced = self.enter(range);
         // The gate is closed before a View is published that must not be written yet.
         self.pass()?;
-        let results = fenced.permit(range).apply(change);
+        let results = self.permit(&fenced, range)?.apply(change);
         self.settle(&fenced.live, Some(range), &results)
     }
 

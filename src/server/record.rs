@@ -74,6 +74,7 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
         Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
+        Notice::HomeLost(why) => ("bitmaps-in-memory", vec![("reason", why.clone())]),
         Notice::BitmapDeleted(id) => ("bitmap-deleted", vec![("bitmap", id.to_string())]),
     }
 }
@@ -86,7 +87,7 @@ fn log(notice: &Notice, event: &str, facts: &Facts) {
         .collect();
     let facts = facts.join(" ");
     match notice {
-        Notice::Expelled { .. } | Notice::FailedEverywhere => tracing::error!("{event} {facts}"),
+        Notice::Expelled { .. } | Notice::FailedEverywhere | Notice::HomeLost(_) => tracing::error!("{event} {facts}"),
         Notice::ReadError(_) => tracing::warn!("{event} {facts}"),
         _ => tracing::info!("{event} {facts}"),
     }

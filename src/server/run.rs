@@ -61,6 +61,8 @@ pub(super) struct Runner {
     undurable: MemberSet,
     /// Members whose blocks failed in this batch of effects.
     just_failed: Option<MemberSet>,
+    /// Why bitmaps could not be kept, in this batch of effects.
+    pub(super) home_error: Option<String>,
     stopped: bool,
     failure: Option<String>,
 }
@@ -99,6 +101,7 @@ impl Runner {
             last_bits: (0, Instant::now()),
             undurable: MemberSet::EMPTY,
             just_failed: None,
+            home_error: None,
             stopped: false,
             failure: None,
         }
@@ -148,6 +151,10 @@ impl Runner {
                     self.copier.ended(work.op());
                 }
                 self.feed(event);
+            }
+            Message::HomeLost(why, done) => {
+                self.lose_home(why);
+                let _ = done.send(());
             }
             Message::Looked(ticket, looked) => self.looked(ticket, *looked),
             Message::Failed(failure, answer) => {
@@ -276,6 +283,9 @@ impl Runner {
         for effect in effects {
             self.perform(effect);
         }
+        if let Some(why) = self.home_error.take() {
+            self.lose_home(why);
+        }
         self.publish_state();
         for answer in answers {
             self.perform(answer);
@@ -309,9 +319,12 @@ impl Runner {
             Effect::Reply(ticket, answer) => self.reply(&ticket, answer),
             Effect::Settle(ticket, verdict) => self.settle(&ticket, verdict),
             Effect::Notice(notice) => self.note(&notice),
+            Effect::Home(change) => self.change_home(&change),
             Effect::Stopped { clean } => {
                 self.stopped = true;
-                if !clean {
+                if clean {
+                    self.close_home();
+                } else {
                     let reason = "no source member could be flushed; the next mount merges them";
                     self.failure = Some(reason.to_owned());
                 }

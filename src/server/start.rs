@@ -1,25 +1,22 @@
-//! Start of a unit: open the images, read their control blocks, assemble the set, start the thread.
+//! Start of a unit: assemble the set from what is there, start the thread.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, unbounded};
-use uuid::Uuid;
 
-use super::Message;
 use super::create::random_mark;
 use super::handle::{Board, Handle, Published};
-use super::pipeline::{Live, Pipeline, Stores};
+use super::pipeline::{Live, Pipeline};
 use super::record::record_start;
+use super::roster::Roster;
 use super::run::{Parts, Runner, now};
-use super::seat::{Identity, Seat};
-use super::setup::{MemberSetup, Mounting, Setup};
+use super::seat::Identity;
+use super::setup::{Mounting, Setup};
+use super::{Message, admission, home};
 use crate::error::{Error, Result};
-use crate::io::scb_file;
-use crate::io::{Image, Storage};
-use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
-use crate::set::member::Member;
-use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ScbRow, ShadowSet, View};
+use crate::set::assess::{Assembly, assess};
+use crate::set::{Beginning, Code, Effect, Event, ShadowSet, View};
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -57,30 +54,45 @@ impl Running {
 /// Opens the members of a unit, assembles the set and starts to serve it.
 ///
 /// # Errors
-/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain.
+/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain; what
+/// `mounting` asks for and cannot have.
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
-    let read_only = mounting.read_only;
-    let blocks = read_blocks(&setup.members)?;
-    let images = open_images(&setup.members, &blocks)?;
-    let assembly = assess(&found(&setup.members, blocks, &images))?;
-    warn_of_unconfigured(&assembly);
-    let (messages, inbox) = unbounded();
-    let mut set = assemble(setup, &assembly, &images)?;
+    let mut roster = Roster::look(&setup.members)?;
+    let first = assess(&roster.found(), &[])?;
+    roster.add_unconfigured(&first, setup, mounting.include)?;
+    let home = home::find(setup, first.set, first.geometry)?;
+    let assembly = assess(&roster.found(), &home.records())?;
+    admission::check(&roster.found(), &assembly, mounting)?;
+    let home = home.settle(setup, assembly.set, assembly.geometry, assembly.believed)?;
+    let kept = home.home.clone();
+    let mark = random_mark();
+    let beginning = Beginning {
+        geometry: assembly.geometry,
+        generation: assembly.generation,
+        clean: assembly.clean,
+        mark,
+        absent: mounting.policy,
+        past: home.past,
+        home: home.home,
+        now: now(),
+    };
+    let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;
+    admission::check_bitmaps(&set.status(), &kept, mounting)?;
     let effects = set.begin();
-    let seats = seats(&setup.members, &images);
-    let stores = stores(images, &assembly);
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
+    let (messages, inbox) = unbounded();
+    let seats = roster.seats();
+    let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
-    let pipeline = Arc::new(Pipeline::new(live, read_only));
-    let board = Arc::new(Board::new(published(setup, &assembly, &set, read_only)));
+    let pipeline = Arc::new(Pipeline::new(live, mounting.read_only, home.journal));
+    let board = Arc::new(Board::new(published(setup, &assembly, &set, mounting)));
     let handle = Handle {
         board: Arc::clone(&board),
         pipeline: Arc::clone(&pipeline),
         messages: messages.clone(),
     };
-    let first = assembly.generation.next();
-    let lineage = assembly.lineage.mounted(first, random_mark());
+    let lineage = assembly.lineage.mounted(assembly.generation.next(), mark);
     let identity = Identity {
         set: assembly.set,
         label: assembly.label,
@@ -107,25 +119,23 @@ fn run(
     handle: Handle,
 ) -> Result<Running> {
     // The first View is in force already; the blocks must say so before anybody writes.
-    let (persist, rest): (Vec<_>, Vec<_>) = effects
-        .into_iter()
-        .partition(|e| matches!(e, Effect::Persist { .. }));
-    for effect in persist {
-        if let Effect::Persist {
-            generation,
-            clean,
-            to,
-        } = effect
-        {
-            if let Some((_, error)) = runner.write_blocks(generation, clean, to) {
-                return Err(error);
+    let mut rest = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Persist {
+                generation,
+                clean,
+                to,
+            } => {
+                if let Some((_, error)) = runner.write_blocks(generation, clean, to) {
+                    return Err(error);
+                }
             }
+            Effect::Home(change) => runner.change_home(&change),
+            Effect::Publish(_) => {}
+            other => rest.push(other),
         }
     }
-    let rest = rest
-        .into_iter()
-        .filter(|e| !matches!(e, Effect::Publish(_)))
-        .collect();
     record_start(&runner.board, now(), &runner.set.status());
     runner.carry_out(rest);
     let thread = std::thread::Builder::new().name("control".into());
@@ -135,112 +145,6 @@ fn run(
     Ok(Running { handle, thread })
 }
 
-fn read_blocks(members: &[MemberSetup]) -> Result<Vec<ScbFound>> {
-    let read = |member: &MemberSetup| {
-        let path = &member.scb;
-        scb_file::read(path).map_err(|e| Error::io(format!("{} cannot be read", path.display()), e))
-    };
-    members.iter().map(read).collect()
-}
-
-/// Opens what is there. An image that is missing is decided upon later, and one that has left may be in
-/// other hands; anything else ends the start.
-fn open_images(members: &[MemberSetup], blocks: &[ScbFound]) -> Result<Vec<Option<Image>>> {
-    let mut images: Vec<Option<Image>> = Vec::new();
-    for (member, block) in members.iter().zip(blocks) {
-        let left = matches!(block, ScbFound::Read(scb) if scb.state.has_left());
-        let image = match Image::open(&member.path, member.io) {
-            Ok(image) => Some(image),
-            Err(error) if left || error.code() == Code::NoSuchFile => {
-                tracing::warn!(member = member.name, %error, "a member takes no part");
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        images.push(image);
-    }
-    Ok(images)
-}
-
-fn found(members: &[MemberSetup], blocks: Vec<ScbFound>, images: &[Option<Image>]) -> Vec<Found> {
-    let parts = members.iter().zip(blocks).zip(images);
-    let found = parts.map(|((member, scb), image)| Found {
-        name: member.name.clone(),
-        image: image.as_ref().map(|i| Bytes(i.size())),
-        scb,
-    });
-    found.collect()
-}
-
-/// Members that the set has and the configuration has not take no part, and need a full copy later.
-fn warn_of_unconfigured(assembly: &Assembly) {
-    let configured = |row: &&ScbRow| assembly.members.contains(&Some(row.member));
-    for row in assembly.table.iter().filter(|row| !configured(row)) {
-        let (member, path) = (&row.name, row.path.display());
-        tracing::warn!(member, %path, "a member of the set is not in the configuration");
-    }
-}
-
-fn assemble(setup: &Setup, assembly: &Assembly, images: &[Option<Image>]) -> Result<ShadowSet> {
-    let members = setup.members.iter().enumerate().map(|(index, member)| {
-        let size = images[index].as_ref().map_or(Bytes(0), |i| Bytes(i.size()));
-        let member = Member {
-            name: member.name.clone(),
-            uuid: assembly.members[index].unwrap_or_else(Uuid::new_v4),
-            path: member.path.display().to_string(),
-            size,
-            read_cost: member.read_cost,
-            site: member.site,
-            errors: 0,
-            since: Moment::default(),
-            reason: reason(assembly.starts[index]).to_owned(),
-            state: MemberState::Missing,
-        };
-        (member, assembly.starts[index])
-    });
-    Ok(ShadowSet::assemble(
-        assembly.geometry,
-        assembly.generation,
-        members.collect(),
-        now(),
-    )?)
-}
-
-fn reason(start: Start) -> &'static str {
-    match start {
-        Start::Source => "",
-        Start::Merging => "the unit was not stopped in order",
-        Start::FullCopy => "it was behind when the unit was mounted",
-        Start::Detached => "detached before the unit was mounted",
-        Start::Expelled => "expelled before the unit was mounted",
-        Start::Missing => "its image or its control block was not there at the mount",
-    }
-}
-
-fn seats(members: &[MemberSetup], images: &[Option<Image>]) -> Vec<Seat> {
-    let seats = members.iter().zip(images).map(|(member, image)| {
-        let mut seat = Seat::new(member.scb.clone(), member.io);
-        seat.identity = image.as_ref().map(Image::identity);
-        seat
-    });
-    seats.collect()
-}
-
-/// The storage of the members that take part; the others are closed again, and their locks freed.
-fn stores(images: Vec<Option<Image>>, assembly: &Assembly) -> Stores {
-    let mut stores = Stores::default();
-    for (index, image) in images.into_iter().enumerate() {
-        let takes_part = matches!(
-            assembly.starts[index],
-            Start::Source | Start::Merging | Start::FullCopy
-        );
-        if let Some(image) = image.filter(|_| takes_part) {
-            stores[index] = Some(image.into_storage() as Arc<dyn Storage>);
-        }
-    }
-    stores
-}
-
 fn first_view(effects: &[Effect]) -> Option<View> {
     effects.iter().find_map(|e| match e {
         Effect::Publish(view) => Some((**view).clone()),
@@ -248,7 +152,12 @@ fn first_view(effects: &[Effect]) -> Option<View> {
     })
 }
 
-fn published(setup: &Setup, assembly: &Assembly, set: &ShadowSet, read_only: bool) -> Published {
+fn published(
+    setup: &Setup,
+    assembly: &Assembly,
+    set: &ShadowSet,
+    mounting: &Mounting,
+) -> Published {
     Published {
         seq: 0,
         time: now(),
@@ -257,7 +166,7 @@ fn published(setup: &Setup, assembly: &Assembly, set: &ShadowSet, read_only: boo
         unit: setup.unit.clone(),
         label: assembly.label.clone(),
         uuid: assembly.set,
-        read_only,
+        read_only: mounting.read_only,
         set: set.status(),
         rates: Vec::new(),
     }

@@ -14,6 +14,7 @@
 use uuid::Uuid;
 
 use super::geometry::{Bytes, Geometry};
+use super::record::{BitmapKind, BitmapRecord};
 use super::refusal::{Code, Refusal};
 use super::scb::{Ancestry, Generation, Lineage, Scb, ScbRow, ScbState};
 
@@ -47,14 +48,33 @@ pub enum Start {
     Source,
     /// As a source that may differ from the master where writes were in flight.
     Merging,
-    /// As a copy target that needs everything.
-    FullCopy,
+    /// As a source that may differ where it was to be merged, and where writes were in flight.
+    StillMerging,
+    /// As a copy target.
+    Copy {
+        /// Whether it lacks only what was left of its copy, if that is known; else everything.
+        resume: bool,
+    },
     /// Not at all: it left on request.
     Detached,
     /// Not at all: it left by an error.
     Expelled,
     /// Not at all: its image or its block is not there.
-    Missing,
+    Missing {
+        /// Whether it was a source: then it lacks only what was in flight, and what is written from now on.
+        equal: bool,
+    },
+}
+
+impl Start {
+    /// Whether the member is written from the first View on.
+    #[must_use]
+    pub fn takes_part(self) -> bool {
+        matches!(
+            self,
+            Self::Source | Self::Merging | Self::StillMerging | Self::Copy { .. }
+        )
+    }
 }
 
 /// The set as the blocks have it.
@@ -78,24 +98,62 @@ pub struct Assembly {
     pub members: Vec<Option<Uuid>>,
     /// The table of the newest generation; may hold members that are not configured.
     pub table: Vec<ScbRow>,
+    /// Whether the bitmaps that were kept belong to the newest generation.
+    pub believed: bool,
 }
 
-/// Decides what each configured member is.
+/// What the bitmaps that were kept prove. Every change of membership writes the blocks first and then notes
+/// its generation with the write-intent bitmap.
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    /// Nothing has happened since that they know nothing of: they may be used.
+    believed: bool,
+    /// The newest generation that every member's block had got.
+    complete: Option<u64>,
+}
+
+impl Proof {
+    fn of(kept: &[BitmapRecord], newest: &Scb) -> Self {
+        let ours = |r: &&BitmapRecord| newest.lineage.holds_record(r);
+        let of = |kind| {
+            let intents = kept.iter().filter(move |r| r.kind == kind).filter(ours);
+            intents.map(|r| r.tag.generation).max()
+        };
+        let (complete, opening) = (of(BitmapKind::Intent), of(BitmapKind::Opening));
+        let newest = newest.generation.number();
+        let last = complete.max(opening);
+        Self {
+            believed: last.is_some_and(|last| newest == last || newest == last + 1),
+            complete,
+        }
+    }
+
+    /// Whether a block that is older than the newest was left behind by a crash among the writes of the
+    /// newest generation, and not put back by somebody.
+    fn excuses(self, block: Generation, newest: Generation) -> bool {
+        let last = |c: u64| c < newest.number() && block.number() >= c;
+        self.believed && self.complete.is_some_and(last)
+    }
+}
+
+/// Decides what each configured member is. `kept` are the records of the bitmaps that outlived the last mount.
 ///
 /// # Errors
 /// A refusal that names the member: never created, of another set, one member twice, a damaged
 /// block, diverged copies, an image that is too small, or no source among what is there.
-pub fn assess(found: &[Found]) -> Result<Assembly, Refusal> {
+pub fn assess(found: &[Found], kept: &[BitmapRecord]) -> Result<Assembly, Refusal> {
     let blocks: Vec<(&Found, &Scb)> = found.iter().filter_map(|f| Some((f, f.block()?))).collect();
     let set = elect_set(found, &blocks)?;
     refuse_strangers(set, &blocks)?;
     refuse_twins(&blocks)?;
-    let Some(newest) = newest(&blocks) else {
+    let Some(newest) = newest(&blocks, kept) else {
         return Err(never_created(found));
     };
     refuse_damaged(found, newest.1)?;
+    refuse_outdated(found, newest.1, kept)?;
     refuse_split(newest, &blocks)?;
-    let starts = starts(found, newest.1);
+    let proof = Proof::of(kept, newest.1);
+    let starts = starts(found, newest.1, proof);
     refuse_small(found, &starts, newest.1.geometry.size())?;
     refuse_without_source(found, &starts, newest)?;
     let newest = newest.1;
@@ -109,6 +167,7 @@ pub fn assess(found: &[Found]) -> Result<Assembly, Refusal> {
         members: found.iter().map(|f| f.identity(newest)).collect(),
         starts,
         table: newest.table.clone(),
+        believed: proof.believed,
     })
 }
 
@@ -192,9 +251,14 @@ fn refuse_twins(blocks: &[(&Found, &Scb)]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A block of the newest generation; of a member that claims the data when there is one.
-fn newest<'a>(blocks: &[(&'a Found, &'a Scb)]) -> Option<(&'a Found, &'a Scb)> {
-    let rank = |b: &(&Found, &Scb)| (b.1.generation, b.1.state.claims_data());
+/// A block of the newest generation; of a member that claims the data when there is one, and of the line that
+/// the bitmaps come from when there are two.
+fn newest<'a>(
+    blocks: &[(&'a Found, &'a Scb)],
+    kept: &[BitmapRecord],
+) -> Option<(&'a Found, &'a Scb)> {
+    let known = |scb: &Scb| kept.iter().any(|r| scb.lineage.holds_record(r));
+    let rank = |b: &(&Found, &Scb)| (b.1.generation, b.1.state.claims_data(), known(b.1));
     blocks.iter().rev().copied().max_by_key(rank)
 }
 
@@ -210,6 +274,37 @@ fn refuse_damaged(found: &[Found], newest: &Scb) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Bitmaps that tell of a generation that no block comes from: who has it is absent, and whoever is there may
+/// have missed writes since (I3).
+fn refuse_outdated(found: &[Found], newest: &Scb, kept: &[BitmapRecord]) -> Result<(), Refusal> {
+    let unknown = |r: &&BitmapRecord| {
+        let generation = r.tag.generation;
+        r.kind == BitmapKind::Intent
+            && (generation > newest.generation.number()
+                || !newest.lineage.holds_record(r) && newest.lineage.remembers(generation))
+    };
+    let last = kept.iter().filter(unknown).map(|r| r.tag.generation).max();
+    let Some(last) = last else {
+        return Ok(());
+    };
+    let there = |row: &&ScbRow| {
+        let same = |f: &Found| f.image.is_some() && f.identity(newest) == Some(row.member);
+        found.iter().any(same)
+    };
+    let absent = newest.table.iter().filter(|row| !there(row));
+    let absent: Vec<&str> = absent.map(|row| row.name.as_str()).collect();
+    let text = format!(
+        "the newest block that is there has generation {}, but the set has reached {last}: a member \
+         that is absent has newer data",
+        newest.generation
+    );
+    Err(Refusal::new(Code::WrongGeneration, text).with_hint(format!(
+        "bring back {}; to go on without, and lose what it alone has, remove the journal from the \
+         state directory",
+        absent.join(", ")
+    )))
 }
 
 /// A member that claims the data must be an ancestor of the newest block, or its equal.
@@ -235,13 +330,14 @@ fn refuse_split(newest: (&Found, &Scb), blocks: &[(&Found, &Scb)]) -> Result<(),
     Ok(())
 }
 
-fn starts(found: &[Found], newest: &Scb) -> Vec<Start> {
-    let alone: Vec<Start> = found.iter().map(|f| start_of(f, newest)).collect();
+fn starts(found: &[Found], newest: &Scb, proof: Proof) -> Vec<Start> {
+    let alone: Vec<Start> = found.iter().map(|f| start_of(f, newest, proof)).collect();
     // A member that is still to be merged is the master only when no other source is there.
     let master = alone.iter().position(|s| *s == Start::Source);
-    let master = master.or_else(|| alone.iter().position(|s| *s == Start::Merging));
+    let merging = |s: &Start| matches!(s, Start::StillMerging | Start::Merging);
+    let master = master.or_else(|| alone.iter().position(merging));
     let merged = |(i, start): (usize, Start)| match start {
-        Start::Source | Start::Merging if Some(i) == master => Start::Source,
+        _ if Some(i) == master => Start::Source,
         Start::Source if !newest.clean => Start::Merging,
         other => other,
     };
@@ -249,7 +345,7 @@ fn starts(found: &[Found], newest: &Scb) -> Vec<Start> {
 }
 
 /// What a member is by itself; which source is the master is decided by the others.
-fn start_of(found: &Found, newest: &Scb) -> Start {
+fn start_of(found: &Found, newest: &Scb, proof: Proof) -> Start {
     // The table knows about a departure even when the member's own block does not.
     let row = found
         .identity(newest)
@@ -261,20 +357,44 @@ fn start_of(found: &Found, newest: &Scb) -> Start {
         _ => {}
     }
     match (found.image, found.block()) {
-        (Some(_), Some(scb)) if scb.generation < newest.generation => Start::FullCopy,
+        (Some(_), Some(scb)) if scb.generation < newest.generation => {
+            left_behind(scb, row, newest, proof)
+        }
         (Some(_), Some(scb)) => match scb.state {
             ScbState::Source => Start::Source,
-            ScbState::Merging => Start::Merging,
-            ScbState::Target | ScbState::Detached | ScbState::Expelled => Start::FullCopy,
+            ScbState::Merging => Start::StillMerging,
+            ScbState::Target => Start::Copy { resume: true },
+            ScbState::Detached | ScbState::Expelled => Start::Copy { resume: false },
         },
-        _ => Start::Missing,
+        _ => Start::Missing {
+            equal: row == Some(ScbState::Source),
+        },
+    }
+}
+
+/// What a member is whose block is older than the newest, which does not say that it has left.
+fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> Start {
+    let excused = proof.excuses(scb.generation, newest.generation);
+    let unproven = proof.believed && proof.complete.is_some_and(|c| c < newest.generation.number());
+    match (row, scb.state) {
+        (Some(ScbState::Source), ScbState::Source) if excused => Start::Merging,
+        (Some(ScbState::Source | ScbState::Merging), ScbState::Source | ScbState::Merging)
+            if excused =>
+        {
+            Start::StillMerging
+        }
+        (Some(ScbState::Target), ScbState::Target) if excused => Start::Copy { resume: true },
+        // Its attach had not begun to write it: its bitmap is as good as before.
+        (Some(ScbState::Target), ScbState::Detached) if unproven => Start::Detached,
+        (Some(ScbState::Target), ScbState::Expelled) if unproven => Start::Expelled,
+        _ => Start::Copy { resume: false },
     }
 }
 
 /// Images that departed are checked when they are attached.
 fn refuse_small(found: &[Found], starts: &[Start], unit: Bytes) -> Result<(), Refusal> {
     for (f, start) in found.iter().zip(starts) {
-        let enters = matches!(start, Start::Source | Start::Merging | Start::FullCopy);
+        let enters = start.takes_part();
         let Some(size) = f.image.filter(|size| enters && *size < unit) else {
             continue;
         };
@@ -295,17 +415,17 @@ fn refuse_without_source(
     if starts.contains(&Start::Source) {
         return Ok(());
     }
-    let names = |wanted: Start| {
-        let all = found.iter().zip(starts).filter(|(_, s)| **s == wanted);
+    let names = |wanted: fn(&Start) -> bool| {
+        let all = found.iter().zip(starts).filter(|(_, s)| wanted(s));
         all.map(|(f, _)| f.name.as_str())
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let kinds = [
-        (Start::FullCopy, "to be copied"),
-        (Start::Detached, "detached"),
-        (Start::Expelled, "expelled"),
-        (Start::Missing, "missing"),
+    let kinds: [(fn(&Start) -> bool, &str); 4] = [
+        (|s| matches!(s, Start::Copy { .. }), "to be copied"),
+        (|s| *s == Start::Detached, "detached"),
+        (|s| *s == Start::Expelled, "expelled"),
+        (|s| matches!(s, Start::Missing { .. }), "missing"),
     ];
     let there: Vec<String> = kinds
         .iter()

@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bitvec::prelude::{BitVec, Lsb0};
 
 use super::geometry::{ByteRange, Geometry, Regions};
+use super::member::BitmapId;
 
 const WORD: u64 = u64::BITS as u64;
 
 /// A stale set with one bit per region of the unit it was made for (its coverage).
 #[derive(Debug)]
 pub struct WriteBitmap {
+    id: BitmapId,
     words: Box<[AtomicU64]>,
     set: AtomicU64,
     geometry: Geometry,
@@ -28,6 +30,7 @@ impl WriteBitmap {
         let words = geometry.regions().div_ceil(WORD);
         let words = (0..words).map(|_| AtomicU64::new(0)).collect();
         Self {
+            id: BitmapId(0),
             words,
             set: AtomicU64::new(0),
             geometry,
@@ -60,6 +63,25 @@ impl WriteBitmap {
         }
         *map.set.get_mut() = set;
         map
+    }
+
+    /// Gives it the number under which it is kept.
+    #[must_use]
+    pub fn named(mut self, id: BitmapId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Its number; 0 for one that is not kept.
+    #[must_use]
+    pub fn id(&self) -> BitmapId {
+        self.id
+    }
+
+    /// A copy of the bits as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        Self::from_words(self.geometry, self.words()).named(self.id)
     }
 
     /// The words, as [`WriteBitmap::from_words`] takes them.

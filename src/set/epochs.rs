@@ -1,35 +1,66 @@
-//! Epochs: publishing a membership, knowing when the one before is over, and the write-intent bitmaps
-//! that rotate with them.
+//! Epochs: publishing a membership, knowing when the one before is over, and the write-intent bitmaps.
 //!
-//! Intent is never cleared bit by bit: each View has a bitmap of its own, which is dropped as a whole when
-//! its epoch is over and its writes are flushed on every member.
+//! Intent is never cleared bit by bit: now and then it is rotated. A View with a fresh intent is
+//! published, and the old one is dropped as a whole when the epochs that set its bits are over and
+//! their writes are flushed on every member.
 
 use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
+use super::copy::OpId;
 use super::event::Effect;
-use super::member::{MemberId, MemberState};
+use super::member::{BitmapId, BitmapTag, MemberId, MemberState, Phase, Policy};
+use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::shadow::{Purpose, ShadowSet};
 use super::view::{Epoch, Role, Seat, View};
 
-/// A write-intent bitmap whose epoch is over but whose writes are not flushed yet.
+/// Most ticks between two rotations of intent that finds its bits set again each time: with a tick of 5 s
+/// about SHADOW_HBMM_RTC, which is 150 s.
+const PACE_MAX: u32 = 32;
+
+/// A write-intent bitmap whose writes are not flushed yet.
 #[derive(Debug)]
 pub(super) struct OldIntent {
     pub(super) map: Arc<WriteBitmap>,
     pub(super) until: Epoch,
 }
 
-impl ShadowSet {
-    /// Publishes the membership as it is now, with a fresh write-intent bitmap.
-    pub(super) fn publish(&mut self) {
-        let fresh = Arc::new(WriteBitmap::empty(self.geometry));
-        let old = std::mem::replace(&mut self.intent, fresh);
-        if old.count() > 0 || self.live.contains(&self.epoch) {
-            self.old_intents.push(OldIntent {
-                map: old,
-                until: self.epoch,
-            });
+/// When intent is rotated. A set of regions that is written all the time would be marked anew after each
+/// rotation, which costs commits and gains nothing: then the pause between rotations doubles.
+#[derive(Debug)]
+pub(super) struct Pace {
+    pause: u32,
+    ticks: u32,
+    before: u64,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self {
+            pause: 1,
+            ticks: 0,
+            before: 0,
         }
+    }
+
+    /// Whether this tick rotates an intent of `bits` bits.
+    fn beat(&mut self, bits: u64) -> bool {
+        self.ticks += 1;
+        if self.ticks < self.pause {
+            return false;
+        }
+        self.pause = match bits >= self.before / 2 && self.before > 0 {
+            true => (self.pause * 2).min(PACE_MAX),
+            false => 1,
+        };
+        (self.ticks, self.before) = (0, bits);
+        bits > 0
+    }
+}
+
+impl ShadowSet {
+    /// Publishes the membership as it is now.
+    pub(super) fn publish(&mut self) {
         assert!(
             self.live.iter().all(|e| *e <= self.epoch),
             "an epoch of the future"
@@ -45,6 +76,42 @@ impl ShadowSet {
             .collect();
         let view = View::new(self.epoch, seats, marks, Arc::clone(&self.intent));
         self.push(Effect::Publish(Box::new(view)));
+    }
+
+    /// Publishes the membership with a fresh write-intent bitmap.
+    pub(super) fn rotate(&mut self) {
+        let fresh = self.fresh_intent();
+        let old = std::mem::replace(&mut self.intent, fresh);
+        self.old_intents.push(OldIntent {
+            map: old,
+            until: self.epoch,
+        });
+        let record = self.intent_record(BitmapKind::Intent);
+        self.push_home(HomeChange::Add(record, Arc::clone(&self.intent)));
+        self.publish();
+    }
+
+    pub(super) fn fresh_intent(&mut self) -> Arc<WriteBitmap> {
+        let id = self.new_id();
+        Arc::new(WriteBitmap::empty(self.geometry).named(id))
+    }
+
+    /// The record of the current intent: the generation that every member's block has got by now.
+    pub(super) fn intent_record(&self, kind: BitmapKind) -> BitmapRecord {
+        BitmapRecord {
+            tag: self.tag_of(self.intent.id(), Policy::default()),
+            kind,
+            owner: self.mark,
+        }
+    }
+
+    pub(super) fn tag_of(&self, id: BitmapId, policy: Policy) -> BitmapTag {
+        BitmapTag {
+            id,
+            policy,
+            created: self.now,
+            generation: self.generation.number(),
+        }
     }
 
     fn seat_of(&self, id: MemberId) -> Seat {
@@ -85,14 +152,18 @@ impl ShadowSet {
     }
 
     pub(super) fn tick(&mut self) {
-        if self.intent.count() > 0 && self.old_intents.is_empty() && self.pending.is_none() {
-            self.publish();
+        if self.old_intents.is_empty() && self.pending.is_none() && !self.closing {
+            let bits = self.intent.count();
+            if self.pace.beat(bits) {
+                self.rotate();
+            }
         }
         self.trim_intents();
+        self.note_drained();
     }
 
     /// Flushes the writes of past epochs, so that their intent can be forgotten.
-    fn trim_intents(&mut self) {
+    pub(super) fn trim_intents(&mut self) {
         let trimming = |p: &Purpose| matches!(p, Purpose::Trim(_));
         let busy = self.flushes.values().any(trimming);
         let over = self
@@ -103,10 +174,64 @@ impl ShadowSet {
             .max();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
-            return self.old_intents.retain(|old| Some(old.until) > over);
+            return over.into_iter().for_each(|through| self.forget_intents(through));
         }
         if let Some(through) = over.filter(|_| !busy && !self.closing) {
             self.flush(self.writers(), Purpose::Trim(through));
+        }
+    }
+
+    /// Drops the intents up to an epoch: their writes are flushed. One that is a seed of a departed member
+    /// stays in that member's bitmap (I1).
+    pub(super) fn forget_intents(&mut self, through: Epoch) {
+        self.settle_departures();
+        let (gone, kept) = std::mem::take(&mut self.old_intents)
+            .into_iter()
+            .partition(|old| old.until <= through);
+        self.old_intents = kept;
+        for old in gone {
+            let is_seed = |m: &super::member::Member| {
+                let seeds = m.state.departed().map(|d| &d.seeds);
+                seeds.is_some_and(|seeds| seeds.iter().any(|s| s.id() == old.map.id()))
+            };
+            match self.members.iter().any(is_seed) {
+                true => self.old_intents.insert(0, old),
+                false => self.push_home(HomeChange::Forget(old.map.id())),
+            }
+        }
+        self.old_intents.sort_by_key(|old| old.until);
+    }
+
+    /// Has the targets of running copies flushed, so that what they have drained is drained after a crash.
+    fn note_drained(&mut self) {
+        let noting = |p: &Purpose| matches!(p, Purpose::Drained(..));
+        if self.closing || self.flushes.values().any(noting) {
+            return;
+        }
+        let running = |id: MemberId| match &self.members[id.index()].state {
+            MemberState::Target {
+                op,
+                phase: Phase::Running(stale),
+                ..
+            } => Some((id, *op, stale.snapshot())),
+            _ => None,
+        };
+        let running: Vec<_> = self.ids().filter_map(running).collect();
+        for (id, op, left) in running {
+            self.flush([id].into_iter().collect(), Purpose::Drained(op, Box::new(left)));
+        }
+    }
+
+    /// The target was flushed: what was not stale when the flush began is not stale durably either.
+    pub(super) fn drained(&mut self, op: OpId, left: WriteBitmap) {
+        let target = self.ids().find_map(|id| match &self.members[id.index()].state {
+            MemberState::Target { op: o, phase, .. } if *o == op => Some(phase.stale()),
+            _ => None,
+        });
+        if let Some(stale) = target {
+            // Nobody else marks the stale set of a member that is being filled.
+            left.absorb(&stale);
+            self.push_home(HomeChange::Retain(Arc::new(left)));
         }
     }
 }

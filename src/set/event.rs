@@ -3,6 +3,7 @@
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::geometry::{ByteRange, Bytes};
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
+use super::record::HomeChange;
 use super::refusal::Refusal;
 use super::scb::Generation;
 use super::view::{Epoch, View};
@@ -175,6 +176,8 @@ pub enum Event {
     CopyEnded(Box<CopyWork>, CopyEnd),
     /// Storage control blocks of these members could not be written.
     BlocksFailed(MemberSet),
+    /// Bitmaps can be kept no longer: those that are kept must not be believed after a restart.
+    HomeLost(Refusal),
     /// Some time has passed: a moment to rotate the write-intent bitmap.
     Tick,
     /// No request will come any more: stop copies, flush, mark the members clean.
@@ -241,6 +244,8 @@ pub enum Notice {
     ReadError(MemberId),
     /// A bitmap was deleted.
     BitmapDeleted(BitmapId),
+    /// Bitmaps are in memory only from now on.
+    HomeLost(String),
 }
 
 /// What comes out; the shell carries effects out in order.
@@ -257,6 +262,8 @@ pub enum Effect {
         /// Whose blocks.
         to: MemberSet,
     },
+    /// Change what is kept of bitmaps, durably, before going on. Nothing where bitmaps have no home.
+    Home(HomeChange),
     /// Publish the View; tell when the one before has retired.
     Publish(Box<View>),
     /// Flush these members and tell which failed.

@@ -1,10 +1,14 @@
 //! Faults: who leaves after a failed write, flush or read (I3, I10, I13).
 
+use std::sync::Arc;
+
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Effect, Failure, Notice, Ticket, Verdict};
 use super::geometry::ByteRange;
 use super::member::{Departed, MemberId, MemberSet, MemberState};
+use super::record::HomeChange;
+use super::refusal::Refusal;
 use super::shadow::ShadowSet;
 
 impl ShadowSet {
@@ -82,7 +86,7 @@ impl ShadowSet {
         if super::planted::is(super::planted::Mistake::NoMerge) {
             return;
         }
-        let doubt = self.doubt(range);
+        let doubt = Arc::new(self.doubt(range));
         let mut changed = false;
         for id in self.ids() {
             match &self.members[id.index()].state {
@@ -90,7 +94,11 @@ impl ShadowSet {
                     self.make_merging(id, &doubt);
                     changed = true;
                 }
-                MemberState::Target { phase, .. } => phase.stale().absorb(&doubt),
+                MemberState::Target { phase, .. } => {
+                    let stale = phase.stale();
+                    stale.absorb(&doubt);
+                    self.push_home(HomeChange::Absorb(stale.id(), Arc::clone(&doubt)));
+                }
                 // It may have taken the write before it left, and lose its seeds after a flush.
                 #[cfg(debug_assertions)]
                 MemberState::Leaving(_)
@@ -98,6 +106,7 @@ impl ShadowSet {
                 state => {
                     if let Some(map) = state.departed().and_then(Departed::marks) {
                         map.absorb(&doubt);
+                        self.push_home(HomeChange::Absorb(map.id(), Arc::clone(&doubt)));
                     }
                 }
             }
@@ -148,6 +157,18 @@ impl ShadowSet {
             self.publish();
             self.settle_departures();
         }
+    }
+
+    /// Bitmaps can be kept no longer. They go on in memory; what is kept must not be believed by the next
+    /// mount, and is not when the members are two generations ahead of it (`assess`).
+    pub(super) fn home_lost(&mut self, why: Refusal) {
+        if self.home.is_err() {
+            return;
+        }
+        self.push(Effect::Notice(Notice::HomeLost(why.text.clone())));
+        self.home = Err(why);
+        self.generation = self.generation.next();
+        self.advance();
     }
 
     pub(super) fn read_failed(&mut self, id: MemberId) {

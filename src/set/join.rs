@@ -8,6 +8,7 @@ use super::copy::{CopyKind, CopyWork, OpId};
 use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
+use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::shadow::{Pending, Purpose, ShadowSet};
 
@@ -53,15 +54,23 @@ impl ShadowSet {
         let (id, candidate) = (self.joiner(&attach), attach.candidate);
         self.members[id.index()].size = attach.size;
         let (map, tag) = match self.take_state(id) {
-            MemberState::Detached(d) | MemberState::Expelled(d) if plan.kind == CopyKind::Mini => {
+            MemberState::Detached(d) | MemberState::Expelled(d) | MemberState::Missing(d) => {
                 (take_bitmap(d.held), d.tag)
             }
             _ => (None, None),
         };
-        let full = || OwnedBitmap::new(WriteBitmap::full(self.geometry));
-        let map = map.unwrap_or_else(full);
         self.push(Effect::Adopt(candidate, id));
-        let state = self.target_of(id, plan.kind, map, tag);
+        let state = match (map, tag) {
+            (Some(map), Some(tag)) if plan.kind == CopyKind::Mini => self.fill(id, map, tag),
+            (_, tag) => {
+                let full = WriteBitmap::full(self.geometry);
+                let state = self.new_target(id, plan.kind, full);
+                if let Some(unused) = tag {
+                    self.push_home(HomeChange::Forget(unused.id));
+                }
+                state
+            }
+        };
         self.enter(id, state, plan.reason);
         self.pending = Some(Pending::Attach { ticket, member: id });
         self.advance();
@@ -139,8 +148,14 @@ impl ShadowSet {
                 let text = format!("{name} is the target of {} operation {op}", kind.name());
                 Err(Refusal::new(Code::IsCopyTarget, text))
             }
-            MemberState::Missing => Ok(name),
-            MemberState::Leaving(d) | MemberState::Detached(d) | MemberState::Expelled(d) => {
+            MemberState::Vacant => {
+                let text = format!("{name} has given up its membership");
+                Err(Refusal::new(Code::NoSuchMember, text))
+            }
+            MemberState::Leaving(d)
+            | MemberState::Detached(d)
+            | MemberState::Expelled(d)
+            | MemberState::Missing(d) => {
                 let stopping = matches!(d.held, Held::WithCopier(_));
                 if stopping
                     || !self.is_over(d.until)
@@ -206,7 +221,7 @@ impl ShadowSet {
                     errors: 0,
                     since: self.now,
                     reason: String::new(),
-                    state: MemberState::Missing,
+                    state: MemberState::Vacant,
                 });
                 id.unwrap_or_else(|| unreachable!("the plan has counted the members"))
             }
@@ -215,10 +230,17 @@ impl ShadowSet {
 
     /// Brings a member back by what its bitmap says, after a detach that timed out.
     pub(super) fn rejoin(&mut self, id: MemberId, departed: Departed) {
-        let map = take_bitmap(departed.held);
-        let map = map.unwrap_or_else(|| OwnedBitmap::new(WriteBitmap::full(self.geometry)));
-        let state = self.target_of(id, CopyKind::Mini, map, departed.tag);
+        let state = match (take_bitmap(departed.held), departed.tag) {
+            (Some(map), Some(tag)) => self.fill(id, map, tag),
+            _ => self.new_target(id, CopyKind::Full, WriteBitmap::full(self.geometry)),
+        };
         self.enter(id, state, "its detach timed out");
+    }
+
+    /// Moves a write bitmap into the minicopy that drains it.
+    fn fill(&mut self, id: MemberId, map: OwnedBitmap, tag: BitmapTag) -> MemberState {
+        self.describe(id, tag, BitmapKind::Copying(CopyKind::Mini));
+        self.target_of(id, CopyKind::Mini, map, Some(tag))
     }
 
     /// Queues the copies of members that every request knows by now.
@@ -381,7 +403,8 @@ impl ShadowSet {
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();
         }
-        assert_eq!(work.stale().count(), 0, "I1: a source has no stale region");
+        let stale = work.stale();
+        assert_eq!(stale.count(), 0, "I1: a source has no stale region");
         assert!(
             self.members[id.index()].size >= self.geometry.size(),
             "I7: a source is large enough"
@@ -389,6 +412,8 @@ impl ShadowSet {
         self.sources.add(id);
         self.enter(id, MemberState::Source, "");
         self.advance();
+        // Later than the block that says that the member is a source.
+        self.push_home(HomeChange::Forget(stale.id()));
         self.publish();
         self.end_operation(op, OpState::Done);
         self.push(Effect::Notice(Notice::Joined(id)));

@@ -7,8 +7,11 @@
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::OpId;
 use super::event::{Answer, Effect, Notice, Ticket};
-use super::member::{BitmapId, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy};
+use super::member::{
+    BitmapId, BitmapTag, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy,
+};
 use super::operation::OpState;
+use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::shadow::{Pending, Purpose, ShadowSet};
 
@@ -59,7 +62,7 @@ impl ShadowSet {
             MemberState::Expelled(_) => {
                 return refuse(Code::AlreadyDetached, format!("{name} was expelled"));
             }
-            MemberState::Missing => {
+            MemberState::Missing(_) | MemberState::Vacant => {
                 return refuse(Code::AlreadyDetached, format!("{name} is missing"));
             }
         }
@@ -68,6 +71,9 @@ impl ShadowSet {
                 Code::LastSource,
                 format!("{name} is the only source member"),
             );
+        }
+        if let (Policy::Minicopy, Err(why)) = (policy, &self.home) {
+            return Err(why.clone().at(name));
         }
         if policy == Policy::Minicopy && self.merge_pending() {
             let text =
@@ -100,6 +106,10 @@ impl ShadowSet {
         if let Err(refusal) = self.may_detach(&name, policy) {
             return self.answer_pending(Err(refusal));
         }
+        let policy = match self.home {
+            Ok(()) => policy,
+            Err(_) => Policy::Full,
+        };
         let departed = self.depart(member, policy);
         self.enter(member, MemberState::Leaving(departed), "");
         self.advance();
@@ -117,15 +127,20 @@ impl ShadowSet {
                 let keeps = policy == Policy::Minicopy
                     || policy == Policy::MinicopyOptional && !self.merge_pending();
                 match keeps {
-                    true => (Held::Here(self.new_bitmap()), Some(self.new_tag(policy))),
+                    true => {
+                        let (map, tag) = self.new_bitmap(id, policy);
+                        (Held::Here(map), Some(tag))
+                    }
                     false => (Held::Nothing, None),
                 }
             }
             MemberState::Target { op, phase, .. } => {
-                let tag = self
-                    .operation_tag(op)
-                    .or_else(|| Some(self.new_tag(policy)));
-                (self.stop(op, phase), tag)
+                let map = phase.stale().id();
+                let mut tag = self.operation_tag(op).unwrap_or(self.tag_of(map, policy));
+                // Its block has the generation of today, not that of its first departure.
+                tag.generation = self.generation.number();
+                self.describe(id, tag, BitmapKind::Departed);
+                (self.stop(op, phase), Some(tag))
             }
             other => unreachable_state(&other),
         };
@@ -149,8 +164,11 @@ impl ShadowSet {
         }
     }
 
-    fn new_bitmap(&self) -> OwnedBitmap {
-        OwnedBitmap::new(WriteBitmap::empty(self.geometry))
+    fn new_bitmap(&mut self, id: MemberId, policy: Policy) -> (OwnedBitmap, BitmapTag) {
+        let owner = self.members[id.index()].uuid;
+        let map = OwnedBitmap::new(WriteBitmap::empty(self.geometry).named(self.new_id()));
+        let tag = self.keep(&map.marks(), BitmapKind::Departed, owner, policy);
+        (map, tag)
     }
 
     fn stop(&mut self, op: OpId, phase: Phase) -> Held {
@@ -178,9 +196,11 @@ impl ShadowSet {
             if matches!(state, MemberState::Leaving(_)) {
                 self.settle_leaving(id);
             } else if let Some(departed) = self.members[id.index()].state.departed_mut() {
-                departed.absorb_seeds();
+                let absorbed = departed.absorb_seeds();
                 // Nothing writes it any more, so what it looks like now is what it was left as.
-                if !std::mem::replace(&mut departed.closed, true) {
+                let closed = std::mem::replace(&mut departed.closed, true);
+                absorbed.into_iter().for_each(|change| self.push_home(change));
+                if !closed {
                     self.push(Effect::Close(id));
                 }
             }
@@ -221,7 +241,8 @@ impl ShadowSet {
         if failed.is_empty() {
             departed.seeds.clear();
         }
-        departed.absorb_seeds();
+        let absorbed = departed.absorb_seeds();
+        absorbed.into_iter().for_each(|change| self.push_home(change));
         assert!(departed.seeds.is_empty(), "I1: no seed is left behind");
         assert!(
             !matches!(departed.held, Held::WithCopier(_)),
@@ -254,7 +275,7 @@ impl ShadowSet {
     fn take_checked(&mut self, id: MemberId, is: fn(&MemberState) -> bool) -> MemberState {
         match is(&self.members[id.index()].state) {
             true => self.take_state(id),
-            false => MemberState::Missing,
+            false => MemberState::Vacant,
         }
     }
 
@@ -361,6 +382,8 @@ impl ShadowSet {
         match outcome {
             Err(refusal) => self.refuse(ticket, refusal),
             Ok(()) => {
+                // First: writes of the next View do not set its bits.
+                self.push_home(HomeChange::Forget(id));
                 self.publish();
                 self.push(Effect::Notice(Notice::BitmapDeleted(id)));
                 let text = format!("bitmap {id} is deleted; its member needs a full copy");
@@ -430,7 +453,8 @@ impl ShadowSet {
     fn take_back(&mut self, id: MemberId, attaching: bool) {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
-                departed.absorb_seeds();
+                let absorbed = departed.absorb_seeds();
+                absorbed.into_iter().for_each(|change| self.push_home(change));
                 self.rejoin(id, departed);
                 self.advance();
                 self.publish();

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::geometry::Bytes;
+use super::record::HomeChange;
 use super::view::Epoch;
 
 /// Most members of a shadow set (OpenVMS V8.4).
@@ -264,13 +265,19 @@ impl Departed {
         }
     }
 
-    /// Takes the seeds into the bitmap (I1: every departure starts from the write-intent bitmap).
-    pub(super) fn absorb_seeds(&mut self) {
-        for seed in std::mem::take(&mut self.seeds) {
-            if let Some(map) = self.marks() {
-                map.absorb(&seed);
-            }
-        }
+    /// Takes the seeds into the bitmap (I1: every departure starts from the write-intent bitmap). Gives
+    /// what its durable form has to take in as well, before a seed may be forgotten.
+    #[must_use]
+    pub(super) fn absorb_seeds(&mut self) -> Vec<HomeChange> {
+        let seeds = std::mem::take(&mut self.seeds);
+        let Some(map) = self.marks() else {
+            return Vec::new();
+        };
+        let absorb = |seed: Arc<WriteBitmap>| {
+            map.absorb(&seed);
+            HomeChange::Absorb(map.id(), seed)
+        };
+        seeds.into_iter().map(absorb).collect()
     }
 }
 
@@ -319,7 +326,9 @@ pub enum MemberState {
     /// Taken out by an error.
     Expelled(Departed),
     /// Not there when the set was mounted.
-    Missing,
+    Missing(Departed),
+    /// No member: it gave up its membership, and its place is free.
+    Vacant,
 }
 
 impl MemberState {
@@ -333,7 +342,8 @@ impl MemberState {
             Self::Target { .. } => "copy-target",
             Self::Detached(_) => "detached",
             Self::Expelled(_) => "expelled",
-            Self::Missing => "missing",
+            Self::Missing(_) => "missing",
+            Self::Vacant => "vacant",
         }
     }
 
@@ -347,7 +357,7 @@ impl MemberState {
     #[must_use]
     pub fn departed(&self) -> Option<&Departed> {
         match self {
-            Self::Leaving(d) | Self::Detached(d) | Self::Expelled(d) => Some(d),
+            Self::Leaving(d) | Self::Detached(d) | Self::Expelled(d) | Self::Missing(d) => Some(d),
             _ => None,
         }
     }
@@ -355,7 +365,7 @@ impl MemberState {
     /// As [`MemberState::departed`], to change it.
     pub(super) fn departed_mut(&mut self) -> Option<&mut Departed> {
         match self {
-            Self::Leaving(d) | Self::Detached(d) | Self::Expelled(d) => Some(d),
+            Self::Leaving(d) | Self::Detached(d) | Self::Expelled(d) | Self::Missing(d) => Some(d),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ pub mod geometry;
 pub mod join;
 mod leave;
 pub mod member;
+pub mod mount;
 pub mod operation;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
@@ -36,8 +37,9 @@ pub use join::AttachPlan;
 pub use member::{
     BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Sources,
 };
+pub use mount::{Beginning, Past};
 pub use operation::{OpState, Operation};
-pub use record::{BitmapKind, BitmapRecord, Home, Homeless};
+pub use record::{BitmapKind, BitmapRecord, Home, HomeChange, Homeless};
 pub use refusal::{Code, Refusal};
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;

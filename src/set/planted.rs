@@ -52,11 +52,15 @@ pub enum Mistake {
     LeavingForgotten,
     /// A write is acknowledged before the expulsion is durable.
     SettleBeforePersist,
+    /// After an unclean stop members are taken as they are.
+    NoMergeAtMount,
+    /// The bit in memory is set before the durable one.
+    MemoryBitFirst,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -79,6 +83,8 @@ impl Mistake {
         Self::NoMerge,
         Self::LeavingForgotten,
         Self::SettleBeforePersist,
+        Self::NoMergeAtMount,
+        Self::MemoryBitFirst,
     ];
 }
 

@@ -1,9 +1,11 @@
 //! What is durable of a bitmap besides its bits, and the border to where it is kept.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::geometry::Regions;
 use super::member::{BitmapId, BitmapTag};
@@ -11,8 +13,11 @@ use super::member::{BitmapId, BitmapTag};
 /// What a bitmap is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BitmapKind {
-    /// The write-intent bitmap: regions whose writes are not flushed on all members yet.
+    /// The write-intent bitmap: regions whose writes are not flushed on all members yet. Proves that
+    /// every member's storage control block had got the generation of its record.
     Intent,
+    /// The write-intent bitmap of a mount that is about to write its first generation.
+    Opening,
     /// The write bitmap of a member that has left.
     Departed,
     /// The stale set of a member that is being filled.
@@ -28,6 +33,34 @@ pub struct BitmapRecord {
     pub kind: BitmapKind,
     /// The member that it belongs to; of a write-intent bitmap the mark of the mount that made it.
     pub owner: Uuid,
+}
+
+/// A change of what is kept of bitmaps.
+#[derive(Clone, Debug)]
+pub enum HomeChange {
+    /// Keep this bitmap, with its bits as they are.
+    Add(BitmapRecord, Arc<WriteBitmap>),
+    /// Give a bitmap another record.
+    Describe(BitmapRecord),
+    /// Add these bits to a bitmap.
+    Absorb(BitmapId, Arc<WriteBitmap>),
+    /// Of this bitmap only the bits that are set here are set still: what else it had is copied and
+    /// flushed. May become durable late, or never.
+    Retain(Arc<WriteBitmap>),
+    /// Keep this bitmap no longer.
+    Forget(BitmapId),
+}
+
+impl HomeChange {
+    /// The bitmap that it is about.
+    #[must_use]
+    pub fn id(&self) -> BitmapId {
+        match self {
+            Self::Add(record, _) | Self::Describe(record) => record.tag.id,
+            Self::Absorb(id, _) | Self::Forget(id) => *id,
+            Self::Retain(bits) => bits.id(),
+        }
+    }
 }
 
 /// Where bitmaps outlive the process. The set's own rules decide what is in it; whoever is about to

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::geometry::{Geometry, GeometryError};
 use super::member::MEMBERS_MAX;
+use super::record::BitmapRecord;
 
 pub use codec::{has_magic, newest};
 
@@ -175,6 +176,29 @@ impl Lineage {
     /// The newest mount: its first generation and its mark.
     fn tip(&self) -> Option<(Generation, u64)> {
         self.mounts.last().copied()
+    }
+
+    /// Whether the mount that kept this write-intent bitmap had written its generation in this line.
+    #[must_use]
+    pub fn holds_record(&self, intent: &BitmapRecord) -> bool {
+        let (generation, mark) = (intent.tag.generation, intent.owner.as_u64_pair().1);
+        let Some(i) = self.mounts.iter().position(|m| m.1 == mark) else {
+            return false;
+        };
+        let next = self.mounts.get(i + 1);
+        self.mounts[i].0.0 <= generation && next.is_none_or(|next| generation < next.0.0)
+    }
+
+    /// Whether a mount that wrote this generation would still be known.
+    #[must_use]
+    pub fn remembers(&self, generation: u64) -> bool {
+        self.mounts.first().is_some_and(|m| m.0.0 <= generation)
+    }
+
+    /// Mark of the newest mount.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.tip().map_or(0, |tip| tip.1)
     }
 
     /// How a block of this generation, whose own lineage is `other`, relates to this lineage.

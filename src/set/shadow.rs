@@ -6,17 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::assess::Start;
-use super::bitmap::WriteBitmap;
+use uuid::Uuid;
+
+use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
-use super::epochs::OldIntent;
+use super::epochs::{OldIntent, Pace};
 use super::event::{Answer, Command, Effect, Event, FlushId, Notice, Ticket};
 use super::geometry::Geometry;
 use super::member::{
-    BitmapId, BitmapTag, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment, Phase,
-    Policy, Sources,
+    BitmapId, BitmapTag, Departed, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment,
+    Phase, Policy, Sources,
 };
 use super::operation::{OpState, Operation};
+use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::scb::Generation;
 use super::view::Epoch;
@@ -25,7 +27,7 @@ use super::view::Epoch;
 pub const COPIES_MAX_DEFAULT: usize = 4;
 
 /// What a flush is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Purpose {
     /// Everything that is dirty, before a member leaves by the command with this ticket.
     BeforeCut(u64),
@@ -33,6 +35,8 @@ pub(super) enum Purpose {
     Leave(MemberId),
     /// Write-intent bitmaps up to this epoch are needless afterwards.
     Trim(Epoch),
+    /// The target of a running copy: these regions are left, what else it has drained is durable afterwards.
+    Drained(OpId, Box<WriteBitmap>),
     /// The target of a drained copy.
     Promote(MemberId),
     /// The end.
@@ -87,7 +91,12 @@ pub struct ShadowSet {
     pub(super) epoch: Epoch,
     pub(super) live: BTreeSet<Epoch>,
     pub(super) intent: Arc<WriteBitmap>,
+    /// Mark of this mount, on its intents.
+    pub(super) mark: Uuid,
     pub(super) old_intents: Vec<OldIntent>,
+    pub(super) pace: Pace,
+    /// Why bitmaps cannot be kept, when they cannot.
+    pub(super) home: Result<(), Refusal>,
     pub(super) flushes: BTreeMap<FlushId, Purpose>,
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,
@@ -95,65 +104,12 @@ pub struct ShadowSet {
     pub(super) closing: bool,
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
-    last_op: u64,
-    last_bitmap: u32,
-    last_flush: u64,
+    pub(super) last_op: u64,
+    pub(super) last_bitmap: u32,
+    pub(super) last_flush: u64,
 }
 
 impl ShadowSet {
-    /// Assembles a set from its members; `begin` gives the first effects.
-    ///
-    /// # Errors
-    /// [`Code::LastSource`] when no member starts as a source (I2).
-    pub fn assemble(
-        geometry: Geometry,
-        generation: Generation,
-        members: Vec<(Member, Start)>,
-        now: Moment,
-    ) -> Result<Self, Refusal> {
-        let is_source = |(_, start): &(Member, Start)| *start == Start::Source;
-        let master = members.iter().position(is_source).and_then(MemberId::new);
-        let master = master.ok_or_else(|| Refusal::new(Code::LastSource, "no source member"))?;
-        let mut set = Self {
-            geometry,
-            generation,
-            members: Vec::new(),
-            sources: Sources::new(master),
-            epoch: Epoch(0),
-            live: BTreeSet::new(),
-            intent: Arc::new(WriteBitmap::empty(geometry)),
-            old_intents: Vec::new(),
-            flushes: BTreeMap::new(),
-            pending: None,
-            operations: Vec::new(),
-            copies_max: COPIES_MAX_DEFAULT,
-            closing: false,
-            now,
-            effects: Vec::new(),
-            last_op: 0,
-            last_bitmap: 0,
-            last_flush: 0,
-        };
-        for (index, (member, start)) in members.into_iter().enumerate() {
-            let id = MemberId::new(index)
-                .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
-            set.members.push(member);
-            set.seat(id, start);
-        }
-        Ok(set)
-    }
-
-    /// The first effects: a new generation in the members' control blocks, the first View, copies.
-    #[must_use]
-    pub fn begin(&mut self) -> Vec<Effect> {
-        self.advance();
-        self.publish();
-        // No request is older than the first View.
-        self.settle_joins();
-        self.check_invariants();
-        std::mem::take(&mut self.effects)
-    }
-
     /// Takes one event and gives the effects to carry out, in order.
     #[must_use]
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
@@ -167,6 +123,7 @@ impl ShadowSet {
             Event::ReadFailed(id) => self.read_failed(id),
             Event::CopyEnded(work, end) => self.copy_ended(*work, end),
             Event::BlocksFailed(members) => self.blocks_failed(members),
+            Event::HomeLost(why) => self.home_lost(why),
             Event::Tick => self.tick(),
             Event::Shutdown => self.shutdown(),
         }
@@ -207,36 +164,18 @@ impl ShadowSet {
         }
     }
 
-    /// Puts a member into its first state.
-    fn seat(&mut self, id: MemberId, start: Start) {
-        let departed = || super::member::Departed::without_bitmap(Epoch(0));
-        let state = match start {
-            Start::Source => {
-                self.sources.add(id);
-                MemberState::Source
-            }
-            Start::Merging => {
-                self.new_target(id, CopyKind::Merge, WriteBitmap::full(self.geometry))
-            }
-            Start::FullCopy => {
-                self.new_target(id, CopyKind::Full, WriteBitmap::full(self.geometry))
-            }
-            Start::Detached => MemberState::Detached(departed()),
-            Start::Expelled => MemberState::Expelled(departed()),
-            Start::Missing => MemberState::Missing,
-        };
-        let member = &mut self.members[id.index()];
-        (member.state, member.since) = (state, self.now);
-    }
-
-    /// A new operation that fills `id` from a stale set, as a state of that member.
+    /// A new operation that fills `id` from a new stale set, as a state of that member.
     pub(super) fn new_target(
         &mut self,
         id: MemberId,
         kind: CopyKind,
         map: WriteBitmap,
     ) -> MemberState {
-        self.target_of(id, kind, super::bitmap::OwnedBitmap::new(map), None)
+        let map = OwnedBitmap::new(map.named(self.new_id()));
+        let owner = self.members[id.index()].uuid;
+        let what = BitmapKind::Copying(kind);
+        self.keep(&map.marks(), what, owner, Policy::default());
+        self.target_of(id, kind, map, None)
     }
 
     /// As [`Self::new_target`], draining a bitmap that exists.
@@ -244,7 +183,7 @@ impl ShadowSet {
         &mut self,
         id: MemberId,
         kind: CopyKind,
-        map: super::bitmap::OwnedBitmap,
+        map: OwnedBitmap,
         tag: Option<BitmapTag>,
     ) -> MemberState {
         self.last_op += 1;
@@ -270,19 +209,40 @@ impl ShadowSet {
         }
     }
 
-    pub(super) fn new_tag(&mut self, policy: Policy) -> BitmapTag {
+    pub(super) fn new_id(&mut self) -> BitmapId {
         self.last_bitmap += 1;
-        let id = BitmapId(self.last_bitmap);
-        BitmapTag {
-            id,
-            policy,
-            created: self.now,
-            generation: self.generation.number(),
-        }
+        BitmapId(self.last_bitmap)
+    }
+
+    /// Has a new bitmap kept.
+    pub(super) fn keep(
+        &mut self,
+        map: &Arc<WriteBitmap>,
+        kind: BitmapKind,
+        owner: Uuid,
+        policy: Policy,
+    ) -> BitmapTag {
+        let tag = self.tag_of(map.id(), policy);
+        let record = BitmapRecord { tag, kind, owner };
+        self.push_home(HomeChange::Add(record, Arc::clone(map)));
+        tag
+    }
+
+    /// Gives a member's bitmap another record.
+    pub(super) fn describe(&mut self, id: MemberId, tag: BitmapTag, kind: BitmapKind) {
+        let owner = self.members[id.index()].uuid;
+        self.push_home(HomeChange::Describe(BitmapRecord { tag, kind, owner }));
     }
 
     pub(super) fn push(&mut self, effect: Effect) {
         self.effects.push(effect);
+    }
+
+    /// Changes what is kept of a bitmap; one without a number is not kept.
+    pub(super) fn push_home(&mut self, change: HomeChange) {
+        if change.id() != BitmapId(0) {
+            self.push(Effect::Home(change));
+        }
     }
 
     pub(super) fn accept(&mut self, ticket: Ticket, answer: Answer) {
@@ -311,7 +271,7 @@ impl ShadowSet {
 
     /// Takes a member's state out, to be replaced at once.
     pub(super) fn take_state(&mut self, id: MemberId) -> MemberState {
-        std::mem::replace(&mut self.members[id.index()].state, MemberState::Missing)
+        std::mem::replace(&mut self.members[id.index()].state, MemberState::Vacant)
     }
 
     /// All members that writes go to.
@@ -331,12 +291,19 @@ impl ShadowSet {
     /// The next generation, durable in every member that takes part (I3, I6).
     pub(super) fn advance(&mut self) {
         self.generation = self.generation.next();
+        self.write_generation();
+    }
+
+    /// Writes the generation to the members' blocks, then the proof that all of them have it.
+    pub(super) fn write_generation(&mut self) {
         let (generation, to) = (self.generation, self.writers());
         self.push(Effect::Persist {
             generation,
             clean: false,
             to,
         });
+        let record = self.intent_record(BitmapKind::Intent);
+        self.push_home(HomeChange::Describe(record));
     }
 
     /// Asks for a flush of some members.
@@ -358,7 +325,12 @@ impl ShadowSet {
             Purpose::Leave(member) => self.left(member, failed),
             Purpose::Trim(through) => {
                 if failed.is_empty() {
-                    self.old_intents.retain(|old| old.until > through);
+                    self.forget_intents(through);
+                }
+            }
+            Purpose::Drained(op, left) => {
+                if failed.is_empty() {
+                    self.drained(op, *left);
                 }
             }
             // A stop waits for the flush of a promotion, also when that has become needless.
@@ -417,7 +389,30 @@ impl ShadowSet {
             clean: true,
             to,
         });
+        self.leave_in_order();
         self.push(Effect::Stopped { clean });
+    }
+
+    /// Leaves the bitmaps exact for the next mount: everything is flushed and no request is left.
+    fn leave_in_order(&mut self) {
+        for id in self.ids() {
+            let absorbed = self.members[id.index()].state.departed_mut();
+            let absorbed = absorbed.map(Departed::absorb_seeds);
+            let absorbed = absorbed.unwrap_or_default();
+            absorbed.into_iter().for_each(|change| self.push_home(change));
+            if let MemberState::Target { phase, .. } = &self.members[id.index()].state {
+                let stale = phase.stale();
+                self.push_home(HomeChange::Retain(stale));
+            }
+        }
+        let fresh = self.fresh_intent();
+        let last = std::mem::replace(&mut self.intent, fresh);
+        let record = self.intent_record(BitmapKind::Intent);
+        self.push_home(HomeChange::Add(record, Arc::clone(&self.intent)));
+        for old in std::mem::take(&mut self.old_intents) {
+            self.push_home(HomeChange::Forget(old.map.id()));
+        }
+        self.push_home(HomeChange::Forget(last.id()));
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = OpId> + '_ {
@@ -513,7 +508,10 @@ impl ShadowSet {
                     "the copy of another"
                 );
             }
-            MemberState::Leaving(d) | MemberState::Detached(d) | MemberState::Expelled(d) => {
+            MemberState::Leaving(d)
+            | MemberState::Detached(d)
+            | MemberState::Expelled(d)
+            | MemberState::Missing(d) => {
                 assert!(
                     d.until < self.epoch,
                     "{name} is written in the current epoch"
@@ -523,7 +521,7 @@ impl ShadowSet {
                     "a bitmap has a number"
                 );
             }
-            MemberState::Missing => {}
+            MemberState::Vacant => {}
         }
     }
 

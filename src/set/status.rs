@@ -132,7 +132,7 @@ impl MemberState {
             Self::Target { .. } => ScbState::Target,
             Self::Leaving(_) | Self::Detached(_) => ScbState::Detached,
             // What is missing has missed writes by the time anybody reads this.
-            Self::Expelled(_) | Self::Missing => ScbState::Expelled,
+            Self::Expelled(_) | Self::Missing(_) | Self::Vacant => ScbState::Expelled,
         }
     }
 }
@@ -182,7 +182,7 @@ impl ShadowSet {
 
     fn worst(&self) -> SetState {
         let any = |is: fn(&MemberState) -> bool| self.members.iter().any(|m| is(&m.state));
-        if any(|s| matches!(s, MemberState::Expelled(_) | MemberState::Missing)) {
+        if any(|s| matches!(s, MemberState::Expelled(_) | MemberState::Missing(_))) {
             SetState::Reduced
         } else if any(MemberState::is_merging) {
             SetState::Merging
@@ -208,7 +208,7 @@ impl ShadowSet {
             read_cost: m.read_cost,
             site: m.site,
             bitmap: self.bitmap_status(id).and_then(|b| Some(b.tag?.id)),
-            departed: m.state.departed().is_some() || matches!(m.state, MemberState::Missing),
+            departed: m.state.departed().is_some(),
         }
     }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
 use super::geometry::{ByteRange, Geometry, Regions};
-use super::member::{MemberId, MemberSet};
+use super::member::{BitmapId, MemberId, MemberSet};
+use super::record::Home;
 
 /// Number of a View, for the life of the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -51,6 +52,8 @@ pub struct View {
     seats: Vec<Seat>,
     marks: Vec<Arc<WriteBitmap>>,
     intent: Arc<WriteBitmap>,
+    /// All bitmaps that a write has to set, by number.
+    ids: Box<[BitmapId]>,
 }
 
 /// Proof that all bits of a range are set: a member may be written only with it (I1).
@@ -85,13 +88,14 @@ impl View {
         let geometry = intent.geometry();
         let covers = |map: &Arc<WriteBitmap>| map.geometry() == geometry;
         assert!(marks.iter().all(covers), "I1: a bitmap covers the unit");
-        assert_eq!(intent.count(), 0, "each View begins with a fresh intent");
+        let ids = marks.iter().chain([&intent]).map(|map| map.id()).collect();
         Self {
             epoch,
             geometry,
             seats,
             marks,
             intent,
+            ids,
         }
     }
 
@@ -113,18 +117,25 @@ impl View {
         &self.seats
     }
 
-    /// Sets the bits of the range, wherever they are not set yet, before any member is written (I1).
-    pub fn mark(&self, range: ByteRange) -> Marked {
+    /// Sets the bits of the range, wherever they are not set yet, before any member is written (I1): the
+    /// durable ones first. Were the memory bit first, another writer in the region would find it set
+    /// and write before it is durable.
+    ///
+    /// # Errors
+    /// That of the home; no member may be written.
+    pub fn mark<H: Home>(&self, range: ByteRange, home: &H) -> Result<Marked, H::Error> {
         let regions = self.geometry.regions_of(range);
+        home.mark(&self.ids, regions)?;
         for map in &self.marks {
             map.mark(regions);
         }
         self.intent.mark(regions);
         debug_assert!(self.intent.covers(regions), "I1: marked");
-        Marked(())
+        Ok(Marked(()))
     }
 
-    /// Sets the write-intent bits of a copy step: what it writes is not flushed yet either.
+    /// Sets the write-intent bits of a copy step: what it writes is not flushed yet either. In memory
+    /// only: the durable form of the stale set keeps its bits until the target is flushed.
     pub fn mark_copy(&self, regions: Regions) -> Marked {
         self.intent.mark(regions);
         Marked(())

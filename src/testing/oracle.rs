@@ -62,6 +62,29 @@ impl Oracle {
         }
     }
 
+    /// The program has ended and begins anew with these contents. Without a loss of power writes that were
+    /// not flushed may still be lost by a later one.
+    pub fn restart(&mut self, contents: &[Value], power: bool) {
+        if power {
+            *self = Self::new(contents);
+            return;
+        }
+        for (b, value) in self.blocks.iter_mut().zip(contents) {
+            (b.may, b.writing) = (vec![*value], 0);
+            (b.could, b.changed) = (Vec::new(), 0);
+            b.ended.drain(..b.stable);
+            b.stable = 0;
+            for ended in &mut b.ended {
+                ended.epoch = 0;
+            }
+            b.ended.push(Ended {
+                epoch: 0,
+                value: *value,
+                good: true,
+            });
+        }
+    }
+
     /// A write of `value` begins.
     pub fn begin(&mut self, block: usize, value: Value, now: u64) {
         let b = &mut self.blocks[block];

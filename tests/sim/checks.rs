@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shadowset::set::member::{Departed, Held};
 use shadowset::set::{Answer, MemberId, MemberState, Verdict, View, WriteBitmap};
 
+use crate::home::region_run;
 use crate::world::{Asked, Checked, REGION_BLOCKS, World, blocks_of, ensure, usize_of};
 
 /// The stale set of a member that is no source: bitmaps, or everything.
@@ -17,11 +18,12 @@ impl StaleSet {
     fn of(state: &MemberState) -> Option<Self> {
         match state {
             MemberState::Source => None,
-            MemberState::Missing => Some(Self::All),
+            MemberState::Vacant => None,
             MemberState::Target { phase, .. } => Some(Self::Maps(vec![phase.stale()])),
-            MemberState::Leaving(d) | MemberState::Detached(d) | MemberState::Expelled(d) => {
-                Some(Self::departed(d))
-            }
+            MemberState::Leaving(d)
+            | MemberState::Detached(d)
+            | MemberState::Expelled(d)
+            | MemberState::Missing(d) => Some(Self::departed(d)),
         }
     }
 
@@ -82,7 +84,36 @@ impl World {
                 ensure!(same, "I5: the image of m{} has changed", place + 1);
             }
         }
+        self.check_kept()?;
         self.check_blocks(0..self.inside.len())
+    }
+
+    /// The leftmost part of the chain (I1): what is set in memory is set durably, in the bitmap or in a
+    /// write-intent bitmap.
+    fn check_kept(&self) -> Checked {
+        if !self.home.keeps() {
+            return Ok(());
+        }
+        let ids: Vec<_> = self.set.intents().map(WriteBitmap::id).collect();
+        for id in self.ids() {
+            let map = match self.state(id) {
+                MemberState::Target { phase, .. } => Some(phase.stale()),
+                state => state.departed().and_then(Departed::marks),
+            };
+            let Some(map) = map else { continue };
+            for run in map.runs() {
+                for region in run.first().0..run.end().0 {
+                    let one = region_run(self.geometry, region, region + 1);
+                    let durable = |id| self.home.with_bits(id, |bits| bits.covers(one));
+                    let own = durable(map.id());
+                    ensure!(own.is_some(), "I1: bitmap {} of {id:?} is not kept", map.id());
+                    let any = own == Some(true) || ids.iter().any(|id| durable(*id) == Some(true));
+                    ensure!(any, "I1: region {region} of {id:?} is set in memory only");
+                }
+            }
+        }
+        ensure!(self.home.len() <= 9, "{} bitmaps are kept", self.home.len());
+        Ok(())
     }
 
     /// I1 over some blocks, those inside a fence left out.
@@ -129,7 +160,7 @@ impl World {
     fn check_others(&self, block: usize, others: &[(MemberId, StaleSet)]) -> Checked {
         let sources = self.sources();
         for (id, stale) in others {
-            if self.is_stale(stale, block) {
+            if self.is_stale(stale, block) || self.disks[id.index()].changed {
                 continue;
             }
             let has = self.disks[id.index()].image.get(block);

@@ -145,8 +145,13 @@ impl World {
         };
         if new {
             self.put_image(members, attach.blank);
-        } else if !(changed && self.change_image(id, &attach)) {
-            attach.changed = None;
+        } else {
+            let changed = changed && self.change_image(id, &attach);
+            if !changed && !self.disks[id.index()].changed {
+                attach.changed = None;
+            } else {
+                attach.changed.get_or_insert("it was written".to_owned());
+            }
         }
         ("attach", Command::Attach(Box::new(attach)))
     }
@@ -171,7 +176,7 @@ impl World {
         let mut contents = disk.image.contents().to_vec();
         spoil(&mut self.rng, &mut contents, true);
         disk.image = Image::new(contents);
-        disk.frozen = None;
+        (disk.frozen, disk.changed) = (None, true);
         self.mark("image changed outside");
         true
     }
@@ -180,7 +185,7 @@ impl World {
     fn may_be_changed(&self, id: MemberId) -> bool {
         let gone = matches!(
             self.state(id),
-            MemberState::Detached(_) | MemberState::Expelled(_)
+            MemberState::Detached(_) | MemberState::Expelled(_) | MemberState::Missing(_)
         );
         gone && self.set.attachable(id).is_ok() && self.tickets.is_empty()
     }

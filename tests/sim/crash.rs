@@ -1,18 +1,18 @@
 //! Crashes: the program is killed, or power is lost; then the set is elected and assembled anew.
 //!
-//! A crash may come between any two storage control blocks of one change of membership. What is
-//! left is the images, of which a loss of power keeps any part of what was not flushed, and the
-//! blocks. Bitmaps are gone, as with `durability = "memory"`.
+//! A crash may come between any two storage control blocks of one change of membership, and between any
+//! two changes of the home of bitmaps. What is left is the images, of which a loss of power keeps any
+//! part of what was not flushed, the blocks, and the home, unless bitmaps are kept in memory only.
 
 use std::path::PathBuf;
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Found, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, ShadowSet, Start,
-    assess,
+    Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Moment, Past, Policy,
+    Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
 };
+use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
-use shadowset::testing::{Image, Oracle};
 
 use crate::world::{Checked, Violation, World, ensure, member};
 
@@ -20,7 +20,7 @@ impl World {
     /// Lets a crash come now, or between the next writes of control blocks.
     pub(crate) fn draw_crash(&mut self) {
         if self.crash_after.is_none() && self.rng.below(10_000) < self.plan.crashes {
-            self.crash_after = Some(self.rng.below(6));
+            self.crash_after = Some(self.rng.below(12));
             self.crashed = self.rng.chance(500);
         }
     }
@@ -41,7 +41,9 @@ impl World {
             }
             self.crash_after = self.crash_after.map(|left| left - 1);
             let scb = self.block(id.index(), generation, clean, &table);
-            self.disks[id.index()].scb = Some(scb);
+            let disk = &mut self.disks[id.index()];
+            disk.changed &= scb.state.has_left();
+            disk.scb = Some(scb);
         }
     }
 
@@ -75,7 +77,7 @@ impl World {
     pub(crate) fn first_blocks(&mut self) {
         let table = self.table();
         for place in 0..self.disks.len() {
-            if self.plan.starts[place] != Start::Missing {
+            if !matches!(self.plan.starts[place], Start::Missing { .. }) {
                 let scb = self.block(place, Generation::FIRST, true, &table);
                 self.disks[place].scb = Some(scb);
             }
@@ -91,33 +93,84 @@ impl World {
         self.forget_all();
         for disk in &mut self.disks {
             let mut keep = |values: &[Value]| values[self.rng.place(values.len())];
-            let contents = match power {
-                true => disk.image.after_power_loss(&mut keep),
-                false => disk.image.contents().to_vec(),
-            };
-            disk.image = Image::new(contents);
+            // A killed program leaves what the page cache has: seen, and not flushed.
+            if power {
+                disk.image = Image::new(disk.image.after_power_loss(&mut keep));
+            }
             disk.open = true;
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         }
-        let found = self.find();
-        let assembly = assess(&found)
-            .map_err(|refusal| Violation(format!("I14: no set after a crash: {refusal:?}")))?;
+        self.gave_up = self.home.given_up.get() || self.home.broken.get();
+        let kept = self.home.after_crash(&mut self.rng);
+        let records: Vec<_> = kept.iter().map(|(record, _)| *record).collect();
+        let (found, assembly) = self.elect(&records)?;
         let (starts, generation) = (assembly.starts, assembly.generation);
         // A generation that no block has got is free again.
         self.generation = generation.number();
-        self.lineage = assembly.lineage.mounted(generation.next(), self.now + 1);
-        self.check_elected(&starts, power)?;
+        let mark = self.now + 1;
+        self.lineage = assembly.lineage.mounted(generation.next(), mark);
+        let believed = assembly.believed && self.home.used;
+        self.home.renew(believed);
+        self.mark(if believed { "bitmaps believed" } else { "bitmaps not believed" });
+        let stale = self.stale_of_master(&found, &starts, believed, &kept);
+        self.check_elected(&starts, power, &stale)?;
+        self.log(format!("elected {starts:?} believed {believed} {records:?}"));
         let members = found.iter().zip(&starts).enumerate();
         let members = members.map(|(n, (f, s))| (member(n, f.image.unwrap_or_default().0), *s));
-        let set = ShadowSet::assemble(
-            self.geometry,
+        let beginning = Beginning {
+            geometry: self.geometry,
             generation,
-            members.collect(),
-            Moment(self.now),
-        );
+            clean: assembly.clean,
+            mark,
+            absent: Policy::MinicopyOptional,
+            past: if believed { Past::Known(kept) } else { Past::Unknown },
+            home: Ok(()),
+            now: Moment(self.now),
+        };
+        let set = ShadowSet::assemble(beginning, members.collect());
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
         let effects = self.set.begin();
-        self.carry_out(effects)
+        self.carry_out(effects)?;
+        if self.crashed { Ok(()) } else { self.check_all() }
+    }
+
+    /// Elects a master among what is there; when that is not possible because somebody is absent, all are.
+    fn elect(&mut self, records: &[BitmapRecord]) -> Result<(Vec<Found>, Assembly), Violation> {
+        let all = self.find();
+        let mut some = all.clone();
+        let may = !self.quiet && !records.is_empty() && !self.gave_up;
+        for (place, found) in some.iter_mut().enumerate() {
+            // Without bitmaps nothing tells that a member that is absent is the only one with all data.
+            if may && self.rng.chance(self.plan.absent) {
+                (found.image, found.scb) = (None, ScbFound::None);
+                self.disks[place].open = false;
+            }
+        }
+        if let Ok(assembly) = assess(&some, records) {
+            for (found, size) in some.iter_mut().zip(&all) {
+                found.image = size.image;
+            }
+            if assembly.starts.iter().any(|s| matches!(s, Start::Missing { .. })) {
+                self.mark("mounted without a member");
+                self.parted = true;
+            }
+            return Ok((some, assembly));
+        }
+        self.disks.iter_mut().for_each(|disk| disk.open = true);
+        let mut all = all;
+        let mut judged = assess(&all, records);
+        if let Err(refusal) = &judged {
+            // A member that was absent had begun a generation that no other saw: the operator gives it up.
+            let place = all.iter().position(|f| Some(&f.name) == refusal.word.as_ref());
+            if let (Code::SplitBrain, true, Some(place)) = (refusal.code, self.parted, place) {
+                self.mark("split brain");
+                (all[place].scb, self.disks[place].scb) = (ScbFound::None, None);
+                judged = assess(&all, records);
+            }
+        }
+        let assembly = judged
+            .map_err(|refusal| Violation(format!("I14: no set after a crash: {refusal:?}")))?;
+        Ok((all, assembly))
     }
 
     /// What was under way is gone.
@@ -157,15 +210,36 @@ impl World {
         found.collect()
     }
 
+    /// Where a master was still to be merged when the set stopped, since the one before is absent. There it
+    /// may have what was in flight at an earlier crash and was never read since.
+    fn stale_of_master(
+        &self,
+        found: &[Found],
+        starts: &[Start],
+        believed: bool,
+        kept: &[(BitmapRecord, WriteBitmap)],
+    ) -> Vec<bool> {
+        let master = starts.iter().position(|s| *s == Start::Source).unwrap_or(0);
+        let merging = matches!(&found[master].scb, ScbFound::Read(b) if b.state == ScbState::Merging);
+        let uuid = self.set.members()[master].uuid;
+        let own = kept.iter().find(|(record, _)| record.owner == uuid);
+        let stale = |block| match own {
+            Some((_, map)) if believed => map.is_stale(self.bytes_of(block)),
+            _ => true,
+        };
+        (0..self.inside.len()).map(|block| merging && stale(block)).collect()
+    }
+
     /// I14: every source of the elected set has what was acknowledged, after a loss of power what
     /// was flushed; sources are equal.
-    fn check_elected(&mut self, starts: &[Start], power: bool) -> Checked {
+    fn check_elected(&mut self, starts: &[Start], power: bool, stale: &[bool]) -> Checked {
         let sources: Vec<usize> = (0..starts.len())
             .filter(|n| starts[*n] == Start::Source)
             .collect();
         let master = self.disks[sources[0]].image.contents().to_vec();
         for (block, value) in master.iter().enumerate() {
-            let right = self.oracle.survives(block, *value, power);
+            let unmerged = stale[block] && self.unmerged[block].contains(value);
+            let right = unmerged || self.oracle.survives(block, *value, power);
             ensure!(
                 right,
                 "I14: after a crash (power {power}) block {block} of m{} has {value}, wrong: {:?}",
@@ -180,7 +254,12 @@ impl World {
                 );
             }
         }
-        self.oracle = Oracle::new(&master);
+        self.oracle.restart(&master, power);
+        for (disk, _) in self.disks.iter().zip(starts).filter(|(_, s)| merges(**s)) {
+            for (block, values) in self.unmerged.iter_mut().enumerate() {
+                values.push(disk.image.get(block));
+            }
+        }
         for (disk, start) in self.disks.iter_mut().zip(starts) {
             if *start != Start::Detached {
                 disk.frozen = None;
@@ -188,6 +267,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn merges(start: Start) -> bool {
+    matches!(start, Start::Merging | Start::StillMerging)
 }
 
 /// The lineage of a new set.

@@ -9,6 +9,7 @@ mod checks;
 mod commands;
 mod copier;
 mod crash;
+mod home;
 mod plan;
 mod requests;
 mod runs;

@@ -25,6 +25,10 @@ pub(crate) struct Plan {
     pub(crate) timeouts: u64,
     /// Crashes, per ten thousand steps.
     pub(crate) crashes: u64,
+    /// Whether bitmaps are kept, and how many regions one mark makes durable at once.
+    pub(crate) home: (bool, u64),
+    /// Members that are absent when the set is mounted again, per mille.
+    pub(crate) absent: u64,
     /// Requests that are given their turn seldom, per mille.
     pub(crate) slow: u64,
     /// The unit is stopped under faults and copies.
@@ -50,11 +54,19 @@ pub(crate) struct Faults {
     pub(crate) flush_everywhere: u64,
     /// The image of a departed member is changed by somebody else.
     pub(crate) changed: u64,
+    /// The home of bitmaps breaks.
+    pub(crate) home: u64,
 }
 
 impl Faults {
     pub(crate) fn none(self) -> bool {
-        self.write + self.everywhere + self.read + self.flush + self.flush_everywhere == 0
+        self.write
+            + self.everywhere
+            + self.read
+            + self.flush
+            + self.flush_everywhere
+            + self.home
+            == 0
     }
 }
 
@@ -100,11 +112,13 @@ impl Plan {
             } else {
                 0
             },
-            crashes: if rng.chance(300) {
-                rng.between(1, 5)
+            crashes: if rng.chance(400) {
+                rng.between(1, 40)
             } else {
                 0
             },
+            home: (rng.chance(750), rng.between(1, 3)),
+            absent: if rng.chance(300) { 200 } else { 0 },
             stop_early: rng.chance(250),
             timeouts: if rng.chance(500) {
                 rng.between(1, 20)
@@ -130,6 +144,7 @@ impl Faults {
             sticky: rate(500, 500),
             flush_everywhere: rate(200, 60),
             changed: rate(300, 300),
+            home: rate(200, 10),
         }
     }
 }
@@ -145,11 +160,11 @@ fn starts(rng: &mut Rng) -> Vec<Start> {
         _ if plain => Start::Source,
         0 => Start::Source,
         _ => match rng.below(10) {
-            0 => Start::Merging,
-            1 => Start::FullCopy,
+            0 => Start::StillMerging,
+            1 => Start::Copy { resume: true },
             2 => Start::Detached,
             3 => Start::Expelled,
-            4 => Start::Missing,
+            4 => Start::Missing { equal: false },
             _ => Start::Source,
         },
     };

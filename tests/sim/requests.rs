@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use shadowset::set::{
-    ByteRange, Bytes, Event, Failure, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
+    ByteRange, Bytes, Event, Failure, Homeless, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::oracle::Ended;
@@ -30,6 +30,8 @@ pub(crate) enum Stage {
     Fence,
     Load,
     Mark,
+    /// The planted mistake: the bits become durable behind those in memory.
+    Commit,
     Move,
     Settle,
     Waiting,
@@ -158,9 +160,9 @@ impl World {
         match stage {
             Stage::Fence => self.wait_for_fence(at),
             Stage::Load => self.load(at),
-            Stage::Mark => {
-                self.mark_bits(at);
-                self.requests[at].stage = Stage::Move;
+            Stage::Mark => self.mark_bits(at),
+            Stage::Commit => {
+                self.commit_late(at);
                 Ok(())
             }
             Stage::Move if self.requests[at].kind == Kind::Read => self.read_some(at),
@@ -231,13 +233,35 @@ impl World {
         Ok(())
     }
 
-    fn mark_bits(&mut self, at: usize) {
+    /// Sets the bits; one whose bits cannot become durable waits until the set has given the home up.
+    fn mark_bits(&mut self, at: usize) -> Checked {
+        if self.home.keeps() && !self.quiet && self.rng.below(10_000) < self.plan.faults.home {
+            self.break_home();
+        }
         let request = &self.requests[at];
         let forgets =
             makes!(BitAfterWrite) || makes!(DiscardForgotten) && request.kind == Kind::Discard;
+        let mut next = Stage::Move;
         if let (Some(view), Some(range), false) = (&request.view, request.range, forgets) {
-            let _marked = view.mark(range);
+            if makes!(MemoryBitFirst) {
+                let regions = self.geometry.regions_of(range);
+                let known = self.set.intents().last().is_some_and(|map| map.covers(regions));
+                let _ = view.mark(range, &Homeless);
+                next = if known { Stage::Move } else { Stage::Commit };
+            } else if view.mark(range, &self.home).is_err() {
+                return self.carry_out(Vec::new());
+            }
         }
+        self.requests[at].stage = next;
+        Ok(())
+    }
+
+    fn commit_late(&mut self, at: usize) {
+        let request = &self.requests[at];
+        if let (Some(view), Some(range)) = (&request.view, request.range) {
+            let _ = view.mark(range, &self.home);
+        }
+        self.requests[at].stage = Stage::Move;
     }
 
     /// Writes or flushes a few of what is to be done, in any order.
@@ -249,7 +273,7 @@ impl World {
                 if let (true, Some(view), Some(range)) =
                     (makes!(BitAfterWrite), &request.view, request.range)
                 {
-                    let _marked = view.mark(range);
+                    let _marked = view.mark(range, &Homeless);
                 }
                 break;
             }

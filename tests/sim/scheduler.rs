@@ -84,7 +84,8 @@ impl World {
 
     /// The write-intent bitmap of a unit that rests becomes empty.
     fn check_rotation(&mut self) -> Checked {
-        for _ in 0..3 {
+        // Intent that was set again and again is rotated at every 32nd tick only.
+        for _ in 0..100 {
             self.handle(Event::Tick)?;
             while !self.is_idle() {
                 self.deliver()?;
@@ -130,9 +131,9 @@ impl World {
                 break;
             }
             self.now += 1;
-            self.deliver()?;
-            self.end_flush()?;
             self.step_copy()?;
+            self.end_flush()?;
+            self.deliver()?;
         }
         ensure!(self.stopped, "the unit does not stop");
         ensure!(self.tickets.is_empty(), "not answered: {:?}", self.tickets);

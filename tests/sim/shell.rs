@@ -1,7 +1,7 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
 use shadowset::set::{
-    Answer, Code, CopyEnd, Effect, Event, Generation, MemberId, MemberSet, Notice, OpId, Refusal,
+    Answer, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet, Notice, OpId, Refusal,
     Ticket, View,
 };
 
@@ -12,6 +12,9 @@ impl World {
     pub(crate) fn carry_out(&mut self, mut effects: Vec<Effect>) -> Checked {
         if makes!(SettleBeforePersist) {
             effects.sort_by_key(|effect| !matches!(effect, Effect::Settle(..)));
+        } else {
+            // As the server has it: answers come last.
+            effects.sort_by_key(|effect| matches!(effect, Effect::Settle(..) | Effect::Reply(..)));
         }
         for effect in effects {
             if self.is_logging() {
@@ -22,6 +25,7 @@ impl World {
                 return Ok(());
             }
         }
+        self.lose_home()?;
         self.retire();
         Ok(())
     }
@@ -49,6 +53,7 @@ impl World {
                 clean,
                 to,
             } => self.persist(generation, clean, to)?,
+            Effect::Home(change) => self.change_home(&change),
             Effect::Publish(view) => self.publish(*view)?,
             Effect::Flush(id, members) => {
                 let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
@@ -88,6 +93,48 @@ impl World {
             Effect::Notice(notice) => self.notice(&notice)?,
             Effect::Stopped { clean } => (self.stopped, self.clean) = (true, clean),
         }
+        Ok(())
+    }
+
+    /// Changes what is kept of bitmaps, unless a crash comes first or the home breaks.
+    fn change_home(&mut self, change: &HomeChange) {
+        if !self.home.keeps() {
+            return;
+        }
+        if self.crash_after == Some(0) {
+            self.crashed = true;
+            return self.mark("crash between changes of bitmaps");
+        }
+        self.crash_after = self.crash_after.map(|left| left - 1);
+        let breaks = !self.quiet && self.rng.below(10_000) < self.plan.faults.home;
+        if breaks {
+            return self.break_home();
+        }
+        self.home.change(change);
+    }
+
+    /// Nothing more becomes durable; the set is told.
+    pub(crate) fn break_home(&mut self) {
+        self.log("the home of bitmaps breaks");
+        self.mark("bitmaps could be kept no longer");
+        self.home.broken.set(true);
+    }
+
+    /// Tells the set that the home is broken; then writes go on in memory.
+    fn lose_home(&mut self) -> Checked {
+        if !self.home.broken.get() || self.home.given_up.get() || self.crashed {
+            return Ok(());
+        }
+        let why = Refusal::new(Code::Io, "the home of bitmaps is broken");
+        let now = shadowset::set::Moment(self.now);
+        let effects = self.set.handle(now, Event::HomeLost(why));
+        for effect in effects {
+            self.carry_out_one(effect)?;
+            if self.crashed {
+                return Ok(());
+            }
+        }
+        self.home.given_up.set(true);
         Ok(())
     }
 

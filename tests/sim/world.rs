@@ -7,13 +7,14 @@ use shadowset::server::fence::FenceTable;
 use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
-    ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId, MemberSet,
-    MemberState, Moment, ShadowSet, Start, View,
+    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId, MemberSet,
+    MemberState, Moment, Past, Policy, ShadowSet, Start, View,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::{Image, Oracle, Rng};
 
 use crate::copier::Copy;
+use crate::home::SimHome;
 use crate::plan::Plan;
 use crate::requests::Request;
 
@@ -59,6 +60,8 @@ pub(crate) struct Disk {
     pub(crate) bad_writes: bool,
     pub(crate) bad_reads: bool,
     pub(crate) bad_flushes: bool,
+    /// Somebody else has written it; it stays so until its block says that it is being filled.
+    pub(crate) changed: bool,
     /// Its storage control block.
     pub(crate) scb: Option<Scb>,
 }
@@ -72,6 +75,7 @@ impl Disk {
             bad_writes: false,
             bad_reads: false,
             bad_flushes: false,
+            changed: false,
             scb: None,
         }
     }
@@ -153,7 +157,15 @@ pub(crate) struct World {
     pub(crate) clean: bool,
     /// The mounts up to now.
     pub(crate) lineage: Lineage,
-    /// Writes of control blocks that still succeed before a crash.
+    /// Per block, what members that were to be merged had in it.
+    pub(crate) unmerged: Vec<Vec<Value>>,
+    /// Whether bitmaps were in memory only when the set stopped.
+    pub(crate) gave_up: bool,
+    /// Whether the set has been mounted while a member was absent.
+    pub(crate) parted: bool,
+    /// Where bitmaps are kept.
+    pub(crate) home: SimHome,
+    /// Writes of control blocks and changes of the home that still succeed before a crash.
     pub(crate) crash_after: Option<u64>,
     pub(crate) crashed: bool,
     pub(crate) marks: Marks,
@@ -176,27 +188,47 @@ impl World {
         let geometry = Geometry::new(Bytes(plan.blocks * BLOCK), 8).expect("a small unit");
         let blocks = usize_of(plan.blocks);
         let unit: Vec<Value> = (0..blocks).map(|b| value_of(b as u64) % 5).collect();
+        let mut unmerged = vec![Vec::new(); blocks];
         let mut disks = Vec::new();
         let mut members = Vec::new();
         for (n, start) in plan.starts.iter().enumerate() {
             let mut contents = unit.clone();
             if *start != Start::Source {
-                spoil(&mut rng, &mut contents, *start == Start::Merging);
+                spoil(&mut rng, &mut contents, *start == Start::StillMerging);
             }
             let larger = if rng.chance(300) {
                 rng.below(9) * BLOCK
             } else {
                 0
             };
+            if *start == Start::StillMerging {
+                for (values, value) in unmerged.iter_mut().zip(&contents) {
+                    values.push(*value);
+                }
+            }
             disks.push(Disk::new(contents));
             members.push((member(n, plan.blocks * BLOCK + larger), *start));
         }
         let generation = Generation::FIRST;
-        let set = ShadowSet::assemble(geometry, generation, members, Moment(0));
+        let beginning = Beginning {
+            geometry,
+            generation,
+            clean: true,
+            mark: 0,
+            absent: Policy::MinicopyOptional,
+            past: Past::Unknown,
+            home: Ok(()),
+            now: Moment(0),
+        };
+        let set = ShadowSet::assemble(beginning, members);
+        let plan_home = plan.home;
         Self {
             set: set.expect("there is a source"),
             oracle: Oracle::new(&unit),
             inside: vec![0; blocks],
+            parted: false,
+            gave_up: false,
+            unmerged,
             rng,
             plan,
             geometry,
@@ -219,6 +251,7 @@ impl World {
             stopped: false,
             clean: false,
             lineage: crate::crash::first_lineage(),
+            home: SimHome::new(plan_home.0, plan_home.1),
             crash_after: None,
             crashed: false,
             marks: Marks::new(),
@@ -359,7 +392,7 @@ pub(crate) fn member(place: usize, size: u64) -> Member {
         errors: 0,
         since: Moment(0),
         reason: String::new(),
-        state: MemberState::Missing,
+        state: MemberState::Vacant,
     }
 }
 

@@ -7,12 +7,12 @@
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::MapKey;
+use crate::set::BitmapId;
 
 /// Words `first .. end` of a map that have to become durable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Run {
-    pub(super) key: MapKey,
+    pub(super) key: BitmapId,
     pub(super) first: u64,
     pub(super) end: u64,
 }

@@ -5,8 +5,10 @@
 
 use uuid::Uuid;
 
+use super::record::{kind_code, kind_of, policy_code, policy_of};
 use super::words::Words;
-use super::{Map, MapKey, MapKind, MapRecord, PAGE};
+use super::{Map, PAGE};
+use crate::set::{BitmapId, BitmapRecord, BitmapTag, Moment};
 
 const MAGIC: [u8; 4] = *b"JBAT";
 /// Bytes of a batch in front of its entries.
@@ -24,17 +26,17 @@ pub const MAPS_MAX: usize = 16;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Entry {
     /// A new map without a bit.
-    Add(MapRecord),
+    Add(BitmapRecord),
     /// Another record for a map that is there.
-    Describe(MapRecord),
+    Describe(BitmapRecord),
     /// The map is gone.
-    Remove(MapKey),
+    Remove(BitmapId),
     /// The map has no bit.
-    Empty(MapKey),
+    Empty(BitmapId),
     /// All bits of the words `first .. end`.
-    Mark { key: MapKey, first: u64, end: u64 },
+    Mark { key: BitmapId, first: u64, end: u64 },
     /// Some bits of one word.
-    Word { key: MapKey, at: u64, bits: u64 },
+    Word { key: BitmapId, at: u64, bits: u64 },
 }
 
 /// The life that a batch belongs to.
@@ -67,7 +69,7 @@ impl Entry {
             });
         }
         let [_, a, b, c, key @ ..] = *from.take::<8>()?;
-        let key = MapKey(u32::from_le_bytes(key));
+        let key = BitmapId(u32::from_le_bytes(key));
         if [a, b, c] != [0; 3] {
             return None;
         }
@@ -90,16 +92,16 @@ impl Entry {
 
     /// Carries the change out; false when it does not fit the maps.
     pub(super) fn apply(&self, maps: &mut Vec<Map>, empty: impl FnOnce() -> Words) -> bool {
-        let find = |maps: &[Map], key| maps.iter().position(|m| m.record.key == key);
+        let find = |maps: &[Map], key| maps.iter().position(|m| m.record.tag.id == key);
         match self {
             Self::Add(record) => {
-                let fits = find(maps, record.key).is_none() && maps.len() < MAPS_MAX;
+                let fits = find(maps, record.tag.id).is_none() && maps.len() < MAPS_MAX;
                 if fits {
                     maps.push(Map::new(*record, empty()));
                 }
                 fits
             }
-            Self::Describe(record) => find(maps, record.key).is_some_and(|at| {
+            Self::Describe(record) => find(maps, record.tag.id).is_some_and(|at| {
                 maps[at].record = *record;
                 true
             }),
@@ -121,7 +123,7 @@ impl Entry {
     }
 }
 
-fn entry_head(code: u8, key: MapKey) -> [u8; 8] {
+fn entry_head(code: u8, key: BitmapId) -> [u8; 8] {
     let [a, b, c, d] = key.0.to_le_bytes();
     [code, 0, 0, 0, a, b, c, d]
 }
@@ -133,32 +135,33 @@ fn put_pair(to: &mut Vec<u8>, head: [u8; 8], a: u64, b: u64) {
 }
 
 /// The bytes of a record; `code` is that of the entry, or 1 in a header.
-pub(super) fn encode_record(code: u8, record: &MapRecord) -> [u8; RECORD_BYTES] {
+pub(super) fn encode_record(code: u8, record: &BitmapRecord) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];
-    bytes[..8].copy_from_slice(&entry_head(code, record.key));
-    bytes[1] = record.kind.code();
-    bytes[2] = record.policy;
-    bytes[8..24].copy_from_slice(record.member.as_bytes());
-    bytes[24..32].copy_from_slice(&record.generation.to_le_bytes());
-    bytes[32..40].copy_from_slice(&record.created_ms.to_le_bytes());
+    bytes[..8].copy_from_slice(&entry_head(code, record.tag.id));
+    bytes[1] = kind_code(record.kind);
+    bytes[2] = policy_code(record.tag.policy);
+    bytes[8..24].copy_from_slice(record.owner.as_bytes());
+    bytes[24..32].copy_from_slice(&record.tag.generation.to_le_bytes());
+    bytes[32..40].copy_from_slice(&record.tag.created.0.to_le_bytes());
     bytes
 }
 
 /// The record in these bytes, if there is one with this code.
-pub(super) fn decode_record(code: u8, bytes: &[u8; RECORD_BYTES]) -> Option<MapRecord> {
+pub(super) fn decode_record(code: u8, bytes: &[u8; RECORD_BYTES]) -> Option<BitmapRecord> {
     let mut from = Reader { left: bytes };
     let [found, kind, policy, zero, key @ ..] = *from.take::<8>()?;
     if (found, zero) != (code, 0) {
         return None;
     }
-    Some(MapRecord {
-        key: MapKey(u32::from_le_bytes(key)),
-        kind: MapKind::from_code(kind)?,
-        member: Uuid::from_bytes(*from.take()?),
+    let owner = Uuid::from_bytes(*from.take()?);
+    let tag = BitmapTag {
+        id: BitmapId(u32::from_le_bytes(key)),
+        policy: policy_of(policy)?,
         generation: from.number()?,
-        policy,
-        created_ms: from.number()?,
-    })
+        created: Moment(from.number()?),
+    };
+    let kind = kind_of(kind)?;
+    Some(BitmapRecord { tag, kind, owner })
 }
 
 /// Writes the batch with this number into `to`, padded to whole pages.

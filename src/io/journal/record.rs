@@ -1,77 +1,51 @@
-//! What the journal is told of a map, how it is run, and why it may not be opened.
+//! How the journal is run, why it may not be opened, and the codes of what it is told of a bitmap.
 
 use std::io;
 
 use uuid::Uuid;
 
-use crate::set::Geometry;
+use crate::set::{BitmapKind, CopyKind, Geometry, Policy};
 
-/// Names a map for as long as it is in the journal; chosen by the caller, unique at any time.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct MapKey(pub u32);
+/// Kinds of bitmaps at the places of their codes on disk.
+const KINDS: [BitmapKind; 7] = [
+    BitmapKind::Intent,
+    BitmapKind::Departed,
+    BitmapKind::Copying(CopyKind::Full),
+    BitmapKind::Copying(CopyKind::Mini),
+    BitmapKind::Copying(CopyKind::Merge),
+    BitmapKind::Copying(CopyKind::Minimerge),
+    BitmapKind::Opening,
+];
 
-/// What a copy that drains a map started from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum CopyOf {
-    /// Everything.
-    Full,
-    /// The write bitmap of the member.
-    Mini,
-    /// The write-intent bitmap.
-    Merge,
-}
-
-/// What a map is for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum MapKind {
-    /// The write-intent bitmap of an epoch.
-    Intent,
-    /// The write bitmap of a member that has left.
-    Departed,
-    /// The stale set of a member that is being filled.
-    Copying(CopyOf),
-}
-
-impl MapKind {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Intent,
-        Self::Departed,
-        Self::Copying(CopyOf::Full),
-        Self::Copying(CopyOf::Mini),
-        Self::Copying(CopyOf::Merge),
-    ];
-
-    /// Its code on disk: the place in [`MapKind::ALL`].
-    pub(super) fn code(self) -> u8 {
-        match self {
-            Self::Intent => 0,
-            Self::Departed => 1,
-            Self::Copying(CopyOf::Full) => 2,
-            Self::Copying(CopyOf::Mini) => 3,
-            Self::Copying(CopyOf::Merge) => 4,
-        }
-    }
-
-    pub(super) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+pub(super) fn kind_code(kind: BitmapKind) -> u8 {
+    match kind {
+        BitmapKind::Intent => 0,
+        BitmapKind::Departed => 1,
+        BitmapKind::Copying(CopyKind::Full) => 2,
+        BitmapKind::Copying(CopyKind::Mini) => 3,
+        BitmapKind::Copying(CopyKind::Merge) => 4,
+        BitmapKind::Copying(CopyKind::Minimerge) => 5,
+        BitmapKind::Opening => 6,
     }
 }
 
-/// What is known of a map besides its bits. The journal stores it and reads nothing but the key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MapRecord {
-    /// Its name.
-    pub key: MapKey,
-    /// What it is for.
-    pub kind: MapKind,
-    /// The member that it belongs to; nil for a write-intent bitmap.
-    pub member: Uuid,
-    /// Generation of the set when it was made.
-    pub generation: u64,
-    /// Policy of the departure or the attach, in the caller's own code.
-    pub policy: u8,
-    /// When it was made, in milliseconds since 1970; for people, never compared.
-    pub created_ms: u64,
+pub(super) fn kind_of(code: u8) -> Option<BitmapKind> {
+    KINDS.get(usize::from(code)).copied()
+}
+
+/// Policies at the places of their codes on disk.
+const POLICIES: [Policy; 3] = [Policy::Minicopy, Policy::MinicopyOptional, Policy::Full];
+
+pub(super) fn policy_code(policy: Policy) -> u8 {
+    match policy {
+        Policy::Minicopy => 0,
+        Policy::MinicopyOptional => 1,
+        Policy::Full => 2,
+    }
+}
+
+pub(super) fn policy_of(code: u8) -> Option<Policy> {
+    POLICIES.get(usize::from(code)).copied()
 }
 
 /// What the journal survives.

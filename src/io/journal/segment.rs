@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::backing::Backing;
 use super::log::{Batch, Life, MAPS_MAX, RECORD_BYTES, decode_record, encode_record};
 use super::words::{Words, words_of};
-use super::{Durability, Map, MapRecord, PAGE};
+use super::{Durability, Map, PAGE};
+use crate::set::BitmapRecord;
 use crate::set::{Bytes, Geometry};
 
 const MAGIC: [u8; 8] = *b"SHDWJNL\n";
@@ -127,7 +128,7 @@ fn write_words(to: &dyn Backing, mut at: u64, words: &Words) -> io::Result<u32> 
     Ok(crc)
 }
 
-fn encode_header(header: &Header, table: &[(MapRecord, u32)]) -> Vec<u8> {
+fn encode_header(header: &Header, table: &[(BitmapRecord, u32)]) -> Vec<u8> {
     let mut page = vec![0; PAGE];
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &MAGIC);
@@ -192,7 +193,7 @@ impl Page {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) header: Header,
-    table: Vec<(MapRecord, u32)>,
+    table: Vec<(BitmapRecord, u32)>,
 }
 
 impl Segment {
@@ -241,7 +242,7 @@ impl Segment {
         for (slot, (record, crc)) in self.table.iter().enumerate() {
             let words = Words::empty(self.header.geometry);
             if self.read_words(from, slot, &words)? != *crc {
-                return damaged(format!("the checksum of map {} is wrong", record.key.0));
+                return damaged(format!("the checksum of map {} is wrong", record.tag.id.0));
             }
             maps.push(Map::new(*record, words));
         }
@@ -323,15 +324,15 @@ impl Segment {
     }
 }
 
-fn read_table(page: &Page, count: usize) -> Result<Vec<(MapRecord, u32)>, Fault> {
+fn read_table(page: &Page, count: usize) -> Result<Vec<(BitmapRecord, u32)>, Fault> {
     if count > MAPS_MAX {
         return damaged(format!("{count} maps are too many"));
     }
-    let mut table: Vec<(MapRecord, u32)> = Vec::with_capacity(count);
+    let mut table: Vec<(BitmapRecord, u32)> = Vec::with_capacity(count);
     for row in 0..count {
         let at = TABLE_AT + row * ROW_BYTES;
         let record = decode_record(1, &page.bytes(at));
-        match record.filter(|r| table.iter().all(|(other, _)| other.key != r.key)) {
+        match record.filter(|r| table.iter().all(|(other, _)| other.tag.id != r.tag.id)) {
             Some(record) => {
                 let crc = u32::from_le_bytes(page.bytes(at + RECORD_BYTES));
                 table.push((record, crc));

@@ -16,7 +16,7 @@ use super::log::{Batch, Life, encode_batch};
 use super::segment::{Segment, write_note};
 use super::*;
 use crate::io::testing::eventually;
-use crate::set::Bytes;
+use crate::set::{BitmapTag, Bytes, Moment, Policy};
 
 const SET: Uuid = Uuid::from_bytes([9; 16]);
 const POWER: Options = Options {
@@ -40,18 +40,21 @@ fn regions(g: Geometry, first: u64, end: u64) -> Regions {
     )
 }
 
-fn record(key: u32) -> MapRecord {
-    MapRecord {
-        key: MapKey(key),
-        kind: MapKind::ALL[key as usize % 5],
-        member: Uuid::from_u128(u128::from(key) << 70),
+fn record(key: u32) -> BitmapRecord {
+    let tag = BitmapTag {
+        id: BitmapId(key),
+        policy: Policy::Full,
+        created: Moment(1_700_000_000_123),
         generation: u64::from(key) + 7,
-        policy: 3,
-        created_ms: 1_700_000_000_123,
+    };
+    BitmapRecord {
+        tag,
+        kind: super::record::kind_of(u8::try_from(key % 7).unwrap()).unwrap(),
+        owner: Uuid::from_u128(u128::from(key) << 70),
     }
 }
 
-fn open(dir: &Path, g: Geometry, options: Options) -> (Journal, Vec<(MapRecord, WriteBitmap)>) {
+fn open(dir: &Path, g: Geometry, options: Options) -> (Journal, Vec<(BitmapRecord, WriteBitmap)>) {
     // A program that another test starts holds all locks of this one until it runs.
     eventually(|| match Journal::open(dir, SET, g, options) {
         Err(OpenError::InUse) => None,
@@ -74,10 +77,10 @@ fn what_was_marked_is_there_after_reopening_in_whole_groups() {
     journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
     journal.add(record(2), &seed).unwrap();
     journal
-        .mark(&[MapKey(1), MapKey(2)], regions(g, 200, 201))
+        .mark(&[BitmapId(1), BitmapId(2)], regions(g, 200, 201))
         .unwrap();
-    assert!(journal.covers(MapKey(1), regions(g, 128, 256)));
-    assert!(!journal.covers(MapKey(1), regions(g, 128, 257)));
+    assert!(journal.covers(BitmapId(1), regions(g, 128, 256)));
+    assert!(!journal.covers(BitmapId(1), regions(g, 128, 257)));
     drop(journal);
     let (journal, maps) = open(dir.path(), g, POWER);
     let group: Vec<u64> = (128..256).collect();
@@ -88,10 +91,10 @@ fn what_was_marked_is_there_after_reopening_in_whole_groups() {
         set_regions(&maps[1].1),
         [&[3][..], &group, &[450, 451, 452]].concat()
     );
-    journal.remove(MapKey(1)).unwrap();
-    journal.clear(MapKey(2), regions(g, 0, 450));
-    let moved = MapRecord {
-        kind: MapKind::Copying(CopyOf::Mini),
+    journal.remove(BitmapId(1)).unwrap();
+    journal.clear(BitmapId(2), regions(g, 0, 450));
+    let moved = BitmapRecord {
+        kind: BitmapKind::Copying(CopyOf::Mini),
         ..record(2)
     };
     journal.describe(moved).unwrap();
@@ -103,8 +106,8 @@ fn what_was_marked_is_there_after_reopening_in_whole_groups() {
         (maps[0].0, set_regions(&maps[0].1)),
         (moved, vec![450, 451, 452])
     );
-    journal.mark(&[MapKey(2)], g.all_regions()).unwrap();
-    assert!(journal.covers(MapKey(2), g.all_regions()));
+    journal.mark(&[BitmapId(2)], g.all_regions()).unwrap();
+    assert!(journal.covers(BitmapId(2), g.all_regions()));
 }
 
 /// A copy step is smaller than a group; what it drained must not come back for its neighbours' sake.
@@ -114,12 +117,12 @@ fn a_region_that_was_cleared_has_to_be_marked_again() {
     let g = unit(256);
     let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
     journal.add(record(1), &WriteBitmap::full(g)).unwrap();
-    journal.clear(MapKey(1), regions(g, 10, 20));
-    assert!(!journal.covers(MapKey(1), regions(g, 19, 20)));
-    assert!(journal.covers(MapKey(1), regions(g, 20, 256)));
+    journal.clear(BitmapId(1), regions(g, 10, 20));
+    assert!(!journal.covers(BitmapId(1), regions(g, 19, 20)));
+    assert!(journal.covers(BitmapId(1), regions(g, 20, 256)));
     journal.checkpoint().unwrap();
-    journal.mark(&[MapKey(1)], regions(g, 12, 13)).unwrap();
-    assert!(journal.covers(MapKey(1), g.all_regions()));
+    journal.mark(&[BitmapId(1)], regions(g, 12, 13)).unwrap();
+    assert!(journal.covers(BitmapId(1), g.all_regions()));
     drop(journal);
     assert_eq!(open(dir.path(), g, POWER).1[0].1.count(), 256);
 }
@@ -142,21 +145,21 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         kind(journal.add(record(3), &empty)),
         Err(ErrorKind::AlreadyExists)
     );
-    assert_eq!(kind(journal.remove(MapKey(77))), Err(ErrorKind::NotFound));
+    assert_eq!(kind(journal.remove(BitmapId(77))), Err(ErrorKind::NotFound));
     assert_eq!(
-        kind(journal.replace(MapKey(77), &empty)),
+        kind(journal.replace(BitmapId(77), &empty)),
         Err(ErrorKind::NotFound)
     );
     assert_eq!(kind(journal.describe(record(77))), Err(ErrorKind::NotFound));
-    let both = [MapKey(3), MapKey(77)];
+    let both = [BitmapId(3), BitmapId(77)];
     assert_eq!(
         kind(journal.mark(&both, regions(g, 0, 1))),
         Err(ErrorKind::NotFound)
     );
-    assert!(!journal.covers(MapKey(3), regions(g, 0, 1)));
-    assert!(!journal.covers(MapKey(77), regions(g, 0, 1)));
+    assert!(!journal.covers(BitmapId(3), regions(g, 0, 1)));
+    assert!(!journal.covers(BitmapId(77), regions(g, 0, 1)));
     journal.check().unwrap();
-    journal.remove(MapKey(3)).unwrap();
+    journal.remove(BitmapId(3)).unwrap();
     journal.add(record(16), &empty).unwrap();
     drop(journal);
     let keys = open(dir.path(), g, POWER).1;
@@ -233,7 +236,7 @@ fn without_syncs_a_restart_of_the_machine_voids_the_journal() {
     journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
     let syncs = sim.syncs();
     for at in 0..100 {
-        journal.mark(&[MapKey(1)], regions(g, at, at + 1)).unwrap();
+        journal.mark(&[BitmapId(1)], regions(g, at, at + 1)).unwrap();
         journal.checkpoint().unwrap();
     }
     assert_eq!(sim.syncs(), syncs, "no sync without a need");
@@ -242,7 +245,7 @@ fn without_syncs_a_restart_of_the_machine_voids_the_journal() {
     assert_eq!(maps[0].1.count(), 128);
     drop(journal);
     let (journal, _) = Journal::open_on(sim.pair(), &boot(1), CRASH).unwrap();
-    journal.mark(&[MapKey(1)], regions(g, 128, 129)).unwrap();
+    journal.mark(&[BitmapId(1)], regions(g, 128, 129)).unwrap();
     drop(journal);
     for seed in 0..50 {
         let lost = sim.crashed(seed);
@@ -308,8 +311,8 @@ fn threads_that_wait_share_one_sync() {
     let done = AtomicU64::new(0);
     let mark = |at| {
         let regions = regions(g, at, at + 1);
-        journal.mark(&[MapKey(1)], regions).unwrap();
-        assert!(journal.covers(MapKey(1), regions));
+        journal.mark(&[BitmapId(1)], regions).unwrap();
+        assert!(journal.covers(BitmapId(1), regions));
         done.fetch_add(1, Ordering::SeqCst);
     };
     std::thread::scope(|scope| {
@@ -329,7 +332,7 @@ fn threads_that_wait_share_one_sync() {
             "nobody returns before the sync"
         );
         assert!(
-            !journal.covers(MapKey(1), regions(g, 0, 1)),
+            !journal.covers(BitmapId(1), regions(g, 0, 1)),
             "and nobody may rely on a mark before it"
         );
         drop(held);
@@ -359,10 +362,10 @@ fn many_threads_lose_nothing() {
                         let one = regions(g, at, at + 1);
                         let set = rng.below(4) > 0;
                         if set {
-                            journal.mark(&[MapKey(0)], one).unwrap();
-                            assert!(journal.covers(MapKey(0), one));
+                            journal.mark(&[BitmapId(0)], one).unwrap();
+                            assert!(journal.covers(BitmapId(0), one));
                         } else {
-                            journal.clear(MapKey(0), one);
+                            journal.clear(BitmapId(0), one);
                         }
                         mine.insert(at, set);
                     }
@@ -372,12 +375,12 @@ fn many_threads_lose_nothing() {
             .collect();
         for epoch in 1..40 {
             journal.add(record(epoch), &WriteBitmap::empty(g)).unwrap();
-            journal.mark(&[MapKey(epoch)], regions(g, 0, 1)).unwrap();
+            journal.mark(&[BitmapId(epoch)], regions(g, 0, 1)).unwrap();
             if epoch % 5 == 0 {
                 journal.checkpoint().unwrap();
             }
             if epoch > 1 {
-                journal.remove(MapKey(epoch - 1)).unwrap();
+                journal.remove(BitmapId(epoch - 1)).unwrap();
             }
         }
         workers.into_iter().map(|w| w.join().unwrap()).collect()
@@ -412,7 +415,7 @@ fn space_is_short_at_creation_or_never() {
     for key in 0..200 {
         journal.add(record(key), &WriteBitmap::full(g)).unwrap();
         if key >= 15 {
-            journal.remove(MapKey(key - 15)).unwrap();
+            journal.remove(BitmapId(key - 15)).unwrap();
         }
     }
     journal.checkpoint().unwrap();
@@ -463,11 +466,11 @@ fn the_bytes_are_those_that_are_described() {
     let entries = [
         Entry::Add(record(0x0102_0304)),
         Entry::Mark {
-            key: MapKey(5),
+            key: BitmapId(5),
             first: 6,
             end: 8,
         },
-        Entry::Remove(MapKey(9)),
+        Entry::Remove(BitmapId(9)),
     ];
     let mut bytes = Vec::new();
     encode_batch(&mut bytes, life, 7, &entries);
@@ -511,9 +514,9 @@ proptest! {
         let segment = Segment::read(sim.pair()[0].as_ref()).unwrap();
         let entries: Vec<Entry> = keys.iter().flat_map(|k| [
             Entry::Add(record(*k)),
-            Entry::Mark { key: MapKey(*k), first: 0, end: 2 },
-            Entry::Word { key: MapKey(*k), at: 1, bits: u64::MAX },
-            Entry::Empty(MapKey(*k)),
+            Entry::Mark { key: BitmapId(*k), first: 0, end: 2 },
+            Entry::Word { key: BitmapId(*k), at: 1, bits: u64::MAX },
+            Entry::Empty(BitmapId(*k)),
             Entry::Describe(record(*k)),
         ]).collect();
         let mut bytes = Vec::new();

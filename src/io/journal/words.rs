@@ -67,12 +67,21 @@ impl Words {
         all
     }
 
-    /// Clears the regions of the run; true when one of them was set.
-    pub(super) fn clear(&self, regions: Regions) -> bool {
+    /// A copy with the bits of the other as well.
+    pub(super) fn with(&self, other: &Self) -> Self {
+        let words = self.iter().zip(other.iter()).map(|(a, b)| AtomicU64::new(a | b));
+        Self {
+            words: words.collect(),
+            tail: self.tail,
+        }
+    }
+
+    /// Clears all bits that are not in `left`; true when one was set.
+    pub(super) fn keep_only(&self, left: &WriteBitmap) -> bool {
         let mut any = false;
-        self.each(regions, |word, mask| {
-            any |= word.fetch_and(!mask, Ordering::AcqRel) & mask != 0;
-        });
+        for (word, left) in self.words.iter().zip(left.words()) {
+            any |= word.fetch_and(left, Ordering::AcqRel) & !left != 0;
+        }
         any
     }
 

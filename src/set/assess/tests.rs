@@ -128,9 +128,9 @@ fn the_newest_generation_wins_whatever_the_order() {
     let new = read(1, block(1, 4, true, &[Target, Source]));
     assert_eq!(
         started(&[old.clone(), new.clone()]),
-        [Start::FullCopy, Start::Source]
+        [Start::Copy { resume: false }, Start::Source]
     );
-    assert_eq!(started(&[new, old]), [Start::Source, Start::FullCopy]);
+    assert_eq!(started(&[new, old]), [Start::Source, Start::Copy { resume: false }]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_departure_is_known_from_the_newest_table() {
         Start::Source,
         Start::Detached,
         Start::Expelled,
-        Start::FullCopy,
+        Start::Copy { resume: false },
     ];
     assert_eq!(started(&set), expected);
 }

@@ -12,22 +12,22 @@ use super::*;
 /// What a map has to hold: `live` exactly, and possibly what was cleared and may not be on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Known {
-    record: MapRecord,
+    record: BitmapRecord,
     live: Vec<bool>,
     may: Vec<bool>,
 }
 
-type Model = BTreeMap<MapKey, Known>;
+type Model = BTreeMap<BitmapId, Known>;
 
 /// What a script does.
 #[derive(Clone, Debug)]
 enum Op {
-    Add(MapRecord, Vec<bool>),
-    Describe(MapRecord),
-    Replace(MapKey, Vec<bool>),
-    Remove(MapKey),
-    Mark(Vec<MapKey>, u64, u64),
-    Clear(MapKey, u64, u64),
+    Add(BitmapRecord, Vec<bool>),
+    Describe(BitmapRecord),
+    Replace(BitmapId, Vec<bool>),
+    Remove(BitmapId),
+    Mark(Vec<BitmapId>, u64, u64),
+    Clear(BitmapId, u64, u64),
     Checkpoint,
 }
 
@@ -67,8 +67,8 @@ impl Case {
     }
 
     fn op(&self, rng: &mut Rng, model: &Model) -> Op {
-        let keys: Vec<MapKey> = model.keys().copied().collect();
-        let record = |key, rng: &mut Rng| MapRecord {
+        let keys: Vec<BitmapId> = model.keys().copied().collect();
+        let record = |key, rng: &mut Rng| BitmapRecord {
             key,
             generation: rng.below(1000),
             ..record(key.0)
@@ -78,7 +78,7 @@ impl Case {
         let len = if rng.below(10) == 0 { n } else { 3 };
         let end = (first + 1 + rng.below(len)).min(n);
         if keys.is_empty() || (keys.len() < 6 && rng.below(8) == 0) {
-            let key = MapKey(rng.below(1000) as u32);
+            let key = BitmapId(rng.below(1000) as u32);
             if !model.contains_key(&key) {
                 return Op::Add(record(key, rng), self.bits(rng));
             }
@@ -176,12 +176,12 @@ impl Case {
     }
 }
 
-fn known(model: &mut Model, key: MapKey) -> &mut Known {
+fn known(model: &mut Model, key: BitmapId) -> &mut Known {
     model.get_mut(&key).unwrap()
 }
 
 /// Whether what was read is what the model allows.
-fn agrees(got: &[(MapRecord, WriteBitmap)], model: &Model) -> bool {
+fn agrees(got: &[(BitmapRecord, WriteBitmap)], model: &Model) -> bool {
     got.len() == model.len()
         && got.iter().all(|(record, bits)| {
             let Some(map) = model.get(&record.key) else {
@@ -210,7 +210,7 @@ fn run(case: &Case, journal: &Journal, start: &Model, seed: u64) -> (Model, Opti
                 // Latched: whatever writes is refused from now on.
                 assert!(journal.check().is_err());
                 assert!(journal.checkpoint().is_err());
-                let key = model.keys().next().copied().unwrap_or(MapKey(0));
+                let key = model.keys().next().copied().unwrap_or(BitmapId(0));
                 let all = case.geometry.all_regions();
                 let empty = WriteBitmap::empty(case.geometry);
                 assert!(journal.mark(&[key], all).is_err());
@@ -223,7 +223,7 @@ fn run(case: &Case, journal: &Journal, start: &Model, seed: u64) -> (Model, Opti
     (model, None)
 }
 
-fn model_of(got: &[(MapRecord, WriteBitmap)]) -> Model {
+fn model_of(got: &[(BitmapRecord, WriteBitmap)]) -> Model {
     let known = got.iter().map(|(record, bits)| {
         let live: Vec<bool> = bits.to_bits().iter().by_vals().collect();
         let may = live.clone();
@@ -366,7 +366,7 @@ proptest! {
         case.carry_out(&journal, &add).unwrap();
         case.expect(&mut model, &add);
         let before = model.clone();
-        let mark = Op::Mark(vec![MapKey(5000)], 1, 2);
+        let mark = Op::Mark(vec![BitmapId(5000)], 1, 2);
         case.carry_out(&journal, &mark).unwrap();
         case.expect(&mut model, &mark);
         drop(journal);

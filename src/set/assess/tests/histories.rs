@@ -145,7 +145,7 @@ impl World {
             .map(|start| match start {
                 Start::Source => Source,
                 Start::Merging => Merging,
-                Start::FullCopy => Target,
+                Start::Copy { resume: false } => Target,
                 Start::Detached => Detached,
                 Start::Expelled | Start::Missing => Expelled,
             })

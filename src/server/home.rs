@@ -1,0 +1,200 @@
+//! Where a unit keeps its bitmaps: opening the journal at the start, and the effects that concern it.
+//!
+//! Losing the journal is never a loss of data: the next mount merges and copies more. So a journal that
+//! does not fit the newest control blocks is made anew, and one that fails while the unit runs is
+//! given up before another write is acknowledged.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::run::Runner;
+use super::setup::{Durability, Setup};
+use crate::error::{Error, Result};
+use crate::io::journal::{self, Journal, OpenError, Options};
+use crate::set::{BitmapRecord, Code, Event, Geometry, HomeChange, Past, Refusal, WriteBitmap};
+
+/// Words of 64 regions that one mark makes durable at once.
+const GRAIN_WORDS: u32 = 8;
+
+/// A journal that was found, with its bitmaps.
+type Opened = (Journal, Vec<(BitmapRecord, WriteBitmap)>);
+
+/// The journal of a unit while it is being assembled.
+pub(super) struct Found {
+    opened: Option<Opened>,
+}
+
+/// Opens the journal of a set, if there is one that can be read. What is damaged, or was made for another
+/// size, is made anew later.
+///
+/// # Errors
+/// It is used by another daemon, belongs to another set, is of a newer program, or the system's error.
+pub(super) fn find(setup: &Setup, set: uuid::Uuid, geometry: Geometry) -> Result<Found> {
+    let Some(options) = options(setup.durability) else {
+        return Ok(Found { opened: None });
+    };
+    let dir = &setup.state_dir;
+    let place = || format!("the journal in {}", dir.display());
+    let error = match Journal::open(dir, set, geometry, options) {
+        Ok(opened) => {
+            return Ok(Found {
+                opened: Some(opened),
+            });
+        }
+        Err(error) => error,
+    };
+    match error {
+        OpenError::Missing => Ok(Found { opened: None }),
+        OpenError::Damaged(_) | OpenError::NotDurable | OpenError::OtherGeometry(_) => {
+            tracing::warn!(%error, dir = %dir.display(), "the bitmaps of the last mount are lost");
+            Ok(Found { opened: None })
+        }
+        OpenError::InUse => Err(Error::new(
+            Code::InUse,
+            format!("{} is used by another unit", place()),
+        )),
+        OpenError::OtherSet(other) => {
+            let text = format!("{} belongs to the set {other}", place());
+            Err(Error::new(Code::OtherSet, text)
+                .with_hint("give this unit a state_dir of its own, or remove the files"))
+        }
+        OpenError::Unsupported(what) => {
+            let text = format!("{} is of a newer program: {what}", place());
+            Err(Error::new(Code::NotSupported, text))
+        }
+        OpenError::Io(cause) => Err(Error::io(format!("{} cannot be read", place()), cause)
+            .with_hint("repair the state directory; durability = \"memory\" does without")),
+    }
+}
+
+impl Found {
+    /// The records of the bitmaps.
+    pub(super) fn records(&self) -> Vec<BitmapRecord> {
+        let maps = self.opened.iter().flat_map(|(_, maps)| maps);
+        maps.map(|(record, _)| *record).collect()
+    }
+
+    /// The journal to go on with, and what is known of the past: the one that was found when its bitmaps
+    /// are `believed`, else a new one. A state directory without room is no error: the unit is
+    /// served, and refuses what needs a bitmap.
+    ///
+    /// # Errors
+    /// The state directory cannot be written.
+    pub(super) fn settle(self, setup: &Setup, set: uuid::Uuid, geometry: Geometry, believed: bool) -> Result<Settled> {
+        let Some(options) = options(setup.durability) else {
+            return Ok(Settled {
+                journal: None,
+                past: Past::Unknown,
+                home: Ok(()),
+            });
+        };
+        if let Some((journal, maps)) = self.opened.filter(|_| believed) {
+            return Ok(Settled {
+                journal: Some(journal),
+                past: Past::Known(maps),
+                home: Ok(()),
+            });
+        }
+        let dir = &setup.state_dir;
+        let (journal, home) = match create(dir, set, geometry, options) {
+            Ok(journal) => (Some(journal), Ok(())),
+            Err(error) if no_room(&error) => {
+                let text = format!("there is no room for bitmaps in {}", dir.display());
+                tracing::warn!(%error, "{text}");
+                (None, Err(Refusal::new(Code::BitmapNoSpace, text)))
+            }
+            Err(error) => {
+                let doing = format!("a journal cannot be made in {}", dir.display());
+                return Err(Error::io(doing, error)
+                    .with_hint("durability = \"memory\" does without a state directory"));
+            }
+        };
+        Ok(Settled {
+            journal,
+            past: Past::Unknown,
+            home,
+        })
+    }
+}
+
+/// Where bitmaps are kept from now on.
+pub(super) struct Settled {
+    pub(super) journal: Option<Journal>,
+    pub(super) past: Past,
+    /// Why they cannot be kept although they should.
+    pub(super) home: std::result::Result<(), Refusal>,
+}
+
+fn options(durability: Durability) -> Option<Options> {
+    let durability = match durability {
+        Durability::Power => journal::Durability::Power,
+        Durability::Crash => journal::Durability::Crash,
+        Durability::Memory => return None,
+    };
+    Some(Options {
+        durability,
+        grain_words: GRAIN_WORDS,
+    })
+}
+
+fn create(dir: &Path, set: uuid::Uuid, geometry: Geometry, options: Options) -> io::Result<Journal> {
+    std::fs::create_dir_all(dir)?;
+    Journal::delete(dir)?;
+    Journal::create(dir, set, geometry, options)
+}
+
+fn no_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+impl Runner {
+    /// Changes what is kept of bitmaps.
+    pub(super) fn change_home(&mut self, change: &HomeChange) {
+        let Some(journal) = self.pipeline.home() else {
+            return;
+        };
+        let outcome = match change {
+            HomeChange::Add(record, map) => journal.add(*record, map),
+            HomeChange::Describe(record) => journal.describe(*record),
+            HomeChange::Absorb(id, bits) => journal.absorb(*id, bits),
+            HomeChange::Retain(left) => {
+                journal.retain(left.id(), left);
+                journal.checkpoint()
+            }
+            HomeChange::Forget(id) => journal.remove(*id),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(%error, "bitmaps can be kept no longer");
+            self.home_error.get_or_insert(error.to_string());
+        }
+    }
+
+    /// Gives the journal up, once: from the next generation on nobody believes it.
+    pub(super) fn lose_home(&mut self, why: String) {
+        if self.pipeline.home().is_none() {
+            return;
+        }
+        let hint = "repair the state directory and mount the unit again";
+        let refusal = Refusal::new(Code::Io, format!("bitmaps cannot be kept: {why}"));
+        self.feed(Event::HomeLost(refusal.with_hint(hint)));
+        self.pipeline.set_home(None);
+    }
+
+    /// Ends the journal in order.
+    pub(super) fn close_home(&self) {
+        let Some(journal) = self.pipeline.home() else {
+            return;
+        };
+        if let Err(error) = journal.close() {
+            tracing::error!(%error, "the journal could not be closed");
+        }
+        self.pipeline.set_home(None);
+    }
+}
+
+/// The journal as the data path holds it.
+pub(super) type Home = Option<Arc<Journal>>;

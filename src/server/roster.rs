@@ -1,0 +1,189 @@
+//! Who could take part in a set that is being assembled: images, control blocks, places.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::pipeline::Stores;
+use super::run::now;
+use super::seat::Seat;
+use super::setup::{MemberSetup, Setup, default_scb};
+use crate::error::{Error, Result};
+use crate::io::{Image, IoMode, Storage, scb_file};
+use crate::set::assess::{Assembly, Found, ScbFound, Start};
+use crate::set::member::{MEMBERS_MAX, Member};
+use crate::set::{Bytes, Code, MemberState, ScbRow};
+
+/// One member as it was found.
+struct Entry {
+    setup: MemberSetup,
+    block: ScbFound,
+    image: Option<Image>,
+}
+
+/// The members that were found, configured ones first.
+pub(super) struct Roster {
+    entries: Vec<Entry>,
+    configured: usize,
+}
+
+impl Roster {
+    /// Reads the block and opens the image of each configured member.
+    ///
+    /// # Errors
+    /// A block that cannot be read; an image that is there and cannot be opened or locked.
+    pub(super) fn look(members: &[MemberSetup]) -> Result<Self> {
+        let entries = members.iter().map(Entry::look).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            configured: entries.len(),
+            entries,
+        })
+    }
+
+    /// Adds the members that the set has and the configuration has not: absent, unless they are to be
+    /// included. Their places are those of the newest table.
+    ///
+    /// # Errors
+    /// More than six members; as [`Self::look`].
+    pub(super) fn add_unconfigured(
+        &mut self,
+        assembly: &Assembly,
+        setup: &Setup,
+        include: bool,
+    ) -> Result<()> {
+        let configured = |row: &&ScbRow| assembly.members.contains(&Some(row.member));
+        for row in assembly.table.iter().filter(|row| !configured(row)) {
+            let (member, path) = (&row.name, row.path.display());
+            if self.entries.iter().any(|e| e.setup.name == row.name) {
+                tracing::warn!(member, %path, "the set had another member of this name: it is dropped");
+                continue;
+            }
+            let setup = MemberSetup {
+                name: row.name.clone(),
+                path: row.path.clone(),
+                scb: default_scb(&row.name, &row.path, &setup.state_dir),
+                read_cost: 0,
+                site: 0,
+                io: IoMode::Buffered,
+            };
+            let wanted = include && !row.state.has_left();
+            if !wanted {
+                tracing::warn!(member, %path, "a member of the set is not in the configuration");
+            }
+            self.entries.push(match wanted {
+                true => Entry::look(&setup)?,
+                false => Entry::absent(setup),
+            });
+        }
+        if self.entries.len() > MEMBERS_MAX {
+            let text = format!(
+                "{} members are configured and {} more belong to the set; the most is {MEMBERS_MAX}",
+                self.configured,
+                self.entries.len() - self.configured
+            );
+            return Err(Error::new(Code::TooManyMembers, text));
+        }
+        Ok(())
+    }
+
+    /// What the election looks at.
+    pub(super) fn found(&self) -> Vec<Found> {
+        let found = self.entries.iter().map(|entry| Found {
+            name: entry.setup.name.clone(),
+            image: entry.image.as_ref().map(|i| Bytes(i.size())),
+            scb: entry.block.clone(),
+        });
+        found.collect()
+    }
+
+    /// The members with what each of them is.
+    pub(super) fn members(&self, assembly: &Assembly) -> Vec<(Member, Start)> {
+        let members = self.entries.iter().enumerate().map(|(index, entry)| {
+            let start = assembly.starts[index];
+            let absent = index >= self.configured && entry.image.is_none();
+            let reason = match absent {
+                true => "it is not in the configuration",
+                false => reason(start),
+            };
+            let member = Member {
+                name: entry.setup.name.clone(),
+                uuid: assembly.members[index].unwrap_or_else(Uuid::new_v4),
+                path: entry.setup.path.display().to_string(),
+                size: entry.image.as_ref().map_or(Bytes(0), |i| Bytes(i.size())),
+                read_cost: entry.setup.read_cost,
+                site: entry.setup.site,
+                errors: 0,
+                since: now(),
+                reason: reason.to_owned(),
+                state: MemberState::Vacant,
+            };
+            (member, start)
+        });
+        members.collect()
+    }
+
+    /// The files of each member.
+    pub(super) fn seats(&self) -> Vec<Seat> {
+        let seats = self.entries.iter().map(|entry| {
+            let mut seat = Seat::new(entry.setup.scb.clone(), entry.setup.io);
+            seat.identity = entry.image.as_ref().map(Image::identity);
+            seat
+        });
+        seats.collect()
+    }
+
+    /// The storage of the members that take part; the others are closed again, and their locks freed.
+    pub(super) fn stores(self, assembly: &Assembly) -> Stores {
+        let mut stores = Stores::default();
+        for (index, entry) in self.entries.into_iter().enumerate() {
+            let takes_part = assembly.starts[index].takes_part();
+            if let Some(image) = entry.image.filter(|_| takes_part) {
+                stores[index] = Some(image.into_storage() as Arc<dyn Storage>);
+            }
+        }
+        stores
+    }
+}
+
+impl Entry {
+    /// An image that is missing is decided upon later, and one that has left may be in other hands;
+    /// anything else that keeps it from being opened ends the start.
+    fn look(setup: &MemberSetup) -> Result<Self> {
+        let block = scb_file::read(&setup.scb)
+            .map_err(|e| Error::io(format!("{} cannot be read", setup.scb.display()), e))?;
+        let left = matches!(&block, ScbFound::Read(scb) if scb.state.has_left());
+        let image = match Image::open(&setup.path, setup.io) {
+            Ok(image) => Some(image),
+            Err(error) if left || error.code() == Code::NoSuchFile => {
+                tracing::warn!(member = setup.name, %error, "a member takes no part");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            setup: setup.clone(),
+            block,
+            image,
+        })
+    }
+
+    fn absent(setup: MemberSetup) -> Self {
+        Self {
+            setup,
+            block: ScbFound::None,
+            image: None,
+        }
+    }
+}
+
+fn reason(start: Start) -> &'static str {
+    match start {
+        Start::Source => "",
+        Start::Merging | Start::StillMerging => "the unit was not stopped in order",
+        Start::Copy { resume: true } => "its copy goes on",
+        Start::Copy { resume: false } => "it was behind when the unit was mounted",
+        Start::Detached => "detached before the unit was mounted",
+        Start::Expelled => "expelled before the unit was mounted",
+        Start::Missing { .. } => "its image or its control block was not there at the mount",
+    }
+}

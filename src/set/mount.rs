@@ -1,0 +1,362 @@
+//! The beginning: from what an election decided and what outlived the last mount to a set that runs.
+//!
+//! Who is no master starts with what its own bitmap has and what may have been in flight: the
+//! write-intent bitmaps that were kept. They are kept on until everything is flushed, since an end of
+//! the process leaves writes that only the page cache has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::assess::Start;
+use super::bitmap::{OwnedBitmap, WriteBitmap};
+use super::copy::CopyKind;
+use super::epochs::{OldIntent, Pace};
+use super::event::Effect;
+use super::geometry::Geometry;
+use super::member::{
+    BitmapId, BitmapTag, Departed, Held, Member, MemberId, MemberState, Moment, Policy, Sources,
+};
+use super::record::{BitmapKind, BitmapRecord, HomeChange};
+use super::refusal::{Code, Refusal};
+use super::scb::Generation;
+use super::shadow::{COPIES_MAX_DEFAULT, ShadowSet};
+use super::view::Epoch;
+
+/// Bitmaps that were kept over the last mount.
+#[derive(Debug)]
+pub enum Past {
+    /// All of them, as they were durable.
+    Known(Vec<(BitmapRecord, WriteBitmap)>),
+    /// None that can be believed.
+    Unknown,
+}
+
+/// What a set begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// Unit size and region size.
+    pub geometry: Geometry,
+    /// The newest generation that was found.
+    pub generation: Generation,
+    /// Whether the set was stopped in order.
+    pub clean: bool,
+    /// Mark of this mount in the lineage.
+    pub mark: u64,
+    /// What is wanted of bitmaps for members that are absent.
+    pub absent: Policy,
+    /// The bitmaps.
+    pub past: Past,
+    /// Why bitmaps cannot be kept, when they should be and cannot.
+    pub home: Result<(), Refusal>,
+    /// The time, for people.
+    pub now: Moment,
+}
+
+/// The bitmaps of the past, by what they are for.
+struct Legacy {
+    known: bool,
+    intents: Vec<(BitmapRecord, WriteBitmap)>,
+    owned: Vec<(BitmapRecord, WriteBitmap)>,
+    /// Where members may differ that were equal but for what was in flight; `None`: nowhere.
+    doubt: Option<Arc<WriteBitmap>>,
+    /// Bitmaps that are needless once those that take their place are kept.
+    spent: Vec<BitmapId>,
+}
+
+impl Legacy {
+    fn of(past: Past, clean: bool, geometry: Geometry) -> Self {
+        let (known, all) = match past {
+            Past::Known(all) => (true, all),
+            Past::Unknown => (false, Vec::new()),
+        };
+        let is_intent = |r: &BitmapRecord| matches!(r.kind, BitmapKind::Intent | BitmapKind::Opening);
+        let (intents, owned): (Vec<_>, Vec<_>) = all.into_iter().partition(|(r, _)| is_intent(r));
+        let doubt = match known || clean {
+            true => WriteBitmap::empty(geometry),
+            false => WriteBitmap::full(geometry),
+        };
+        intents.iter().for_each(|(_, map)| doubt.absorb(map));
+        #[cfg(debug_assertions)]
+        let none = super::planted::is(super::planted::Mistake::NoMergeAtMount);
+        #[cfg(not(debug_assertions))]
+        let none = false;
+        let doubt = (doubt.count() > 0 && !none).then(|| Arc::new(doubt));
+        Self {
+            known,
+            intents,
+            owned,
+            doubt,
+            spent: Vec::new(),
+        }
+    }
+
+    /// A master that was still to be merged, since no better one is there: where it was stale, the others may
+    /// differ from it, and what was copied there may not be flushed.
+    fn doubt_of_master(&mut self, owner: Uuid, set: &mut ShadowSet) {
+        let Some((record, map)) = self.take(owner, set) else {
+            return;
+        };
+        let doubt = WriteBitmap::empty(set.geometry);
+        self.doubt.iter().for_each(|known| doubt.absorb(known));
+        doubt.absorb(&map);
+        self.doubt = (doubt.count() > 0).then(|| Arc::new(doubt));
+        self.spent.push(record.tag.id);
+    }
+
+    /// All bitmaps of one member in one, the others to be forgotten.
+    fn take(&mut self, owner: Uuid, set: &mut ShadowSet) -> Option<(BitmapRecord, WriteBitmap)> {
+        let (mine, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owned)
+            .into_iter()
+            .partition(|(r, _)| r.owner == owner);
+        self.owned = rest;
+        let mut mine = mine.into_iter();
+        let first = mine.next()?;
+        for (record, map) in mine {
+            let map = Arc::new(map);
+            first.1.absorb(&map);
+            set.push_home(HomeChange::Absorb(first.0.tag.id, map));
+            set.push_home(HomeChange::Forget(record.tag.id));
+        }
+        Some(first)
+    }
+}
+
+impl ShadowSet {
+    /// Assembles a set from its members; `begin` gives the first effects.
+    ///
+    /// # Errors
+    /// [`Code::LastSource`] when no member starts as a source (I2).
+    pub fn assemble(from: Beginning, members: Vec<(Member, Start)>) -> Result<Self, Refusal> {
+        let is_source = |(_, start): &(Member, Start)| *start == Start::Source;
+        let master = members.iter().position(is_source).and_then(MemberId::new);
+        let master = master.ok_or_else(|| Refusal::new(Code::LastSource, "no source member"))?;
+        let geometry = from.geometry;
+        let mut legacy = Legacy::of(from.past, from.clean, geometry);
+        let ids = legacy.intents.iter().chain(&legacy.owned);
+        let last_bitmap = ids.map(|(record, _)| record.tag.id.0).max().unwrap_or(0);
+        let mut set = Self {
+            geometry,
+            generation: from.generation,
+            members: Vec::new(),
+            sources: Sources::new(master),
+            epoch: Epoch(0),
+            live: BTreeSet::new(),
+            intent: Arc::new(WriteBitmap::empty(geometry)),
+            mark: Uuid::from_u64_pair(0, from.mark),
+            old_intents: Vec::new(),
+            pace: Pace::new(),
+            home: from.home,
+            flushes: BTreeMap::new(),
+            pending: None,
+            operations: Vec::new(),
+            copies_max: COPIES_MAX_DEFAULT,
+            closing: false,
+            now: from.now,
+            effects: Vec::new(),
+            last_op: 0,
+            last_bitmap,
+            last_flush: 0,
+        };
+        let owner = members[master.index()].0.uuid;
+        legacy.doubt_of_master(owner, &mut set);
+        set.inherit_intents(&mut legacy);
+        for (index, (member, start)) in members.into_iter().enumerate() {
+            let id = MemberId::new(index)
+                .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
+            set.members.push(member);
+            set.seat(id, start, &mut legacy, from.absent);
+        }
+        let strays = legacy.owned.iter().map(|(record, _)| record.tag.id);
+        for id in strays.chain(legacy.spent) {
+            set.push_home(HomeChange::Forget(id));
+        }
+        Ok(set)
+    }
+
+    /// The first effects: bitmaps, a new generation in the members' control blocks, the first View, copies.
+    #[must_use]
+    pub fn begin(&mut self) -> Vec<Effect> {
+        self.intent = self.fresh_intent();
+        self.generation = self.generation.next();
+        let record = self.intent_record(BitmapKind::Opening);
+        self.push_home(HomeChange::Add(record, Arc::clone(&self.intent)));
+        self.write_generation();
+        self.publish();
+        // No request is older than the first View.
+        self.settle_joins();
+        self.trim_intents();
+        self.check_invariants();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Goes on with the intents of the past, in one bitmap, until all members are flushed. The one that
+    /// proves the newest generation stays: it tells a member that was left behind by the crash
+    /// from one that somebody has put back.
+    fn inherit_intents(&mut self, legacy: &mut Legacy) {
+        let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation);
+        legacy.intents.sort_by_key(|(record, _)| std::cmp::Reverse(rank(record)));
+        let mut all = std::mem::take(&mut legacy.intents).into_iter();
+        let base = match all.next() {
+            Some((_, map)) => map,
+            None if legacy.doubt.is_none() => return,
+            None => WriteBitmap::empty(self.geometry),
+        };
+        if let Some(doubt) = &legacy.doubt {
+            base.absorb(doubt);
+            self.push_home(HomeChange::Absorb(base.id(), Arc::clone(doubt)));
+        }
+        for (record, _) in all {
+            self.push_home(HomeChange::Forget(record.tag.id));
+        }
+        self.old_intents.push(OldIntent {
+            map: Arc::new(base),
+            until: Epoch(0),
+        });
+    }
+
+    /// Puts a member into its first state.
+    fn seat(&mut self, id: MemberId, start: Start, legacy: &mut Legacy, absent: Policy) {
+        let owner = self.members[id.index()].uuid;
+        let own = legacy.take(owner, self);
+        let state = match start {
+            Start::Source => {
+                self.sources.add(id);
+                let spent = own.map(|(record, _)| record.tag.id);
+                legacy.spent.extend(spent);
+                MemberState::Source
+            }
+            Start::Merging => self.seat_merging(id, own, legacy, legacy.known),
+            Start::StillMerging => {
+                let sure = own.is_some();
+                self.seat_merging(id, own, legacy, sure)
+            }
+            Start::Copy { resume } => {
+                let useless = own.iter().filter(|_| !resume).map(|(r, _)| r.tag.id);
+                legacy.spent.extend(useless);
+                self.seat_copy(id, own.filter(|_| resume), legacy)
+            }
+            Start::Detached => MemberState::Detached(self.seat_departed(owner, own, legacy)),
+            Start::Expelled => MemberState::Expelled(self.seat_departed(owner, own, legacy)),
+            Start::Missing { equal } => {
+                MemberState::Missing(self.seat_missing(owner, own, legacy, (absent, equal)))
+            }
+        };
+        let member = &mut self.members[id.index()];
+        (member.state, member.since) = (state, self.now);
+    }
+
+    /// A bitmap of the past with what may have been in flight, under its new record; or a new one.
+    fn inherit(
+        &mut self,
+        own: Option<(BitmapRecord, WriteBitmap)>,
+        legacy: &Legacy,
+        (kind, owner, policy): (BitmapKind, Uuid, Policy),
+    ) -> (OwnedBitmap, BitmapTag) {
+        let Some((mut record, map)) = own else {
+            let id = self.new_id();
+            let map = WriteBitmap::empty(self.geometry).named(id);
+            legacy.doubt.iter().for_each(|doubt| map.absorb(doubt));
+            let map = OwnedBitmap::new(map);
+            let tag = self.keep(&map.marks(), kind, owner, policy);
+            return (map, tag);
+        };
+        if let Some(doubt) = &legacy.doubt {
+            map.absorb(doubt);
+            self.push_home(HomeChange::Absorb(map.id(), Arc::clone(doubt)));
+        }
+        if record.kind != kind {
+            record.kind = kind;
+            self.push_home(HomeChange::Describe(record));
+        }
+        (OwnedBitmap::new(map), record.tag)
+    }
+
+    /// A member that is equal to the master but for its own bitmap and what was in flight, if that is
+    /// `sure`; else but for everything.
+    fn seat_merging(
+        &mut self,
+        id: MemberId,
+        own: Option<(BitmapRecord, WriteBitmap)>,
+        legacy: &Legacy,
+        sure: bool,
+    ) -> MemberState {
+        let whole = own.as_ref().is_some_and(|(r, _)| r.kind == BitmapKind::Copying(CopyKind::Merge));
+        if !sure || !legacy.known {
+            return self.new_target(id, CopyKind::Merge, WriteBitmap::full(self.geometry));
+        }
+        let kind = match whole {
+            true => CopyKind::Merge,
+            false => CopyKind::Minimerge,
+        };
+        let owner = self.members[id.index()].uuid;
+        let what = (BitmapKind::Copying(kind), owner, Policy::default());
+        let (map, _) = self.inherit(own, legacy, what);
+        self.target_of(id, kind, map, None)
+    }
+
+    /// A member that was being filled goes on from what was left.
+    fn seat_copy(
+        &mut self,
+        id: MemberId,
+        own: Option<(BitmapRecord, WriteBitmap)>,
+        legacy: &Legacy,
+    ) -> MemberState {
+        let Some((record, map)) = own else {
+            return self.new_target(id, CopyKind::Full, WriteBitmap::full(self.geometry));
+        };
+        let kind = match record.kind {
+            BitmapKind::Copying(kind) if !kind.is_merge() => kind,
+            _ => CopyKind::Mini,
+        };
+        let what = (BitmapKind::Copying(kind), record.owner, record.tag.policy);
+        let (map, tag) = self.inherit(Some((record, map)), legacy, what);
+        let tag = (kind == CopyKind::Mini).then_some(tag);
+        self.target_of(id, kind, map, tag)
+    }
+
+    fn seat_departed(
+        &mut self,
+        owner: Uuid,
+        own: Option<(BitmapRecord, WriteBitmap)>,
+        legacy: &Legacy,
+    ) -> Departed {
+        let mut departed = Departed::without_bitmap(Epoch(0));
+        if let Some((record, map)) = own {
+            let what = (BitmapKind::Departed, owner, record.tag.policy);
+            let (map, tag) = self.inherit(Some((record, map)), legacy, what);
+            (departed.held, departed.tag) = (Held::Here(map), Some(tag));
+        }
+        departed
+    }
+
+    /// An absent member lacks what was in flight and what will be written: a bitmap tells both, if what was
+    /// in flight is known.
+    fn seat_missing(
+        &mut self,
+        owner: Uuid,
+        own: Option<(BitmapRecord, WriteBitmap)>,
+        legacy: &Legacy,
+        (policy, equal): (Policy, bool),
+    ) -> Departed {
+        let certain = legacy.known || legacy.doubt.is_none();
+        let tells = own.is_some() || certain && equal;
+        if !tells || policy == Policy::Full || self.home.is_err() {
+            if let Some((record, _)) = own {
+                self.push_home(HomeChange::Forget(record.tag.id));
+            }
+            return Departed::without_bitmap(Epoch(0));
+        }
+        let kind = BitmapKind::Departed;
+        let (map, mut tag) = self.inherit(own, legacy, (kind, owner, policy));
+        if tag.generation != self.generation.number() {
+            // Its block has the newest generation, not that of its bitmap.
+            tag.generation = self.generation.number();
+            self.push_home(HomeChange::Describe(BitmapRecord { tag, kind, owner }));
+        }
+        let mut departed = Departed::without_bitmap(Epoch(0));
+        (departed.held, departed.tag) = (Held::Here(map), Some(tag));
+        departed
+    }
+}

@@ -1,0 +1,170 @@
+//! The home of bitmaps, simulated: what has returned is durable, except for bits that a copy has
+//! drained, which may come back after a crash.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use shadowset::set::{
+    BitmapId, BitmapRecord, Bytes, Geometry, Home, HomeChange, Regions, WriteBitmap,
+};
+use shadowset::testing::Rng;
+
+/// A bitmap that is kept.
+#[derive(Debug)]
+struct Kept {
+    record: BitmapRecord,
+    bits: WriteBitmap,
+    /// With the bits that were drained and may not be gone yet.
+    late: Option<WriteBitmap>,
+}
+
+/// The home is broken: nothing more becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Broken;
+
+/// A home.
+#[derive(Debug)]
+pub(crate) struct SimHome {
+    kept: RefCell<BTreeMap<BitmapId, Kept>>,
+    /// Regions that one mark makes durable at once.
+    grain: u64,
+    pub(crate) broken: Cell<bool>,
+    /// The set goes on in memory.
+    pub(crate) given_up: Cell<bool>,
+    /// Whether anything is kept: not with `durability = "memory"`.
+    pub(crate) used: bool,
+}
+
+impl Home for SimHome {
+    type Error = Broken;
+
+    fn mark(&self, bitmaps: &[BitmapId], regions: Regions) -> Result<(), Broken> {
+        if !self.used || self.given_up.get() {
+            return Ok(());
+        }
+        let kept = self.kept.borrow();
+        let mine = || bitmaps.iter().filter_map(|id| kept.get(id));
+        if mine().all(|map| map.bits.covers(regions)) {
+            return Ok(());
+        }
+        if self.broken.get() {
+            return Err(Broken);
+        }
+        for map in mine() {
+            let groups = self.groups(map.bits.geometry(), regions);
+            map.bits.mark(groups);
+            map.late.iter().for_each(|late| {
+                late.mark(groups);
+            });
+        }
+        Ok(())
+    }
+}
+
+impl SimHome {
+    pub(crate) fn new(used: bool, grain: u64) -> Self {
+        Self {
+            kept: RefCell::default(),
+            grain,
+            broken: Cell::new(false),
+            given_up: Cell::new(false),
+            used,
+        }
+    }
+
+    fn groups(&self, geometry: Geometry, regions: Regions) -> Regions {
+        let first = regions.first().0 / self.grain * self.grain;
+        let end = regions.end().0.div_ceil(self.grain) * self.grain;
+        region_run(geometry, first, end.min(geometry.regions()))
+    }
+
+    /// Whether bitmaps are kept now.
+    pub(crate) fn keeps(&self) -> bool {
+        self.used && !self.broken.get() && !self.given_up.get()
+    }
+
+    /// Carries out a change.
+    pub(crate) fn change(&self, change: &HomeChange) {
+        let mut kept = self.kept.borrow_mut();
+        match change {
+            HomeChange::Add(record, map) => {
+                let bits = map.snapshot();
+                let new = Kept {
+                    record: *record,
+                    bits,
+                    late: None,
+                };
+                let old = kept.insert(record.tag.id, new);
+                assert!(old.is_none(), "{} is kept twice", record.tag.id);
+            }
+            HomeChange::Describe(record) => {
+                let map = kept.get_mut(&record.tag.id);
+                map.unwrap_or_else(|| panic!("{} is not kept", record.tag.id)).record = *record;
+            }
+            HomeChange::Absorb(id, bits) => {
+                let map = kept.get(id);
+                let map = map.unwrap_or_else(|| panic!("{id} is not kept"));
+                add(&map.bits, bits);
+                map.late.iter().for_each(|late| add(late, bits));
+            }
+            HomeChange::Retain(left) => {
+                let map = kept.get_mut(&left.id());
+                let map = map.unwrap_or_else(|| panic!("{} is not kept", left.id()));
+                let both = map.bits.words().zip(left.words()).map(|(a, b)| a & b);
+                let both = WriteBitmap::from_words(left.geometry(), both).named(left.id());
+                let before = std::mem::replace(&mut map.bits, both);
+                map.late.get_or_insert(before);
+            }
+            HomeChange::Forget(id) => {
+                let old = kept.remove(id);
+                assert!(old.is_some(), "{id} is not kept");
+            }
+        }
+    }
+
+    /// What a crash leaves: the records and bits.
+    pub(crate) fn after_crash(&self, rng: &mut Rng) -> Vec<(BitmapRecord, WriteBitmap)> {
+        let mut kept = self.kept.borrow_mut();
+        for map in kept.values_mut() {
+            if let Some(late) = map.late.take() {
+                if rng.chance(500) {
+                    map.bits = late;
+                }
+            }
+        }
+        kept.values().map(|map| (map.record, map.bits.snapshot())).collect()
+    }
+
+    /// A new home, as after a crash that has left nothing to believe.
+    pub(crate) fn renew(&mut self, believed: bool) {
+        if !believed {
+            self.kept.borrow_mut().clear();
+        }
+        self.broken.set(false);
+        self.given_up.set(false);
+    }
+
+    /// The durable bits of a bitmap.
+    pub(crate) fn with_bits<T>(&self, id: BitmapId, look: impl Fn(&WriteBitmap) -> T) -> Option<T> {
+        self.kept.borrow().get(&id).map(|map| look(&map.bits))
+    }
+
+    /// Number of bitmaps that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.kept.borrow().len()
+    }
+}
+
+/// The regions `first .. end`.
+pub(crate) fn region_run(geometry: Geometry, first: u64, end: u64) -> Regions {
+    let (start, end) = (first * geometry.region_bytes(), end * geometry.region_bytes());
+    let end = end.min(geometry.size().0);
+    let range = geometry.clip(Bytes(start), Bytes(end - start));
+    geometry.regions_of(range.expect("regions of the unit"))
+}
+
+fn add(to: &WriteBitmap, bits: &WriteBitmap) {
+    bits.runs().for_each(|run| {
+        to.mark(run);
+    });
+}
