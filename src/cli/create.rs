@@ -113,7 +113,7 @@ fn setup_of(args: &CreateArgs, path: &Path) -> Result<Setup> {
     Ok(Setup {
         label,
         region_blocks: config::check_region_blocks(region_blocks).map_err(wrong)?,
-        durability: Durability::Memory,
+        durability: Durability::default(),
         members: named_members(args, &unit, &state_dir)?,
         state_dir,
         unit,

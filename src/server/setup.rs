@@ -18,6 +18,27 @@ pub enum Durability {
     Memory,
 }
 
+impl Durability {
+    /// Every durability, the strongest first.
+    pub const ALL: [Self; 3] = [Self::Power, Self::Crash, Self::Memory];
+
+    /// The word of the configuration and of the control tree.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Power => "power",
+            Self::Crash => "crash",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The durability of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.name() == name)
+    }
+}
+
 /// What one mount is told beside the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mounting {

@@ -258,6 +258,7 @@ fn published(setup: &Setup, assembly: &Assembly, set: &ShadowSet, read_only: boo
         label: assembly.label.clone(),
         uuid: assembly.set,
         read_only,
+        durability: setup.durability,
         set: set.status(),
         rates: Vec::new(),
     }
