@@ -130,7 +130,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     };
     let state_dir = place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit)));
     let setup = Setup {
-        label: place.label(file.label.as_ref(), &unit)?,
+        label: place.label(file.label.as_ref())?,
         region_blocks: place.region_blocks(file.region_blocks.as_ref())?,
         durability: place.durability(file.durability.as_ref())?,
         members: place.members(&file.member, &state_dir)?,
@@ -272,12 +272,12 @@ impl Source<'_> {
         Err(self.wrong(name.span(), &bad_name(name.get_ref())))
     }
 
-    fn label(&self, label: Option<&Spanned<String>>, unit: &str) -> Result<String> {
+    fn label(&self, label: Option<&Spanned<String>>) -> Result<Option<String>> {
         let Some(label) = label else {
-            return Ok(unit.to_owned());
+            return Ok(None);
         };
         check_label(label.get_ref()).map_err(|says| self.wrong(label.span(), &says))?;
-        Ok(label.get_ref().clone())
+        Ok(Some(label.get_ref().clone()))
     }
 
     fn region_blocks(&self, blocks: Option<&Spanned<u32>>) -> Result<u32> {
@@ -376,7 +376,9 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
         "# Shadow set {unit}. Mount it: shadowset mount {spec} DIR"
     );
     let _ = writeln!(text, "unit = {}", quoted(unit));
-    let _ = writeln!(text, "label = {}", quoted(&setup.label));
+    if let Some(label) = &setup.label {
+        let _ = writeln!(text, "label = {}", quoted(label));
+    }
     let _ = writeln!(
         text,
         "# One bit of a write bitmap stands for so many blocks of 512 bytes."

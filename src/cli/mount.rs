@@ -344,7 +344,7 @@ fn setup_of_options(options: &Options) -> Result<Setup> {
         .collect();
     let unit = options.unit.clone().unwrap_or_else(|| "dsa1".to_owned());
     Ok(Setup {
-        label: unit.clone(),
+        label: None,
         region_blocks: crate::set::geometry::REGION_BLOCKS_DEFAULT,
         durability: Durability::default(),
         members: config::members_of(&pairs, &place::state_dir(&unit))?,
@@ -405,10 +405,7 @@ mod tests {
     fn members_can_come_from_the_options() {
         let options = mount_options::parse(&["members=/a:/b".into(), "unit=dsa9".into()]).unwrap();
         let setup = setup_of_options(&options).expect("valid");
-        assert_eq!(
-            (setup.unit.as_str(), setup.label.as_str()),
-            ("dsa9", "dsa9")
-        );
+        assert_eq!((setup.unit.as_str(), setup.label), ("dsa9", None));
         let members: Vec<_> = setup
             .members
             .iter()

@@ -3,8 +3,9 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
 pub use crate::io::IoMode;
-use crate::set::Policy;
+use crate::set::{Code, Policy};
 
 /// How long bitmaps and the write-intent bitmap live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -76,8 +77,9 @@ pub struct MemberSetup {
 pub struct Setup {
     /// Name of the unit: the file name under the mount point.
     pub unit: String,
-    /// Label of the set, at most 64 bytes.
-    pub label: String,
+    /// Label of the set, at most 64 bytes; `None` when none is given: a new set is then called as the
+    /// unit, and that of an existing one is not checked.
+    pub label: Option<String>,
     /// Blocks per region, used when the set is created.
     pub region_blocks: u32,
     /// How long bitmaps live.
@@ -86,6 +88,27 @@ pub struct Setup {
     pub state_dir: PathBuf,
     /// One to six members in the order of the configuration.
     pub members: Vec<MemberSetup>,
+}
+
+impl Setup {
+    /// The label of a set that is made of this.
+    #[must_use]
+    pub fn label_of_new(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.unit)
+    }
+
+    /// Compares the label, where one is given, with that of the set that was found.
+    ///
+    /// # Errors
+    /// [`Code::WrongLabel`]: the images are those of another set than the one that was meant.
+    pub fn check_label(&self, found: &str) -> Result<()> {
+        let Some(label) = self.label.as_deref().filter(|label| *label != found) else {
+            return Ok(());
+        };
+        let text = format!("the set has the label \"{found}\", the configuration \"{label}\"");
+        let hint = "check the members' paths; if they are right, change or leave out the label";
+        Err(Error::new(Code::WrongLabel, text).with_hint(hint))
+    }
 }
 
 /// The usual place of a member's storage control block: beside a file, in the state directory for a

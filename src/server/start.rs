@@ -57,12 +57,14 @@ impl Running {
 /// Opens the members of a unit, assembles the set and starts to serve it.
 ///
 /// # Errors
-/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain.
+/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain, another
+/// label.
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let read_only = mounting.read_only;
     let blocks = read_blocks(&setup.members)?;
     let images = open_images(&setup.members, &blocks)?;
     let assembly = assess(&found(&setup.members, blocks, &images))?;
+    setup.check_label(&assembly.label)?;
     warn_of_unconfigured(&assembly);
     let (messages, inbox) = unbounded();
     let mut set = assemble(setup, &assembly, &images)?;

@@ -42,8 +42,8 @@ fn every_key_is_read() {
     let config = read(GOOD).expect("valid");
     let setup = &config.setup;
     assert_eq!(
-        (setup.unit.as_str(), setup.label.as_str()),
-        ("dsa7", "payroll")
+        (setup.unit.as_str(), setup.label.as_deref()),
+        ("dsa7", Some("payroll"))
     );
     assert_eq!(
         (setup.region_blocks, setup.durability),
@@ -75,10 +75,8 @@ fn every_key_is_read() {
 fn what_is_left_out_has_a_default() {
     let config = read("[[member]]\nname = \"m1\"\npath = \"/a\"\n").expect("valid");
     let setup = config.setup;
-    assert_eq!(
-        (setup.unit.as_str(), setup.label.as_str()),
-        ("dsa1", "dsa1")
-    );
+    assert_eq!((setup.unit.as_str(), &setup.label), ("dsa1", &None));
+    assert_eq!(setup.label_of_new(), "dsa1");
     assert_eq!(
         (setup.region_blocks, setup.durability),
         (127, Durability::Power)
@@ -266,7 +264,7 @@ fn what_is_written_reads_back_as_the_same() {
     let text = render(&setup, "./x.toml").expect("UTF-8");
     assert_eq!(read(&text).expect("valid").setup, setup);
     let odd = Setup {
-        label: "a \"b\" \\ c\u{e9}".to_owned(),
+        label: Some("a \"b\" \\ c\u{e9}".to_owned()),
         ..setup
     };
     assert_eq!(
@@ -275,6 +273,9 @@ fn what_is_written_reads_back_as_the_same() {
             .setup,
         odd
     );
+    let silent = Setup { label: None, ..odd };
+    let text = render(&silent, "dsa7").expect("UTF-8");
+    assert_eq!(read(&text).expect("valid").setup, silent);
 }
 
 #[test]
