@@ -97,6 +97,29 @@ impl Setup {
         self.label.as_deref().unwrap_or(&self.unit)
     }
 
+    /// Looks for files that the mount on `dir`, a canonical path, would hide: later requests for them would
+    /// come to the unit itself (I12).
+    ///
+    /// # Errors
+    /// [`Code::NotSupported`] for an image, a control block or the state directory below `dir`.
+    pub fn check_outside(&self, dir: &Path) -> Result<()> {
+        let of_members = self.members.iter().flat_map(|m| {
+            let image = (format!("the image of {}", m.name), &m.path);
+            let scb = format!("the storage control block of {}", m.name);
+            [image, (scb, &m.scb)]
+        });
+        let state = ("the state directory".to_owned(), &self.state_dir);
+        for (what, path) in of_members.chain([state]) {
+            if resolved(path).starts_with(dir) {
+                let (path, dir) = (path.display(), dir.display());
+                let text = format!("{what} lies in the mount point {dir} itself: {path}");
+                let hint = "mount on an empty directory that holds nothing of the unit";
+                return Err(Error::new(Code::NotSupported, text).with_hint(hint));
+            }
+        }
+        Ok(())
+    }
+
     /// Compares the label, where one is given, with that of the set that was found.
     ///
     /// # Errors
@@ -109,6 +132,15 @@ impl Setup {
         let hint = "check the members' paths; if they are right, change or leave out the label";
         Err(Error::new(Code::WrongLabel, text).with_hint(hint))
     }
+}
+
+/// The path without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let real = path.ancestors().find_map(|above| {
+        let real = std::fs::canonicalize(above).ok()?;
+        Some(real.join(path.strip_prefix(above).ok()?))
+    });
+    real.unwrap_or_else(|| path.to_owned())
 }
 
 /// The usual place of a member's storage control block: beside a file, in the state directory for a

@@ -16,6 +16,7 @@ use super::seat::{Identity, Seat};
 use super::setup::{MemberSetup, Mounting, Setup};
 use crate::error::{Error, Result};
 use crate::io::scb_file;
+use crate::io::state_dir::StateDir;
 use crate::io::{Image, Storage};
 use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
 use crate::set::member::Member;
@@ -26,6 +27,8 @@ use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ScbRow, Shadow
 pub struct Running {
     handle: Handle,
     thread: JoinHandle<std::result::Result<(), String>>,
+    /// Given back when the thread has ended.
+    _state_dir: StateDir,
 }
 
 impl Running {
@@ -58,8 +61,9 @@ impl Running {
 ///
 /// # Errors
 /// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain, another
-/// label.
+/// label; [`Code::InUse`] when another unit has the state directory.
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
+    let state_dir = StateDir::claim(&setup.state_dir)?;
     let read_only = mounting.read_only;
     let blocks = read_blocks(&setup.members)?;
     let images = open_images(&setup.members, &blocks)?;
@@ -98,7 +102,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         board,
         messages,
     };
-    run(Runner::new(parts), effects, inbox, handle)
+    run(Runner::new(parts), effects, inbox, handle, state_dir)
 }
 
 /// Carries the first effects out and starts the control thread.
@@ -107,6 +111,7 @@ fn run(
     effects: Vec<Effect>,
     inbox: Receiver<Message>,
     handle: Handle,
+    state_dir: StateDir,
 ) -> Result<Running> {
     // The first View is in force already; the blocks must say so before anybody writes.
     let (persist, rest): (Vec<_>, Vec<_>) = effects
@@ -134,7 +139,11 @@ fn run(
     let thread = thread
         .spawn(move || runner.run(&inbox))
         .map_err(|e| Error::io("the control thread cannot be started", e))?;
-    Ok(Running { handle, thread })
+    Ok(Running {
+        handle,
+        thread,
+        _state_dir: state_dir,
+    })
 }
 
 fn read_blocks(members: &[MemberSetup]) -> Result<Vec<ScbFound>> {
