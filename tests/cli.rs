@@ -244,7 +244,7 @@ fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
     place.expect(1, &["mount", "dsa1"]);
     place.expect(1, &["mount", "--frobnicate", "dsa1", "empty"]);
     let bad = place.path("conf/dsa1.toml");
-    fs::write(&bad, "unit = \"dsa1\"\ndurability = \"power\"\n").expect("file");
+    fs::write(&bad, "unit = \"dsa1\"\ndurability = \"disk\"\n").expect("file");
     let (_, stderr) = place.expect(32, &["mount", "dsa1", "empty"]);
     let at = format!(
         "shadowset: {}: line 2, column 14: durability: ",

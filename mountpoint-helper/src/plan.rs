@@ -287,6 +287,15 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_the_program_reach_it() {
+        let words = "durability=crash,policy=minicopy=optional,require_members,include,nocopy";
+        assert_eq!(
+            mounted(&format!("mount.shadowset c /srv -o rw,{words}")),
+            format!("mount -o {words} -- c /srv")
+        );
+    }
+
+    #[test]
     fn a_comma_in_quotes_belongs_to_the_value() {
         let line = "mount.shadowset none /srv -o ro,members=\"a,b:c\",nofail";
         assert_eq!(mounted(line), "mount -o ro,members=\"a,b:c\" -- none /srv");

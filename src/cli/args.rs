@@ -48,6 +48,10 @@ pub(super) enum Verb {
     Detach(DetachArgs),
     /// Brings a member back, by minicopy when there is a bitmap, or adds an image.
     Attach(AttachArgs),
+    /// Gives up a departed member: its row and its bitmap go, and its image may be written.
+    Release(ReleaseArgs),
+    /// Makes the other sources equal to the master: where writes may be in flight, or everywhere.
+    Merge(MergeArgs),
     /// Write bitmaps of detached members.
     #[command(subcommand)]
     Bitmap(BitmapVerb),
@@ -191,6 +195,25 @@ pub(super) struct AttachArgs {
     pub(super) dry_run: bool,
 }
 
+/// `release`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct ReleaseArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Name of the member.
+    pub(super) member: String,
+}
+
+/// `merge`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct MergeArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Everywhere, not only where writes may be in flight.
+    #[arg(long)]
+    pub(super) full: bool,
+}
+
 /// `bitmap`.
 #[derive(Subcommand, Debug)]
 pub(super) enum BitmapVerb {
@@ -327,6 +350,9 @@ mod tests {
             "detach dsa1 m3 --policy minicopy --dry-run",
             "attach dsa1 m3 --policy minicopy=optional --wait",
             "attach dsa1 /srv/m4.img --as m4 --yes --json",
+            "release dsa1 m3 --json",
+            "merge dsa1",
+            "merge dsa1 --full",
             "bitmap list dsa1",
             "bitmap show dsa1 m3",
             "bitmap extents dsa1 0a0b0c0d --json",
@@ -357,6 +383,8 @@ mod tests {
             ("frobnicate", "frobnicate"),
             ("detach dsa1", "MEMBER"),
             ("detach dsa1 m1 --policy half", "half"),
+            ("release dsa1", "MEMBER"),
+            ("merge dsa1 m1", "m1"),
             ("attach dsa1 m1 --wait --dry-run", "--dry-run"),
             ("create dsa1 --size 1X", "1X"),
             ("create dsa1 --member m1", "NAME=PATH"),

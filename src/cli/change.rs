@@ -1,11 +1,11 @@
-//! `attach` and `detach`: words of the command line to one command of the control tree.
+//! `attach`, `detach`, `release` and `merge`: words of the command line to one command of the control tree.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::args::{AttachArgs, DetachArgs};
+use super::args::{AttachArgs, DetachArgs, MergeArgs, ReleaseArgs};
 use super::model::{Operation, Status};
 use super::output::Out;
 use super::place;
@@ -52,6 +52,18 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
         &says,
     )?;
     Ok(0)
+}
+
+/// `release`.
+pub(super) fn release(args: &ReleaseArgs, out: Out) -> Result<u8> {
+    let command = Command::new("release").word(&args.member)?;
+    show(&place::tree(&args.unit)?.command(&command.text)?, out)
+}
+
+/// `merge`.
+pub(super) fn merge(args: &MergeArgs, out: Out) -> Result<u8> {
+    let command = Command::new("merge").flag("full", args.full);
+    show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 
 /// An operation that has ended well, with what it had to do.

@@ -1,7 +1,7 @@
 //! Configuration of a unit: TOML text to a checked [`Setup`], and back.
 //!
 //! A mistake is named with file, line, column and key. Nothing is guessed: an unknown key is an
-//! error, and a durability that the program does not have is refused, not replaced by a weaker one.
+//! error, and so is a word that has no meaning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,16 +10,17 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{hints, place};
 use crate::error::{Error, Result};
 use crate::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
-use crate::set::Code;
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::scb::check_name;
+use crate::set::{Code, Policy};
 
 /// Longest label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
@@ -45,6 +46,25 @@ pub(super) struct Mount {
     pub(super) ro: bool,
     /// Where the log goes.
     pub(super) log: Option<PathBuf>,
+    /// What is wanted of bitmaps for members that are absent.
+    #[serde(default, deserialize_with = "policy_of_toml")]
+    pub(super) policy: Option<Policy>,
+    /// Every member of the set must be there.
+    #[serde(default)]
+    pub(super) require_members: bool,
+    /// Members that only the control blocks name take part.
+    #[serde(default)]
+    pub(super) include: bool,
+    /// No member may have to be copied.
+    #[serde(default)]
+    pub(super) nocopy: bool,
+}
+
+fn policy_of_toml<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<Policy>, D::Error> {
+    let word = String::deserialize(from)?;
+    policy(&word).map(Some).map_err(D::Error::custom)
 }
 
 #[derive(Deserialize)]
@@ -110,7 +130,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     };
     let state_dir = place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit)));
     let setup = Setup {
-        label: place.label(file.label.as_ref(), &unit)?,
+        label: place.label(file.label.as_ref())?,
         region_blocks: place.region_blocks(file.region_blocks.as_ref())?,
         durability: place.durability(file.durability.as_ref())?,
         members: place.members(&file.member, &state_dir)?,
@@ -122,15 +142,19 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     Ok(Config { setup, mount })
 }
 
-/// Whether a durability is one that the program has; the rest is refused in one sentence.
+/// The durability of a word; any other word is refused in one sentence.
 pub(super) fn durability(word: &str) -> std::result::Result<Durability, String> {
-    match word {
-        "memory" => Ok(Durability::Memory),
-        "power" | "crash" => Err(format!(
-            "durability \"{word}\" is not there yet: this version keeps write bitmaps in memory"
-        )),
-        _ => Err(format!("durability is \"memory\", not \"{word}\"")),
-    }
+    let wrong = || format!("durability is \"power\", \"crash\" or \"memory\", not \"{word}\"");
+    Durability::from_name(word).ok_or_else(wrong)
+}
+
+/// The policy of a mount; any other word is refused in one sentence.
+pub(super) fn policy(word: &str) -> std::result::Result<Policy, String> {
+    let all = [Policy::Minicopy, Policy::MinicopyOptional];
+    let wrong = || {
+        format!("the policy of a mount is \"minicopy\" or \"minicopy=optional\", not \"{word}\"")
+    };
+    all.into_iter().find(|p| p.name() == word).ok_or_else(wrong)
 }
 
 /// Whether the name can be that of a unit or a member.
@@ -248,12 +272,12 @@ impl Source<'_> {
         Err(self.wrong(name.span(), &bad_name(name.get_ref())))
     }
 
-    fn label(&self, label: Option<&Spanned<String>>, unit: &str) -> Result<String> {
+    fn label(&self, label: Option<&Spanned<String>>) -> Result<Option<String>> {
         let Some(label) = label else {
-            return Ok(unit.to_owned());
+            return Ok(None);
         };
         check_label(label.get_ref()).map_err(|says| self.wrong(label.span(), &says))?;
-        Ok(label.get_ref().clone())
+        Ok(Some(label.get_ref().clone()))
     }
 
     fn region_blocks(&self, blocks: Option<&Spanned<u32>>) -> Result<u32> {
@@ -265,12 +289,9 @@ impl Source<'_> {
 
     fn durability(&self, word: Option<&Spanned<String>>) -> Result<Durability> {
         let Some(word) = word else {
-            return Ok(Durability::Memory);
+            return Ok(Durability::default());
         };
-        durability(word.get_ref()).map_err(|says| {
-            self.wrong(word.span(), &says)
-                .with_hint("write durability = \"memory\"")
-        })
+        durability(word.get_ref()).map_err(|says| self.wrong(word.span(), &says))
     }
 
     fn members(&self, members: &[Spanned<Member>], state_dir: &Path) -> Result<Vec<MemberSetup>> {
@@ -355,18 +376,21 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
         "# Shadow set {unit}. Mount it: shadowset mount {spec} DIR"
     );
     let _ = writeln!(text, "unit = {}", quoted(unit));
-    let _ = writeln!(text, "label = {}", quoted(&setup.label));
+    if let Some(label) = &setup.label {
+        let _ = writeln!(text, "label = {}", quoted(label));
+    }
     let _ = writeln!(
         text,
         "# One bit of a write bitmap stands for so many blocks of 512 bytes."
     );
     let _ = writeln!(text, "region_blocks = {}", setup.region_blocks);
-    let _ = writeln!(text, "# Write bitmaps end with the mount.");
-    let _ = match setup.durability {
-        Durability::Power => writeln!(text, "durability = \"power\""),
-        Durability::Crash => writeln!(text, "durability = \"crash\""),
-        Durability::Memory => writeln!(text, "durability = \"memory\""),
-    };
+    let _ = writeln!(
+        text,
+        "# Write bitmaps survive a loss of power (\"power\"), a crash of the daemon (\"crash\"), or\n\
+         # not the end of the mount (\"memory\")."
+    );
+    let durability = setup.durability.name();
+    let _ = writeln!(text, "durability = {}", quoted(durability));
     let _ = writeln!(text, "state_dir = {}", quoted(utf8(&setup.state_dir)?));
     for m in &setup.members {
         let _ = writeln!(text, "\n[[member]]\nname = {}", quoted(&m.name));

@@ -111,9 +111,9 @@ fn setup_of(args: &CreateArgs, path: &Path) -> Result<Setup> {
         .unwrap_or_else(|| place::state_dir(&unit));
     let state_dir = absolute(&state_dir)?;
     Ok(Setup {
-        label,
+        label: Some(label),
         region_blocks: config::check_region_blocks(region_blocks).map_err(wrong)?,
-        durability: Durability::Memory,
+        durability: Durability::default(),
         members: named_members(args, &unit, &state_dir)?,
         state_dir,
         unit,
@@ -174,10 +174,11 @@ fn agree(setup: &Setup, args: &CreateArgs, path: &Path) -> Result<()> {
             return differs("the list of members", shown(&file), shown(&line));
         }
     }
-    if let Some(label) = args.label.as_ref().filter(|label| **label != setup.label) {
+    let of_file = setup.label_of_new();
+    if let Some(label) = args.label.as_ref().filter(|label| *label != of_file) {
         return differs(
             "the label",
-            format!("\"{}\"", setup.label),
+            format!("\"{of_file}\""),
             format!("\"{label}\""),
         );
     }

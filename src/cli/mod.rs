@@ -81,6 +81,8 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Show(args) => status::show(args, out),
         Verb::Detach(args) => change::detach(args, out),
         Verb::Attach(args) => change::attach(args, out),
+        Verb::Release(args) => change::release(args, out),
+        Verb::Merge(args) => change::merge(args, out),
         Verb::Bitmap(verb) => bitmap::run(verb, out),
         Verb::Op(verb) => op::run(verb, out),
         Verb::Wait(args) => wait::run(args, out),

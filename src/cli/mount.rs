@@ -19,7 +19,7 @@ use super::tree::Tree;
 use super::{config, log, place, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
-use crate::server::setup::{Mounting, Setup};
+use crate::server::setup::{Durability, Setup};
 use crate::set::Code;
 
 /// Exit code of mount(8) for a mount that did not come about.
@@ -79,14 +79,13 @@ impl Plan {
         } else {
             refuse_members(&options)?;
             let config = config::load(&place::config_file(&args.spec)?)?;
-            options.allow_other |= config.mount.allow_other;
-            options.read_only |= config.mount.ro;
-            options.log = options.log.or(config.mount.log);
+            options.complete(config.mount);
             config.setup
         };
         if let Some(unit) = options.unit.take() {
             setup.unit = unit;
         }
+        setup.durability = options.durability.unwrap_or(setup.durability);
         options.log = options
             .log
             .map(std::path::absolute)
@@ -239,10 +238,7 @@ impl Plan {
         })?;
         let options = MountOptions {
             allow_other: self.options.allow_other,
-            mounting: Mounting {
-                read_only: self.options.read_only,
-                ..Mounting::default()
-            },
+            mounting: self.options.mounting(),
         };
         let mut opened = false;
         let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {
@@ -348,9 +344,9 @@ fn setup_of_options(options: &Options) -> Result<Setup> {
         .collect();
     let unit = options.unit.clone().unwrap_or_else(|| "dsa1".to_owned());
     Ok(Setup {
-        label: unit.clone(),
+        label: None,
         region_blocks: crate::set::geometry::REGION_BLOCKS_DEFAULT,
-        durability: crate::server::setup::Durability::Memory,
+        durability: Durability::default(),
         members: config::members_of(&pairs, &place::state_dir(&unit))?,
         state_dir: place::state_dir(&unit),
         unit,
@@ -409,10 +405,7 @@ mod tests {
     fn members_can_come_from_the_options() {
         let options = mount_options::parse(&["members=/a:/b".into(), "unit=dsa9".into()]).unwrap();
         let setup = setup_of_options(&options).expect("valid");
-        assert_eq!(
-            (setup.unit.as_str(), setup.label.as_str()),
-            ("dsa9", "dsa9")
-        );
+        assert_eq!((setup.unit.as_str(), setup.label), ("dsa9", None));
         let members: Vec<_> = setup
             .members
             .iter()

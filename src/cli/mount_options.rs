@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::config;
+use super::config::{self, Mount};
 use crate::error::{Error, Result};
-use crate::set::Code;
+use crate::server::setup::{Durability, Mounting};
+use crate::set::{Code, Policy};
 
 /// Words that mount(8) passes on and that change nothing here: what our mounts have anyway, and
 /// what only fstab and init systems read.
@@ -44,6 +45,16 @@ pub(super) struct Options {
     pub(super) unit: Option<String>,
     /// Images, for a unit without a configuration.
     pub(super) members: Vec<PathBuf>,
+    /// Another durability than that of the configuration.
+    pub(super) durability: Option<Durability>,
+    /// What is wanted of bitmaps for members that are absent.
+    pub(super) policy: Option<Policy>,
+    /// Every member of the set must be there.
+    pub(super) require_members: bool,
+    /// Members that only the control blocks name take part.
+    pub(super) include: bool,
+    /// No member may have to be copied.
+    pub(super) nocopy: bool,
 }
 
 /// Reads lists of options, each as it stands behind a `-o`.
@@ -82,6 +93,28 @@ fn split(list: &str) -> Result<Vec<String>> {
 }
 
 impl Options {
+    /// Takes what is said once for all mounts, where this mount says nothing else.
+    pub(super) fn complete(&mut self, mount: Mount) {
+        self.allow_other |= mount.allow_other;
+        self.read_only |= mount.ro;
+        self.require_members |= mount.require_members;
+        self.include |= mount.include;
+        self.nocopy |= mount.nocopy;
+        self.policy = self.policy.or(mount.policy);
+        self.log = self.log.take().or(mount.log);
+    }
+
+    /// What the server is told of this mount.
+    pub(super) fn mounting(&self) -> Mounting {
+        Mounting {
+            read_only: self.read_only,
+            policy: self.policy.unwrap_or_default(),
+            require_members: self.require_members,
+            include: self.include,
+            nocopy: self.nocopy,
+        }
+    }
+
     fn read(&mut self, word: &str) -> Result<()> {
         match word.split_once('=') {
             None => self.read_flag(word),
@@ -95,6 +128,9 @@ impl Options {
             "ro" => self.read_only = true,
             "allow_other" => self.allow_other = true,
             "foreground" => self.foreground = true,
+            "require_members" => self.require_members = true,
+            "include" => self.include = true,
+            "nocopy" => self.nocopy = true,
             _ if ACCEPTED.contains(&word) || is_for_others(word) => {}
             _ => return Err(unknown(word)),
         }
@@ -108,7 +144,8 @@ impl Options {
             "unit" if config::valid_name(value) => self.unit = Some(value.to_owned()),
             "unit" => return Err(wrong(format!("\"{value}\" cannot be the name of a unit"))),
             "members" => self.members = split_members(value),
-            "durability" => config::durability(value).map(drop).map_err(wrong)?,
+            "durability" => self.durability = Some(config::durability(value).map_err(wrong)?),
+            "policy" => self.policy = Some(config::policy(value).map_err(wrong)?),
             "log" => return Err(wrong("the path is empty".to_owned())),
             _ if is_for_others(key) => {}
             _ => return Err(unknown(key)),
@@ -124,7 +161,8 @@ fn is_for_others(word: &str) -> bool {
 
 fn unknown(word: &str) -> Error {
     Error::new(Code::Syntax, format!("mount: unknown option `{word}`")).with_hint(
-        "options: ro allow_other foreground log=FILE unit=NAME members=A:B durability=memory",
+        "options: ro allow_other foreground log=FILE unit=NAME members=A:B durability=WORD \
+         policy=WORD require_members include nocopy",
     )
 }
 
@@ -154,7 +192,10 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let options = read("ro,allow_other,foreground,log=/l,unit=dsa2,members=/a:/b\\:c:/d");
+        let options = read(
+            "ro,allow_other,foreground,log=/l,unit=dsa2,members=/a:/b\\:c:/d,durability=crash,\
+             policy=minicopy,require_members,include,nocopy",
+        );
         let expected = Options {
             allow_other: true,
             read_only: true,
@@ -162,6 +203,11 @@ mod tests {
             log: Some("/l".into()),
             unit: Some("dsa2".into()),
             members: vec!["/a".into(), "/b:c".into(), "/d".into()],
+            durability: Some(Durability::Crash),
+            policy: Some(Policy::Minicopy),
+            require_members: true,
+            include: true,
+            nocopy: true,
         };
         assert_eq!(options.expect("valid"), expected);
     }
@@ -183,10 +229,6 @@ mod tests {
             "rw,noatime,relatime,nodiratime,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,",
         );
         assert_eq!(options.expect("valid"), Options::default());
-        assert_eq!(
-            read("durability=memory").expect("valid"),
-            Options::default()
-        );
     }
 
     #[test]
@@ -197,12 +239,53 @@ mod tests {
             ("rate=3", "unknown option `rate`"),
             ("unit=a/b", "\"a/b\" cannot be the name of a unit"),
             ("log=", "log: the path is empty"),
-            ("durability=power", "durability \"power\" is not there yet"),
-            ("durability=disk", "durability is \"memory\", not \"disk\""),
+            (
+                "durability=disk",
+                "durability is \"power\", \"crash\" or \"memory\", not \"disk\"",
+            ),
+            (
+                "policy=full",
+                "policy: the policy of a mount is \"minicopy\" or \"minicopy=optional\", not \"full\"",
+            ),
+            ("nocopy=yes", "unknown option `nocopy`"),
+            ("policy", "unknown option `policy`"),
         ] {
             let error = read(line).expect_err(line);
             assert!(error.to_string().contains(says), "{error}");
             assert_eq!(error.code(), Code::Syntax);
         }
+    }
+
+    #[test]
+    fn the_configuration_completes_what_the_mount_says() {
+        let of_file = Mount {
+            ro: true,
+            policy: Some(Policy::Minicopy),
+            include: true,
+            log: Some("/file".into()),
+            ..Mount::default()
+        };
+        let mut silent = Options::default();
+        assert_eq!(silent.mounting(), Mounting::default());
+        silent.complete(of_file.clone());
+        let expected = Mounting {
+            read_only: true,
+            policy: Policy::Minicopy,
+            require_members: false,
+            include: true,
+            nocopy: false,
+        };
+        assert_eq!(silent.mounting(), expected);
+        let mut loud =
+            read("policy=minicopy=optional,require_members,nocopy,log=/l").expect("valid");
+        loud.complete(of_file);
+        let expected = Mounting {
+            policy: Policy::MinicopyOptional,
+            require_members: true,
+            nocopy: true,
+            ..expected
+        };
+        assert_eq!(loud.mounting(), expected);
+        assert_eq!(loud.log.as_deref(), Some(std::path::Path::new("/l")));
     }
 }

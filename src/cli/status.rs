@@ -404,6 +404,16 @@ errors: m3 has had 2 errors
     }
 
     #[test]
+    fn only_bitmaps_that_end_with_the_mount_are_worth_a_line() {
+        assert!(render(&sample(), PLAIN).contains("bitmaps: in memory"));
+        for durability in ["power", "crash"] {
+            let mut status = sample();
+            status.durability = Some(durability.to_owned());
+            assert!(!render(&status, PLAIN).contains("bitmaps:"));
+        }
+    }
+
+    #[test]
     fn a_steady_unit_says_who_serves() {
         let mut status = sample();
         status.state = "steady".to_owned();

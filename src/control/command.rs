@@ -45,6 +45,21 @@ pub static COMMANDS: &[Spec] = &[
         parse: expel,
     },
     Spec {
+        verb: "release",
+        syntax: "release <member>",
+        doc: "Give up a departed member: its row and its bitmap go, and its image may be written.",
+        parse: release,
+    },
+    Spec {
+        verb: "merge",
+        syntax: "merge [full]",
+        doc: "Make the other sources equal to the master: where writes may be in flight, or everywhere.",
+        parse: |words| {
+            let full = words.flag("full")?;
+            Ok(Request::Merge { full })
+        },
+    },
+    Spec {
         verb: "delete-bitmap",
         syntax: "delete-bitmap <id>",
         doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
@@ -73,12 +88,10 @@ pub static COMMANDS: &[Spec] = &[
 /// Verbs of the interface that this version does not know.
 const LATER: &[&str] = &[
     "verify",
-    "merge",
     "resize",
     "stall",
     "unstall",
     "abort",
-    "release",
     "set",
     "reset-counters",
     "dissolve",
@@ -237,6 +250,11 @@ fn attach(words: &mut Words) -> Result<Request, Refusal> {
 fn expel(words: &mut Words) -> Result<Request, Refusal> {
     let member = words.object("a member")?;
     Ok(Request::Expel { member })
+}
+
+fn release(words: &mut Words) -> Result<Request, Refusal> {
+    let member = words.object("a member")?;
+    Ok(Request::Release { member })
 }
 
 fn delete_bitmap(words: &mut Words) -> Result<Request, Refusal> {

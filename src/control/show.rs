@@ -8,11 +8,9 @@ use serde::ser::{SerializeMap, Serializer};
 use super::render::Context;
 use super::table::Drawn;
 use super::text::{self, ABSENT, human, line, maybe, maybe_moment, moment, percent};
+use crate::server::setup::Durability;
 use crate::server::{EventRecord, Published};
 use crate::set::{BitmapStatus, MemberStatus, OpState, Operation, Regions};
-
-/// How long bitmaps live: as long as the process.
-pub(super) const DURABILITY: &str = "memory";
 
 pub(super) fn abi(_: &Context<'_>) -> String {
     super::ABI.to_string()
@@ -303,7 +301,7 @@ pub(super) fn display(c: &Context<'_>) -> String {
     let mut out = format!(
         "Virtual unit {}, label {}, {}\n  \
          state {}, generation {}, {} ({size} bytes), regions of {} blocks\n  \
-         bitmaps live in memory and end with this mount\n\n",
+         {}\n\n",
         line(&now.unit),
         line(&now.label),
         now.uuid,
@@ -311,11 +309,20 @@ pub(super) fn display(c: &Context<'_>) -> String {
         set.generation.number(),
         human(size),
         set.geometry.region_blocks(),
+        bitmaps_live(now.durability),
     );
     display_members(c, &mut out);
     display_bitmaps(c, &mut out);
     display_operations(c, &mut out);
     out
+}
+
+fn bitmaps_live(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Power => "bitmaps survive a crash and a loss of power",
+        Durability::Crash => "bitmaps survive a crash of the daemon, not a loss of power",
+        Durability::Memory => "bitmaps live in memory and end with this mount",
+    }
 }
 
 fn display_members(c: &Context<'_>, out: &mut String) {

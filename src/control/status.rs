@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::render::Context;
-use super::show::{Counters, DURABILITY, bitmap_state, state_word, uncovered};
+use super::show::{Counters, bitmap_state, state_word, uncovered};
 use super::text::{ABSENT, line, moment};
 use crate::server::Published;
 use crate::set::{BitmapStatus, MemberId, MemberStatus, Operation};
@@ -101,7 +101,7 @@ impl<'a> Status<'a> {
             size: set.geometry.size().0,
             volsize: set.geometry.size().0,
             region_blocks: set.geometry.region_blocks(),
-            durability: DURABILITY,
+            durability: now.durability.name(),
             read_only: now.read_only,
             mounted: moment(now.mounted),
             created: now.created.map(moment),

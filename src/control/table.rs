@@ -340,8 +340,8 @@ pub static TABLE: &[Node] = &[
     ),
     bitmap(
         "bitmaps/<id>/durability",
-        "memory: it ends with this mount.",
-        |_, _| show::DURABILITY.to_owned(),
+        "What it survives: power, crash, or with memory not the end of the mount.",
+        |c, _| c.now.durability.name().to_owned(),
     ),
     bitmap(
         "bitmaps/<id>/state",

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::tree::Unit;
+use crate::server::setup::Durability;
 use crate::server::{Done, EventRecord, Published, Rate, Request};
 use crate::set::{
     Answer, BitmapId, BitmapStatus, BitmapTag, Bytes, Code, CopyKind, CopyWork, Epoch, Generation,
@@ -144,6 +145,7 @@ pub(crate) fn published() -> Published {
         label: "payroll".to_owned(),
         uuid: uuid::Uuid::from_u128(77),
         read_only: false,
+        durability: Durability::Memory,
         set: SetStatus {
             epoch: Epoch(3),
             generation: Generation::from_number(5).expect("valid"),

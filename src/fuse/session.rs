@@ -76,6 +76,7 @@ pub(super) fn serve(
     let mut notes = clear_left(unit, claimed.left_mountpoint());
     notes.extend(clear(unit, dir)?);
     let dir = dir.canonicalize().map_err(failed)?;
+    setup.check_outside(&dir)?;
     let signals = Signals::collect().map_err(failed)?;
     if let Err(error) = sys::become_io_flusher() {
         tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");

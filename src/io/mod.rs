@@ -8,6 +8,7 @@ pub mod loopdev;
 pub mod mountpoint;
 pub mod runtime;
 pub mod scb_file;
+pub mod state_dir;
 pub mod storage;
 pub mod sys;
 #[cfg(test)]

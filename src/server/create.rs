@@ -112,7 +112,7 @@ fn check_setup(setup: &Setup, from: Option<&str>) -> Result<()> {
         }
         _ => {}
     }
-    scb::check_label(&setup.label)
+    scb::check_label(setup.label_of_new())
         .map_err(|e| Error::new(Code::Config, format!("{}: {e}", setup.unit)))?;
     for (i, member) in setup.members.iter().enumerate() {
         scb::check_name(&member.name)
@@ -328,7 +328,7 @@ fn blocks(setup: &Setup, geometry: Geometry, source: Option<usize>) -> Vec<Scb> 
         member: row.member,
         name: row.name.clone(),
         state: row.state,
-        label: setup.label.clone(),
+        label: setup.label_of_new().to_owned(),
         generation: Generation::FIRST,
         lineage: lineage.clone(),
         geometry,

@@ -9,6 +9,7 @@ use crossbeam_channel::{SendError, Sender};
 
 use super::Message;
 use super::pipeline::Pipeline;
+use super::setup::Durability;
 use crate::set::{
     Answer, AttachPolicy, BitmapId, Code, MemberStatus, Moment, OpId, Policy, Refusal, SetStatus,
 };
@@ -101,6 +102,8 @@ pub struct Published {
     pub uuid: uuid::Uuid,
     /// Whether the unit takes no writes.
     pub read_only: bool,
+    /// How long bitmaps live.
+    pub durability: Durability,
     /// The set.
     pub set: SetStatus,
     /// Speeds of running operations.

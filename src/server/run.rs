@@ -439,6 +439,7 @@ impl Runner {
             label: last.label.clone(),
             uuid: last.uuid,
             read_only: last.read_only,
+            durability: last.durability,
             set: self.set.status(),
             rates: self.speeds.rates(),
         };

@@ -3,8 +3,9 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
 pub use crate::io::IoMode;
-use crate::set::Policy;
+use crate::set::{Code, Policy};
 
 /// How long bitmaps and the write-intent bitmap live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -16,6 +17,27 @@ pub enum Durability {
     Crash,
     /// With the process, as OpenVMS has it.
     Memory,
+}
+
+impl Durability {
+    /// Every durability, the strongest first.
+    pub const ALL: [Self; 3] = [Self::Power, Self::Crash, Self::Memory];
+
+    /// The word of the configuration and of the control tree.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Power => "power",
+            Self::Crash => "crash",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The durability of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.name() == name)
+    }
 }
 
 /// What one mount is told beside the configuration.
@@ -55,8 +77,9 @@ pub struct MemberSetup {
 pub struct Setup {
     /// Name of the unit: the file name under the mount point.
     pub unit: String,
-    /// Label of the set, at most 64 bytes.
-    pub label: String,
+    /// Label of the set, at most 64 bytes; `None` when none is given: a new set is then called as the
+    /// unit, and that of an existing one is not checked.
+    pub label: Option<String>,
     /// Blocks per region, used when the set is created.
     pub region_blocks: u32,
     /// How long bitmaps live.
@@ -65,6 +88,59 @@ pub struct Setup {
     pub state_dir: PathBuf,
     /// One to six members in the order of the configuration.
     pub members: Vec<MemberSetup>,
+}
+
+impl Setup {
+    /// The label of a set that is made of this.
+    #[must_use]
+    pub fn label_of_new(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.unit)
+    }
+
+    /// Looks for files that the mount on `dir`, a canonical path, would hide: later requests for them would
+    /// come to the unit itself (I12).
+    ///
+    /// # Errors
+    /// [`Code::NotSupported`] for an image, a control block or the state directory below `dir`.
+    pub fn check_outside(&self, dir: &Path) -> Result<()> {
+        let of_members = self.members.iter().flat_map(|m| {
+            let image = (format!("the image of {}", m.name), &m.path);
+            let scb = format!("the storage control block of {}", m.name);
+            [image, (scb, &m.scb)]
+        });
+        let state = ("the state directory".to_owned(), &self.state_dir);
+        for (what, path) in of_members.chain([state]) {
+            if resolved(path).starts_with(dir) {
+                let (path, dir) = (path.display(), dir.display());
+                let text = format!("{what} lies in the mount point {dir} itself: {path}");
+                let hint = "mount on an empty directory that holds nothing of the unit";
+                return Err(Error::new(Code::NotSupported, text).with_hint(hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the label, where one is given, with that of the set that was found.
+    ///
+    /// # Errors
+    /// [`Code::WrongLabel`]: the images are those of another set than the one that was meant.
+    pub fn check_label(&self, found: &str) -> Result<()> {
+        let Some(label) = self.label.as_deref().filter(|label| *label != found) else {
+            return Ok(());
+        };
+        let text = format!("the set has the label \"{found}\", the configuration \"{label}\"");
+        let hint = "check the members' paths; if they are right, change or leave out the label";
+        Err(Error::new(Code::WrongLabel, text).with_hint(hint))
+    }
+}
+
+/// The path without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let real = path.ancestors().find_map(|above| {
+        let real = std::fs::canonicalize(above).ok()?;
+        Some(real.join(path.strip_prefix(above).ok()?))
+    });
+    real.unwrap_or_else(|| path.to_owned())
 }
 
 /// The usual place of a member's storage control block: beside a file, in the state directory for a

@@ -15,14 +15,25 @@ use super::seat::Identity;
 use super::setup::{Mounting, Setup};
 use super::{Message, admission, home};
 use crate::error::{Error, Result};
+<<<<<<< HEAD
 use crate::set::assess::{Assembly, assess};
 use crate::set::{Beginning, Code, Effect, Event, ShadowSet, View};
+=======
+use crate::io::scb_file;
+use crate::io::state_dir::StateDir;
+use crate::io::{Image, Storage};
+use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
+use crate::set::member::Member;
+use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ScbRow, ShadowSet, View};
+>>>>>>> w-words
 
 /// A unit that runs.
 #[derive(Debug)]
 pub struct Running {
     handle: Handle,
     thread: JoinHandle<std::result::Result<(), String>>,
+    /// Given back when the thread has ended.
+    _state_dir: StateDir,
 }
 
 impl Running {
@@ -54,6 +65,7 @@ impl Running {
 /// Opens the members of a unit, assembles the set and starts to serve it.
 ///
 /// # Errors
+<<<<<<< HEAD
 /// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain; what
 /// `mounting` asks for and cannot have.
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
@@ -78,6 +90,20 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     };
     let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;
     admission::check_bitmaps(&set.status(), &kept, mounting)?;
+=======
+/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain, another
+/// label; [`Code::InUse`] when another unit has the state directory.
+pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
+    let state_dir = StateDir::claim(&setup.state_dir)?;
+    let read_only = mounting.read_only;
+    let blocks = read_blocks(&setup.members)?;
+    let images = open_images(&setup.members, &blocks)?;
+    let assembly = assess(&found(&setup.members, blocks, &images))?;
+    setup.check_label(&assembly.label)?;
+    warn_of_unconfigured(&assembly);
+    let (messages, inbox) = unbounded();
+    let mut set = assemble(setup, &assembly, &images)?;
+>>>>>>> w-words
     let effects = set.begin();
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
@@ -108,7 +134,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         board,
         messages,
     };
-    run(Runner::new(parts), effects, inbox, handle)
+    run(Runner::new(parts), effects, inbox, handle, state_dir)
 }
 
 /// Carries the first effects out and starts the control thread.
@@ -117,6 +143,7 @@ fn run(
     effects: Vec<Effect>,
     inbox: Receiver<Message>,
     handle: Handle,
+    state_dir: StateDir,
 ) -> Result<Running> {
     // The first View is in force already; the blocks must say so before anybody writes.
     let mut rest = Vec::new();
@@ -142,7 +169,11 @@ fn run(
     let thread = thread
         .spawn(move || runner.run(&inbox))
         .map_err(|e| Error::io("the control thread cannot be started", e))?;
-    Ok(Running { handle, thread })
+    Ok(Running {
+        handle,
+        thread,
+        _state_dir: state_dir,
+    })
 }
 
 fn first_view(effects: &[Effect]) -> Option<View> {
@@ -166,7 +197,12 @@ fn published(
         unit: setup.unit.clone(),
         label: assembly.label.clone(),
         uuid: assembly.set,
+<<<<<<< HEAD
         read_only: mounting.read_only,
+=======
+        read_only,
+        durability: setup.durability,
+>>>>>>> w-words
         set: set.status(),
         rates: Vec::new(),
     }

@@ -127,7 +127,7 @@ pub(crate) fn setup(dir: &Path, members: usize) -> Setup {
     };
     Setup {
         unit: "dsa1".into(),
-        label: "test".into(),
+        label: Some("test".into()),
         region_blocks: 127,
         durability: Durability::Memory,
         state_dir: dir.to_owned(),

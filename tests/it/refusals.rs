@@ -1,8 +1,8 @@
 //! Every refusal has its own code, and changes nothing.
 
 use shadowset::io::{Image, IoMode};
-use shadowset::server::setup::Setup;
-use shadowset::server::{Request, create};
+use shadowset::server::setup::{Mounting, Setup};
+use shadowset::server::{Request, create, start};
 use shadowset::set::{AttachPolicy, Code, OpId, Policy, Refusal};
 
 use crate::bed::Bed;
@@ -159,4 +159,30 @@ fn a_set_that_runs_is_not_created_anew() {
     let bed = Bed::new(2, 1 << 20);
     let error = create::create(&bed.setup, None, None, true).expect_err("a refusal");
     assert_eq!(error.code(), Code::ImageLocked, "{error}");
+}
+
+#[test]
+fn a_set_with_another_label_is_not_started() {
+    let mut bed = Bed::new(2, 1 << 20);
+    bed.stop();
+    let files = |setup: &Setup| -> Vec<Vec<u8>> {
+        let members = setup.members.iter();
+        let paths = members.flat_map(|m| [m.path.clone(), m.scb.clone()]);
+        paths.map(|p| std::fs::read(p).expect("a file")).collect()
+    };
+    let before = files(&bed.setup);
+    let other = Setup {
+        label: Some("other".into()),
+        ..bed.setup.clone()
+    };
+    let error = start(&other, &Mounting::default()).expect_err("a refusal");
+    assert_eq!(error.code(), Code::WrongLabel, "{error}");
+    assert_eq!(error.errno(), libc::EMEDIUMTYPE);
+    let says = "the set has the label \"test\", the configuration \"other\"";
+    assert!(error.to_string().contains(says), "{error}");
+    assert!(error.hint().contains("leave out the label"), "{error}");
+    assert!(files(&bed.setup) == before, "nothing is written");
+    bed.setup.label = None;
+    bed.start();
+    assert_eq!(bed.handle().state().label, "test");
 }

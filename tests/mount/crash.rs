@@ -75,7 +75,11 @@ fn a_stale_mount_is_recovered_by_the_next_one() {
 
 #[test]
 fn a_bitmap_in_memory_ends_with_the_daemon_and_says_so() {
-    let mut unit = Plan::new(3, 8 * MIB).mount();
+    let mut unit = Plan::new(3, 8 * MIB).options("durability=memory").mount();
+    assert!(
+        unit.sh("shadowset status dsa1")
+            .contains("in memory, they end with the mount")
+    );
     unit.sh("head -c 8M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
     unit.detach("m3");
     unit.sh("head -c 1M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");

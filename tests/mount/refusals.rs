@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Plan, Refused, Unit};
+use crate::bed::{MIB, Plan, Refused, Thing, Unit};
 
 /// What a refusal must not change: generation, states, bitmaps, and which operations there are.
 /// How far an operation has come changes all the time.
@@ -294,4 +294,98 @@ fn an_unprivileged_user_reads_and_changes_nothing() {
     denied("chmod 666 $C");
     denied("mkdir $M/x");
     assert_eq!(membership(&unit), before);
+}
+
+/// A second unit `dsa2` on `$D/mnt2` that has to be refused: its members and what else its configuration
+/// says, then the code and a part of the sentence.
+fn no_second_unit(unit: &Unit, lines: &str, code: &str, says: &str) {
+    let config = format!("unit = \"dsa2\"\n{lines}");
+    std::fs::write(unit.path("conf/dsa2.toml"), config).expect("the configuration");
+    let dir = unit.path("mnt2");
+    unit.keep(Thing::Mount(dir));
+    let ran = unit.try_sh("shadowset mount dsa2 $D/mnt2 --log $D/log2 --json");
+    assert_eq!(ran.code, 32, "{lines}: {ran:?}");
+    let answer: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(answer["code"], code, "{lines}: {ran:?}");
+    assert!(ran.err.contains(says), "{lines}: {ran:?}");
+    assert!(ran.err.contains("\nhint: "), "{lines}: {ran:?}");
+}
+
+fn member(image: &std::path::Path, scb: &std::path::Path) -> String {
+    let (image, scb) = (image.display(), scb.display());
+    format!("[[member]]\nname = \"m1\"\npath = \"{image}\"\nscb = \"{scb}\"\n")
+}
+
+#[test]
+fn one_image_is_in_one_unit_whatever_path_leads_to_it() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh(
+        "mkdir $D/mnt2 $D/bound; cd $D; ln -s images/m1.img soft; ln images/m1.img hard
+        mount --bind $I $D/bound",
+    );
+    unit.keep(Thing::Mount(unit.path("bound")));
+    let state = format!("state_dir = \"{}\"\n", unit.path("state2").display());
+    for name in ["images/m1.img", "soft", "hard", "bound/m1.img"] {
+        let image = unit.path(name);
+        let lines = format!("{state}{}", member(&image, &unit.path("images/m1.scb")));
+        let says = format!("{} is in use by another set", image.display());
+        no_second_unit(&unit, &lines, "image-locked", &says);
+    }
+    assert_eq!(unit.read("state"), "steady\n");
+    unit.stop();
+    let device = unit.sh("losetup -f --show $I/m1.img");
+    unit.keep(Thing::Loop(device.clone()));
+    let image = unit.image("m1").to_owned();
+    let lines = format!("{state}{}", member(&image, &unit.path("images/m1.scb")));
+    let says = format!("{} is behind {device}", image.display());
+    no_second_unit(&unit, &lines, "in-use", &says);
+    unit.free(&device);
+    unit.assert_equal();
+}
+
+#[test]
+fn one_state_directory_is_for_one_unit() {
+    let mut unit = Plan::new(2, 4 * MIB).options("durability=memory").mount();
+    unit.sh("mkdir $D/mnt2; ln -s state $D/link
+        shadowset create $D/conf/new.toml --size 4M --member m1=$D/one.img");
+    let member = member(&unit.path("one.img"), &unit.path("one.img.scb"));
+    for name in ["state", "link"] {
+        let dir = unit.path(name).display().to_string();
+        let lines = format!("durability = \"memory\"\nstate_dir = \"{dir}\"\n{member}");
+        let says = format!("the state directory {dir} is used by another unit");
+        no_second_unit(&unit, &lines, "in-use", &says);
+    }
+    assert_eq!(unit.read("state"), "steady\n");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn nothing_of_a_unit_lies_in_its_own_mount() {
+    let unit = Unit::new(2, 4 * MIB);
+    unit.sh("mkdir $D/mnt2; ln -s mnt2 $D/link; truncate -s 4M $D/mnt2/a.img $D/b.img");
+    let (state, inside) = (unit.path("state2"), unit.path("mnt2"));
+    let image = unit.path("b.img");
+    let scb = unit.path("b.scb");
+    for (state, image, scb, what) in [
+        (&state, &inside.join("a.img"), &scb, "the image of m1"),
+        (&state, &unit.path("link/a.img"), &scb, "the image of m1"),
+        (
+            &state,
+            &image,
+            &inside.join("b.scb"),
+            "the storage control block of m1",
+        ),
+        (
+            &unit.path("link/not/there"),
+            &image,
+            &scb,
+            "the state directory",
+        ),
+    ] {
+        let state = format!("state_dir = \"{}\"\n", state.display());
+        let says = format!("{what} lies in the mount point {} itself", inside.display());
+        let lines = format!("{state}{}", member(image, scb));
+        no_second_unit(&unit, &lines, "not-supported", &says);
+    }
+    unit.sh("[ \"$(ls $D/mnt2)\" = a.img ] && [ ! -e $D/state2 ]");
 }

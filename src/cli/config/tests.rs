@@ -27,6 +27,10 @@ path = "m2.img"
 allow_other = true
 ro = true
 log = "/var/log/dsa7"
+policy = "minicopy"
+require_members = true
+include = true
+nocopy = true
 "#;
 
 fn read(text: &str) -> Result<Config> {
@@ -38,8 +42,8 @@ fn every_key_is_read() {
     let config = read(GOOD).expect("valid");
     let setup = &config.setup;
     assert_eq!(
-        (setup.unit.as_str(), setup.label.as_str()),
-        ("dsa7", "payroll")
+        (setup.unit.as_str(), setup.label.as_deref()),
+        ("dsa7", Some("payroll"))
     );
     assert_eq!(
         (setup.region_blocks, setup.durability),
@@ -55,22 +59,28 @@ fn every_key_is_read() {
         io: IoMode::Direct,
     };
     assert_eq!(setup.members[0], first);
-    assert!(config.mount.allow_other && config.mount.ro);
-    assert_eq!(
-        config.mount.log.as_deref(),
-        Some(Path::new("/var/log/dsa7"))
-    );
+    let mount = Mount {
+        allow_other: true,
+        ro: true,
+        log: Some("/var/log/dsa7".into()),
+        policy: Some(Policy::Minicopy),
+        require_members: true,
+        include: true,
+        nocopy: true,
+    };
+    assert_eq!(config.mount, mount);
 }
 
 #[test]
 fn what_is_left_out_has_a_default() {
     let config = read("[[member]]\nname = \"m1\"\npath = \"/a\"\n").expect("valid");
     let setup = config.setup;
+    assert_eq!((setup.unit.as_str(), &setup.label), ("dsa1", &None));
+    assert_eq!(setup.label_of_new(), "dsa1");
     assert_eq!(
-        (setup.unit.as_str(), setup.label.as_str()),
-        ("dsa1", "dsa1")
+        (setup.region_blocks, setup.durability),
+        (127, Durability::Power)
     );
-    assert_eq!(setup.region_blocks, 127);
     assert_eq!(setup.state_dir, place::state_dir("dsa1"));
     let m = &setup.members[0];
     assert_eq!(
@@ -198,23 +208,22 @@ fn bad_values_are_named_with_line_column_and_key() {
 }
 
 #[test]
-fn a_durability_that_is_not_there_is_refused() {
-    for (word, says) in [
-        (
-            "power",
-            "line 5, column 14: durability: durability \"power\" is not there yet",
-        ),
-        (
-            "crash",
-            "line 5, column 14: durability: durability \"crash\" is not there yet",
-        ),
-        (
-            "disk",
-            "line 5, column 14: durability: durability is \"memory\", not \"disk\"",
-        ),
-    ] {
-        is_refused(&change("\"memory\"", &format!("\"{word}\"")), says);
+fn the_words_of_durability_and_policy_are_these() {
+    for durability in Durability::ALL {
+        let text = change("memory", durability.name());
+        assert_eq!(read(&text).expect("valid").setup.durability, durability);
+        let again = render(&read(&text).expect("valid").setup, "dsa7").expect("UTF-8");
+        assert!(again.contains(&format!("\ndurability = \"{}\"\n", durability.name())));
     }
+    let says = "line 5, column 14: durability: durability is \"power\", \"crash\" or \"memory\", \
+                not \"disk\"";
+    is_refused(&change("memory", "disk"), says);
+    let text = change("\"minicopy\"", "\"minicopy=optional\"");
+    let policy = read(&text).expect("valid").mount.policy;
+    assert_eq!(policy, Some(Policy::MinicopyOptional));
+    let says = "line 26, column 10: policy: the policy of a mount is \"minicopy\" or \
+                \"minicopy=optional\", not \"full\"";
+    is_refused(&change("\"minicopy\"", "\"full\""), says);
 }
 
 #[test]
@@ -255,7 +264,7 @@ fn what_is_written_reads_back_as_the_same() {
     let text = render(&setup, "./x.toml").expect("UTF-8");
     assert_eq!(read(&text).expect("valid").setup, setup);
     let odd = Setup {
-        label: "a \"b\" \\ c\u{e9}".to_owned(),
+        label: Some("a \"b\" \\ c\u{e9}".to_owned()),
         ..setup
     };
     assert_eq!(
@@ -264,6 +273,9 @@ fn what_is_written_reads_back_as_the_same() {
             .setup,
         odd
     );
+    let silent = Setup { label: None, ..odd };
+    let text = render(&silent, "dsa7").expect("UTF-8");
+    assert_eq!(read(&text).expect("valid").setup, silent);
 }
 
 #[test]

@@ -59,6 +59,14 @@ fn commands_become_requests() {
             },
         ),
         (
+            "release m3",
+            Request::Release {
+                member: "m3".to_owned(),
+            },
+        ),
+        ("merge", Request::Merge { full: false }),
+        ("merge full\n", Request::Merge { full: true }),
+        (
             "delete-bitmap 0000001f",
             Request::DeleteBitmap(BitmapId(31)),
         ),
@@ -135,6 +143,30 @@ fn each_malformed_write_has_its_own_sentence() {
 }
 
 const WRONG_WORDS: &[Mistake<'static>] = &[
+    (
+        b"release",
+        Code::Syntax,
+        "release needs a member",
+        Some("release"),
+    ),
+    (
+        b"release m1 m2",
+        Code::Syntax,
+        "m2 is not a word of release",
+        Some("m2"),
+    ),
+    (
+        b"merge m1",
+        Code::Syntax,
+        "m1 is not a word of merge",
+        Some("m1"),
+    ),
+    (
+        b"merge full full",
+        Code::Syntax,
+        "full is given twice",
+        Some("full"),
+    ),
     (
         b"detach m1 policy=full",
         Code::Syntax,

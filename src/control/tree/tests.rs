@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::control::testing::Fake;
+use crate::server::setup::Durability;
 
 fn tree() -> (Arc<Fake>, Tree) {
     let fake = Fake::new();
@@ -148,6 +149,22 @@ fn a_read_only_unit_says_so() {
     let (fake, tree) = tree();
     fake.change(|p| p.read_only = true);
     assert_eq!(text(&tree, "state"), "read-only\n");
+}
+
+#[test]
+fn the_durability_is_that_of_the_unit() {
+    let (fake, tree) = tree();
+    for durability in Durability::ALL {
+        fake.change(|p| p.durability = durability);
+        let name = durability.name();
+        let shown = text(&tree, "bitmaps/00000007/durability");
+        assert_eq!(shown, format!("{name}\n"));
+        let json: serde_json::Value =
+            serde_json::from_str(&text(&tree, "status.json")).expect("JSON");
+        assert_eq!(json["durability"], name);
+        let warned = text(&tree, "show").contains("end with this mount");
+        assert_eq!(warned, durability == Durability::Memory);
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn place(members: usize) -> Place {
     };
     let setup = Setup {
         unit: "dsa1".to_owned(),
-        label: "payroll".to_owned(),
+        label: Some("payroll".to_owned()),
         region_blocks: 127,
         durability: Durability::Memory,
         state_dir: dir.path().join("state"),
