@@ -3,6 +3,9 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+#[path = "cli/examine.rs"]
+mod examine;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

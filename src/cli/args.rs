@@ -44,6 +44,8 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// Shows a unit in the manner of SHOW SHADOW.
     Show(UnitArgs),
+    /// Shows the storage control block of an image, whole or damaged; changes and locks nothing.
+    Examine(ExamineArgs),
     /// Takes a member out of the set and starts a write bitmap for it.
     Detach(DetachArgs),
     /// Brings a member back, by minicopy when there is a bitmap, or adds an image.
@@ -153,6 +155,20 @@ pub(super) struct StatusArgs {
     /// `stop` without --force is refused.
     #[arg(long, short, requires = "unit")]
     pub(super) watch: bool,
+}
+
+/// `examine`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "Exit codes: 0 a block can be read, 1 it cannot (damaged, of a newer version, or \
+    no block), 3 not found"
+)]
+pub(super) struct ExamineArgs {
+    /// An image, a file or a block device, or the file of a storage control block.
+    pub(super) path: PathBuf,
+    /// The file of the image's storage control block, when it lies elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub(super) scb: Option<PathBuf>,
 }
 
 /// `detach`.
@@ -347,6 +363,8 @@ mod tests {
             "status",
             "status dsa1 --watch --json",
             "--json show dsa1",
+            "examine /srv/m1.img --json",
+            "examine /dev/sdb --scb /var/lib/shadowset/dsa1/m1.scb",
             "detach dsa1 m3 --policy minicopy --dry-run",
             "attach dsa1 m3 --policy minicopy=optional --wait",
             "attach dsa1 /srv/m4.img --as m4 --yes --json",
@@ -382,6 +400,7 @@ mod tests {
         let table = [
             ("frobnicate", "frobnicate"),
             ("detach dsa1", "MEMBER"),
+            ("examine", "PATH"),
             ("detach dsa1 m1 --policy half", "half"),
             ("release dsa1", "MEMBER"),
             ("merge dsa1 m1", "m1"),

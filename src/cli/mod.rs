@@ -10,6 +10,7 @@ mod config;
 mod create;
 mod demo;
 mod events;
+mod examine;
 mod hints;
 mod list;
 mod log;
@@ -79,6 +80,7 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::List => list::run(out),
         Verb::Status(args) => status::run(args, out),
         Verb::Show(args) => status::show(args, out),
+        Verb::Examine(args) => examine::run(args, out),
         Verb::Detach(args) => change::detach(args, out),
         Verb::Attach(args) => change::attach(args, out),
         Verb::Release(args) => change::release(args, out),

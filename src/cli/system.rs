@@ -51,8 +51,9 @@ impl Running {
     }
 }
 
-/// The devices that were bound to a file of this name: all that can be told when its server has died.
-fn loops_by_name(file: &Path) -> Vec<PathBuf> {
+/// The devices that were bound to a file of this name: all that can be told when its server has died, or
+/// without opening a device.
+pub(super) fn loops_by_name(file: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/sys/block") else {
         return Vec::new();
     };

@@ -228,7 +228,11 @@ impl Journal {
                 return refuse(ErrorKind::AlreadyExists, record.tag.id, "is there already");
             }
             if maps.len() == MAPS_MAX {
-                return refuse(ErrorKind::StorageFull, record.tag.id, "would be one too many");
+                return refuse(
+                    ErrorKind::StorageFull,
+                    record.tag.id,
+                    "would be one too many",
+                );
             }
             maps.push(Map::new(record, Words::from_bitmap(initial)));
             Ok(with_words(entries, record.tag.id, initial))
@@ -321,7 +325,11 @@ impl Journal {
     /// Writes a batch of marks, then lets everybody rely on them.
     fn commit(&self, batch: &[Run]) -> io::Result<()> {
         let maps = self.maps.load_full();
-        let words = |key| maps.iter().find(|m| m.record.tag.id == key).map(|m| &m.words);
+        let words = |key| {
+            maps.iter()
+                .find(|m| m.record.tag.id == key)
+                .map(|m| &m.words)
+        };
         // A map that was removed while its mark waited needs it no more.
         let mine = || batch.iter().filter(|r| words(r.key).is_some());
         let entries = mine().map(|r| Entry::Mark {

@@ -10,13 +10,20 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::sys;
 use crate::set::scb::{SCB_BYTES, Scb, ScbError, Slot, has_magic, newest};
 
 pub use crate::set::assess::ScbFound;
 
 /// Only the owner of the set may see or change its blocks.
 const MODE: u32 = 0o600;
+
+/// How often a look begins again when a slot changes under it.
+const SETTLE_TRIES: u32 = 50;
+/// How long a slot that is not whole must stay the same to be taken for damaged.
+const SETTLE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is at `path`.
 ///
@@ -131,26 +138,88 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// The bytes of both slots, as far as the file has them.
-struct Slots {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slots {
     a: Vec<u8>,
     b: Vec<u8>,
 }
 
 impl Slots {
-    fn read(file: &File) -> io::Result<Self> {
+    /// Reads both slots.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn read(file: &File) -> io::Result<Self> {
         Ok(Self {
             a: read_slot(file, Slot::A)?,
             b: read_slot(file, Slot::B)?,
         })
     }
 
-    fn newest(&self) -> Result<(Slot, Scb), ScbError> {
+    /// Reads both slots while a server may be writing one: a slot that is not whole counts only
+    /// when it has stayed so for a moment.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn read_settled(file: &File) -> io::Result<Self> {
+        let pause = || sys::poll(&[], Some(SETTLE_PAUSE)).map(drop);
+        settle(|| Self::read(file), pause)
+    }
+
+    /// The bytes of one slot; fewer than 8192 where the file ends in it.
+    #[must_use]
+    pub fn bytes(&self, slot: Slot) -> &[u8] {
+        match slot {
+            Slot::A => &self.a,
+            Slot::B => &self.b,
+        }
+    }
+
+    /// The block in one slot.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn block(&self, slot: Slot) -> Result<Scb, ScbError> {
+        Scb::decode(self.bytes(slot))
+    }
+
+    /// Whether one of the slots begins like one, whole or damaged.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        has_magic(&self.a) || has_magic(&self.b)
+    }
+
+    /// The block of the file, and the slot that holds it.
+    ///
+    /// # Errors
+    /// Why there is none; [`ScbError::NoMagic`] when the file is not ours.
+    pub fn newest(&self) -> Result<(Slot, Scb), ScbError> {
         match newest(&self.a, &self.b) {
             // A file of ours that was cut says so; anything else without the magic is not ours.
-            Err(_) if !has_magic(&self.a) && !has_magic(&self.b) => Err(ScbError::NoMagic),
+            Err(_) if !self.is_ours() => Err(ScbError::NoMagic),
             other => other,
         }
     }
+}
+
+/// Reads until both slots are whole, or one that is not has stayed the same over a pause.
+fn settle(
+    mut read: impl FnMut() -> io::Result<Slots>,
+    mut pause: impl FnMut() -> io::Result<()>,
+) -> io::Result<Slots> {
+    let mut slots = read()?;
+    for _ in 0..SETTLE_TRIES {
+        if [Slot::A, Slot::B].iter().all(|s| slots.block(*s).is_ok()) {
+            break;
+        }
+        pause()?;
+        let now = read()?;
+        if now == slots {
+            break;
+        }
+        slots = now;
+    }
+    Ok(slots)
 }
 
 fn read_slot(file: &File, slot: Slot) -> io::Result<Vec<u8>> {
@@ -255,6 +324,28 @@ mod tests {
                 assert_eq!(now[kept..kept + SCB_BYTES], whole[kept..kept + SCB_BYTES]);
             }
         }
+    }
+
+    /// Who looks while a block is being written sees two whole slots, not the write.
+    #[test]
+    fn a_look_goes_on_as_long_as_a_torn_slot_changes() {
+        let whole = block(1).encode().expect("encodes");
+        let slots = |bytes: usize| Slots {
+            a: whole.to_vec(),
+            b: whole[..bytes].to_vec(),
+        };
+        let look = |found: &[usize]| {
+            let mut left = found.iter();
+            let settled = settle(
+                || Ok(slots(*left.next().expect("not asked again"))),
+                || Ok(()),
+            );
+            (settled.expect("no error").b.len(), left.len())
+        };
+        assert_eq!(look(&[SCB_BYTES]), (SCB_BYTES, 0));
+        assert_eq!(look(&[0, 100, 5000, SCB_BYTES, 0]), (SCB_BYTES, 1));
+        assert_eq!(look(&[100, 5000, 5000, SCB_BYTES]), (5000, 1));
+        assert_eq!(look(&[0, 0, SCB_BYTES]), (0, 1));
     }
 
     #[test]

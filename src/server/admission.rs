@@ -12,7 +12,9 @@ use crate::set::{Code, Policy, SetStatus};
 pub(super) fn check(found: &[Found], assembly: &Assembly, mounting: &Mounting) -> Result<()> {
     let names = |wanted: fn(Start) -> bool| {
         let all = found.iter().zip(&assembly.starts);
-        let names = all.filter(|(_, s)| wanted(**s)).map(|(f, _)| f.name.as_str());
+        let names = all
+            .filter(|(_, s)| wanted(**s))
+            .map(|(f, _)| f.name.as_str());
         names.collect::<Vec<_>>().join(", ")
     };
     let missing = names(|s| matches!(s, Start::Missing { .. }));

@@ -81,7 +81,13 @@ impl Found {
     ///
     /// # Errors
     /// The state directory cannot be written.
-    pub(super) fn settle(self, setup: &Setup, set: uuid::Uuid, geometry: Geometry, believed: bool) -> Result<Settled> {
+    pub(super) fn settle(
+        self,
+        setup: &Setup,
+        set: uuid::Uuid,
+        geometry: Geometry,
+        believed: bool,
+    ) -> Result<Settled> {
         let Some(options) = options(setup.durability) else {
             return Ok(Settled {
                 journal: None,
@@ -138,7 +144,12 @@ fn options(durability: Durability) -> Option<Options> {
     })
 }
 
-fn create(dir: &Path, set: uuid::Uuid, geometry: Geometry, options: Options) -> io::Result<Journal> {
+fn create(
+    dir: &Path,
+    set: uuid::Uuid,
+    geometry: Geometry,
+    options: Options,
+) -> io::Result<Journal> {
     std::fs::create_dir_all(dir)?;
     Journal::delete(dir)?;
     Journal::create(dir, set, geometry, options)

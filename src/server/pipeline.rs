@@ -19,8 +19,8 @@ use crate::io::journal::Journal;
 use crate::io::{Seek, Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
-    ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet, Outcome, Regions,
-    Verdict, View,
+    ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet, Outcome,
+    Regions, Verdict, View,
 };
 
 /// The storage of each member, by place.
@@ -216,7 +216,11 @@ impl Pipeline {
     }
 
     /// Sets the bits of an application's write; with them comes the permission to write.
-    fn permit<'a>(&self, fenced: &'a Fenced<'_>, range: ByteRange) -> Result<WritePermit<'a>, Errno> {
+    fn permit<'a>(
+        &self,
+        fenced: &'a Fenced<'_>,
+        range: ByteRange,
+    ) -> Result<WritePermit<'a>, Errno> {
         let live = &*fenced.live;
         let marked = loop {
             let home = self.home.load();
@@ -238,7 +242,9 @@ impl Pipeline {
     /// Waits until the set has given the journal up, which is durable then.
     fn lose_home(&self, error: &io::Error) -> Result<(), Errno> {
         let (done, given_up) = bounded(1);
-        let told = self.messages.send(Message::HomeLost(error.to_string(), done));
+        let told = self
+            .messages
+            .send(Message::HomeLost(error.to_string(), done));
         told.ok().and_then(|()| given_up.recv().ok()).ok_or(EIO)?;
         self.pass()
     }

@@ -87,7 +87,9 @@ fn log(notice: &Notice, event: &str, facts: &Facts) {
         .collect();
     let facts = facts.join(" ");
     match notice {
-        Notice::Expelled { .. } | Notice::FailedEverywhere | Notice::HomeLost(_) => tracing::error!("{event} {facts}"),
+        Notice::Expelled { .. } | Notice::FailedEverywhere | Notice::HomeLost(_) => {
+            tracing::error!("{event} {facts}")
+        }
         Notice::ReadError(_) => tracing::warn!("{event} {facts}"),
         _ => tracing::info!("{event} {facts}"),
     }

@@ -33,7 +33,10 @@ impl Roster {
     /// # Errors
     /// A block that cannot be read; an image that is there and cannot be opened or locked.
     pub(super) fn look(members: &[MemberSetup]) -> Result<Self> {
-        let entries = members.iter().map(Entry::look).collect::<Result<Vec<_>>>()?;
+        let entries = members
+            .iter()
+            .map(Entry::look)
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             configured: entries.len(),
             entries,

@@ -15,17 +15,9 @@ use super::seat::Identity;
 use super::setup::{Mounting, Setup};
 use super::{Message, admission, home};
 use crate::error::{Error, Result};
-<<<<<<< HEAD
+use crate::io::state_dir::StateDir;
 use crate::set::assess::{Assembly, assess};
 use crate::set::{Beginning, Code, Effect, Event, ShadowSet, View};
-=======
-use crate::io::scb_file;
-use crate::io::state_dir::StateDir;
-use crate::io::{Image, Storage};
-use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
-use crate::set::member::Member;
-use crate::set::{Bytes, Code, Effect, Event, MemberState, Moment, ScbRow, ShadowSet, View};
->>>>>>> w-words
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -65,12 +57,14 @@ impl Running {
 /// Opens the members of a unit, assembles the set and starts to serve it.
 ///
 /// # Errors
-<<<<<<< HEAD
-/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain; what
-/// `mounting` asks for and cannot have.
+/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain, another
+/// label; [`Code::InUse`] when another unit has the state directory; what `mounting` asks for and
+/// cannot have.
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
+    let state_dir = StateDir::claim(&setup.state_dir)?;
     let mut roster = Roster::look(&setup.members)?;
     let first = assess(&roster.found(), &[])?;
+    setup.check_label(&first.label)?;
     roster.add_unconfigured(&first, setup, mounting.include)?;
     let home = home::find(setup, first.set, first.geometry)?;
     let assembly = assess(&roster.found(), &home.records())?;
@@ -90,20 +84,6 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     };
     let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;
     admission::check_bitmaps(&set.status(), &kept, mounting)?;
-=======
-/// Why the set cannot be assembled: an image that is locked, missing control blocks, split brain, another
-/// label; [`Code::InUse`] when another unit has the state directory.
-pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
-    let state_dir = StateDir::claim(&setup.state_dir)?;
-    let read_only = mounting.read_only;
-    let blocks = read_blocks(&setup.members)?;
-    let images = open_images(&setup.members, &blocks)?;
-    let assembly = assess(&found(&setup.members, blocks, &images))?;
-    setup.check_label(&assembly.label)?;
-    warn_of_unconfigured(&assembly);
-    let (messages, inbox) = unbounded();
-    let mut set = assemble(setup, &assembly, &images)?;
->>>>>>> w-words
     let effects = set.begin();
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
@@ -197,12 +177,8 @@ fn published(
         unit: setup.unit.clone(),
         label: assembly.label.clone(),
         uuid: assembly.set,
-<<<<<<< HEAD
         read_only: mounting.read_only,
-=======
-        read_only,
         durability: setup.durability,
->>>>>>> w-words
         set: set.status(),
         rates: Vec::new(),
     }

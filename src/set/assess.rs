@@ -375,7 +375,10 @@ fn start_of(found: &Found, newest: &Scb, proof: Proof) -> Start {
 /// What a member is whose block is older than the newest, which does not say that it has left.
 fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> Start {
     let excused = proof.excuses(scb.generation, newest.generation);
-    let unproven = proof.believed && proof.complete.is_some_and(|c| c < newest.generation.number());
+    let unproven = proof.believed
+        && proof
+            .complete
+            .is_some_and(|c| c < newest.generation.number());
     match (row, scb.state) {
         (Some(ScbState::Source), ScbState::Source) if excused => Start::Merging,
         (Some(ScbState::Source | ScbState::Merging), ScbState::Source | ScbState::Merging)

@@ -174,7 +174,9 @@ impl ShadowSet {
             .max();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::TrimWithoutFlush) {
-            return over.into_iter().for_each(|through| self.forget_intents(through));
+            return over
+                .into_iter()
+                .for_each(|through| self.forget_intents(through));
         }
         if let Some(through) = over.filter(|_| !busy && !self.closing) {
             self.flush(self.writers(), Purpose::Trim(through));
@@ -218,16 +220,21 @@ impl ShadowSet {
         };
         let running: Vec<_> = self.ids().filter_map(running).collect();
         for (id, op, left) in running {
-            self.flush([id].into_iter().collect(), Purpose::Drained(op, Box::new(left)));
+            self.flush(
+                [id].into_iter().collect(),
+                Purpose::Drained(op, Box::new(left)),
+            );
         }
     }
 
     /// The target was flushed: what was not stale when the flush began is not stale durably either.
     pub(super) fn drained(&mut self, op: OpId, left: WriteBitmap) {
-        let target = self.ids().find_map(|id| match &self.members[id.index()].state {
-            MemberState::Target { op: o, phase, .. } if *o == op => Some(phase.stale()),
-            _ => None,
-        });
+        let target = self
+            .ids()
+            .find_map(|id| match &self.members[id.index()].state {
+                MemberState::Target { op: o, phase, .. } if *o == op => Some(phase.stale()),
+                _ => None,
+            });
         if let Some(stale) = target {
             // Nobody else marks the stale set of a member that is being filled.
             left.absorb(&stale);

@@ -199,7 +199,9 @@ impl ShadowSet {
                 let absorbed = departed.absorb_seeds();
                 // Nothing writes it any more, so what it looks like now is what it was left as.
                 let closed = std::mem::replace(&mut departed.closed, true);
-                absorbed.into_iter().for_each(|change| self.push_home(change));
+                absorbed
+                    .into_iter()
+                    .for_each(|change| self.push_home(change));
                 if !closed {
                     self.push(Effect::Close(id));
                 }
@@ -242,7 +244,9 @@ impl ShadowSet {
             departed.seeds.clear();
         }
         let absorbed = departed.absorb_seeds();
-        absorbed.into_iter().for_each(|change| self.push_home(change));
+        absorbed
+            .into_iter()
+            .for_each(|change| self.push_home(change));
         assert!(departed.seeds.is_empty(), "I1: no seed is left behind");
         assert!(
             !matches!(departed.held, Held::WithCopier(_)),
@@ -454,7 +458,9 @@ impl ShadowSet {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
                 let absorbed = departed.absorb_seeds();
-                absorbed.into_iter().for_each(|change| self.push_home(change));
+                absorbed
+                    .into_iter()
+                    .for_each(|change| self.push_home(change));
                 self.rejoin(id, departed);
                 self.advance();
                 self.publish();

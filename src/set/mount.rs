@@ -71,7 +71,8 @@ impl Legacy {
             Past::Known(all) => (true, all),
             Past::Unknown => (false, Vec::new()),
         };
-        let is_intent = |r: &BitmapRecord| matches!(r.kind, BitmapKind::Intent | BitmapKind::Opening);
+        let is_intent =
+            |r: &BitmapRecord| matches!(r.kind, BitmapKind::Intent | BitmapKind::Opening);
         let (intents, owned): (Vec<_>, Vec<_>) = all.into_iter().partition(|(r, _)| is_intent(r));
         let doubt = match known || clean {
             true => WriteBitmap::empty(geometry),
@@ -196,7 +197,9 @@ impl ShadowSet {
     /// from one that somebody has put back.
     fn inherit_intents(&mut self, legacy: &mut Legacy) {
         let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation);
-        legacy.intents.sort_by_key(|(record, _)| std::cmp::Reverse(rank(record)));
+        legacy
+            .intents
+            .sort_by_key(|(record, _)| std::cmp::Reverse(rank(record)));
         let mut all = std::mem::take(&mut legacy.intents).into_iter();
         let base = match all.next() {
             Some((_, map)) => map,
@@ -282,7 +285,9 @@ impl ShadowSet {
         legacy: &Legacy,
         sure: bool,
     ) -> MemberState {
-        let whole = own.as_ref().is_some_and(|(r, _)| r.kind == BitmapKind::Copying(CopyKind::Merge));
+        let whole = own
+            .as_ref()
+            .is_some_and(|(r, _)| r.kind == BitmapKind::Copying(CopyKind::Merge));
         if !sure || !legacy.known {
             return self.new_target(id, CopyKind::Merge, WriteBitmap::full(self.geometry));
         }

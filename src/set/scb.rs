@@ -7,6 +7,7 @@
 //!
 //! This module must not repair: a block that is nearly right is damaged.
 
+mod claims;
 mod codec;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use super::geometry::{Geometry, GeometryError};
 use super::member::MEMBERS_MAX;
 use super::record::BitmapRecord;
 
+pub use claims::{Claims, Content, Header, claims};
 pub use codec::{has_magic, newest};
 
 /// Bytes of one slot.
@@ -171,6 +173,12 @@ impl Lineage {
         let mut mounts = self.mounts[kept..].to_vec();
         mounts.push((first, mark));
         Self { mounts }
+    }
+
+    /// First generation and mark of each mount, oldest first; at most [`LINEAGE_MAX`].
+    #[must_use]
+    pub fn mounts(&self) -> &[(Generation, u64)] {
+        &self.mounts
     }
 
     /// The newest mount: its first generation and its mark.

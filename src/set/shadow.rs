@@ -399,7 +399,9 @@ impl ShadowSet {
             let absorbed = self.members[id.index()].state.departed_mut();
             let absorbed = absorbed.map(Departed::absorb_seeds);
             let absorbed = absorbed.unwrap_or_default();
-            absorbed.into_iter().for_each(|change| self.push_home(change));
+            absorbed
+                .into_iter()
+                .for_each(|change| self.push_home(change));
             if let MemberState::Target { phase, .. } = &self.members[id.index()].state {
                 let stale = phase.stale();
                 self.push_home(HomeChange::Retain(stale));

@@ -106,7 +106,11 @@ impl World {
                     let one = region_run(self.geometry, region, region + 1);
                     let durable = |id| self.home.with_bits(id, |bits| bits.covers(one));
                     let own = durable(map.id());
-                    ensure!(own.is_some(), "I1: bitmap {} of {id:?} is not kept", map.id());
+                    ensure!(
+                        own.is_some(),
+                        "I1: bitmap {} of {id:?} is not kept",
+                        map.id()
+                    );
                     let any = own == Some(true) || ids.iter().any(|id| durable(*id) == Some(true));
                     ensure!(any, "I1: region {region} of {id:?} is set in memory only");
                 }

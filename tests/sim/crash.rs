@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Moment, Past, Policy,
-    Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
+    Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Moment, Past,
+    Policy, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
@@ -111,10 +111,16 @@ impl World {
         self.lineage = assembly.lineage.mounted(generation.next(), mark);
         let believed = assembly.believed && self.home.used;
         self.home.renew(believed);
-        self.mark(if believed { "bitmaps believed" } else { "bitmaps not believed" });
+        self.mark(if believed {
+            "bitmaps believed"
+        } else {
+            "bitmaps not believed"
+        });
         let stale = self.stale_of_master(&found, &starts, believed, &kept);
         self.check_elected(&starts, power, &stale)?;
-        self.log(format!("elected {starts:?} believed {believed} {records:?}"));
+        self.log(format!(
+            "elected {starts:?} believed {believed} {records:?}"
+        ));
         let members = found.iter().zip(&starts).enumerate();
         let members = members.map(|(n, (f, s))| (member(n, f.image.unwrap_or_default().0), *s));
         let beginning = Beginning {
@@ -123,7 +129,11 @@ impl World {
             clean: assembly.clean,
             mark,
             absent: Policy::MinicopyOptional,
-            past: if believed { Past::Known(kept) } else { Past::Unknown },
+            past: if believed {
+                Past::Known(kept)
+            } else {
+                Past::Unknown
+            },
             home: Ok(()),
             now: Moment(self.now),
         };
@@ -131,7 +141,11 @@ impl World {
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
         let effects = self.set.begin();
         self.carry_out(effects)?;
-        if self.crashed { Ok(()) } else { self.check_all() }
+        if self.crashed {
+            Ok(())
+        } else {
+            self.check_all()
+        }
     }
 
     /// Elects a master among what is there; when that is not possible because somebody is absent, all are.
@@ -150,7 +164,11 @@ impl World {
             for (found, size) in some.iter_mut().zip(&all) {
                 found.image = size.image;
             }
-            if assembly.starts.iter().any(|s| matches!(s, Start::Missing { .. })) {
+            if assembly
+                .starts
+                .iter()
+                .any(|s| matches!(s, Start::Missing { .. }))
+            {
                 self.mark("mounted without a member");
                 self.parted = true;
             }
@@ -161,7 +179,9 @@ impl World {
         let mut judged = assess(&all, records);
         if let Err(refusal) = &judged {
             // A member that was absent had begun a generation that no other saw: the operator gives it up.
-            let place = all.iter().position(|f| Some(&f.name) == refusal.word.as_ref());
+            let place = all
+                .iter()
+                .position(|f| Some(&f.name) == refusal.word.as_ref());
             if let (Code::SplitBrain, true, Some(place)) = (refusal.code, self.parted, place) {
                 self.mark("split brain");
                 (all[place].scb, self.disks[place].scb) = (ScbFound::None, None);
@@ -220,14 +240,17 @@ impl World {
         kept: &[(BitmapRecord, WriteBitmap)],
     ) -> Vec<bool> {
         let master = starts.iter().position(|s| *s == Start::Source).unwrap_or(0);
-        let merging = matches!(&found[master].scb, ScbFound::Read(b) if b.state == ScbState::Merging);
+        let merging =
+            matches!(&found[master].scb, ScbFound::Read(b) if b.state == ScbState::Merging);
         let uuid = self.set.members()[master].uuid;
         let own = kept.iter().find(|(record, _)| record.owner == uuid);
         let stale = |block| match own {
             Some((_, map)) if believed => map.is_stale(self.bytes_of(block)),
             _ => true,
         };
-        (0..self.inside.len()).map(|block| merging && stale(block)).collect()
+        (0..self.inside.len())
+            .map(|block| merging && stale(block))
+            .collect()
     }
 
     /// I14: every source of the elected set has what was acknowledged, after a loss of power what

@@ -99,7 +99,8 @@ impl SimHome {
             }
             HomeChange::Describe(record) => {
                 let map = kept.get_mut(&record.tag.id);
-                map.unwrap_or_else(|| panic!("{} is not kept", record.tag.id)).record = *record;
+                map.unwrap_or_else(|| panic!("{} is not kept", record.tag.id))
+                    .record = *record;
             }
             HomeChange::Absorb(id, bits) => {
                 let map = kept.get(id);
@@ -132,7 +133,9 @@ impl SimHome {
                 }
             }
         }
-        kept.values().map(|map| (map.record, map.bits.snapshot())).collect()
+        kept.values()
+            .map(|map| (map.record, map.bits.snapshot()))
+            .collect()
     }
 
     /// A new home, as after a crash that has left nothing to believe.
@@ -157,7 +160,10 @@ impl SimHome {
 
 /// The regions `first .. end`.
 pub(crate) fn region_run(geometry: Geometry, first: u64, end: u64) -> Regions {
-    let (start, end) = (first * geometry.region_bytes(), end * geometry.region_bytes());
+    let (start, end) = (
+        first * geometry.region_bytes(),
+        end * geometry.region_bytes(),
+    );
     let end = end.min(geometry.size().0);
     let range = geometry.clip(Bytes(start), Bytes(end - start));
     geometry.regions_of(range.expect("regions of the unit"))

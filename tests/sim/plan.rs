@@ -60,12 +60,7 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn none(self) -> bool {
-        self.write
-            + self.everywhere
-            + self.read
-            + self.flush
-            + self.flush_everywhere
-            + self.home
+        self.write + self.everywhere + self.read + self.flush + self.flush_everywhere + self.home
             == 0
     }
 }

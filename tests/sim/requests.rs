@@ -245,7 +245,11 @@ impl World {
         if let (Some(view), Some(range), false) = (&request.view, request.range, forgets) {
             if makes!(MemoryBitFirst) {
                 let regions = self.geometry.regions_of(range);
-                let known = self.set.intents().last().is_some_and(|map| map.covers(regions));
+                let known = self
+                    .set
+                    .intents()
+                    .last()
+                    .is_some_and(|map| map.covers(regions));
                 let _ = view.mark(range, &Homeless);
                 next = if known { Stage::Move } else { Stage::Commit };
             } else if view.mark(range, &self.home).is_err() {

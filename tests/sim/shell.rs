@@ -1,8 +1,8 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
 use shadowset::set::{
-    Answer, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet, Notice, OpId, Refusal,
-    Ticket, View,
+    Answer, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet, Notice,
+    OpId, Refusal, Ticket, View,
 };
 
 use crate::requests::{Kind, Stage};

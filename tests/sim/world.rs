@@ -7,8 +7,8 @@ use shadowset::server::fence::FenceTable;
 use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
-    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId, MemberSet,
-    MemberState, Moment, Past, Policy, ShadowSet, Start, View,
+    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId,
+    MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::{Image, Oracle, Rng};

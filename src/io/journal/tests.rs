@@ -236,7 +236,9 @@ fn without_syncs_a_restart_of_the_machine_voids_the_journal() {
     journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
     let syncs = sim.syncs();
     for at in 0..100 {
-        journal.mark(&[BitmapId(1)], regions(g, at, at + 1)).unwrap();
+        journal
+            .mark(&[BitmapId(1)], regions(g, at, at + 1))
+            .unwrap();
         journal.checkpoint().unwrap();
     }
     assert_eq!(sim.syncs(), syncs, "no sync without a need");

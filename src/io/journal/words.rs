@@ -69,7 +69,10 @@ impl Words {
 
     /// A copy with the bits of the other as well.
     pub(super) fn with(&self, other: &Self) -> Self {
-        let words = self.iter().zip(other.iter()).map(|(a, b)| AtomicU64::new(a | b));
+        let words = self
+            .iter()
+            .zip(other.iter())
+            .map(|(a, b)| AtomicU64::new(a | b));
         Self {
             words: words.collect(),
             tail: self.tail,

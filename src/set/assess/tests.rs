@@ -130,7 +130,10 @@ fn the_newest_generation_wins_whatever_the_order() {
         started(&[old.clone(), new.clone()]),
         [Start::Copy { resume: false }, Start::Source]
     );
-    assert_eq!(started(&[new, old]), [Start::Source, Start::Copy { resume: false }]);
+    assert_eq!(
+        started(&[new, old]),
+        [Start::Source, Start::Copy { resume: false }]
+    );
 }
 
 #[test]

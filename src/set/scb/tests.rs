@@ -311,3 +311,42 @@ proptest! {
         }
     }
 }
+
+/// What people are shown of a damaged slot stands where the block has it.
+#[test]
+fn claims_are_those_of_the_block() {
+    let scb = block();
+    let mut bytes = scb.encode().expect("encodes").to_vec();
+    assert_eq!(claims(&bytes[..16]), None);
+    assert_eq!(claims(b"somebody's letters, and many more of them"), None);
+    bytes[24] = 6;
+    let damaged = claims(&bytes).expect("begins like a slot");
+    assert_eq!(
+        (damaged.version, damaged.incompatible, damaged.compatible),
+        (1, 0, 6)
+    );
+    assert_eq!(damaged.content, Content::Block(Box::new(scb.clone())));
+    // The carrier's row says another state: no block, whatever the checksum.
+    bytes[92] = 0;
+    let header = Header {
+        sequence: scb.sequence,
+        generation: scb.generation.number(),
+        set: scb.set,
+        member: scb.member,
+        size: scb.geometry.size().0,
+        region_blocks: scb.geometry.region_blocks(),
+        state: Some(ScbState::Source),
+        clean: Some(scb.clean),
+        name: scb.name,
+        label: scb.label,
+    };
+    for len in [200, 1000, SCB_BYTES] {
+        let cut = claims(&bytes[..len]).expect("begins like a slot");
+        assert_eq!(cut.content, Content::Header(header.clone()), "{len} bytes");
+    }
+    let short = claims(&bytes[..199]).expect("begins like a slot");
+    assert_eq!(short.content, Content::Unknown);
+    bytes[8] = 2;
+    let newer = claims(&bytes).expect("begins like a slot");
+    assert_eq!((newer.version, newer.content), (2, Content::Unknown));
+}
