@@ -290,7 +290,8 @@ fn refuse_outdated(found: &[Found], newest: &Scb, kept: &[BitmapRecord]) -> Resu
         return Ok(());
     };
     let there = |row: &&ScbRow| {
-        let same = |f: &Found| f.image.is_some() && f.identity(newest) == Some(row.member);
+        let same =
+            |f: &Found| f.image.is_some() && f.block().is_some_and(|b| b.member == row.member);
         found.iter().any(same)
     };
     let absent = newest.table.iter().filter(|row| !there(row));

@@ -107,7 +107,7 @@ fn new_images_are_sparse_and_all_are_sources() {
             scb: ScbFound::Read(scb.clone()),
         })
         .collect();
-    let assembly = assess(&found).expect("assembles");
+    let assembly = assess(&found, &[]).expect("assembles");
     assert_eq!(assembly.starts, [Start::Source; 3]);
     assert_eq!((assembly.set, assembly.clean), (created.set, true));
     assert_eq!(assembly.generation, Generation::FIRST);

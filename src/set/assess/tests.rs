@@ -57,11 +57,11 @@ fn read(n: usize, scb: Scb) -> Found {
 }
 
 fn started(found: &[Found]) -> Vec<Start> {
-    assess(found).expect("assembles").starts
+    assess(found, &[]).expect("assembles").starts
 }
 
 fn refused(found: &[Found]) -> (Code, String) {
-    let refusal = assess(found).expect_err("refused");
+    let refusal = assess(found, &[]).expect_err("refused");
     (refusal.code, refusal.text)
 }
 
@@ -81,7 +81,7 @@ fn equal_and_clean_members_are_all_sources() {
         read(0, block(0, 4, true, &both)),
         read(1, block(1, 4, true, &both)),
     ];
-    let assembly = assess(&set).expect("assembles");
+    let assembly = assess(&set, &[]).expect("assembles");
     assert_eq!(assembly.starts, [Start::Source, Start::Source]);
     assert_eq!((assembly.generation, assembly.clean), (generation(4), true));
     assert_eq!(
@@ -106,14 +106,14 @@ fn equal_and_unclean_members_are_merged_from_the_first_source() {
         .collect();
     assert_eq!(
         started(&set),
-        [Start::Merging, Start::Source, Start::Merging]
+        [Start::StillMerging, Start::Source, Start::Merging]
     );
     let set: Vec<Found> = (0..3)
         .map(|n| read(n, block(n, 4, true, &merging)))
         .collect();
     assert_eq!(
         started(&set),
-        [Start::Merging, Start::Source, Start::Source]
+        [Start::StillMerging, Start::Source, Start::Source]
     );
     assert_eq!(
         started(&set[..1]),
@@ -150,7 +150,7 @@ fn a_departure_is_known_from_the_newest_table() {
         Start::Source,
         Start::Detached,
         Start::Expelled,
-        Start::Copy { resume: false },
+        Start::Copy { resume: true },
     ];
     assert_eq!(started(&set), expected);
 }
@@ -163,7 +163,7 @@ fn a_departed_member_may_lack_its_block_or_have_a_damaged_one() {
         found(1, ScbFound::None),
         found(2, ScbFound::Damaged("bad".to_owned())),
     ];
-    let assembly = assess(&set).expect("assembles");
+    let assembly = assess(&set, &[]).expect("assembles");
     assert_eq!(
         assembly.starts,
         [Start::Source, Start::Detached, Start::Detached]
@@ -188,7 +188,11 @@ fn what_is_not_there_is_missing() {
     ];
     assert_eq!(
         started(&set),
-        [Start::Source, Start::Missing, Start::Missing]
+        [
+            Start::Source,
+            Start::Missing { equal: true },
+            Start::Missing { equal: true }
+        ]
     );
 }
 
@@ -199,7 +203,7 @@ fn a_set_without_blocks_was_never_created() {
     assert_eq!(code, Code::Config);
     assert!(text.contains("never been created"), "{text}");
     assert!(
-        assess(&set)
+        assess(&set, &[])
             .expect_err("refused")
             .hint()
             .contains("shadowset create")
@@ -301,8 +305,96 @@ fn copy_targets_and_departed_members_are_never_sources() {
         image: None,
         ..read(0, block(0, 9, true, &[Source, Expelled]))
     };
-    let refusal = assess(&[gone, read(1, block(1, 8, true, &[Source, Source]))]);
+    let refusal = assess(&[gone, read(1, block(1, 8, true, &[Source, Source]))], &[]);
     let refusal = refusal.expect_err("refused");
     assert_eq!(refusal.code, Code::NeedsCopy);
     assert!(refusal.hint().contains("m0"), "{}", refusal.hint());
+}
+
+mod kept {
+    //! What the bitmaps that were kept prove of the generations.
+
+    use super::*;
+    use crate::set::{BitmapId, BitmapKind, BitmapRecord, BitmapTag, Moment, Policy};
+
+    fn intent(kind: BitmapKind, generation: u64, scb: &Scb) -> BitmapRecord {
+        let tag = BitmapTag {
+            id: BitmapId(1),
+            policy: Policy::default(),
+            created: Moment(0),
+            generation,
+        };
+        let owner = Uuid::from_u64_pair(0, scb.lineage.mark());
+        BitmapRecord { tag, kind, owner }
+    }
+
+    /// A crash among the blocks of generation 9: m1 has it, m2 has 8 still.
+    fn torn(states: [ScbState; 2], own: ScbState) -> [Found; 2] {
+        let mut behind = block(1, 8, false, &[Source, own]);
+        behind.state = own;
+        [read(0, block(0, 9, false, &states)), read(1, behind)]
+    }
+
+    fn start_of_second(set: &[Found], kept: &[BitmapRecord]) -> Start {
+        assess(set, kept).expect("assembles").starts[1]
+    }
+
+    #[test]
+    fn who_was_left_behind_by_the_crash_needs_no_copy() {
+        let set = torn([Source, Source], Source);
+        let line = block(0, 9, false, &[Source, Source]);
+        let proven = |generation| [intent(BitmapKind::Intent, generation, &line)];
+        assert_eq!(start_of_second(&set, &proven(8)), Start::Merging);
+        // All blocks had got 9: somebody has put an older block back.
+        let old = Start::Copy { resume: false };
+        assert_eq!(start_of_second(&set, &proven(9)), old);
+        assert_eq!(start_of_second(&set, &[]), old);
+        // Kept before the set went on without them.
+        assert_eq!(start_of_second(&set, &proven(7)), old);
+    }
+
+    #[test]
+    fn an_attach_that_had_not_begun_to_write_leaves_its_bitmap_good() {
+        let set = torn([Source, Target], Detached);
+        let line = block(0, 9, false, &[Source, Target]);
+        let proven = |generation| [intent(BitmapKind::Intent, generation, &line)];
+        assert_eq!(start_of_second(&set, &proven(8)), Start::Detached);
+        let old = Start::Copy { resume: false };
+        assert_eq!(start_of_second(&set, &proven(9)), old);
+    }
+
+    #[test]
+    fn bitmaps_are_believed_up_to_the_change_that_was_under_way() {
+        let all = [Source, Source];
+        let set = [
+            read(0, block(0, 9, true, &all)),
+            read(1, block(1, 9, true, &all)),
+        ];
+        let line = block(0, 9, true, &all);
+        let believed = |kind, generation| {
+            let kept = [intent(kind, generation, &line)];
+            assess(&set, &kept).expect("assembles").believed
+        };
+        assert!(believed(BitmapKind::Intent, 9) && believed(BitmapKind::Intent, 8));
+        assert!(believed(BitmapKind::Opening, 9));
+        assert!(
+            !believed(BitmapKind::Intent, 7),
+            "a mount without bitmaps came between"
+        );
+        assert!(!assess(&set, &[]).expect("assembles").believed);
+    }
+
+    #[test]
+    fn a_newer_generation_that_nobody_has_is_missed() {
+        let all = [Source, Source];
+        let set = [read(0, block(0, 9, true, &all)), found(1, ScbFound::None)];
+        let line = block(0, 9, true, &all);
+        let kept = [intent(BitmapKind::Intent, 10, &line)];
+        let refusal = assess(&set, &kept).expect_err("m2 alone has newer data");
+        assert_eq!(refusal.code, Code::WrongGeneration);
+        assert!(refusal.hint().contains("m2"), "{}", refusal.hint());
+        // A mount that had not written a block has no data of its own.
+        let kept = [intent(BitmapKind::Opening, 10, &line)];
+        assert!(assess(&set, &kept).is_ok());
+    }
 }

@@ -144,10 +144,10 @@ impl World {
             .iter()
             .map(|start| match start {
                 Start::Source => Source,
-                Start::Merging => Merging,
-                Start::Copy { resume: false } => Target,
+                Start::Merging | Start::StillMerging => Merging,
+                Start::Copy { .. } => Target,
                 Start::Detached => Detached,
-                Start::Expelled | Start::Missing => Expelled,
+                Start::Expelled | Start::Missing { .. } => Expelled,
             })
             .collect();
         self.advance(None)
@@ -189,12 +189,12 @@ proptest! {
             let in_order = world.found(&absent);
             let newest = world.blocks.iter().zip(&absent).filter(|(_, a)| !**a)
                 .map(|(b, _)| b.generation).max().expect("somebody is here");
-            let assembly = assess(&in_order);
+            let assembly = assess(&in_order, &[]);
             prop_assert!(assembly.is_ok(), "{:?}\n{:#?}", assembly.err(), in_order);
             let assembly = assembly.expect("checked");
             prop_assert_eq!(assembly.generation, newest);
             for (n, start) in assembly.starts.iter().enumerate() {
-                if matches!(start, Start::Source | Start::Merging) {
+                if matches!(start, Start::Source | Start::Merging | Start::StillMerging) {
                     let own = &world.blocks[n];
                     prop_assert_eq!(own.generation, newest, "m{}", n);
                     prop_assert!(own.state.claims_data() && !absent[n], "m{}", n);
@@ -205,10 +205,13 @@ proptest! {
 
             // The order of the configuration decides nothing but who is the master.
             let shuffled: Vec<Found> = order.iter().map(|n| in_order[*n].clone()).collect();
-            let other = assess(&shuffled);
+            let other = assess(&shuffled, &[]);
             prop_assert!(other.is_ok(), "{:?}", other.err());
             let other = other.expect("checked").starts;
-            let kind = |s: Start| if s == Start::Merging { Start::Source } else { s };
+            let kind = |s: Start| match s {
+                Start::Merging | Start::StillMerging => Start::Source,
+                other => other,
+            };
             for (at, n) in order.iter().enumerate() {
                 prop_assert_eq!(kind(other[at]), kind(assembly.starts[*n]));
             }
@@ -230,7 +233,7 @@ proptest! {
         let mut world = World::new(2, 0);
         for clean in before {
             let none = [false, false];
-            let assembly = assess(&world.found(&none)).expect("one lineage");
+            let assembly = assess(&world.found(&none), &[]).expect("one lineage");
             world.budget = 100;
             prop_assert!(world.mount(&assembly, &none));
             prop_assert!(world.apply(&Event::Complete(0)) && world.apply(&Event::Complete(1)));
@@ -242,7 +245,7 @@ proptest! {
             world.blocks.clone_from(&fork);
             let absent = [own != 0, own != 1];
             for _ in 0..lives {
-                let assembly = assess(&world.found(&absent)).expect("a source is there");
+                let assembly = assess(&world.found(&absent), &[]).expect("a source is there");
                 world.budget = 100;
                 world.marks += 1000 * (own as u64 + 1);
                 prop_assert!(world.mount(&assembly, &absent));
