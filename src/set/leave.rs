@@ -113,7 +113,11 @@ impl ShadowSet {
         let departed = self.depart(member, policy);
         self.enter(member, MemberState::Leaving(departed), "");
         self.advance();
-        self.publish();
+        // What was written up to the cut is flushed behind it, and then not in the way of the new bitmap.
+        match self.old_intents.is_empty() {
+            true => self.rotate(),
+            false => self.publish(),
+        }
         self.settle_departures();
     }
 
@@ -240,6 +244,7 @@ impl ShadowSet {
         else {
             return;
         };
+        let until = departed.until;
         if failed.is_empty() {
             departed.seeds.clear();
         }
@@ -260,6 +265,9 @@ impl ShadowSet {
             reason => reason.to_owned(),
         };
         self.enter(id, MemberState::Detached(departed), reason);
+        if failed.is_empty() {
+            self.forget_intents(until);
+        }
         let generation = self.generation;
         let to = [id].into_iter().collect();
         self.push(Effect::Persist {
