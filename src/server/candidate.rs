@@ -249,7 +249,7 @@ impl Runner {
     pub(super) fn look(&self, wish: Wish) -> Look {
         let members = self.set.members().iter().zip(&self.seats).enumerate();
         let known = members.filter_map(|(index, (member, seat))| {
-            let id = MemberId::new(index)?;
+            let id = MemberId::new(index).filter(|_| !seat.vacant)?;
             Some(Known {
                 id,
                 name: member.name.clone(),

@@ -74,6 +74,7 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
         Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
+        Notice::Released(name) => ("member-released", vec![("member", name.clone())]),
         Notice::HomeLost(why) => ("bitmaps-in-memory", vec![("reason", why.clone())]),
         Notice::BitmapDeleted(id) => ("bitmap-deleted", vec![("bitmap", id.to_string())]),
     }

@@ -316,6 +316,7 @@ impl Runner {
             Effect::ResumeCopy(op) => self.copier.pause(op, false),
             Effect::StopCopy(op) => self.copier.stop(op),
             Effect::Close(id) => self.close(id),
+            Effect::Release(id) => self.release(id),
             Effect::Reply(ticket, answer) => self.reply(&ticket, answer),
             Effect::Settle(ticket, verdict) => self.settle(&ticket, verdict),
             Effect::Notice(notice) => self.note(&notice),
@@ -336,10 +337,15 @@ impl Runner {
         let Some(image) = self.candidates.remove(&candidate) else {
             return;
         };
-        while self.seats.len() <= id.index() {
-            let name = &self.set.members()[self.seats.len()].name;
+        let known = self.seats.get(id.index()).is_some_and(|seat| !seat.vacant);
+        if !known {
+            let name = &self.set.members()[id.index()].name;
             let scb = default_scb(name, image.path(), &self.identity.state_dir);
-            self.seats.push(Seat::new(scb, IoMode::Buffered));
+            let seat = Seat::new(scb, IoMode::Buffered);
+            match self.seats.get_mut(id.index()) {
+                Some(vacant) => *vacant = seat,
+                None => self.seats.push(seat),
+            }
         }
         let seat = &mut self.seats[id.index()];
         (seat.identity, seat.fingerprint) = (Some(image.identity()), None);
@@ -351,6 +357,17 @@ impl Runner {
         let path = self.set.members()[id.index()].path.clone();
         let seat = &mut self.seats[id.index()];
         seat.fingerprint = Fingerprint::take(path.as_ref());
+    }
+
+    /// Removes the block of a member that is none any more. When that fails the block stays, and tells an
+    /// attach or `create` of a membership that the set knows nothing of.
+    fn release(&mut self, id: MemberId) {
+        let seat = &mut self.seats[id.index()];
+        (seat.vacant, seat.file) = (true, None);
+        if let Err(error) = std::fs::remove_file(&seat.scb) {
+            let path = seat.scb.display();
+            tracing::warn!(%path, %error, "the control block of a released member stays");
+        }
     }
 
     fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {

@@ -9,7 +9,7 @@ use super::run::Runner;
 use crate::error::{Error, Result};
 use crate::io::scb_file::ScbFile;
 use crate::io::{self, IoMode};
-use crate::set::scb::{Lineage, ScbRow};
+use crate::set::scb::Lineage;
 use crate::set::{Generation, MemberId, MemberSet, Scb, ScbState};
 
 /// Who the set is, for its storage control blocks.
@@ -38,6 +38,8 @@ pub(super) struct Seat {
     pub(super) io: IoMode,
     /// Who its image is.
     pub(super) identity: Option<io::Identity>,
+    /// Whether its member has given up its membership, and the place waits for another one.
+    pub(super) vacant: bool,
     /// What its image looked like when it left.
     pub(super) fingerprint: Option<Fingerprint>,
 }
@@ -51,6 +53,7 @@ impl Seat {
             written: None,
             io,
             identity: None,
+            vacant: false,
             fingerprint: None,
         }
     }
@@ -90,16 +93,19 @@ impl Runner {
         clean: bool,
         to: MemberSet,
     ) -> Option<(MemberSet, Error)> {
-        let table = self.table();
+        let table = self.set.table();
         let mut order: Vec<MemberId> = to.iter().collect();
         order.sort_by_key(|id| {
-            let state = table[id.index()].state;
+            let state = self.set.members()[id.index()].state.durable();
             let before = self.seats[id.index()].written;
             (state != ScbState::Source, before != Some(ScbState::Source))
         });
         let (mut failed, mut first) = (MemberSet::EMPTY, None);
         for id in order {
-            let row = &table[id.index()];
+            let member = self.set.members()[id.index()].uuid;
+            let Some(row) = table.iter().find(|row| row.member == member) else {
+                continue;
+            };
             let scb = Scb {
                 set: self.identity.set,
                 member: row.member,
@@ -119,15 +125,5 @@ impl Runner {
             }
         }
         first.map(|error| (failed, error))
-    }
-
-    fn table(&self) -> Vec<ScbRow> {
-        let rows = self.set.members().iter().map(|m| ScbRow {
-            member: m.uuid,
-            name: m.name.clone(),
-            path: PathBuf::from(&m.path),
-            state: m.state.durable(),
-        });
-        rows.collect()
     }
 }

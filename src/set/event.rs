@@ -244,6 +244,8 @@ pub enum Notice {
     ReadError(MemberId),
     /// A bitmap was deleted.
     BitmapDeleted(BitmapId),
+    /// A member has given up its membership.
+    Released(String),
     /// Bitmaps are in memory only from now on.
     HomeLost(String),
 }
@@ -278,6 +280,8 @@ pub enum Effect {
     StopCopy(OpId),
     /// Let go of the member's storage.
     Close(MemberId),
+    /// It is no member any more: its control block says nothing that is true.
+    Release(MemberId),
     /// Answer a command.
     Reply(Ticket, Result<Answer, Refusal>),
     /// Answer a request that failed on some members.

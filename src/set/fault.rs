@@ -91,7 +91,8 @@ impl ShadowSet {
         for id in self.ids() {
             match &self.members[id.index()].state {
                 MemberState::Source if id != self.sources.master() => {
-                    self.make_merging(id, &doubt);
+                    let why = "a request failed on every source";
+                    self.make_merging(id, &doubt, CopyKind::Minimerge, why);
                     changed = true;
                 }
                 MemberState::Target { phase, .. } => {
@@ -119,7 +120,7 @@ impl ShadowSet {
     }
 
     /// Where members may differ: the range of a write; after a flush everything not flushed yet.
-    fn doubt(&self, range: Option<ByteRange>) -> WriteBitmap {
+    pub(super) fn doubt(&self, range: Option<ByteRange>) -> WriteBitmap {
         let map = WriteBitmap::empty(self.geometry);
         match range {
             Some(range) => {
@@ -134,7 +135,14 @@ impl ShadowSet {
         map
     }
 
-    fn make_merging(&mut self, id: MemberId, doubt: &WriteBitmap) {
+    /// Makes a source equal to the master again, where it may differ.
+    pub(super) fn make_merging(
+        &mut self,
+        id: MemberId,
+        doubt: &WriteBitmap,
+        kind: CopyKind,
+        why: &str,
+    ) {
         assert_ne!(
             id,
             self.sources.master(),
@@ -144,8 +152,8 @@ impl ShadowSet {
         assert!(removed.is_ok(), "I2: the master stays");
         let map = WriteBitmap::empty(self.geometry);
         map.absorb(doubt);
-        let state = self.new_target(id, CopyKind::Minimerge, map);
-        self.enter(id, state, "a request failed on every source");
+        let state = self.new_target(id, kind, map);
+        self.enter(id, state, why);
     }
 
     /// Blocks could not be written: who holds no record of the membership cannot stay in it (I3).

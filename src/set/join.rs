@@ -170,7 +170,7 @@ impl ShadowSet {
     }
 
     fn plan_new(&self, name: &str, attach: &Attach) -> Result<AttachPlan, Refusal> {
-        if self.members.len() >= MEMBERS_MAX {
+        if self.free_place().is_none() {
             let text = format!("the set has {MEMBERS_MAX} members already");
             return Err(Refusal::new(Code::TooManyMembers, text));
         }
@@ -210,8 +210,8 @@ impl ShadowSet {
         match &attach.joiner {
             Joiner::Departed(id) => *id,
             Joiner::New { name, uuid, path } => {
-                let id = MemberId::new(self.members.len());
-                self.members.push(Member {
+                let id = self.free_place();
+                let member = Member {
                     name: name.clone(),
                     uuid: *uuid,
                     path: path.clone(),
@@ -222,7 +222,11 @@ impl ShadowSet {
                     since: self.now,
                     reason: String::new(),
                     state: MemberState::Vacant,
-                });
+                };
+                match id.and_then(|id| self.members.get_mut(id.index())) {
+                    Some(vacant) => *vacant = member,
+                    None => self.members.push(member),
+                }
                 id.unwrap_or_else(|| unreachable!("the plan has counted the members"))
             }
         }

@@ -5,6 +5,7 @@
 
 pub mod assess;
 pub mod bitmap;
+mod command;
 pub mod copy;
 mod epochs;
 pub mod event;

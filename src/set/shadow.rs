@@ -152,10 +152,8 @@ impl ShadowSet {
             }
             Command::Attach(attach) => self.attach(ticket, *attach),
             Command::Expel { member } => self.expel_command(ticket, &member),
-            Command::Release { .. } | Command::Merge { .. } => {
-                let text = "not in this version";
-                self.refuse(ticket, Refusal::new(Code::NotSupported, text));
-            }
+            Command::Release { member } => self.release(ticket, &member),
+            Command::Merge { full } => self.merge(ticket, full),
             Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
             Command::Pause(op) => self.pause(ticket, op),
             Command::Resume(op) => self.resume(ticket, op),
@@ -402,9 +400,13 @@ impl ShadowSet {
             absorbed
                 .into_iter()
                 .for_each(|change| self.push_home(change));
-            if let MemberState::Target { phase, .. } = &self.members[id.index()].state {
-                let stale = phase.stale();
-                self.push_home(HomeChange::Retain(stale));
+            // Marks are made durable for whole groups; nobody marks any more.
+            let left = match &self.members[id.index()].state {
+                MemberState::Target { phase, .. } => Some(phase.stale()),
+                state => state.departed().and_then(Departed::marks),
+            };
+            if let Some(left) = left {
+                self.push_home(HomeChange::Retain(left));
             }
         }
         let fresh = self.fresh_intent();
@@ -430,9 +432,12 @@ impl ShadowSet {
 
     /// Finds a member by name.
     pub(super) fn find(&self, name: &str) -> Result<MemberId, Refusal> {
-        let index = self.members.iter().position(|m| m.name == name);
+        let vacant = |m: &Member| matches!(m.state, MemberState::Vacant);
+        let named = |m: &Member| m.name == name && !vacant(m);
+        let index = self.members.iter().position(named);
         index.and_then(MemberId::new).ok_or_else(|| {
-            let names: Vec<&str> = self.members.iter().map(|m| m.name.as_str()).collect();
+            let members = self.members.iter().filter(|m| !vacant(m));
+            let names: Vec<&str> = members.map(|m| m.name.as_str()).collect();
             let text = format!("no member {name}; the members are {}", names.join(", "));
             Refusal::new(Code::NoSuchMember, text).at(name)
         })

@@ -104,7 +104,8 @@ impl SetStatus {
     /// Name of a member.
     #[must_use]
     pub fn name(&self, id: MemberId) -> &str {
-        self.members.get(id.index()).map_or("", |m| m.name.as_str())
+        let member = self.members.iter().find(|m| m.id == id);
+        member.map_or("", |m| m.name.as_str())
     }
 
     /// The bitmap with this number.
@@ -146,7 +147,11 @@ impl ShadowSet {
             generation: self.generation,
             geometry: self.geometry,
             state: self.worst(),
-            members: self.ids().map(|id| self.member_status(id)).collect(),
+            members: self
+                .ids()
+                .filter(|id| !matches!(self.members[id.index()].state, MemberState::Vacant))
+                .map(|id| self.member_status(id))
+                .collect(),
             bitmaps: self.ids().filter_map(|id| self.bitmap_status(id)).collect(),
             operations: self.operations.clone(),
         }

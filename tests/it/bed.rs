@@ -17,8 +17,16 @@ pub(crate) struct Bed {
 impl Bed {
     /// A new unit of `size` bytes with `members` members, started.
     pub(crate) fn new(members: usize, size: u64) -> Self {
+        Self::durable(members, size, Durability::Memory)
+    }
+
+    /// As [`Self::new`], with bitmaps that are kept.
+    pub(crate) fn durable(members: usize, size: u64, durability: Durability) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let setup = setup(dir.path(), members);
+        let setup = Setup {
+            durability,
+            ..setup(dir.path(), members)
+        };
         create::create(&setup, None, Some(Bytes(size)), false).expect("created");
         let running = Some(start(&setup, &Mounting::default()).expect("started"));
         Self {

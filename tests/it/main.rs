@@ -4,4 +4,5 @@
 
 mod bed;
 mod cycle;
+mod kept;
 mod refusals;

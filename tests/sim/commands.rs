@@ -29,6 +29,11 @@ impl World {
             7..=13 => self.attach(id),
             14 => ("expel", Command::Expel { member: name(id) }),
             15 if self.rng.chance(300) => return self.delete_bitmap(),
+            15 if self.rng.chance(300) => ("release", Command::Release { member: name(id) }),
+            15 if self.rng.chance(400) => {
+                let full = self.rng.chance(500);
+                ("demand merge", Command::Merge { full })
+            }
             _ => return self.steer(),
         };
         self.give(word, Some(id), command)
@@ -100,9 +105,9 @@ impl World {
 
     /// An attach of a departed member, or of a new image.
     fn attach(&mut self, id: MemberId) -> (&'static str, Command) {
-        let members = self.set.members().len();
         let unit = self.plan.blocks * BLOCK;
-        let new = members < 6 && self.rng.chance(60);
+        let place = self.set.free_place().map(MemberId::index);
+        let new = place.is_some() && self.rng.chance(60);
         let changed = self.rng.chance(self.plan.faults.changed);
         let policy = match self.rng.below(10) {
             0 => AttachPolicy::Minicopy,
@@ -112,12 +117,12 @@ impl World {
         };
         let id = match new {
             false => id,
-            true => MemberId::new(members).unwrap_or(id),
+            true => self.set.free_place().unwrap_or(id),
         };
         let (word, joiner) = match new {
             false => (name(id), Joiner::Departed(id)),
             true => {
-                let m = member(members, unit);
+                let m = member(id.index(), unit);
                 let joiner = Joiner::New {
                     name: m.name,
                     uuid: m.uuid,
@@ -144,7 +149,7 @@ impl World {
             dry_run: self.rng.chance(100),
         };
         if new {
-            self.put_image(members, attach.blank);
+            self.put_image(id.index(), attach.blank);
         } else {
             let changed = changed && self.change_image(id, &attach);
             if !changed && !self.disks[id.index()].changed {
@@ -158,12 +163,15 @@ impl World {
 
     /// A place for a new image, whether it comes in or not.
     fn put_image(&mut self, place: usize, blank: bool) {
-        self.disks.truncate(place);
         let mut contents = vec![0; self.inside.len()];
         if !blank {
             spoil(&mut self.rng, &mut contents, false);
         }
-        self.disks.push(Disk::new(contents));
+        let disk = Disk::new(contents);
+        match self.disks.get_mut(place) {
+            Some(free) => *free = disk,
+            None => self.disks.push(disk),
+        }
     }
 
     /// Somebody else changes an image that the set has let go of, just before it comes back.

@@ -4,8 +4,6 @@
 //! two changes of the home of bitmaps. What is left is the images, of which a loss of power keeps any
 //! part of what was not flushed, the blocks, and the home, unless bitmaps are kept in memory only.
 
-use std::path::PathBuf;
-
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
     Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Moment, Past,
@@ -27,11 +25,11 @@ impl World {
 
     /// Writes a generation to the members' blocks in the server's order, as far as it comes.
     pub(crate) fn write_blocks(&mut self, generation: Generation, clean: bool, to: MemberSet) {
-        let table = self.table();
+        let table = self.set.table();
         let mut order: Vec<MemberId> = to.iter().collect();
         order.sort_by_key(|id| {
             let before = self.disks[id.index()].scb.as_ref().map(|scb| scb.state);
-            let now = table[id.index()].state;
+            let now = self.state(*id).durable();
             (now != ScbState::Source, before != Some(ScbState::Source))
         });
         for id in order {
@@ -47,22 +45,15 @@ impl World {
         }
     }
 
-    fn table(&self) -> Vec<ScbRow> {
-        let rows = self.set.members().iter().map(|m| ScbRow {
-            member: m.uuid,
-            name: m.name.clone(),
-            path: PathBuf::from(&m.path),
-            state: m.state.durable(),
-        });
-        rows.collect()
-    }
-
     fn block(&self, place: usize, generation: Generation, clean: bool, table: &[ScbRow]) -> Scb {
+        let member = self.set.members()[place].uuid;
+        let row = table.iter().find(|row| row.member == member);
+        let row = row.unwrap_or_else(|| panic!("m{} has no row", place + 1));
         Scb {
             set: uuid::Uuid::from_u128(99),
-            member: table[place].member,
-            name: table[place].name.clone(),
-            state: table[place].state,
+            member: row.member,
+            name: row.name.clone(),
+            state: row.state,
             label: "simulated".into(),
             generation,
             lineage: self.lineage.clone(),
@@ -75,7 +66,7 @@ impl World {
 
     /// The blocks of a set that was just created.
     pub(crate) fn first_blocks(&mut self) {
-        let table = self.table();
+        let table = self.set.table();
         for place in 0..self.disks.len() {
             if !matches!(self.plan.starts[place], Start::Missing { .. }) {
                 let scb = self.block(place, Generation::FIRST, true, &table);
@@ -215,7 +206,9 @@ impl World {
             let uuid = self.set.members()[*place].uuid;
             newest.as_ref().is_some_and(|scb| scb.row(uuid).is_some())
         };
-        let members = (0..self.set.members().len()).filter(known).count();
+        // A place that is free in between is that of an image which is configured and no member.
+        let last = (0..self.set.members().len()).rfind(known);
+        let members = last.map_or(0, |place| place + 1);
         // A new image that no block has heard of is not configured yet.
         self.disks.truncate(members);
         let found = self

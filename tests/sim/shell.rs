@@ -77,6 +77,10 @@ impl World {
             Effect::ResumeCopy(op) => self.with_copy(op, |c| c.paused = false),
             Effect::StopCopy(op) => self.stop_copy(op),
             Effect::Close(id) => self.disk(id).open = false,
+            Effect::Release(id) => {
+                let disk = self.disk(id);
+                (disk.scb, disk.frozen) = (None, None);
+            }
             Effect::Reply(ticket, answer) => self.reply(&ticket, answer)?,
             Effect::Settle(ticket, verdict) => {
                 let asker = self.tickets.remove(&ticket.number());
@@ -252,7 +256,7 @@ impl World {
                 match (asked.word, asked.member) {
                     ("detach", Some(id)) => self.detached(id, &asked, &answer)?,
                     ("cancel", Some(id)) => self.freeze(id),
-                    ("delete", _) => self.fresh.clear(),
+                    ("delete" | "release", _) => self.fresh.clear(),
                     ("attach", Some(id)) => {
                         let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));
                         ensure!(mini || !asked.minicopy, "no minicopy: {answer:?}");

@@ -1,0 +1,115 @@
+//! Commands about membership that neither take a member out nor bring one in: release and merge.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::bitmap::WriteBitmap;
+use super::copy::CopyKind;
+use super::event::{Answer, Effect, Notice, Ticket};
+use super::member::{BitmapTag, Held, MEMBERS_MAX, MemberId, MemberState};
+use super::record::HomeChange;
+use super::refusal::{Code, Refusal};
+use super::scb::ScbRow;
+use super::shadow::ShadowSet;
+
+impl ShadowSet {
+    /// A member that has left gives up its membership (the manual's OVERRIDE=SHADOW_MEMBERSHIP): its row and
+    /// its bitmap go, and its place is free.
+    pub(super) fn release(&mut self, ticket: Ticket, name: &str) {
+        let (id, bitmap) = match self.may_release(name) {
+            Ok(found) => found,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        if let Some(tag) = bitmap {
+            // First: writes of the next View do not set its bits.
+            self.push_home(HomeChange::Forget(tag.id));
+        }
+        self.members[id.index()].state = MemberState::Vacant;
+        self.advance();
+        self.publish();
+        self.push(Effect::Release(id));
+        self.push(Effect::Notice(Notice::Released(name.to_owned())));
+        let text = format!("{name} is released; it is no member any more");
+        let facts = vec![("member", name.to_owned())];
+        self.accept(ticket, Answer { text, facts });
+    }
+
+    fn may_release(&self, name: &str) -> Result<(MemberId, Option<BitmapTag>), Refusal> {
+        let id = self.find(name)?;
+        let state = &self.members[id.index()].state;
+        let Some(departed) = state.departed() else {
+            let text = format!("{name} is {}", state.name());
+            let hint = format!("take it out first: detach {name} policy=none");
+            return Err(Refusal::new(Code::InUse, text).at(name).with_hint(hint));
+        };
+        let copying = matches!(departed.held, Held::WithCopier(_));
+        if copying || matches!(state, MemberState::Leaving(_)) || !self.is_over(departed.until) {
+            let text = format!("{name} is still leaving");
+            return Err(Refusal::new(Code::InUse, text).at(name));
+        }
+        Ok((id, departed.tag))
+    }
+
+    /// Has the other sources made equal to the master.
+    pub(super) fn merge(&mut self, ticket: Ticket, full: bool) {
+        if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {
+            let text = format!("{} is being merged already", busy.name);
+            return self.refuse(ticket, Refusal::new(Code::MergePending, text));
+        }
+        let mut others = self.sources.all();
+        others.remove(self.sources.master());
+        if others.is_empty() {
+            let master = &self.members[self.sources.master().index()].name;
+            let text = format!("{master} is the only source member, so there is nothing to merge");
+            return self.refuse(ticket, Refusal::new(Code::LastSource, text));
+        }
+        let (kind, map) = match full {
+            true => (CopyKind::Merge, WriteBitmap::full(self.geometry)),
+            false => (CopyKind::Minimerge, self.doubt(None)),
+        };
+        let map = Arc::new(map);
+        let first = self.last_op + 1;
+        for id in others.iter() {
+            self.make_merging(id, &map, kind, "a merge was asked for");
+        }
+        let (last, bytes) = (self.last_op, map.stale_bytes());
+        self.advance();
+        self.publish();
+        self.settle_joins();
+        let text = format!(
+            "{} of {bytes} bytes into {} members",
+            kind.name(),
+            others.len()
+        );
+        let operations: Vec<String> = (first..=last).map(|op| op.to_string()).collect();
+        let facts = vec![
+            ("kind", kind.name().to_owned()),
+            ("operations", operations.join(" ")),
+            ("bytes", bytes.to_string()),
+        ];
+        self.accept(ticket, Answer { text, facts });
+    }
+
+    /// The place that the next new member gets: a free one, or the one behind the last.
+    #[must_use]
+    pub fn free_place(&self) -> Option<MemberId> {
+        let vacant = |m: &super::member::Member| matches!(m.state, MemberState::Vacant);
+        let first = self.members.iter().position(vacant);
+        let place = first.unwrap_or(self.members.len());
+        MemberId::new(place).filter(|_| place < MEMBERS_MAX)
+    }
+
+    /// The members as the storage control blocks list them.
+    #[must_use]
+    pub fn table(&self) -> Vec<ScbRow> {
+        let members = self.members.iter();
+        let members = members.filter(|m| !matches!(m.state, MemberState::Vacant));
+        let rows = members.map(|m| ScbRow {
+            member: m.uuid,
+            name: m.name.clone(),
+            path: PathBuf::from(&m.path),
+            state: m.state.durable(),
+        });
+        rows.collect()
+    }
+}

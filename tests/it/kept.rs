@@ -1,0 +1,140 @@
+//! Bitmaps that are kept: what a stop, a loss of the state directory and commands leave of them.
+
+use shadowset::server::setup::Durability;
+use shadowset::server::{Handle, Request};
+use shadowset::set::{AttachPolicy, Code, Policy};
+
+use crate::bed::Bed;
+
+const REGION: u64 = 65_024;
+
+fn write(unit: &Handle, at: u64) {
+    unit.pipeline().write(at, &[7; 512]).expect("written");
+}
+
+fn set_bits(unit: &Handle, member: &str) -> Option<u64> {
+    let state = unit.state();
+    let id = state.member(member)?.bitmap?;
+    state.set.bitmap(id).map(|b| b.map.count())
+}
+
+#[test]
+fn a_bitmap_survives_a_stop_and_drains_what_was_written_before_and_after() {
+    let mut bed = Bed::durable(3, REGION * 40, Durability::Power);
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    write(&bed.handle(), REGION * 3);
+    bed.stop();
+    bed.start();
+    assert_eq!(set_bits(&bed.handle(), "m3"), Some(1));
+    write(&bed.handle(), REGION * 9);
+    bed.attach("m3", AttachPolicy::Minicopy).expect("attached");
+    assert_eq!(bed.wait(), 2 * REGION);
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1) && bed.image(1) == bed.image(2));
+}
+
+#[test]
+fn a_state_directory_that_was_lost_costs_bitmaps_and_no_data() {
+    let mut bed = Bed::durable(3, REGION * 4, Durability::Power);
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    write(&bed.handle(), 0);
+    bed.stop();
+    for name in ["journal.a", "journal.b"] {
+        std::fs::remove_file(bed.setup.state_dir.join(name)).expect("removed");
+    }
+    bed.start();
+    assert_eq!(set_bits(&bed.handle(), "m3"), None);
+    let refusal = bed.attach("m3", AttachPolicy::Minicopy);
+    assert_eq!(refusal.expect_err("no bitmap").code, Code::NoBitmap);
+    bed.attach("m3", AttachPolicy::MinicopyOptional)
+        .expect("a full copy");
+    bed.wait();
+    bed.stop();
+    assert!(bed.image(0) == bed.image(2));
+}
+
+#[test]
+fn bitmaps_from_before_a_mount_in_memory_are_not_believed() {
+    let mut bed = Bed::durable(2, REGION * 4, Durability::Power);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    bed.stop();
+    bed.setup.durability = Durability::Memory;
+    bed.start();
+    write(&bed.handle(), REGION);
+    bed.stop();
+    bed.setup.durability = Durability::Power;
+    bed.start();
+    assert_eq!(set_bits(&bed.handle(), "m2"), None);
+    bed.stop();
+}
+
+#[test]
+fn who_is_absent_at_the_mount_gets_a_bitmap() {
+    let mut bed = Bed::durable(2, REGION * 8, Durability::Power);
+    bed.stop();
+    let away = bed.path(1).with_extension("away");
+    std::fs::rename(bed.path(1), &away).expect("taken away");
+    bed.start();
+    let state = bed.handle().state();
+    assert_eq!(state.member("m2").expect("known").state, "missing");
+    write(&bed.handle(), REGION * 5);
+    std::fs::rename(&away, bed.path(1)).expect("brought back");
+    bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
+    assert_eq!(bed.wait(), REGION);
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1));
+}
+
+#[test]
+fn a_released_member_is_forgotten_and_its_place_is_free() {
+    let mut bed = Bed::durable(3, REGION * 4, Durability::Power);
+    let release = || Request::Release {
+        member: "m2".into(),
+    };
+    let refusal = bed.command(release()).expect_err("it takes part");
+    assert_eq!(refusal.code, Code::InUse);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    bed.command(release()).expect("released");
+    assert!(bed.handle().state().member("m2").is_none());
+    assert!(!bed.setup.members[1].scb.exists(), "its block is gone");
+    let refusal = bed.command(release()).expect_err("no such member");
+    assert_eq!(refusal.code, Code::NoSuchMember);
+    // What is left of it is an image like any other.
+    let path = bed.path(1).display().to_string();
+    let attach = Request::Attach {
+        what: path,
+        name: Some("m9".into()),
+        policy: AttachPolicy::MinicopyOptional,
+        confirm: true,
+        dry_run: false,
+    };
+    bed.command(attach).expect("attached as another");
+    bed.wait();
+    assert_eq!(bed.handle().state().set.members.len(), 3);
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1) && bed.image(0) == bed.image(2));
+}
+
+#[test]
+fn a_merge_on_demand_makes_members_equal_everywhere() {
+    let mut bed = Bed::new(2, REGION * 4);
+    write(&bed.handle(), 0);
+    // Somebody has written into one member behind the set's back.
+    let mut spoilt = bed.image(1);
+    spoilt[REGION as usize * 2] ^= 1;
+    std::fs::write(bed.path(1), spoilt).expect("spoilt");
+    let answer = bed.command(Request::Merge { full: true }).expect("merges");
+    assert!(
+        answer.facts.contains(&("kind", "merge".into())),
+        "{answer:?}"
+    );
+    assert_eq!(bed.wait(), REGION * 4);
+    let answer = bed.command(Request::Merge { full: false }).expect("merges");
+    assert!(
+        answer.facts.contains(&("kind", "minimerge".into())),
+        "{answer:?}"
+    );
+    bed.wait();
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1));
+}
