@@ -268,6 +268,11 @@ impl Journal {
                 map.words.add(at, bits);
             }
         };
+        #[cfg(test)]
+        if planted::is(planted::Mistake::AbsorbNotDurable) {
+            add();
+            return Ok(());
+        }
         lead.run(|| match with_words(Vec::new(), id, bits) {
             Some(entries) => {
                 self.lock().append(&entries, &maps)?;
@@ -508,6 +513,10 @@ mod planted {
         OlderLife,
         /// A mark returns before it is durable.
         BatchNotSynced,
+        /// Absorbed bits wait for the next snapshot, as those do that are not retained.
+        AbsorbNotDurable,
+        /// A word that loses a bit loses all.
+        RetainDropsMore,
     }
 
     thread_local! {

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(test)]
+use super::planted;
 use crate::set::{Geometry, Regions, WriteBitmap};
 
 /// Regions of a word.
@@ -83,6 +85,11 @@ impl Words {
     pub(super) fn keep_only(&self, left: &WriteBitmap) -> bool {
         let mut any = false;
         for (word, left) in self.words.iter().zip(left.words()) {
+            #[cfg(test)]
+            let left = match planted::is(planted::Mistake::RetainDropsMore) {
+                true if left != u64::MAX => 0,
+                _ => left,
+            };
             any |= word.fetch_and(left, Ordering::AcqRel) & !left != 0;
         }
         any
