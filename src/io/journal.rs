@@ -234,8 +234,10 @@ impl Journal {
                     "would be one too many",
                 );
             }
-            maps.push(Map::new(record, Words::from_bitmap(initial)));
-            Ok(with_words(entries, record.tag.id, initial))
+            let words = Words::from_bitmap(initial);
+            let entries = with_words(entries, record.tag.id, &words);
+            maps.push(Map::new(record, words));
+            Ok(entries)
         })
     }
 
@@ -251,7 +253,8 @@ impl Journal {
         })
     }
 
-    /// Adds exactly these bits to a map; durable when it returns. Others may be marking it.
+    /// Adds exactly these bits to a map, those that it finds set when it is called; durable when it
+    /// returns. Others may be marking the map and setting more of the bits meanwhile.
     ///
     /// # Errors
     /// `NotFound`: nothing has changed. Otherwise the journal has failed.
@@ -263,34 +266,21 @@ impl Journal {
         let Some(map) = map else {
             return refuse(ErrorKind::NotFound, id, "is not there");
         };
-        let add = || {
-            for (at, bits) in (0..).zip(bits.words()).filter(|(_, bits)| *bits != 0) {
-                map.words.add(at, bits);
-            }
-        };
+        // Read once: a bit that somebody sets behind this must not count as durable.
+        let bits = Words::from_bitmap(bits);
         #[cfg(test)]
         if planted::is(planted::Mistake::AbsorbNotDurable) {
-            add();
+            map.words.absorb(&bits);
             return Ok(());
         }
-        lead.run(|| match with_words(Vec::new(), id, bits) {
-            Some(entries) => {
-                self.lock().append(&entries, &maps)?;
-                add();
-                Ok(())
+        lead.run(|| {
+            let mut writer = self.lock();
+            match with_words(Vec::new(), id, &bits) {
+                Some(entries) => writer.append(&entries, &maps)?,
+                None => self.snapshot_with(&mut writer, &maps, id, &bits)?,
             }
-            None => {
-                // Whoever finds the bits set before they are durable waits for nobody: until the
-                // snapshot is there they are in a copy of the map only.
-                let words = Words::from_bitmap(bits);
-                let new = maps.iter().map(|m| match m.record.tag.id == id {
-                    true => Map::new(m.record, m.words.with(&words)),
-                    false => m.clone(),
-                });
-                self.snapshot(&mut self.lock(), &new.collect::<Vec<_>>())?;
-                add();
-                Ok(())
-            }
+            map.words.absorb(&bits);
+            Ok(())
         })
     }
 
@@ -414,6 +404,25 @@ impl Journal {
         Ok(())
     }
 
+    /// A snapshot in which one map has these bits as well. Whoever finds a bit set waits for nobody, so
+    /// until the snapshot is durable they are in a copy only. The copy misses no mark: whoever writes
+    /// one leads, and the caller does.
+    fn snapshot_with(
+        &self,
+        writer: &mut Writer,
+        maps: &[Map],
+        id: BitmapId,
+        bits: &Words,
+    ) -> io::Result<()> {
+        // Before the copy, see below.
+        self.cleared.store(false, Ordering::Release);
+        let new = maps.iter().map(|m| match m.record.tag.id == id {
+            true => Map::new(m.record, m.words.with(bits)),
+            false => m.clone(),
+        });
+        writer.switch(&new.collect::<Vec<_>>())
+    }
+
     fn snapshot(&self, writer: &mut Writer, maps: &[Map]) -> io::Result<()> {
         // Before the words are read: what is cleared from now on may miss this snapshot.
         self.cleared.store(false, Ordering::Release);
@@ -471,8 +480,7 @@ impl Home for Journal {
 }
 
 /// The entries and behind them the bits, when they fit a batch.
-fn with_words(mut entries: Vec<Entry>, key: BitmapId, bits: &WriteBitmap) -> Option<Vec<Entry>> {
-    let words = Words::from_bitmap(bits);
+fn with_words(mut entries: Vec<Entry>, key: BitmapId, words: &Words) -> Option<Vec<Entry>> {
     for (at, bits) in words.set_words() {
         if entries.len() > BATCH_WORDS_MAX {
             return None;

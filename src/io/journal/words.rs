@@ -81,6 +81,15 @@ impl Words {
         }
     }
 
+    /// Adds the bits of the other.
+    pub(super) fn absorb(&self, other: &Self) {
+        for (word, bits) in self.words.iter().zip(other.iter()) {
+            if bits != 0 {
+                word.fetch_or(bits, Ordering::AcqRel);
+            }
+        }
+    }
+
     /// Clears all bits that are not in `left`; true when one was set.
     pub(super) fn keep_only(&self, left: &WriteBitmap) -> bool {
         let mut any = false;
