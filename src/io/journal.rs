@@ -52,7 +52,7 @@ pub use log::MAPS_MAX;
 pub use record::{Durability, OpenError, Options};
 
 use gate::{Gate, Run};
-use log::Entry;
+use log::{ENTRIES_MAX, Entry};
 use segment::Layout;
 use words::{WORD, Words};
 use writer::{Pair, Writer};
@@ -67,6 +67,9 @@ const NEW_FILES: [&str; 2] = ["journal.a.new", "journal.b.new"];
 const MODE: u32 = 0o600;
 /// A bitmap with more words than this goes to disk as part of a snapshot, not of a batch.
 const BATCH_WORDS_MAX: usize = 1024;
+
+// With one entry in front of the words; see `with_words`.
+const _: () = assert!(BATCH_WORDS_MAX + 2 <= ENTRIES_MAX);
 
 /// What a journal has to fit.
 #[derive(Clone, Copy, Debug)]
@@ -317,8 +320,9 @@ impl Journal {
         }
     }
 
-    /// Writes a batch of marks, then lets everybody rely on them.
-    fn commit(&self, batch: &[Run]) -> io::Result<()> {
+    /// Writes marks, each batch of the log by itself, and lets everybody rely on it before the next one:
+    /// a full log makes a snapshot of what may be relied on, and drops what does not stand in there.
+    fn commit(&self, runs: &[Run]) -> io::Result<()> {
         let maps = self.maps.load_full();
         let words = |key| {
             maps.iter()
@@ -326,22 +330,25 @@ impl Journal {
                 .map(|m| &m.words)
         };
         // A map that was removed while its mark waited needs it no more.
-        let mine = || batch.iter().filter(|r| words(r.key).is_some());
-        let entries = mine().map(|r| Entry::Mark {
-            key: r.key,
-            first: r.first,
-            end: r.end,
-        });
-        self.lock().append(&entries.collect::<Vec<_>>(), &maps)?;
-        for run in mine() {
-            let filled = words(run.key).is_some_and(|w| w.fill(run.first, run.end));
-            assert!(filled, "a mark beyond map {}", run.key.0);
+        let mine = runs.iter().filter(|r| words(r.key).is_some());
+        for part in mine.collect::<Vec<_>>().chunks(ENTRIES_MAX) {
+            let entries = part.iter().map(|r| Entry::Mark {
+                key: r.key,
+                first: r.first,
+                end: r.end,
+            });
+            self.lock().append(&entries.collect::<Vec<_>>(), &maps)?;
+            for run in part {
+                let filled = words(run.key).is_some_and(|w| w.fill(run.first, run.end));
+                assert!(filled, "a mark beyond map {}", run.key.0);
+            }
         }
         Ok(())
     }
 
     /// Notes that of this map only these bits are still set: what else it has is copied and flushed (I1).
-    /// Reaches the disk with the next snapshot. Nobody may be marking the map meanwhile.
+    /// Reaches the disk with the next snapshot. Nobody may be marking or absorbing into the map
+    /// meanwhile: a bit that is set behind the reading of `left` would be lost.
     pub fn retain(&self, id: BitmapId, left: &WriteBitmap) {
         let maps = self.maps.load();
         if let Some(map) = maps.iter().find(|m| m.record.tag.id == id) {

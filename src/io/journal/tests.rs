@@ -1,10 +1,10 @@
-//! The journal on real files, many threads, and bytes that nobody wrote.
+//! The journal on real files, and bytes that nobody wrote.
 
 mod disk;
 mod sim;
+mod threads;
 
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 
@@ -316,85 +316,6 @@ fn without_syncs_a_restart_of_the_machine_voids_the_journal() {
     }
 }
 
-/// A file whose sync waits until it is told, so that others can gather.
-#[derive(Debug)]
-struct Held {
-    file: Box<dyn Backing>,
-    syncs: Arc<AtomicU64>,
-    go: Arc<Mutex<()>>,
-}
-
-impl Backing for Held {
-    fn reserve(&self, len: u64, fresh: bool) -> io::Result<()> {
-        self.file.reserve(len, fresh)
-    }
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
-        self.file.read_at(buf, at)
-    }
-    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_at(bytes, at)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.syncs.fetch_add(1, Ordering::SeqCst);
-        drop(self.go.lock().unwrap());
-        self.file.sync()
-    }
-}
-
-/// While one thread syncs, eleven others gather: one more sync serves the eight that need one, and
-/// the three whose groups are under way need none.
-#[test]
-fn threads_that_wait_share_one_sync() {
-    let g = unit(64 * 64);
-    let id = Identity::of(SET, g);
-    let sim = Sim::formatted(&id, POWER);
-    let (syncs, go) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(())));
-    let hold = |file| -> Box<dyn Backing> {
-        Box::new(Held {
-            file,
-            syncs: Arc::clone(&syncs),
-            go: Arc::clone(&go),
-        })
-    };
-    let pair = sim.pair().map(hold);
-    let (journal, _) = Journal::open_on(pair, &id, POWER).unwrap();
-    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
-    let before = syncs.load(Ordering::SeqCst);
-    let done = AtomicU64::new(0);
-    let mark = |at| {
-        let regions = regions(g, at, at + 1);
-        journal.mark(&[BitmapId(1)], regions).unwrap();
-        assert!(journal.covers(BitmapId(1), regions));
-        done.fetch_add(1, Ordering::SeqCst);
-    };
-    std::thread::scope(|scope| {
-        let held = go.lock().unwrap();
-        scope.spawn(|| mark(0));
-        eventually(|| (syncs.load(Ordering::SeqCst) == before + 1).then_some(()));
-        for at in 1..=8 {
-            scope.spawn(move || mark(at * 200));
-        }
-        for at in 1..=3 {
-            scope.spawn(move || mark(at * 30));
-        }
-        eventually(|| (journal.gate.waiting() == 8).then_some(()));
-        assert_eq!(
-            done.load(Ordering::SeqCst),
-            0,
-            "nobody returns before the sync"
-        );
-        assert!(
-            !journal.covers(BitmapId(1), regions(g, 0, 1)),
-            "and nobody may rely on a mark before it"
-        );
-        drop(held);
-    });
-    assert_eq!(syncs.load(Ordering::SeqCst), before + 2);
-    drop(journal);
-    let (_, maps) = Journal::open_on(sim.crashed(3).pair(), &id, POWER).unwrap();
-    assert_eq!(maps[0].1.count(), 9 * 128);
-}
-
 /// Where space is short nothing is left behind, and a full disk later is no matter.
 #[test]
 fn space_is_short_at_creation_or_never() {
@@ -513,7 +434,6 @@ proptest! {
             Entry::Add(record(*k)),
             Entry::Mark { key: BitmapId(*k), first: 0, end: 2 },
             Entry::Word { key: BitmapId(*k), at: 1, bits: u64::MAX },
-            Entry::Empty(BitmapId(*k)),
             Entry::Describe(record(*k)),
         ]).collect();
         let mut bytes = Vec::new();

@@ -104,12 +104,6 @@ impl Words {
         any
     }
 
-    pub(super) fn clear_all(&self) {
-        for word in &self.words {
-            word.store(0, Ordering::Release);
-        }
-    }
-
     /// Sets every bit of the words `first .. end`; false, and nothing set, when they are not there.
     pub(super) fn fill(&self, first: u64, end: u64) -> bool {
         if first >= end || end > self.len() {
