@@ -52,7 +52,7 @@ pub use log::MAPS_MAX;
 pub use record::{Durability, OpenError, Options};
 
 use gate::{Gate, Run};
-use log::Entry;
+use log::{ENTRIES_MAX, Entry};
 use segment::Layout;
 use words::{WORD, Words};
 use writer::{Pair, Writer};
@@ -67,6 +67,9 @@ const NEW_FILES: [&str; 2] = ["journal.a.new", "journal.b.new"];
 const MODE: u32 = 0o600;
 /// A bitmap with more words than this goes to disk as part of a snapshot, not of a batch.
 const BATCH_WORDS_MAX: usize = 1024;
+
+// With one entry in front of the words; see `with_words`.
+const _: () = assert!(BATCH_WORDS_MAX + 2 <= ENTRIES_MAX);
 
 /// What a journal has to fit.
 #[derive(Clone, Copy, Debug)]
@@ -234,8 +237,10 @@ impl Journal {
                     "would be one too many",
                 );
             }
-            maps.push(Map::new(record, Words::from_bitmap(initial)));
-            Ok(with_words(entries, record.tag.id, initial))
+            let words = Words::from_bitmap(initial);
+            let entries = with_words(entries, record.tag.id, &words);
+            maps.push(Map::new(record, words));
+            Ok(entries)
         })
     }
 
@@ -251,7 +256,8 @@ impl Journal {
         })
     }
 
-    /// Adds exactly these bits to a map; durable when it returns. Others may be marking it.
+    /// Adds exactly these bits to a map, those that it finds set when it is called; durable when it
+    /// returns. Others may be marking the map and setting more of the bits meanwhile.
     ///
     /// # Errors
     /// `NotFound`: nothing has changed. Otherwise the journal has failed.
@@ -263,29 +269,21 @@ impl Journal {
         let Some(map) = map else {
             return refuse(ErrorKind::NotFound, id, "is not there");
         };
-        let add = || {
-            for (at, bits) in (0..).zip(bits.words()).filter(|(_, bits)| *bits != 0) {
-                map.words.add(at, bits);
+        // Read once: a bit that somebody sets behind this must not count as durable.
+        let bits = Words::from_bitmap(bits);
+        #[cfg(test)]
+        if planted::is(planted::Mistake::AbsorbNotDurable) {
+            map.words.absorb(&bits);
+            return Ok(());
+        }
+        lead.run(|| {
+            let mut writer = self.lock();
+            match with_words(Vec::new(), id, &bits) {
+                Some(entries) => writer.append(&entries, &maps)?,
+                None => self.snapshot_with(&mut writer, &maps, id, &bits)?,
             }
-        };
-        lead.run(|| match with_words(Vec::new(), id, bits) {
-            Some(entries) => {
-                self.lock().append(&entries, &maps)?;
-                add();
-                Ok(())
-            }
-            None => {
-                // Whoever finds the bits set before they are durable waits for nobody: until the
-                // snapshot is there they are in a copy of the map only.
-                let words = Words::from_bitmap(bits);
-                let new = maps.iter().map(|m| match m.record.tag.id == id {
-                    true => Map::new(m.record, m.words.with(&words)),
-                    false => m.clone(),
-                });
-                self.snapshot(&mut self.lock(), &new.collect::<Vec<_>>())?;
-                add();
-                Ok(())
-            }
+            map.words.absorb(&bits);
+            Ok(())
         })
     }
 
@@ -322,8 +320,9 @@ impl Journal {
         }
     }
 
-    /// Writes a batch of marks, then lets everybody rely on them.
-    fn commit(&self, batch: &[Run]) -> io::Result<()> {
+    /// Writes marks, each batch of the log by itself, and lets everybody rely on it before the next one:
+    /// a full log makes a snapshot of what may be relied on, and drops what does not stand in there.
+    fn commit(&self, runs: &[Run]) -> io::Result<()> {
         let maps = self.maps.load_full();
         let words = |key| {
             maps.iter()
@@ -331,22 +330,25 @@ impl Journal {
                 .map(|m| &m.words)
         };
         // A map that was removed while its mark waited needs it no more.
-        let mine = || batch.iter().filter(|r| words(r.key).is_some());
-        let entries = mine().map(|r| Entry::Mark {
-            key: r.key,
-            first: r.first,
-            end: r.end,
-        });
-        self.lock().append(&entries.collect::<Vec<_>>(), &maps)?;
-        for run in mine() {
-            let filled = words(run.key).is_some_and(|w| w.fill(run.first, run.end));
-            assert!(filled, "a mark beyond map {}", run.key.0);
+        let mine = runs.iter().filter(|r| words(r.key).is_some());
+        for part in mine.collect::<Vec<_>>().chunks(ENTRIES_MAX) {
+            let entries = part.iter().map(|r| Entry::Mark {
+                key: r.key,
+                first: r.first,
+                end: r.end,
+            });
+            self.lock().append(&entries.collect::<Vec<_>>(), &maps)?;
+            for run in part {
+                let filled = words(run.key).is_some_and(|w| w.fill(run.first, run.end));
+                assert!(filled, "a mark beyond map {}", run.key.0);
+            }
         }
         Ok(())
     }
 
     /// Notes that of this map only these bits are still set: what else it has is copied and flushed (I1).
-    /// Reaches the disk with the next snapshot. Nobody may be marking the map meanwhile.
+    /// Reaches the disk with the next snapshot. Nobody may be marking or absorbing into the map
+    /// meanwhile: a bit that is set behind the reading of `left` would be lost.
     pub fn retain(&self, id: BitmapId, left: &WriteBitmap) {
         let maps = self.maps.load();
         if let Some(map) = maps.iter().find(|m| m.record.tag.id == id) {
@@ -409,6 +411,25 @@ impl Journal {
         Ok(())
     }
 
+    /// A snapshot in which one map has these bits as well. Whoever finds a bit set waits for nobody, so
+    /// until the snapshot is durable they are in a copy only. The copy misses no mark: whoever writes
+    /// one leads, and the caller does.
+    fn snapshot_with(
+        &self,
+        writer: &mut Writer,
+        maps: &[Map],
+        id: BitmapId,
+        bits: &Words,
+    ) -> io::Result<()> {
+        // Before the copy, see below.
+        self.cleared.store(false, Ordering::Release);
+        let new = maps.iter().map(|m| match m.record.tag.id == id {
+            true => Map::new(m.record, m.words.with(bits)),
+            false => m.clone(),
+        });
+        writer.switch(&new.collect::<Vec<_>>())
+    }
+
     fn snapshot(&self, writer: &mut Writer, maps: &[Map]) -> io::Result<()> {
         // Before the words are read: what is cleared from now on may miss this snapshot.
         self.cleared.store(false, Ordering::Release);
@@ -466,8 +487,7 @@ impl Home for Journal {
 }
 
 /// The entries and behind them the bits, when they fit a batch.
-fn with_words(mut entries: Vec<Entry>, key: BitmapId, bits: &WriteBitmap) -> Option<Vec<Entry>> {
-    let words = Words::from_bitmap(bits);
+fn with_words(mut entries: Vec<Entry>, key: BitmapId, words: &Words) -> Option<Vec<Entry>> {
     for (at, bits) in words.set_words() {
         if entries.len() > BATCH_WORDS_MAX {
             return None;
@@ -508,6 +528,10 @@ mod planted {
         OlderLife,
         /// A mark returns before it is durable.
         BatchNotSynced,
+        /// Absorbed bits wait for the next snapshot, as those do that are not retained.
+        AbsorbNotDurable,
+        /// A word that loses a bit loses all.
+        RetainDropsMore,
     }
 
     thread_local! {

@@ -19,6 +19,8 @@ const SUMMED_FROM: usize = 8;
 pub(super) const RECORD_BYTES: usize = 40;
 /// Most bytes that the entries of a batch take.
 pub(super) const BODY_MAX: usize = 16 * PAGE - BATCH_HEAD;
+/// As many entries of any kind fit a batch.
+pub(super) const ENTRIES_MAX: usize = BODY_MAX / RECORD_BYTES;
 /// Most maps at once.
 pub const MAPS_MAX: usize = 16;
 
@@ -31,8 +33,6 @@ pub(super) enum Entry {
     Describe(BitmapRecord),
     /// The map is gone.
     Remove(BitmapId),
-    /// The map has no bit.
-    Empty(BitmapId),
     /// All bits of the words `first .. end`.
     Mark { key: BitmapId, first: u64, end: u64 },
     /// Some bits of one word.
@@ -52,7 +52,6 @@ impl Entry {
             Self::Add(record) => to.extend(encode_record(1, record)),
             Self::Describe(record) => to.extend(encode_record(2, record)),
             Self::Remove(key) => to.extend(entry_head(3, *key)),
-            Self::Empty(key) => to.extend(entry_head(4, *key)),
             Self::Mark { key, first, end } => put_pair(to, entry_head(5, *key), *first, *end),
             Self::Word { key, at, bits } => put_pair(to, entry_head(6, *key), *at, *bits),
         }
@@ -75,7 +74,6 @@ impl Entry {
         }
         Some(match code {
             3 => Self::Remove(key),
-            4 => Self::Empty(key),
             5 => Self::Mark {
                 key,
                 first: from.number()?,
@@ -107,10 +105,6 @@ impl Entry {
             }),
             Self::Remove(key) => find(maps, *key).is_some_and(|at| {
                 maps.remove(at);
-                true
-            }),
-            Self::Empty(key) => find(maps, *key).is_some_and(|at| {
-                maps[at].words.clear_all();
                 true
             }),
             Self::Mark { key, first, end } => {

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(test)]
+use super::planted;
 use crate::set::{Geometry, Regions, WriteBitmap};
 
 /// Regions of a word.
@@ -79,19 +81,27 @@ impl Words {
         }
     }
 
+    /// Adds the bits of the other.
+    pub(super) fn absorb(&self, other: &Self) {
+        for (word, bits) in self.words.iter().zip(other.iter()) {
+            if bits != 0 {
+                word.fetch_or(bits, Ordering::AcqRel);
+            }
+        }
+    }
+
     /// Clears all bits that are not in `left`; true when one was set.
     pub(super) fn keep_only(&self, left: &WriteBitmap) -> bool {
         let mut any = false;
         for (word, left) in self.words.iter().zip(left.words()) {
+            #[cfg(test)]
+            let left = match planted::is(planted::Mistake::RetainDropsMore) {
+                true if left != u64::MAX => 0,
+                _ => left,
+            };
             any |= word.fetch_and(left, Ordering::AcqRel) & !left != 0;
         }
         any
-    }
-
-    pub(super) fn clear_all(&self) {
-        for word in &self.words {
-            word.store(0, Ordering::Release);
-        }
     }
 
     /// Sets every bit of the words `first .. end`; false, and nothing set, when they are not there.

@@ -95,26 +95,26 @@ impl Writer {
         self.at == 0
     }
 
-    /// Writes entries behind the log, durable when it returns. `maps` is what they change. Entries
-    /// that take no more than a batch are carried out all or none.
+    /// Writes entries behind the log as one batch, durable when it returns; nothing for no entry.
+    /// `maps` is what they change: the snapshot that makes room for them, and without them.
     pub(super) fn append(&mut self, entries: &[Entry], maps: &[Map]) -> io::Result<()> {
-        let most = BODY_MAX / super::log::RECORD_BYTES;
-        for part in entries.chunks(most) {
-            let mut buffer = std::mem::take(&mut self.buffer);
-            encode_batch(&mut buffer, self.header.life, self.number, part);
-            if self.at + buffer.len() as u64 > self.header.layout.log_bytes {
-                self.switch(maps)?;
-                encode_batch(&mut buffer, self.header.life, self.number, part);
-            }
-            let file = &self.pair[self.active];
-            file.write_at(&buffer, self.header.layout.log_at() + self.at)?;
-            if self.durability == Durability::Power && !skip(Skip::BatchSync) {
-                file.sync()?;
-            }
-            self.at += buffer.len() as u64;
-            self.number += 1;
-            self.buffer = buffer;
+        if entries.is_empty() {
+            return Ok(());
         }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        encode_batch(&mut buffer, self.header.life, self.number, entries);
+        if self.at + buffer.len() as u64 > self.header.layout.log_bytes {
+            self.switch(maps)?;
+            encode_batch(&mut buffer, self.header.life, self.number, entries);
+        }
+        let file = &self.pair[self.active];
+        file.write_at(&buffer, self.header.layout.log_at() + self.at)?;
+        if self.durability == Durability::Power && !skip(Skip::BatchSync) {
+            file.sync()?;
+        }
+        self.at += buffer.len() as u64;
+        self.number += 1;
+        self.buffer = buffer;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::super::planted::{Mistake, plant};
 use super::disk::{Rng, SECTOR, Sim, Trouble};
 use super::*;
 
-/// What a map has to hold: `live` exactly, and possibly what was cleared and may not be on disk.
+/// What a map has to hold: `live` at least, and at most what was not retained but may be on disk still.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Known {
     record: BitmapRecord,
@@ -24,10 +24,10 @@ type Model = BTreeMap<BitmapId, Known>;
 enum Op {
     Add(BitmapRecord, Vec<bool>),
     Describe(BitmapRecord),
-    Replace(BitmapId, Vec<bool>),
+    Absorb(BitmapId, Vec<bool>),
     Remove(BitmapId),
     Mark(Vec<BitmapId>, u64, u64),
-    Clear(BitmapId, u64, u64),
+    Retain(BitmapId, Vec<bool>),
     Checkpoint,
 }
 
@@ -68,10 +68,11 @@ impl Case {
 
     fn op(&self, rng: &mut Rng, model: &Model) -> Op {
         let keys: Vec<BitmapId> = model.keys().copied().collect();
-        let record = |key, rng: &mut Rng| BitmapRecord {
-            key,
-            generation: rng.below(1000),
-            ..record(key.0)
+        let record = |key: BitmapId, rng: &mut Rng| {
+            let mut record = record(key.0);
+            record.tag.generation = rng.below(1000);
+            record.owner = Uuid::from_u64_pair(0, rng.below(1000));
+            record
         };
         let n = self.geometry.regions();
         let first = rng.below(n);
@@ -86,10 +87,15 @@ impl Case {
         let key = keys[rng.below(keys.len() as u64) as usize];
         match rng.below(20) {
             0 => Op::Describe(record(key, rng)),
-            1 => Op::Replace(key, self.bits(rng)),
+            1 | 4 => Op::Absorb(key, self.bits(rng)),
             2 => Op::Remove(key),
             3 => Op::Checkpoint,
-            4..8 => Op::Clear(key, first, end),
+            5 => Op::Retain(key, self.bits(rng)),
+            6..9 => {
+                let mut left = model[&key].live.clone();
+                left[first as usize..end as usize].fill(false);
+                Op::Retain(key, left)
+            }
             _ => {
                 let some = keys.into_iter().filter(|_| rng.below(2) == 0);
                 Op::Mark(some.collect(), first, end)
@@ -110,16 +116,26 @@ impl Case {
         match op {
             Op::Add(record, bits) => journal.add(*record, &self.bitmap(bits)),
             Op::Describe(record) => journal.describe(*record),
-            Op::Replace(key, bits) => journal.replace(*key, &self.bitmap(bits)),
+            Op::Absorb(key, bits) => {
+                let bits = self.bitmap(bits);
+                journal.absorb(*key, &bits)?;
+                let durable = durable(journal, *key);
+                let mut both = durable.iter().zip(bits.words());
+                assert!(both.all(|(durable, bits)| durable & bits == bits));
+                Ok(())
+            }
             Op::Remove(key) => journal.remove(*key),
             Op::Mark(keys, first, end) => {
                 journal.mark(keys, run(*first, *end))?;
                 assert!(keys.iter().all(|k| journal.covers(*k, run(*first, *end))));
                 Ok(())
             }
-            Op::Clear(key, first, end) => {
-                journal.clear(*key, run(*first, *end));
-                assert!(!journal.covers(*key, run(*first, *end)));
+            Op::Retain(key, left) => {
+                let left = self.bitmap(left);
+                journal.retain(*key, &left);
+                let durable = durable(journal, *key);
+                let mut both = durable.iter().zip(left.words());
+                assert!(both.all(|(durable, left)| durable & !left == 0));
                 Ok(())
             }
             Op::Checkpoint => journal.checkpoint(),
@@ -134,12 +150,14 @@ impl Case {
                     live: bits.clone(),
                     may: bits.clone(),
                 };
-                model.insert(record.key, known);
+                model.insert(record.tag.id, known);
             }
-            Op::Describe(record) => known(model, record.key).record = *record,
-            Op::Replace(key, bits) => {
+            Op::Describe(record) => known(model, record.tag.id).record = *record,
+            Op::Absorb(key, bits) => {
                 let map = known(model, *key);
-                (map.live, map.may) = (bits.clone(), bits.clone());
+                for (at, _) in bits.iter().enumerate().filter(|(_, set)| **set) {
+                    (map.live[at], map.may[at]) = (true, true);
+                }
             }
             Op::Remove(key) => {
                 model.remove(key);
@@ -149,8 +167,9 @@ impl Case {
                     self.expect_mark(known(model, *key), *first, *end);
                 }
             }
-            Op::Clear(key, first, end) => {
-                known(model, *key).live[*first as usize..*end as usize].fill(false);
+            Op::Retain(key, left) => {
+                let live = known(model, *key).live.iter_mut();
+                live.zip(left).for_each(|(live, left)| *live &= left);
             }
             Op::Checkpoint => {
                 for map in model.values_mut() {
@@ -176,6 +195,13 @@ impl Case {
     }
 }
 
+/// The words that the journal takes for durable.
+fn durable(journal: &Journal, key: BitmapId) -> Vec<u64> {
+    let maps = journal.maps.load();
+    let map = maps.iter().find(|m| m.record.tag.id == key).unwrap();
+    map.words.iter().collect()
+}
+
 fn known(model: &mut Model, key: BitmapId) -> &mut Known {
     model.get_mut(&key).unwrap()
 }
@@ -184,7 +210,7 @@ fn known(model: &mut Model, key: BitmapId) -> &mut Known {
 fn agrees(got: &[(BitmapRecord, WriteBitmap)], model: &Model) -> bool {
     got.len() == model.len()
         && got.iter().all(|(record, bits)| {
-            let Some(map) = model.get(&record.key) else {
+            let Some(map) = model.get(&record.tag.id) else {
                 return false;
             };
             let bits = bits.to_bits();
@@ -213,8 +239,16 @@ fn run(case: &Case, journal: &Journal, start: &Model, seed: u64) -> (Model, Opti
                 let key = model.keys().next().copied().unwrap_or(BitmapId(0));
                 let all = case.geometry.all_regions();
                 let empty = WriteBitmap::empty(case.geometry);
-                assert!(journal.mark(&[key], all).is_err());
+                let mut there = model.keys();
+                assert!(
+                    there.all(|k| journal.covers(*k, all) || journal.mark(&[*k], all).is_err())
+                );
                 assert!(journal.remove(key).is_err());
+                assert!(
+                    journal
+                        .absorb(key, &WriteBitmap::full(case.geometry))
+                        .is_err()
+                );
                 assert!(journal.add(record(2000), &empty).is_err());
                 return (model, Some(next));
             }
@@ -228,7 +262,7 @@ fn model_of(got: &[(BitmapRecord, WriteBitmap)]) -> Model {
         let live: Vec<bool> = bits.to_bits().iter().by_vals().collect();
         let may = live.clone();
         (
-            record.key,
+            record.tag.id,
             Known {
                 record: *record,
                 live,
@@ -343,6 +377,8 @@ fn planted_mistakes_are_found() {
         Mistake::SegmentNotSynced,
         Mistake::OlderLife,
         Mistake::BatchNotSynced,
+        Mistake::AbsorbNotDurable,
+        Mistake::RetainDropsMore,
     ] {
         plant(Some(mistake));
         let found = (0..12).find_map(|seed| all_rounds(seed, Trouble::PowerLoss).err());
