@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::{Image, IoMode, Storage, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
-use crate::set::{Bytes, Code, MemberState, ScbRow};
+use crate::set::{Bytes, Code, MemberState, Moment, ScbRow};
 
 /// One member as it was found.
 struct Entry {
@@ -123,6 +123,14 @@ impl Roster {
             (member, start)
         });
         members.collect()
+    }
+
+    /// When the set was created; a block that an older program wrote does not know.
+    pub(super) fn created(&self) -> Option<Moment> {
+        self.entries.iter().find_map(|entry| match &entry.block {
+            ScbFound::Read(scb) => scb.created,
+            ScbFound::None | ScbFound::Damaged(_) => None,
+        })
     }
 
     /// The files of each member.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::io::scb_file::ScbFile;
 use crate::io::{self, IoMode};
 use crate::set::scb::{Lineage, ScbRow};
-use crate::set::{Generation, MemberId, MemberSet, Scb, ScbState};
+use crate::set::{Generation, MemberId, MemberSet, Moment, Scb, ScbState};
 
 /// Who the set is, for its storage control blocks.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Identity {
     pub(super) label: String,
     /// The mounts up to this one.
     pub(super) lineage: Lineage,
+    /// When the set was created, as far as its blocks know.
+    pub(super) created: Option<Moment>,
     /// Where the blocks of devices are kept.
     pub(super) state_dir: PathBuf,
 }
@@ -112,6 +114,8 @@ impl Runner {
                 clean,
                 sequence: 0,
                 table: table.clone(),
+                created: self.identity.created,
+                stamp: None,
             };
             if let Err(error) = self.seats[id.index()].write(&scb) {
                 failed.insert(id);

@@ -22,6 +22,7 @@ pub mod record;
 pub mod refusal;
 pub mod scb;
 pub mod shadow;
+pub mod stamp;
 pub mod status;
 pub mod view;
 
@@ -43,5 +44,6 @@ pub use record::{BitmapKind, BitmapRecord, Home, HomeChange, Homeless};
 pub use refusal::{Code, Refusal};
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;
+pub use stamp::Stamp;
 pub use status::{BitmapStatus, MemberStatus, SetState, SetStatus};
 pub use view::{Epoch, Marked, Outcome, Role, Seat, View};

@@ -41,6 +41,8 @@ fn block(own: usize, at: u64, clean: bool, states: &[ScbState]) -> Scb {
         clean,
         sequence: 1,
         table,
+        created: None,
+        stamp: None,
     }
 }
 
