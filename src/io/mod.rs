@@ -2,6 +2,7 @@
 
 pub mod aligned;
 pub mod file;
+pub mod fingerprint;
 pub mod image;
 pub mod journal;
 pub mod loopdev;
