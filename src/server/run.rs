@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Message;
-use super::candidate::{Fingerprint, Looked, Wish};
+use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::handle::{Board, Done, Published, Request};
 use super::pipeline::{Live, Pipeline, Stores};
@@ -157,6 +157,7 @@ impl Runner {
                 let _ = done.send(());
             }
             Message::Looked(ticket, looked) => self.looked(ticket, *looked),
+            Message::Stamped(id, turn, stamp) => self.stamped(id, turn, stamp),
             Message::Failed(failure, answer) => {
                 let ticket = self.ticket(Waiter::Data(answer));
                 self.feed(Event::Failed(ticket, failure));
@@ -342,15 +343,9 @@ impl Runner {
             self.seats.push(Seat::new(scb, IoMode::Buffered));
         }
         let seat = &mut self.seats[id.index()];
-        (seat.identity, seat.fingerprint) = (Some(image.identity()), None);
+        (seat.identity, seat.stamp) = (Some(image.identity()), None);
+        seat.turns += 1;
         self.stores[id.index()] = Some(image.into_storage() as Arc<dyn Storage>);
-    }
-
-    fn close(&mut self, id: MemberId) {
-        self.stores[id.index()] = None;
-        let path = self.set.members()[id.index()].path.clone();
-        let seat = &mut self.seats[id.index()];
-        seat.fingerprint = Fingerprint::take(path.as_ref());
     }
 
     fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::candidate::Fingerprint;
 use super::run::Runner;
 use crate::error::{Error, Result};
 use crate::io::scb_file::ScbFile;
 use crate::io::{self, IoMode};
 use crate::set::scb::{Lineage, ScbRow};
-use crate::set::{Generation, MemberId, MemberSet, Moment, Scb, ScbState};
+use crate::set::{Generation, MemberId, MemberSet, Moment, Scb, ScbState, Stamp};
 
 /// Who the set is, for its storage control blocks.
 #[derive(Clone, Debug)]
@@ -40,8 +39,10 @@ pub(super) struct Seat {
     pub(super) io: IoMode,
     /// Who its image is.
     pub(super) identity: Option<io::Identity>,
-    /// What its image looked like when it left.
-    pub(super) fingerprint: Option<Fingerprint>,
+    /// What its image looked like when it left, if that was since the start.
+    pub(super) stamp: Option<Stamp>,
+    /// How often it has come and gone: a stamp of an earlier departure is late.
+    pub(super) turns: u64,
 }
 
 impl Seat {
@@ -53,7 +54,8 @@ impl Seat {
             written: None,
             io,
             identity: None,
-            fingerprint: None,
+            stamp: None,
+            turns: 0,
         }
     }
 
@@ -101,28 +103,42 @@ impl Runner {
         });
         let (mut failed, mut first) = (MemberSet::EMPTY, None);
         for id in order {
-            let row = &table[id.index()];
-            let scb = Scb {
-                set: self.identity.set,
-                member: row.member,
-                name: row.name.clone(),
-                state: row.state,
-                label: self.identity.label.clone(),
-                generation,
-                lineage: self.identity.lineage.clone(),
-                geometry: self.set.geometry(),
-                clean,
-                sequence: 0,
-                table: table.clone(),
-                created: self.identity.created,
-                stamp: None,
-            };
+            let scb = self.block(id, generation, clean, &table);
             if let Err(error) = self.seats[id.index()].write(&scb) {
                 failed.insert(id);
                 first.get_or_insert(error);
             }
         }
         first.map(|error| (failed, error))
+    }
+
+    /// Writes the block of a member that has left once more, with the stamp of its image.
+    pub(super) fn write_stamp(&mut self, id: MemberId, stamp: Stamp) -> Result<()> {
+        let (generation, table) = (self.set.generation(), self.table());
+        let scb = Scb {
+            stamp: Some(stamp),
+            ..self.block(id, generation, true, &table)
+        };
+        self.seats[id.index()].write(&scb)
+    }
+
+    fn block(&self, id: MemberId, generation: Generation, clean: bool, table: &[ScbRow]) -> Scb {
+        let row = &table[id.index()];
+        Scb {
+            set: self.identity.set,
+            member: row.member,
+            name: row.name.clone(),
+            state: row.state,
+            label: self.identity.label.clone(),
+            generation,
+            lineage: self.identity.lineage.clone(),
+            geometry: self.set.geometry(),
+            clean,
+            sequence: 0,
+            table: table.to_vec(),
+            created: self.identity.created,
+            stamp: None,
+        }
     }
 
     fn table(&self) -> Vec<ScbRow> {

@@ -5,7 +5,7 @@ use super::geometry::{ByteRange, Bytes};
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::record::HomeChange;
 use super::refusal::Refusal;
-use super::scb::Generation;
+use super::scb::{Ancestry, Generation, Lineage, Scb};
 use super::view::{Epoch, View};
 
 /// A question that is answered exactly once, by [`Effect::Reply`] or [`Effect::Settle`].
@@ -64,6 +64,29 @@ pub enum Joiner {
     },
 }
 
+/// What the own storage control block of a member that comes back says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// Generation of the last membership that was written into it.
+    pub generation: Generation,
+    /// Whether it says that the member has left.
+    pub has_left: bool,
+    /// How it relates to the generations of this set.
+    pub ancestry: Ancestry,
+}
+
+impl Said {
+    /// What a block says to a set with this lineage.
+    #[must_use]
+    pub fn by(scb: &Scb, lineage: &Lineage) -> Self {
+        Self {
+            generation: scb.generation,
+            has_left: scb.state.has_left(),
+            ancestry: lineage.ancestry(scb.generation, &scb.lineage),
+        }
+    }
+}
+
 /// An attach whose image has been opened and looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attach {
@@ -79,6 +102,8 @@ pub struct Attach {
     pub blank: bool,
     /// Why the image is not as the set left it, when it is not.
     pub changed: Option<String>,
+    /// What the block of a departed member says; `None` when it has none.
+    pub said: Option<Said>,
     /// Whether nothing shows that the image was ever this member.
     pub foreign: bool,
     /// What may be done.

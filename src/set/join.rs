@@ -5,11 +5,12 @@
 
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
-use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
+use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Said, Ticket};
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
+use super::scb::Ancestry;
 use super::shadow::{Pending, Purpose, ShadowSet};
 
 /// What an attach would do.
@@ -96,25 +97,18 @@ impl ShadowSet {
 
     fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
         let name = self.attachable(id)?;
+        let usable = self.usable_bitmap(id, attach);
+        if let (Err(refusal), AttachPolicy::Minicopy) = (&usable, attach.policy) {
+            return Err(refusal.clone());
+        }
         if attach.foreign && !attach.blank && !attach.confirm {
             let text = format!("the image at {name}'s path is another one and is not blank");
             return Err(Refusal::new(Code::NeedsConfirm, text));
         }
-        let departed = self.members[id.index()].state.departed();
-        let map = departed.and_then(|d| match &d.held {
-            Held::Here(map) => Some(map),
-            _ => None,
-        });
-        let Some(map) = map else {
-            return self.plan_full(attach.policy, format!("{name} has no bitmap"));
+        let map = match usable {
+            Ok(map) => map,
+            Err(refusal) => return self.plan_full(attach.policy, refusal.text),
         };
-        if let Some(change) = &attach.changed {
-            if attach.policy == AttachPolicy::Minicopy {
-                let text = format!("the image of {name} was changed outside: {change}");
-                return Err(Refusal::new(Code::ImageChanged, text));
-            }
-            return self.plan_full(attach.policy, format!("the image was changed: {change}"));
-        }
         if attach.policy == AttachPolicy::Full {
             return self.plan_full(attach.policy, "asked for".to_owned());
         }
@@ -130,6 +124,29 @@ impl ShadowSet {
             bytes,
             extents,
         })
+    }
+
+    /// The bitmap of a departed member, when it tells how the image differs from the unit: the image is
+    /// the one that left, and nobody has written it since.
+    fn usable_bitmap(&self, id: MemberId, attach: &Attach) -> Result<&OwnedBitmap, Refusal> {
+        let member = &self.members[id.index()];
+        let name = &member.name;
+        let departed = member.state.departed();
+        if let (Some(tag), Some(said)) = (departed.and_then(|d| d.tag), attach.said) {
+            let told = matches!(member.state, MemberState::Detached(_));
+            check_said(name, said, tag.generation, told)?;
+        }
+        if let Some(change) = &attach.changed {
+            let text = format!("the image of {name} was changed outside: {change}");
+            return Err(Refusal::new(Code::ImageChanged, text));
+        }
+        match departed.map(|d| &d.held) {
+            Some(Held::Here(map)) => Ok(map),
+            _ => {
+                let text = format!("{name} has no bitmap");
+                Err(Refusal::new(Code::NoBitmap, text))
+            }
+        }
     }
 
     /// Whether a member can be attached now; gives its name.
@@ -542,4 +559,30 @@ fn take_bitmap(held: Held) -> Option<OwnedBitmap> {
         Held::Here(map) => Some(map),
         Held::Nothing | Held::WithCopier(_) => None,
     }
+}
+
+/// Refuses an image that is not the one that left, but an older copy that came with its block.
+///
+/// `left` is the generation in force when the member left. A block that says so itself is of a later one.
+/// Who was expelled or absent may have been out of reach: its block then is the last one that it took
+/// part in. Who was detached was `told`.
+fn check_said(name: &str, said: Said, left: u64, told: bool) -> Result<(), Refusal> {
+    #[cfg(debug_assertions)]
+    if super::planted::is(super::planted::Mistake::OldImage) {
+        return Ok(());
+    }
+    let number = said.generation.number();
+    let text = match said.ancestry {
+        Ancestry::Ancestor if number > left && said.has_left => return Ok(()),
+        Ancestry::Ancestor if number == left && !told => return Ok(()),
+        Ancestry::Foreign => format!(
+            "the storage control block of {name} has generation {number} of another history of the set; \
+             the member left behind generation {left}"
+        ),
+        Ancestry::Ancestor | Ancestry::Forgotten => format!(
+            "the storage control block of {name} has generation {number}, the member left behind \
+             generation {left}: its image is an older one"
+        ),
+    };
+    Err(Refusal::new(Code::WrongGeneration, text))
 }

@@ -31,7 +31,7 @@ pub use bitmap::{OwnedBitmap, WriteBitmap};
 pub use copy::{CopyKind, CopyStep, CopyWork, OpId, Progress};
 pub use event::{
     Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
-    Joiner, Notice, Ticket, Verdict,
+    Joiner, Notice, Said, Ticket, Verdict,
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::AttachPlan;

@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) slow: u64,
     /// The unit is stopped under faults and copies.
     pub(crate) stop_early: bool,
+    /// An image and its block are copied for later, per mille of steps.
+    pub(crate) backups: u64,
     /// Commands are given although another is not answered yet, per mille.
     pub(crate) impatience: u64,
 }
@@ -117,6 +119,11 @@ impl Plan {
             stop_early: rng.chance(250),
             timeouts: if rng.chance(500) {
                 rng.between(1, 20)
+            } else {
+                0
+            },
+            backups: if rng.chance(400) {
+                rng.between(1, 30)
             } else {
                 0
             },
