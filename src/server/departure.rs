@@ -26,6 +26,8 @@ impl Runner {
         let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
         let seat = &mut self.seats[id.index()];
         seat.stamp = None;
+        // An open file would keep a disk from being carried away.
+        seat.file = None;
         seat.turns += 1;
         let (turn, messages) = (seat.turns, self.messages.clone());
         let (sender, answer) = bounded(1);
@@ -68,8 +70,13 @@ impl Runner {
             Err(error) => return tracing::warn!(member, error, "its image could not be stamped"),
         };
         self.seats[id.index()].stamp = Some(stamp.clone());
+        // No block may be newer than those of the members that take part (I3).
+        if self.is_undurable() {
+            return tracing::warn!(member, "the stamp of its image is not durable");
+        }
         if let Err(error) = self.write_stamp(id, stamp) {
             tracing::warn!(member, %error, "the stamp of its image is not durable");
         }
+        self.seats[id.index()].file = None;
     }
 }

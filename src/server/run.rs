@@ -363,7 +363,7 @@ impl Runner {
     }
 
     /// Whether a member that takes part could say something else after a crash (I3).
-    fn is_undurable(&self) -> bool {
+    pub(super) fn is_undurable(&self) -> bool {
         !self.undurable.and(self.set.writers()).is_empty()
     }
 
