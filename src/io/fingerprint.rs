@@ -46,6 +46,7 @@ pub fn take(path: &Path, member: Uuid) -> io::Result<Stamp> {
         size,
         facts,
         samples,
+        opened: false,
     })
 }
 

@@ -5,6 +5,7 @@ pub mod file;
 pub mod fingerprint;
 pub mod image;
 pub mod journal;
+pub mod lease;
 pub mod loopdev;
 pub mod mountpoint;
 pub mod runtime;

@@ -10,7 +10,10 @@ use crossbeam_channel::bounded;
 
 use super::Message;
 use super::run::Runner;
-use crate::io::fingerprint;
+use super::setup::Protect;
+use crate::io::lease::Lease;
+use crate::io::{Identity, fingerprint, scb_file};
+use crate::set::assess::ScbFound;
 use crate::set::{MemberId, MemberState, Stamp};
 
 /// How long the answer to a detach waits for the stamp; the member was flushed just before.
@@ -69,6 +72,13 @@ impl Runner {
             Ok(stamp) => stamp,
             Err(error) => return tracing::warn!(member, error, "its image could not be stamped"),
         };
+        self.lease(id);
+        self.note_stamp(id, stamp);
+    }
+
+    /// Keeps the stamp and makes it durable if that can be done.
+    fn note_stamp(&mut self, id: MemberId, stamp: Stamp) {
+        let member = self.set.members()[id.index()].name.clone();
         self.seats[id.index()].stamp = Some(stamp.clone());
         // No block may be newer than those of the members that take part (I3).
         if self.is_undurable() {
@@ -78,5 +88,71 @@ impl Runner {
             tracing::warn!(member, %error, "the stamp of its image is not durable");
         }
         self.seats[id.index()].file = None;
+    }
+
+    /// Takes a lease on the image of a member that is away, where that was asked for.
+    fn lease(&mut self, id: MemberId) {
+        let (member, seat) = (&self.set.members()[id.index()], &mut self.seats[id.index()]);
+        let away = matches!(
+            member.state,
+            MemberState::Detached(_) | MemberState::Expelled(_)
+        );
+        let device = matches!(seat.identity, Some(Identity::Device { .. }));
+        if !away || device || seat.protect != Protect::Lease || seat.lease.is_some() {
+            return;
+        }
+        match Lease::take(member.path.as_ref()) {
+            Ok(lease) => seat.lease = Some(lease),
+            Err(error) => {
+                let member = &member.name;
+                tracing::warn!(member, %error, "there is no lease on its image");
+            }
+        }
+    }
+
+    /// Takes the leases that are missing: after a start, and after an attach that was refused.
+    pub(super) fn lease_all(&mut self) {
+        (0..self.seats.len())
+            .filter_map(MemberId::new)
+            .for_each(|id| self.lease(id));
+    }
+
+    /// Gives all leases back: the set itself is about to open an image.
+    pub(super) fn give_leases_back(&mut self) {
+        self.notice_openers();
+        self.seats.iter_mut().for_each(|seat| seat.lease = None);
+    }
+
+    /// Notes which images somebody opens for writing, and lets the openers go on.
+    pub(super) fn notice_openers(&mut self) {
+        for id in (0..self.seats.len()).filter_map(MemberId::new) {
+            let broken = |lease: &mut Lease| !lease.holds();
+            // It is dropped behind the note: the opener writes when the note is durable.
+            let Some(lease) = self.seats[id.index()].lease.take_if(broken) else {
+                continue;
+            };
+            let member = self.set.members()[id.index()].name.clone();
+            tracing::warn!(member, "another program opens its image for writing");
+            match self.stamp_of(id) {
+                Some(stamp) => {
+                    let opened = true;
+                    self.note_stamp(id, Stamp { opened, ..stamp });
+                }
+                None => tracing::warn!(member, "its image has no stamp"),
+            }
+            drop(lease);
+        }
+    }
+
+    /// The stamp that was taken since the start, else the one in the member's block.
+    fn stamp_of(&self, id: MemberId) -> Option<Stamp> {
+        let seat = &self.seats[id.index()];
+        let durable = || match scb_file::read(&seat.scb) {
+            Ok(ScbFound::Read(scb)) if scb.member == self.set.members()[id.index()].uuid => {
+                scb.stamp
+            }
+            _ => None,
+        };
+        seat.stamp.clone().or_else(durable)
     }
 }

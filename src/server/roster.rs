@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::pipeline::Stores;
 use super::run::now;
 use super::seat::Seat;
-use super::setup::{MemberSetup, Setup, default_scb};
+use super::setup::{MemberSetup, Protect, Setup, default_scb};
 use crate::error::{Error, Result};
 use crate::io::{Image, IoMode, Storage, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
@@ -68,6 +68,7 @@ impl Roster {
                 read_cost: 0,
                 site: 0,
                 io: IoMode::Buffered,
+                protect: Protect::None,
             };
             let wanted = include && !row.state.has_left();
             if !wanted {
@@ -137,6 +138,7 @@ impl Roster {
     pub(super) fn seats(&self) -> Vec<Seat> {
         let seats = self.entries.iter().map(|entry| {
             let mut seat = Seat::new(entry.setup.scb.clone(), entry.setup.io);
+            seat.protect = entry.setup.protect;
             seat.identity = entry.image.as_ref().map(Image::identity);
             seat
         });

@@ -109,6 +109,7 @@ impl Runner {
 
     /// Runs until the set is closed; gives the reason when it could not be closed in good order.
     pub(super) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
+        self.lease_all();
         while !self.stopped {
             match messages.recv_timeout(self.patience()) {
                 Ok(message) => self.take(message),
@@ -167,6 +168,7 @@ impl Runner {
 
     fn keep_time(&mut self) {
         let now = Instant::now();
+        self.notice_openers();
         if let Some((ticket, _)) = self.current.filter(|(_, deadline)| *deadline <= now) {
             self.feed(Event::TimedOut(ticket));
             self.give_up_look(ticket);
@@ -228,7 +230,8 @@ impl Runner {
     }
 
     /// Has the image of an attach looked at; the command goes on when that is done.
-    fn start_look(&self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
+    fn start_look(&mut self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
+        self.give_leases_back();
         self.look(wish)
             .start(ticket.number(), self)
             .map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))
@@ -249,6 +252,7 @@ impl Runner {
                 self.candidates.clear();
             }
         }
+        self.lease_all();
     }
 
     /// Answers a command that the set has not seen yet: its image has not been looked at in time.
@@ -256,6 +260,7 @@ impl Runner {
         if self.current.is_some_and(|(number, _)| number == ticket) {
             let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
             self.reply(&Ticket::new(ticket), Err(refusal));
+            self.lease_all();
         }
     }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::run::Runner;
+use super::setup::Protect;
 use crate::error::{Error, Result};
+use crate::io::lease::Lease;
 use crate::io::scb_file::ScbFile;
 use crate::io::{self, IoMode};
 use crate::set::scb::{Lineage, ScbRow};
@@ -41,6 +43,10 @@ pub(super) struct Seat {
     pub(super) identity: Option<io::Identity>,
     /// What its image looked like when it left, if that was since the start.
     pub(super) stamp: Option<Stamp>,
+    /// What is done for its image while it is away.
+    pub(super) protect: Protect,
+    /// The lease on its image while it is away.
+    pub(super) lease: Option<Lease>,
     /// How often it has come and gone: a stamp of an earlier departure is late.
     pub(super) turns: u64,
 }
@@ -55,6 +61,8 @@ impl Seat {
             io,
             identity: None,
             stamp: None,
+            protect: Protect::None,
+            lease: None,
             turns: 0,
         }
     }

@@ -70,6 +70,8 @@ pub struct Stamp {
     pub facts: Facts,
     /// At most [`SAMPLES_MAX`], by rising place.
     pub samples: Vec<Sample>,
+    /// Another program has opened the image for writing since: told by a lease.
+    pub opened: bool,
 }
 
 impl Stamp {
@@ -111,6 +113,8 @@ impl Stamp {
             text
         } else if self.samples != now.samples {
             "its contents are others"
+        } else if self.opened {
+            "another program has opened it for writing"
         } else {
             return None;
         };

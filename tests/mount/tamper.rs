@@ -204,3 +204,30 @@ fn a_disk_is_carried_away_and_comes_back() {
     unit.sh(&format!("cmp {path} $U"));
     unplug(disk);
 }
+
+#[test]
+fn a_lease_tells_who_opens_an_image_that_is_away() {
+    let mut unit = Plan::new(2, 8 * MIB).leases().mount();
+    let open = "python3 -c 'import os, sys; os.open(sys.argv[1], os.O_RDWR)' $F";
+    let says = "another program has opened it for writing";
+    unit.detach("m2");
+    on_image(&unit, "cat $F > /dev/null");
+    unit.minicopy("m2");
+    unit.detach("m2");
+    let held = on_image(&unit, &format!("date +%s; {open}; date +%s"));
+    let times: Vec<u64> = held.lines().filter_map(|line| line.parse().ok()).collect();
+    assert!(times[1] - times[0] < 10, "the opener is let go: {held}");
+    assert_stale(&unit, "image-changed", says);
+    // The note and the lease outlive the daemon.
+    unit.detach("m2");
+    on_image(&unit, open);
+    unit.stop();
+    unit.mount();
+    assert_stale(&unit, "image-changed", says);
+    unit.detach("m2");
+    unit.stop();
+    unit.mount();
+    on_image(&unit, open);
+    assert_stale(&unit, "image-changed", says);
+    unit.stop_and_compare();
+}

@@ -30,6 +30,7 @@ fn stamp(facts: Facts) -> Stamp {
             at: Lbn(0),
             hash: 9,
         }],
+        opened: false,
     }
 }
 
@@ -97,6 +98,17 @@ fn size_and_contents_count_for_both_kinds() {
         now.size += 512;
         assert_eq!(then.change(&now).as_deref(), Some("its size is another"));
     }
+}
+
+#[test]
+fn an_image_that_was_opened_counts_as_changed() {
+    let mut then = stamp(Facts::File(file()));
+    then.opened = true;
+    let says = then.change(&stamp(Facts::File(file())));
+    assert_eq!(
+        says.as_deref(),
+        Some("another program has opened it for writing")
+    );
 }
 
 #[test]

@@ -20,7 +20,8 @@ impl Writer {
             Facts::File(_) => FILE,
             Facts::Device(_) => DEVICE,
         };
-        self.put(&[kind, super::short(stamp.samples.len())]);
+        let samples = super::short(stamp.samples.len());
+        self.put(&[kind, samples, u8::from(stamp.opened)]);
         self.skip_to(start + 8);
         self.put(&stamp.size.to_le_bytes());
         match &stamp.facts {
@@ -54,6 +55,11 @@ impl Reader<'_> {
     pub(super) fn stamp(&mut self) -> Result<Stamp, ScbError> {
         let start = self.at;
         let (kind, samples) = (self.u8()?, usize::from(self.u8()?));
+        let opened = match self.u8()? {
+            0 => false,
+            1 => true,
+            other => return Err(ScbError::field("mark of a stamp", other)),
+        };
         self.at = start + 8;
         let size = self.u64()?;
         let facts = match kind {
@@ -83,6 +89,7 @@ impl Reader<'_> {
             size,
             facts,
             samples,
+            opened,
         })
     }
 
