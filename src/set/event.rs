@@ -5,7 +5,8 @@ use super::geometry::{ByteRange, Bytes};
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::record::HomeChange;
 use super::refusal::Refusal;
-use super::scb::{Ancestry, Generation, Lineage, Scb};
+use super::said::Said;
+use super::scb::Generation;
 use super::view::{Epoch, View};
 
 /// A question that is answered exactly once, by [`Effect::Reply`] or [`Effect::Settle`].
@@ -62,29 +63,6 @@ pub enum Joiner {
         /// Path of the image.
         path: String,
     },
-}
-
-/// What the own storage control block of a member that comes back says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Said {
-    /// Generation of the last membership that was written into it.
-    pub generation: Generation,
-    /// Whether it says that the member has left.
-    pub has_left: bool,
-    /// How it relates to the generations of this set.
-    pub ancestry: Ancestry,
-}
-
-impl Said {
-    /// What a block says to a set with this lineage.
-    #[must_use]
-    pub fn by(scb: &Scb, lineage: &Lineage) -> Self {
-        Self {
-            generation: scb.generation,
-            has_left: scb.state.has_left(),
-            ancestry: lineage.ancestry(scb.generation, &scb.lineage),
-        }
-    }
 }
 
 /// An attach whose image has been opened and looked at.

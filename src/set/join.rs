@@ -5,12 +5,11 @@
 
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
-use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Said, Ticket};
+use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
-use super::scb::Ancestry;
 use super::shadow::{Pending, Purpose, ShadowSet};
 
 /// What an attach would do.
@@ -134,7 +133,7 @@ impl ShadowSet {
         let departed = member.state.departed();
         if let (Some(tag), Some(said)) = (departed.and_then(|d| d.tag), attach.said) {
             let told = matches!(member.state, MemberState::Detached(_));
-            check_said(name, said, tag.generation, told)?;
+            said.check(name, tag.generation, told)?;
         }
         if let Some(change) = &attach.changed {
             let text = format!("the image of {name} was changed outside: {change}");
@@ -559,30 +558,4 @@ fn take_bitmap(held: Held) -> Option<OwnedBitmap> {
         Held::Here(map) => Some(map),
         Held::Nothing | Held::WithCopier(_) => None,
     }
-}
-
-/// Refuses an image that is not the one that left, but an older copy that came with its block.
-///
-/// `left` is the generation in force when the member left. A block that says so itself is of a later one.
-/// Who was expelled or absent may have been out of reach: its block then is the last one that it took
-/// part in. Who was detached was `told`.
-fn check_said(name: &str, said: Said, left: u64, told: bool) -> Result<(), Refusal> {
-    #[cfg(debug_assertions)]
-    if super::planted::is(super::planted::Mistake::OldImage) {
-        return Ok(());
-    }
-    let number = said.generation.number();
-    let text = match said.ancestry {
-        Ancestry::Ancestor if number > left && said.has_left => return Ok(()),
-        Ancestry::Ancestor if number == left && !told => return Ok(()),
-        Ancestry::Foreign => format!(
-            "the storage control block of {name} has generation {number} of another history of the set; \
-             the member left behind generation {left}"
-        ),
-        Ancestry::Ancestor | Ancestry::Forgotten => format!(
-            "the storage control block of {name} has generation {number}, the member left behind \
-             generation {left}: its image is an older one"
-        ),
-    };
-    Err(Refusal::new(Code::WrongGeneration, text))
 }

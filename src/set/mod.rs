@@ -20,6 +20,7 @@ pub mod operation;
 pub mod planted;
 pub mod record;
 pub mod refusal;
+pub mod said;
 pub mod scb;
 pub mod shadow;
 pub mod stamp;
@@ -31,7 +32,7 @@ pub use bitmap::{OwnedBitmap, WriteBitmap};
 pub use copy::{CopyKind, CopyStep, CopyWork, OpId, Progress};
 pub use event::{
     Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
-    Joiner, Notice, Said, Ticket, Verdict,
+    Joiner, Notice, Ticket, Verdict,
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::AttachPlan;
@@ -42,6 +43,7 @@ pub use mount::{Beginning, Past};
 pub use operation::{OpState, Operation};
 pub use record::{BitmapKind, BitmapRecord, Home, HomeChange, Homeless};
 pub use refusal::{Code, Refusal};
+pub use said::Said;
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;
 pub use stamp::Stamp;

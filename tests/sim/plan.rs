@@ -122,13 +122,17 @@ impl Plan {
             } else {
                 0
             },
-            backups: if rng.chance(400) {
-                rng.between(1, 30)
-            } else {
-                0
-            },
+            backups: backups(rng),
             impatience: if rng.chance(300) { 100 } else { 0 },
         }
+    }
+}
+
+/// Most runs have none.
+fn backups(rng: &mut Rng) -> u64 {
+    match rng.chance(400) {
+        true => rng.between(1, 30),
+        false => 0,
     }
 }
 
