@@ -223,7 +223,7 @@ fn the_words_of_durability_and_policy_are_these() {
     let text = change("\"minicopy\"", "\"minicopy=optional\"");
     let policy = read(&text).expect("valid").mount.policy;
     assert_eq!(policy, Some(Policy::MinicopyOptional));
-    let says = "line 26, column 10: policy: the policy of a mount is \"minicopy\" or \
+    let says = "line 27, column 10: policy: the policy of a mount is \"minicopy\" or \
                 \"minicopy=optional\", not \"full\"";
     is_refused(&change("\"minicopy\"", "\"full\""), says);
 }
