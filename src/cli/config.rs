@@ -16,7 +16,7 @@ use toml::Spanned;
 
 use super::{hints, place};
 use crate::error::{Error, Result};
-use crate::server::setup::{Durability, IoMode, MemberSetup, Setup, default_scb};
+use crate::server::setup::{Durability, IoMode, MemberSetup, Protect, Setup, default_scb};
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::scb::check_name;
@@ -94,6 +94,7 @@ struct Member {
     #[serde(default)]
     site: u32,
     io: Option<Spanned<String>>,
+    protect: Option<Spanned<String>>,
 }
 
 fn read_cost_default() -> u32 {
@@ -196,6 +197,7 @@ pub(super) fn members_of(
             read_cost: cost,
             site: 0,
             io,
+            protect: Protect::None,
         })
     };
     let members = pairs.iter().map(member).collect::<Result<Vec<_>>>()?;
@@ -334,7 +336,22 @@ impl Source<'_> {
             read_cost: m.read_cost,
             site: m.site,
             io,
+            protect: self.protect(m)?,
         })
+    }
+
+    fn protect(&self, m: &Member) -> Result<Protect> {
+        match m.protect.as_ref().map(|p| (p.get_ref().as_str(), p.span())) {
+            None | Some(("none", _)) => Ok(Protect::None),
+            Some(("lease", _)) => Ok(Protect::Lease),
+            Some(("immutable", span)) => {
+                Err(self.wrong(span, "protect = \"immutable\" is not in this version"))
+            }
+            Some((word, span)) => {
+                let says = format!("protect is \"none\" or \"lease\", not \"{word}\"");
+                Err(self.wrong(span, &says))
+            }
+        }
     }
 
     /// Relative paths start at the configuration file, wherever the program was started.
@@ -405,6 +422,9 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
         }
         if m.io == IoMode::Direct {
             let _ = writeln!(text, "io = \"direct\"");
+        }
+        if m.protect == Protect::Lease {
+            let _ = writeln!(text, "protect = \"lease\"");
         }
     }
     Ok(text)

@@ -2,8 +2,10 @@
 
 pub mod aligned;
 pub mod file;
+pub mod fingerprint;
 pub mod image;
 pub mod journal;
+pub mod lease;
 pub mod loopdev;
 pub mod mountpoint;
 pub mod runtime;

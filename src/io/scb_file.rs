@@ -267,6 +267,8 @@ mod tests {
             clean: true,
             sequence: 0,
             table: vec![row],
+            created: None,
+            stamp: None,
         }
     }
 

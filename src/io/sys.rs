@@ -126,6 +126,33 @@ pub fn is_locked(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
+/// Takes a read lease on a file that is open for reading only: who opens it for writing waits until the
+/// lease is given back, at most `/proc/sys/fs/lease-break-time` seconds. Closing the file gives it back.
+///
+/// The kernel would end the process with `SIGIO`; `SIGURG` is sent instead, which nobody waits for.
+///
+/// # Errors
+/// `EAGAIN` when somebody has the file open for writing; `EACCES` when it is somebody else's; `EINVAL` or
+/// `EOPNOTSUPP` where the file system has no leases.
+pub fn take_read_lease(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // The same number on every architecture that Rust has, and missing in the crate.
+    const F_SETSIG: c_int = 10;
+    // SAFETY: numbers only; the descriptor is open for as long as it is borrowed.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) }).map(drop)
+}
+
+/// Whether the read lease of an open file is there and nobody waits for its end.
+///
+/// # Errors
+/// The system's error.
+pub fn has_read_lease(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: numbers only; the descriptor is open for as long as it is borrowed.
+    let kind = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETLEASE) })?;
+    Ok(kind == libc::F_RDLCK)
+}
+
 fn whole_file_lock() -> libc::flock {
     // SAFETY: flock is plain numbers; all zeros is a valid value and means "from 0 to the end".
     let mut lock: libc::flock = unsafe { mem::zeroed() };

@@ -1,6 +1,5 @@
 //! Candidates: images that an attach has opened and looked at, before the set decides.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -9,54 +8,12 @@ use super::Message;
 use super::run::Runner;
 use super::setup::default_scb;
 use crate::error::Error;
-use crate::io::{Identity, Image, IoMode, image, scb_file};
+use crate::io::{Identity, Image, IoMode, fingerprint, image, scb_file};
 use crate::set::assess::ScbFound;
-use crate::set::scb::{PATH_BYTES_MAX, check_name};
-use crate::set::{Attach, AttachPolicy, Bytes, CandidateId, Code, Joiner, MemberId, Refusal};
-
-/// What an image looked like when its member left; a change shows that somebody wrote it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Fingerprint {
-    identity: Identity,
-    size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-}
-
-impl Fingerprint {
-    /// Takes the fingerprint of a file; a block device has none of its own.
-    pub(super) fn take(path: &Path) -> Option<Self> {
-        let meta = std::fs::metadata(path).ok()?;
-        let identity = Identity::of(path).ok()??;
-        Some(Self {
-            identity,
-            size: meta.len(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-        })
-    }
-
-    /// What has changed, in words.
-    fn change(&self, now: Option<Self>) -> Option<String> {
-        let Some(now) = now else {
-            return Some("it cannot be looked at".into());
-        };
-        let text = if self.identity != now.identity {
-            "another file is at its path"
-        } else if matches!(self.identity, Identity::Device { .. }) {
-            return None;
-        } else if self.size != now.size {
-            "its size is another"
-        } else if self.mtime != now.mtime {
-            "it was written"
-        } else if self.ctime != now.ctime {
-            "its inode was changed"
-        } else {
-            return None;
-        };
-        Some(text.to_owned())
-    }
-}
+use crate::set::scb::{Lineage, PATH_BYTES_MAX, check_name};
+use crate::set::{
+    Attach, AttachPolicy, Bytes, CandidateId, Code, Joiner, MemberId, Refusal, Said, Scb, Stamp,
+};
 
 /// An attach as it was typed.
 #[derive(Debug)]
@@ -79,10 +36,38 @@ struct Known {
     uuid: Uuid,
     /// Who its image is, or was.
     identity: Option<Identity>,
-    /// What it looked like when it left.
-    fingerprint: Option<Fingerprint>,
+    /// What it looked like when it left, if that was since the start.
+    stamp: Option<Stamp>,
     /// Why it cannot be attached.
     refusal: Option<Refusal>,
+}
+
+/// What a look has found out about the image.
+struct Seen {
+    changed: Option<String>,
+    said: Option<Said>,
+    foreign: bool,
+}
+
+impl Known {
+    /// Compares the image with what it looked like when it left: what has changed, and whether it is
+    /// another image altogether. The stamp is the one that this server took, else the one in its block.
+    fn compare(&self, block: Option<&Scb>, image: &Image) -> (Option<String>, bool) {
+        let other = self.identity.is_some_and(|i| i != image.identity());
+        let stamp = self.stamp.as_ref();
+        let Some(then) = stamp.or_else(|| block.and_then(|b| b.stamp.as_ref())) else {
+            let text = match (other, block) {
+                (true, _) => "another file is at its path",
+                (false, None) => "nothing tells what it looked like when it left",
+                (false, Some(_)) => return (None, false),
+            };
+            return (Some(text.to_owned()), other);
+        };
+        match fingerprint::take(&self.path, self.uuid) {
+            Ok(now) => (then.change(&now), then.is_other(&now)),
+            Err(error) => (Some(format!("it cannot be read: {error}")), other),
+        }
+    }
 }
 
 /// A look at the image of an attach. It runs on a thread of its own: a device may hang, and the image may
@@ -92,6 +77,7 @@ pub(super) struct Look {
     wish: Wish,
     known: Vec<Known>,
     set: Uuid,
+    lineage: Lineage,
     state_dir: PathBuf,
     /// The device number of the unit's own mount.
     mount: Option<u64>,
@@ -152,17 +138,15 @@ impl Look {
 
     fn look_at_member(&self, known: &Known) -> Looked {
         self.check_recursion(&known.path)?;
-        let ours = self.block(&known.scb)? == Some(known.uuid);
+        let block = self.block(&known.scb)?.filter(|b| b.member == known.uuid);
         let image = Image::open(&known.path, known.io).map_err(|e| refusal(&e))?;
-        let other = known
-            .identity
-            .is_some_and(|identity| identity != image.identity());
-        let changed = match &known.fingerprint {
-            Some(then) => then.change(Fingerprint::take(&known.path)),
-            None if other => Some("another file is at its path".to_owned()),
-            None => None,
+        let (changed, other) = known.compare(block.as_ref(), &image);
+        let seen = Seen {
+            changed,
+            said: block.as_ref().map(|b| Said::by(b, &self.lineage)),
+            foreign: block.is_none() || other,
         };
-        self.attach(Joiner::Departed(known.id), image, changed, !ours || other)
+        self.attach(Joiner::Departed(known.id), image, seen)
     }
 
     fn look_at_newcomer(&self) -> Looked {
@@ -180,26 +164,26 @@ impl Look {
         self.block(&scb)?;
         let image = Image::open(&path, IoMode::Buffered).map_err(|e| refusal(&e))?;
         let (uuid, path) = (Uuid::new_v4(), self.wish.what.clone());
-        self.attach(Joiner::New { name, uuid, path }, image, None, true)
+        let seen = Seen {
+            changed: None,
+            said: None,
+            foreign: true,
+        };
+        self.attach(Joiner::New { name, uuid, path }, image, seen)
     }
 
-    fn attach(
-        &self,
-        joiner: Joiner,
-        image: Image,
-        changed: Option<String>,
-        foreign: bool,
-    ) -> Looked {
+    fn attach(&self, joiner: Joiner, image: Image, seen: Seen) -> Looked {
         // Only consent depends on it, and it may read much.
-        let blank = foreign && !self.wish.confirm && is_blank(&image)?;
+        let blank = seen.foreign && !self.wish.confirm && is_blank(&image)?;
         let attach = Attach {
             word: self.wish.what.clone(),
             joiner,
             candidate: CandidateId(0),
             size: Bytes(image.size()),
             blank,
-            changed,
-            foreign,
+            changed: seen.changed,
+            said: seen.said,
+            foreign: seen.foreign,
             policy: self.wish.policy,
             confirm: self.wish.confirm,
             dry_run: self.wish.dry_run,
@@ -217,14 +201,14 @@ impl Look {
         Err(Refusal::new(Code::NotSupported, text).with_hint(hint))
     }
 
-    /// The member that a control block of this set names; another set's is refused.
-    fn block(&self, scb: &Path) -> Result<Option<Uuid>, Refusal> {
+    /// The control block of a member of this set; another set's is refused.
+    fn block(&self, scb: &Path) -> Result<Option<Scb>, Refusal> {
         let (word, place) = (&self.wish.what, scb.display());
         let found = scb_file::read(scb)
             .map_err(|e| refusal(&Error::io(format!("{place} cannot be read"), e)))?;
         let text = match found {
             ScbFound::None => return Ok(None),
-            ScbFound::Read(block) if block.set == self.set => return Ok(Some(block.member)),
+            ScbFound::Read(block) if block.set == self.set => return Ok(Some(block)),
             ScbFound::Read(block) => {
                 format!("{word} is member {} of the set {}", block.name, block.set)
             }
@@ -258,7 +242,7 @@ impl Runner {
                 io: seat.io,
                 uuid: member.uuid,
                 identity: seat.identity,
-                fingerprint: seat.fingerprint,
+                stamp: seat.stamp.clone(),
                 refusal: self.set.attachable(id).err(),
             })
         });
@@ -266,6 +250,7 @@ impl Runner {
             known: known.collect(),
             wish,
             set: self.identity.set,
+            lineage: self.identity.lineage.clone(),
             state_dir: self.identity.state_dir.clone(),
             mount: self.board.mount(),
         }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::run::now;
 use super::setup::{MemberSetup, Setup};
 use crate::error::{Error, Result};
 use crate::io::scb_file::{self, ScbFile, ScbFound};
@@ -323,6 +324,7 @@ fn blocks(setup: &Setup, geometry: Geometry, source: Option<usize>) -> Vec<Scb> 
         .collect();
     let set = Uuid::new_v4();
     let lineage = Lineage::new(random_mark());
+    let created = now();
     let block = |row: &ScbRow| Scb {
         set,
         member: row.member,
@@ -335,6 +337,8 @@ fn blocks(setup: &Setup, geometry: Geometry, source: Option<usize>) -> Vec<Scb> 
         clean: true,
         sequence: 0,
         table: table.clone(),
+        created: Some(created),
+        stamp: None,
     };
     table.iter().map(block).collect()
 }

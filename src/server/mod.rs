@@ -7,6 +7,7 @@ mod admission;
 mod candidate;
 mod copier;
 pub mod create;
+mod departure;
 pub mod fence;
 pub mod handle;
 mod home;
@@ -26,7 +27,7 @@ pub use start::{Running, start};
 
 use crossbeam_channel::Sender;
 
-use crate::set::{Event, Failure, Verdict};
+use crate::set::{Event, Failure, MemberId, Stamp, Verdict};
 
 /// What the control thread is told.
 pub(crate) enum Message {
@@ -38,6 +39,8 @@ pub(crate) enum Message {
     Looked(u64, Box<candidate::Looked>),
     /// A write could not make its bits durable; its thread waits until the journal is given up.
     HomeLost(String, Sender<()>),
+    /// The image of an expelled member has been looked at; the number tells which departure.
+    Stamped(MemberId, u64, Result<Stamp, String>),
     /// A request failed on some members; its thread waits for the verdict.
     Failed(Failure, Sender<Verdict>),
 }

@@ -7,12 +7,12 @@ use uuid::Uuid;
 use super::pipeline::Stores;
 use super::run::now;
 use super::seat::Seat;
-use super::setup::{MemberSetup, Setup, default_scb};
+use super::setup::{MemberSetup, Protect, Setup, default_scb};
 use crate::error::{Error, Result};
 use crate::io::{Image, IoMode, Storage, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
-use crate::set::{Bytes, Code, MemberState, ScbRow};
+use crate::set::{Bytes, Code, MemberState, Moment, ScbRow};
 
 /// One member as it was found.
 struct Entry {
@@ -68,6 +68,7 @@ impl Roster {
                 read_cost: 0,
                 site: 0,
                 io: IoMode::Buffered,
+                protect: Protect::None,
             };
             let wanted = include && !row.state.has_left();
             if !wanted {
@@ -125,10 +126,19 @@ impl Roster {
         members.collect()
     }
 
+    /// When the set was created; a block that an older program wrote does not know.
+    pub(super) fn created(&self) -> Option<Moment> {
+        self.entries.iter().find_map(|entry| match &entry.block {
+            ScbFound::Read(scb) => scb.created,
+            ScbFound::None | ScbFound::Damaged(_) => None,
+        })
+    }
+
     /// The files of each member.
     pub(super) fn seats(&self) -> Vec<Seat> {
         let seats = self.entries.iter().map(|entry| {
             let mut seat = Seat::new(entry.setup.scb.clone(), entry.setup.io);
+            seat.protect = entry.setup.protect;
             seat.identity = entry.image.as_ref().map(Image::identity);
             seat
         });

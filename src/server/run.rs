@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Message;
-use super::candidate::{Fingerprint, Looked, Wish};
+use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::handle::{Board, Done, Published, Request};
 use super::pipeline::{Live, Pipeline, Stores};
@@ -109,6 +109,7 @@ impl Runner {
 
     /// Runs until the set is closed; gives the reason when it could not be closed in good order.
     pub(super) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
+        self.lease_all();
         while !self.stopped {
             match messages.recv_timeout(self.patience()) {
                 Ok(message) => self.take(message),
@@ -157,6 +158,7 @@ impl Runner {
                 let _ = done.send(());
             }
             Message::Looked(ticket, looked) => self.looked(ticket, *looked),
+            Message::Stamped(id, turn, stamp) => self.stamped(id, turn, stamp),
             Message::Failed(failure, answer) => {
                 let ticket = self.ticket(Waiter::Data(answer));
                 self.feed(Event::Failed(ticket, failure));
@@ -166,6 +168,7 @@ impl Runner {
 
     fn keep_time(&mut self) {
         let now = Instant::now();
+        self.notice_openers();
         if let Some((ticket, _)) = self.current.filter(|(_, deadline)| *deadline <= now) {
             self.feed(Event::TimedOut(ticket));
             self.give_up_look(ticket);
@@ -227,7 +230,8 @@ impl Runner {
     }
 
     /// Has the image of an attach looked at; the command goes on when that is done.
-    fn start_look(&self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
+    fn start_look(&mut self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
+        self.give_leases_back();
         self.look(wish)
             .start(ticket.number(), self)
             .map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))
@@ -248,6 +252,7 @@ impl Runner {
                 self.candidates.clear();
             }
         }
+        self.lease_all();
     }
 
     /// Answers a command that the set has not seen yet: its image has not been looked at in time.
@@ -255,6 +260,7 @@ impl Runner {
         if self.current.is_some_and(|(number, _)| number == ticket) {
             let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
             self.reply(&Ticket::new(ticket), Err(refusal));
+            self.lease_all();
         }
     }
 
@@ -348,22 +354,16 @@ impl Runner {
             }
         }
         let seat = &mut self.seats[id.index()];
-        (seat.identity, seat.fingerprint) = (Some(image.identity()), None);
+        (seat.identity, seat.stamp) = (Some(image.identity()), None);
+        seat.turns += 1;
         self.stores[id.index()] = Some(image.into_storage() as Arc<dyn Storage>);
-    }
-
-    fn close(&mut self, id: MemberId) {
-        self.stores[id.index()] = None;
-        let path = self.set.members()[id.index()].path.clone();
-        let seat = &mut self.seats[id.index()];
-        seat.fingerprint = Fingerprint::take(path.as_ref());
     }
 
     /// Removes the block of a member that is none any more. When that fails the block stays, and tells an
     /// attach or `create` of a membership that the set knows nothing of.
     fn release(&mut self, id: MemberId) {
         let seat = &mut self.seats[id.index()];
-        (seat.vacant, seat.file) = (true, None);
+        (seat.vacant, seat.file, seat.lease) = (true, None, None);
         if let Err(error) = std::fs::remove_file(&seat.scb) {
             let path = seat.scb.display();
             tracing::warn!(%path, %error, "the control block of a released member stays");
@@ -385,7 +385,7 @@ impl Runner {
     }
 
     /// Whether a member that takes part could say something else after a crash (I3).
-    fn is_undurable(&self) -> bool {
+    pub(super) fn is_undurable(&self) -> bool {
         !self.undurable.and(self.set.writers()).is_empty()
     }
 

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::candidate::Fingerprint;
 use super::run::Runner;
+use super::setup::Protect;
 use crate::error::{Error, Result};
+use crate::io::lease::Lease;
 use crate::io::scb_file::ScbFile;
 use crate::io::{self, IoMode};
-use crate::set::scb::Lineage;
-use crate::set::{Generation, MemberId, MemberSet, Scb, ScbState};
+use crate::set::scb::{Lineage, ScbRow};
+use crate::set::{Generation, MemberId, MemberSet, Moment, Scb, ScbState, Stamp};
 
 /// Who the set is, for its storage control blocks.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Identity {
     pub(super) label: String,
     /// The mounts up to this one.
     pub(super) lineage: Lineage,
+    /// When the set was created, as far as its blocks know.
+    pub(super) created: Option<Moment>,
     /// Where the blocks of devices are kept.
     pub(super) state_dir: PathBuf,
 }
@@ -40,8 +43,14 @@ pub(super) struct Seat {
     pub(super) identity: Option<io::Identity>,
     /// Whether its member has given up its membership, and the place waits for another one.
     pub(super) vacant: bool,
-    /// What its image looked like when it left.
-    pub(super) fingerprint: Option<Fingerprint>,
+    /// What its image looked like when it left, if that was since the start.
+    pub(super) stamp: Option<Stamp>,
+    /// What is done for its image while it is away.
+    pub(super) protect: Protect,
+    /// The lease on its image while it is away.
+    pub(super) lease: Option<Lease>,
+    /// How often it has come and gone: a stamp of an earlier departure is late.
+    pub(super) turns: u64,
 }
 
 impl Seat {
@@ -54,7 +63,10 @@ impl Seat {
             io,
             identity: None,
             vacant: false,
-            fingerprint: None,
+            stamp: None,
+            protect: Protect::None,
+            lease: None,
+            turns: 0,
         }
     }
 
@@ -102,22 +114,8 @@ impl Runner {
         });
         let (mut failed, mut first) = (MemberSet::EMPTY, None);
         for id in order {
-            let member = self.set.members()[id.index()].uuid;
-            let Some(row) = table.iter().find(|row| row.member == member) else {
+            let Some(scb) = self.block(id, generation, clean, &table) else {
                 continue;
-            };
-            let scb = Scb {
-                set: self.identity.set,
-                member: row.member,
-                name: row.name.clone(),
-                state: row.state,
-                label: self.identity.label.clone(),
-                generation,
-                lineage: self.identity.lineage.clone(),
-                geometry: self.set.geometry(),
-                clean,
-                sequence: 0,
-                table: table.clone(),
             };
             if let Err(error) = self.seats[id.index()].write(&scb) {
                 failed.insert(id);
@@ -125,5 +123,45 @@ impl Runner {
             }
         }
         first.map(|error| (failed, error))
+    }
+
+    /// Writes the block of a member that has left once more, with the stamp of its image.
+    pub(super) fn write_stamp(&mut self, id: MemberId, stamp: Stamp) -> Result<()> {
+        let (generation, table) = (self.set.generation(), self.set.table());
+        let Some(block) = self.block(id, generation, true, &table) else {
+            return Ok(());
+        };
+        let scb = Scb {
+            stamp: Some(stamp),
+            ..block
+        };
+        self.seats[id.index()].write(&scb)
+    }
+
+    /// The block of a member, unless it is none any more.
+    fn block(
+        &self,
+        id: MemberId,
+        generation: Generation,
+        clean: bool,
+        table: &[ScbRow],
+    ) -> Option<Scb> {
+        let member = self.set.members()[id.index()].uuid;
+        let row = table.iter().find(|row| row.member == member)?;
+        Some(Scb {
+            set: self.identity.set,
+            member: row.member,
+            name: row.name.clone(),
+            state: row.state,
+            label: self.identity.label.clone(),
+            generation,
+            lineage: self.identity.lineage.clone(),
+            geometry: self.set.geometry(),
+            clean,
+            sequence: 0,
+            table: table.to_vec(),
+            created: self.identity.created,
+            stamp: None,
+        })
     }
 }

@@ -55,6 +55,16 @@ pub struct Mounting {
     pub nocopy: bool,
 }
 
+/// What is done for the image of a member that is away, beside its stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protect {
+    /// Nothing: its disk can be unmounted and carried away.
+    #[default]
+    None,
+    /// A lease: who opens it for writing is noticed at once. Its file system stays busy.
+    Lease,
+}
+
 /// One member as the configuration names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberSetup {
@@ -70,6 +80,8 @@ pub struct MemberSetup {
     pub site: u32,
     /// How the image is read and written.
     pub io: IoMode,
+    /// What is done for its image while the member is away.
+    pub protect: Protect,
 }
 
 /// A unit as the configuration describes it.

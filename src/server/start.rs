@@ -88,11 +88,14 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
     let (messages, inbox) = unbounded();
-    let seats = roster.seats();
+    let (seats, created) = (roster.seats(), roster.created());
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
     let pipeline = Arc::new(Pipeline::new(live, mounting.read_only, home.journal));
-    let board = Arc::new(Board::new(published(setup, &assembly, &set, mounting)));
+    let board = Arc::new(Board::new(Published {
+        created,
+        ..published(setup, &assembly, &set, mounting)
+    }));
     let handle = Handle {
         board: Arc::clone(&board),
         pipeline: Arc::clone(&pipeline),
@@ -103,6 +106,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         set: assembly.set,
         label: assembly.label,
         lineage,
+        created,
         state_dir: setup.state_dir.clone(),
     };
     let parts = Parts {

@@ -5,6 +5,7 @@ use super::geometry::{ByteRange, Bytes};
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::record::HomeChange;
 use super::refusal::Refusal;
+use super::said::Said;
 use super::scb::Generation;
 use super::view::{Epoch, View};
 
@@ -79,6 +80,8 @@ pub struct Attach {
     pub blank: bool,
     /// Why the image is not as the set left it, when it is not.
     pub changed: Option<String>,
+    /// What the block of a departed member says; `None` when it has none.
+    pub said: Option<Said>,
     /// Whether nothing shows that the image was ever this member.
     pub foreign: bool,
     /// What may be done.

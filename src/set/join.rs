@@ -96,25 +96,18 @@ impl ShadowSet {
 
     fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
         let name = self.attachable(id)?;
+        let usable = self.usable_bitmap(id, attach);
+        if let (Err(refusal), AttachPolicy::Minicopy) = (&usable, attach.policy) {
+            return Err(refusal.clone());
+        }
         if attach.foreign && !attach.blank && !attach.confirm {
             let text = format!("the image at {name}'s path is another one and is not blank");
             return Err(Refusal::new(Code::NeedsConfirm, text));
         }
-        let departed = self.members[id.index()].state.departed();
-        let map = departed.and_then(|d| match &d.held {
-            Held::Here(map) => Some(map),
-            _ => None,
-        });
-        let Some(map) = map else {
-            return self.plan_full(attach.policy, format!("{name} has no bitmap"));
+        let map = match usable {
+            Ok(map) => map,
+            Err(refusal) => return self.plan_full(attach.policy, refusal.text),
         };
-        if let Some(change) = &attach.changed {
-            if attach.policy == AttachPolicy::Minicopy {
-                let text = format!("the image of {name} was changed outside: {change}");
-                return Err(Refusal::new(Code::ImageChanged, text));
-            }
-            return self.plan_full(attach.policy, format!("the image was changed: {change}"));
-        }
         if attach.policy == AttachPolicy::Full {
             return self.plan_full(attach.policy, "asked for".to_owned());
         }
@@ -130,6 +123,29 @@ impl ShadowSet {
             bytes,
             extents,
         })
+    }
+
+    /// The bitmap of a departed member, when it tells how the image differs from the unit: the image is
+    /// the one that left, and nobody has written it since.
+    fn usable_bitmap(&self, id: MemberId, attach: &Attach) -> Result<&OwnedBitmap, Refusal> {
+        let member = &self.members[id.index()];
+        let name = &member.name;
+        let departed = member.state.departed();
+        if let (Some(tag), Some(said)) = (departed.and_then(|d| d.tag), attach.said) {
+            let told = matches!(member.state, MemberState::Detached(_));
+            said.check(name, tag.generation, told)?;
+        }
+        if let Some(change) = &attach.changed {
+            let text = format!("the image of {name} was changed outside: {change}");
+            return Err(Refusal::new(Code::ImageChanged, text));
+        }
+        match departed.map(|d| &d.held) {
+            Some(Held::Here(map)) => Ok(map),
+            _ => {
+                let text = format!("{name} has no bitmap");
+                Err(Refusal::new(Code::NoBitmap, text))
+            }
+        }
     }
 
     /// Whether a member can be attached now; gives its name.

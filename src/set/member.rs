@@ -208,7 +208,7 @@ pub struct BitmapTag {
     pub policy: Policy,
     /// When it was made.
     pub created: Moment,
-    /// Generation of the set when it was made.
+    /// Generation in force when the member left with it: the last one that its block took part in.
     pub generation: u64,
 }
 

@@ -56,11 +56,13 @@ pub enum Mistake {
     NoMergeAtMount,
     /// The bit in memory is set before the durable one.
     MemoryBitFirst,
+    /// A bitmap is used for an older image that came back with its storage control block.
+    OldImage,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -85,6 +87,7 @@ impl Mistake {
         Self::SettleBeforePersist,
         Self::NoMergeAtMount,
         Self::MemoryBitFirst,
+        Self::OldImage,
     ];
 }
 

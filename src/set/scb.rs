@@ -17,8 +17,9 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::geometry::{Geometry, GeometryError};
-use super::member::MEMBERS_MAX;
+use super::member::{MEMBERS_MAX, Moment};
 use super::record::BitmapRecord;
+use super::stamp::{SAMPLES_MAX, Stamp};
 
 pub use claims::{Claims, Content, Header, claims};
 pub use codec::{has_magic, newest};
@@ -319,6 +320,11 @@ pub struct Scb {
     pub sequence: u64,
     /// One to six members, the carrier among them, departed ones too.
     pub table: Vec<ScbRow>,
+    /// When the set was created, for people; not zero.
+    pub created: Option<Moment>,
+    /// What the image looked like when it left. None of us has written it since: the block of a member
+    /// that comes in has none before its first write.
+    pub stamp: Option<Stamp>,
 }
 
 impl Scb {
@@ -347,6 +353,11 @@ impl Scb {
                 .any(|r| r.member == row.member || r.name == row.name)
             {
                 return Err(ScbError::field("table (a member twice)", &row.name));
+            }
+        }
+        if let Some(stamp) = &self.stamp {
+            if !self.state.has_left() || stamp.samples.len() > SAMPLES_MAX {
+                return Err(ScbError::field("stamp", &self.name));
             }
         }
         match self.row(self.member) {

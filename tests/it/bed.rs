@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use shadowset::server::setup::{Durability, IoMode, MemberSetup, Mounting, Setup, default_scb};
+use shadowset::server::setup::{
+    Durability, IoMode, MemberSetup, Mounting, Protect, Setup, default_scb,
+};
 use shadowset::server::{Handle, Request, Running, create, start};
 use shadowset::set::{Answer, AttachPolicy, Bytes, OpState, Policy, Refusal};
 
@@ -131,6 +133,7 @@ pub(crate) fn setup(dir: &Path, members: usize) -> Setup {
             read_cost: 0,
             site: 0,
             io: IoMode::Buffered,
+            protect: Protect::None,
         }
     };
     Setup {

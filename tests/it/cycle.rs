@@ -130,9 +130,11 @@ fn a_stopped_unit_starts_again_without_a_copy_and_knows_who_left() {
         .pipeline()
         .write(5000, &[1; 3000])
         .expect("written");
+    let created = bed.handle().state().created;
     bed.stop();
     bed.start();
     let state = bed.handle().state();
+    assert!(created.is_some() && state.created == created, "{created:?}");
     let states: Vec<&str> = state.set.members.iter().map(|m| m.state).collect();
     assert_eq!(states, ["source", "detached", "source"]);
     assert!(state.set.operations.is_empty(), "no copy starts unasked");

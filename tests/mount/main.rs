@@ -20,3 +20,4 @@ mod polling;
 mod refusals;
 mod semantics;
 mod shells;
+mod tamper;

@@ -1,13 +1,13 @@
 //! The operator of the simulator: commands at random, answered or timed out.
 
 use shadowset::set::{
-    Attach, AttachPolicy, CandidateId, Command, Effect, Event, Joiner, MemberId, MemberState,
-    Policy, Ticket,
+    Attach, AttachPolicy, CandidateId, Command, CopyKind, Effect, Event, Joiner, MemberId,
+    MemberState, Policy, Said, Scb, Ticket,
 };
 
 use shadowset::testing::Image;
 
-use crate::world::{Asked, Asker, BLOCK, Checked, Disk, World, ensure, member, spoil};
+use crate::world::{Asked, Asker, BLOCK, Checked, Disk, Violation, World, ensure, member, spoil};
 
 impl World {
     /// Gives a command, or lets one time out.
@@ -26,7 +26,7 @@ impl World {
         let id = MemberId::new(place).unwrap_or_else(|| unreachable!("a member"));
         let (word, command) = match self.rng.below(20) {
             0..=6 => ("detach", self.detach(id)),
-            7..=13 => self.attach(id),
+            7..=13 => self.attach(id)?,
             14 => ("expel", Command::Expel { member: name(id) }),
             15 if self.rng.chance(300) => return self.delete_bitmap(),
             15 if self.rng.chance(300) => ("release", Command::Release { member: name(id) }),
@@ -104,7 +104,7 @@ impl World {
     }
 
     /// An attach of a departed member, or of a new image.
-    fn attach(&mut self, id: MemberId) -> (&'static str, Command) {
+    fn attach(&mut self, id: MemberId) -> Result<(&'static str, Command), Violation> {
         let unit = self.plan.blocks * BLOCK;
         let place = self.set.free_place().map(MemberId::index);
         let new = place.is_some() && self.rng.chance(60);
@@ -143,6 +143,7 @@ impl World {
             size: shadowset::set::Bytes(size),
             blank: new && self.rng.chance(500),
             changed: changed.then(|| "its size".to_owned()),
+            said: None,
             foreign: new,
             policy,
             confirm: self.rng.chance(500),
@@ -151,14 +152,61 @@ impl World {
         if new {
             self.put_image(id.index(), attach.blank);
         } else {
+            attach.said = self.said(self.disks[id.index()].scb.as_ref());
             let changed = changed && self.change_image(id, &attach);
             if !changed && !self.disks[id.index()].changed {
                 attach.changed = None;
+                self.bring_back(id, &mut attach)?;
             } else {
                 attach.changed.get_or_insert("it was written".to_owned());
             }
         }
-        ("attach", Command::Attach(Box::new(attach)))
+        Ok(("attach", Command::Attach(Box::new(attach))))
+    }
+
+    fn said(&self, scb: Option<&Scb>) -> Option<Said> {
+        scb.map(|scb| Said::by(scb, &self.lineage))
+    }
+
+    /// Somebody puts an older copy of a departed member's image back, and its block of that time with it.
+    /// The block tells, and where it has not changed since, the stamp of the image does.
+    fn bring_back(&mut self, id: MemberId, attach: &mut Attach) -> Checked {
+        let Some((contents, scb)) = self.disks[id.index()].old.clone() else {
+            return Ok(());
+        };
+        let disk = &self.disks[id.index()];
+        let (same_block, same) = (scb == disk.scb, *contents == *disk.image.contents());
+        if same_block && same || attach.dry_run || !self.may_be_changed(id) || self.rng.chance(500)
+        {
+            return Ok(());
+        }
+        let told = same_block || scb.is_none();
+        let old = Attach {
+            changed: told.then(|| "its contents".to_owned()),
+            said: self.said(scb.as_ref()),
+            ..attach.clone()
+        };
+        let Ok(plan) = self.set.plan_attach(&old) else {
+            return Ok(());
+        };
+        let name = name(id);
+        ensure!(
+            plan.kind != CopyKind::Mini,
+            "an older image of {name} comes in by minicopy: {plan:?}"
+        );
+        let disk = self.disk(id);
+        (disk.image, disk.scb, disk.frozen) = (Image::new(contents), scb, None);
+        disk.changed = true;
+        self.mark("older image brought back");
+        *attach = old;
+        Ok(())
+    }
+
+    /// Somebody copies the image of a member and its block, whatever is under way.
+    pub(crate) fn back_up(&mut self) {
+        let place = self.rng.place(self.disks.len());
+        let disk = &mut self.disks[place];
+        disk.old = Some((disk.image.contents().to_vec(), disk.scb.clone()));
     }
 
     /// A place for a new image, whether it comes in or not.

@@ -61,6 +61,8 @@ impl World {
             clean,
             sequence: 0,
             table: table.to_vec(),
+            created: None,
+            stamp: None,
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) slow: u64,
     /// The unit is stopped under faults and copies.
     pub(crate) stop_early: bool,
+    /// An image and its block are copied for later, per mille of steps.
+    pub(crate) backups: u64,
     /// Commands are given although another is not answered yet, per mille.
     pub(crate) impatience: u64,
 }
@@ -120,8 +122,17 @@ impl Plan {
             } else {
                 0
             },
+            backups: backups(rng),
             impatience: if rng.chance(300) { 100 } else { 0 },
         }
+    }
+}
+
+/// Most runs have none.
+fn backups(rng: &mut Rng) -> u64 {
+    match rng.chance(400) {
+        true => rng.between(1, 30),
+        false => 0,
     }
 }
 

@@ -17,7 +17,7 @@ const MISTAKE_SEEDS: u64 = 10_000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 12] = [
+const RARE: [&str; 13] = [
     "expulsion during detach",
     "expulsion of a running copy target",
     "failed everywhere, then a merge",
@@ -26,6 +26,7 @@ const RARE: [&str; 12] = [
     "attach timed out",
     "attach during writes",
     "image changed outside",
+    "older image brought back",
     "stop with work under way",
     "kill",
     "loss of power",

@@ -42,6 +42,9 @@ impl World {
         if self.crashed {
             return self.reboot();
         }
+        if self.rng.chance(self.plan.backups) {
+            self.back_up();
+        }
         let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
         self.trace(&[deed as u64]);
         match deed {

@@ -64,6 +64,8 @@ pub(crate) struct Disk {
     pub(crate) changed: bool,
     /// Its storage control block.
     pub(crate) scb: Option<Scb>,
+    /// A copy of image and block that somebody has made.
+    pub(crate) old: Option<(Vec<Value>, Option<Scb>)>,
 }
 
 impl Disk {
@@ -77,6 +79,7 @@ impl Disk {
             bad_flushes: false,
             changed: false,
             scb: None,
+            old: None,
         }
     }
 }

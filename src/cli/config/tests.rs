@@ -16,6 +16,7 @@ scb = "/srv/scb/m1"
 read_cost = 5
 site = 3
 io = "direct"
+protect = "lease"
 
 [[member]]
 name = "m2"
@@ -57,6 +58,7 @@ fn every_key_is_read() {
         read_cost: 5,
         site: 3,
         io: IoMode::Direct,
+        protect: Protect::Lease,
     };
     assert_eq!(setup.members[0], first);
     let mount = Mount {
@@ -130,17 +132,17 @@ fn unknown_keys_are_named_with_line_and_column() {
         (
             "ro = true",
             "rw = true",
-            "line 24, column 1: rw: unknown field `rw`",
+            "line 25, column 1: rw: unknown field `rw`",
         ),
         (
             "[mount]",
             "[mounts]",
-            "line 22, column 2: [mounts]: unknown field `mounts`",
+            "line 23, column 2: [mounts]: unknown field `mounts`",
         ),
         (
             "[params]",
             "[params]\ncopies = 3",
-            "line 21, column 1: copies: there is no param",
+            "line 22, column 1: copies: there is no param",
         ),
     ] {
         is_refused(&change(from, to), says);
@@ -188,7 +190,7 @@ fn bad_values_are_named_with_line_column_and_key() {
         (
             "path = \"m2.img\"",
             "path = \"\"",
-            "line 18, column 8: path: the path is empty",
+            "line 19, column 8: path: the path is empty",
         ),
         ("path = \"m2.img\"", "", "missing field `path`"),
         ("\"payroll\"", "\"payroll", "line 3, column "),
@@ -221,9 +223,25 @@ fn the_words_of_durability_and_policy_are_these() {
     let text = change("\"minicopy\"", "\"minicopy=optional\"");
     let policy = read(&text).expect("valid").mount.policy;
     assert_eq!(policy, Some(Policy::MinicopyOptional));
-    let says = "line 26, column 10: policy: the policy of a mount is \"minicopy\" or \
+    let says = "line 27, column 10: policy: the policy of a mount is \"minicopy\" or \
                 \"minicopy=optional\", not \"full\"";
     is_refused(&change("\"minicopy\"", "\"full\""), says);
+}
+
+#[test]
+fn a_protection_that_is_not_there_is_refused() {
+    for (word, says) in [
+        (
+            "leash",
+            "line 15, column 11: protect: protect is \"none\" or \"lease\"",
+        ),
+        (
+            "immutable",
+            "line 15, column 11: protect: protect = \"immutable\" is not in this version",
+        ),
+    ] {
+        is_refused(&change("\"lease\"", &format!("\"{word}\"")), says);
+    }
 }
 
 #[test]

@@ -65,6 +65,8 @@ impl Site {
             clean: true,
             sequence: 0,
             table: vec![row(1, ScbState::Source), row(2, ScbState::Detached)],
+            created: None,
+            stamp: None,
         }
     }
 

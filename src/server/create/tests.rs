@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use tempfile::TempDir;
 
 use super::*;
-use crate::server::setup::{Durability, IoMode, default_scb};
+use crate::server::setup::{Durability, IoMode, Protect, default_scb};
 use crate::set::assess::{Found, Start, assess};
 
 const MIB: u64 = 1 << 20;
@@ -29,6 +29,7 @@ fn place(members: usize) -> Place {
             read_cost: 2,
             site: 0,
             io: IoMode::Buffered,
+            protect: Protect::None,
         }
     };
     let setup = Setup {

@@ -3,6 +3,8 @@
 //! Fixed offsets, fixed widths, little-endian, a checksum over everything, written out by hand: the
 //! format must change only when somebody changes it. Every length and code is checked on the way in.
 
+mod stamp;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -14,20 +16,24 @@ use super::{
     SCB_BYTES, Scb, ScbError, ScbRow, ScbState, Slot,
 };
 use crate::set::geometry::{Bytes, Geometry};
+use crate::set::member::Moment;
 
 const MAGIC: [u8; 8] = *b"SHDWSCB\n";
 const VERSION: u16 = 1;
 /// Features that a program must know to read the block: none yet.
 const INCOMPATIBLE_KNOWN: u64 = 0;
+/// Compatible feature: the block holds a stamp.
+const HAS_STAMP: u64 = 1;
 const LINEAGE_AT: usize = 256;
 const LINEAGE_ENTRY: usize = 16;
 const TABLE_AT: usize = LINEAGE_AT + LINEAGE_MAX * LINEAGE_ENTRY;
 const ROW_BYTES: usize = 64 + PATH_BYTES_MAX;
+const STAMP_AT: usize = TABLE_AT + MEMBERS_MAX * ROW_BYTES;
 const CRC_AT: usize = SCB_BYTES - 4;
 
 const _: () = assert!(
-    TABLE_AT + MEMBERS_MAX * ROW_BYTES <= CRC_AT,
-    "the table must fit a slot"
+    STAMP_AT + stamp::STAMP_BYTES <= CRC_AT,
+    "table and stamp must fit a slot"
 );
 
 impl Scb {
@@ -45,7 +51,8 @@ impl Scb {
         to.put(&VERSION.to_le_bytes());
         to.skip_to(16);
         to.put(&INCOMPATIBLE_KNOWN.to_le_bytes());
-        to.skip_to(32);
+        let compatible = self.stamp.as_ref().map_or(0, |_| HAS_STAMP);
+        to.put(&compatible.to_le_bytes());
         to.put(&self.sequence.to_le_bytes());
         to.put(&self.generation.0.to_le_bytes());
         to.put(self.set.as_bytes());
@@ -58,6 +65,7 @@ impl Scb {
         to.skip_to(104);
         to.field(self.name.as_bytes(), NAME_BYTES_MAX);
         to.field(self.label.as_bytes(), LABEL_BYTES_MAX);
+        to.put(&self.created.map_or(0, |at| at.0).to_le_bytes());
         to.skip_to(LINEAGE_AT);
         for (first, mark) in &self.lineage.mounts {
             to.put(&first.0.to_le_bytes());
@@ -72,6 +80,10 @@ impl Scb {
             to.put(&[0; 12]);
             to.field(row.name.as_bytes(), NAME_BYTES_MAX);
             to.field(path, PATH_BYTES_MAX);
+        }
+        to.skip_to(STAMP_AT);
+        if let Some(stamp) = &self.stamp {
+            to.stamp(stamp);
         }
         to.skip_to(CRC_AT);
         let crc = crc32c::crc32c(&to.buf[..CRC_AT]);
@@ -88,7 +100,8 @@ impl Scb {
             .get(..SCB_BYTES)
             .ok_or(ScbError::Truncated(bytes.len()))?;
         check_envelope(slot)?;
-        let mut from = Reader { buf: slot, at: 32 };
+        let mut from = Reader { buf: slot, at: 24 };
+        let compatible = from.u64()?;
         let sequence = from.u64()?;
         let generation = from.generation()?;
         let (set, member) = (from.uuid()?, from.uuid()?);
@@ -104,10 +117,16 @@ impl Scb {
         from.at = 104;
         let name = from.text("name", name_len, NAME_BYTES_MAX)?;
         let label = from.text("label", label_len, LABEL_BYTES_MAX)?;
+        let created = Some(from.u64()?).filter(|at| *at != 0).map(Moment);
         from.at = LINEAGE_AT;
         let lineage = from.lineage(mounts, generation)?;
         from.at = TABLE_AT;
         let table = from.table(rows)?;
+        from.at = STAMP_AT;
+        let stamp = match compatible & HAS_STAMP {
+            0 => None,
+            _ => Some(from.stamp()?),
+        };
         let scb = Self {
             set,
             member,
@@ -120,6 +139,8 @@ impl Scb {
             clean,
             sequence,
             table,
+            created,
+            stamp,
         };
         scb.check()?;
         Ok(scb)

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::set::geometry::Bytes;
+use crate::set::geometry::{Bytes, Lbn};
+use crate::set::stamp::{DeviceFacts, Facts, FileFacts, Sample};
 
 fn uuid(n: u8) -> Uuid {
     Uuid::from_bytes([n; 16])
@@ -34,7 +35,48 @@ fn block() -> Scb {
             row(2, ScbState::Target),
             row(3, ScbState::Detached),
         ],
+        created: Some(Moment(0x0102_0304_0506)),
+        stamp: None,
     }
+}
+
+/// The block of the member that has left.
+fn stamped(facts: Facts) -> Scb {
+    let own = block().table[2].clone();
+    Scb {
+        member: own.member,
+        name: own.name,
+        state: own.state,
+        stamp: Some(Stamp {
+            size: 1 << 20,
+            facts,
+            samples: vec![sample(0, 21), sample(2040, 22)],
+            opened: true,
+        }),
+        ..block()
+    }
+}
+
+fn sample(at: u64, hash: u64) -> Sample {
+    Sample { at: Lbn(at), hash }
+}
+
+fn file() -> Facts {
+    Facts::File(FileFacts {
+        device: 31,
+        inode: 32,
+        mtime: (-2, 34),
+        ctime: (35, 36),
+        blocks: 33,
+    })
+}
+
+fn device() -> Facts {
+    Facts::Device(DeviceFacts {
+        diskseq: 41,
+        boot: uuid(43),
+        written: 42,
+    })
 }
 
 /// Gives a changed block the checksum that makes it whole.
@@ -90,7 +132,66 @@ fn the_bytes_are_where_the_format_says() {
     assert_eq!(bytes[1296 + 1088..1300 + 1088], [1, 2, 18, 0]);
     assert_eq!(&bytes[1312 + 2 * 1088..1315 + 2 * 1088], b"m3\0");
     assert_eq!(&bytes[1344..1364], b"/srv/images/m1.img\0\0");
+    assert_eq!(bytes[200..208], 0x0102_0304_0506u64.to_le_bytes());
+    assert_eq!(bytes[24..32], [0; 8], "no stamp, no feature");
     assert_eq!(bytes, sealed(bytes));
+}
+
+#[test]
+fn the_bytes_of_a_stamp_are_where_the_format_says() {
+    let bytes = stamped(file()).encode().expect("encodes");
+    assert_eq!(bytes[24..32], 1u64.to_le_bytes());
+    assert_eq!(bytes[7808..7816], [1, 2, 1, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[7816..7824], (1u64 << 20).to_le_bytes());
+    for (at, value) in [(7824, 31u64), (7832, 32), (7840, 33), (7856, 35)] {
+        assert_eq!(bytes[at..at + 8], value.to_le_bytes(), "at {at}");
+    }
+    assert_eq!(bytes[7848..7856], (-2i64).to_le_bytes());
+    assert_eq!(bytes[7864..7872], [34, 0, 0, 0, 36, 0, 0, 0]);
+    for (at, value) in [(7872, 0u64), (7880, 21), (7888, 2040), (7896, 22)] {
+        assert_eq!(bytes[at..at + 8], value.to_le_bytes(), "at {at}");
+    }
+    assert_eq!(bytes[7904..8188], [0; 284]);
+    let bytes = stamped(device()).encode().expect("encodes");
+    assert_eq!(bytes[7808..7810], [2, 2]);
+    assert_eq!(bytes[7824..7832], 41u64.to_le_bytes());
+    assert_eq!(bytes[7832..7840], 42u64.to_le_bytes());
+    assert_eq!(bytes[7840..7856], [43; 16]);
+    assert_eq!(bytes[7856..7872], [0; 16]);
+}
+
+#[test]
+fn a_stamp_with_impossible_fields_is_refused() {
+    let with = |scb: &Scb, at: usize, value: &[u8]| {
+        let mut bytes = scb.encode().expect("encodes");
+        bytes[at..at + value.len()].copy_from_slice(value);
+        Scb::decode(&sealed(bytes))
+    };
+    let scb = stamped(file());
+    for (at, value) in [
+        (7808, &[0u8][..]),             // wiped
+        (7808, &[3]),                   // unknown kind
+        (7809, &[17]),                  // too many samples
+        (7810, &[2]),                   // unknown mark
+        (7864, &[0, 0xca, 0x9a, 0x3b]), // a whole second of nanoseconds
+        (7888, &[0, 0]),                // places that do not rise
+    ] {
+        assert!(with(&scb, at, value).is_err(), "{value:?} at {at}");
+    }
+    assert!(
+        with(&block(), 24, &[1]).is_err(),
+        "the feature, but no stamp"
+    );
+    let older = Scb {
+        stamp: None,
+        ..scb.clone()
+    };
+    assert_eq!(with(&scb, 24, &[0]), Ok(older), "no feature, so no stamp");
+    let source = Scb {
+        stamp: scb.stamp,
+        ..block()
+    };
+    assert!(source.encode().is_err(), "who takes part has none");
 }
 
 #[test]
@@ -98,7 +199,7 @@ fn a_whole_block_of_a_newer_program_is_told_apart() {
     assert_eq!(with(8, &[2, 0]), Err(ScbError::Version(2)));
     assert_eq!(with(16, &[4]), Err(ScbError::Features(4)));
     assert_eq!(
-        with(24, &[0xff; 8]),
+        with(24, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
         Ok(block()),
         "unknown compatible features are ignored"
     );
@@ -244,6 +345,25 @@ fn a_lineage_knows_its_ancestors() {
 }
 
 prop_compose! {
+    fn any_stamp()(
+        size in any::<u64>(),
+        is_file in any::<bool>(),
+        is_opened in any::<bool>(),
+        numbers in (any::<u64>(), any::<u64>(), any::<u64>(), any::<u128>()),
+        times in ((any::<i64>(), 0u32..1_000_000_000), (any::<i64>(), 0u32..1_000_000_000)),
+        samples in proptest::collection::btree_map(any::<u64>(), any::<u64>(), 0..=SAMPLES_MAX),
+    ) -> Stamp {
+        let (device, inode, blocks, boot) = numbers;
+        let facts = match is_file {
+            true => Facts::File(FileFacts { device, inode, blocks, mtime: times.0, ctime: times.1 }),
+            false => Facts::Device(DeviceFacts { diskseq: device, written: inode, boot: Uuid::from_u128(boot) }),
+        };
+        let samples = samples.into_iter().map(|(at, hash)| sample(at, hash)).collect();
+        Stamp { size, facts, samples, opened: is_opened }
+    }
+}
+
+prop_compose! {
     fn any_block()(
         rows in proptest::collection::vec((0u8..5, "[a-zA-Z0-9][a-zA-Z0-9._-]{0,29}", "/[^\0]{0,255}"), 1..=6),
         own in any::<prop::sample::Index>(),
@@ -251,6 +371,8 @@ prop_compose! {
         mounts in proptest::collection::vec((1u64..1000, any::<u64>()), 0..70),
         numbers in (1u64..1 << 40, 8u32..=8192, any::<u64>(), any::<u64>()),
         clean in any::<bool>(),
+        created in proptest::option::of(1..u64::MAX),
+        stamp in proptest::option::of(any_stamp()),
     ) -> Scb {
         let table: Vec<ScbRow> = rows.into_iter().zip(0u8..).map(|((state, name, path), n)| ScbRow {
             member: uuid(n),
@@ -269,7 +391,7 @@ prop_compose! {
         Scb {
             set: Uuid::from_u64_pair(set, sequence),
             member: own.member,
-            name: own.name,
+            name: own.name.clone(),
             state: own.state,
             label,
             generation,
@@ -278,6 +400,8 @@ prop_compose! {
             clean,
             sequence,
             table,
+            created: created.map(Moment),
+            stamp: stamp.filter(|_| own.state.has_left()),
         }
     }
 }

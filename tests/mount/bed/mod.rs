@@ -34,6 +34,7 @@ pub(crate) struct Plan {
     members: usize,
     devices: bool,
     direct: bool,
+    leases: bool,
     options: &'static str,
 }
 
@@ -45,6 +46,7 @@ impl Plan {
             members,
             devices: false,
             direct: false,
+            leases: false,
             options: "",
         }
     }
@@ -58,6 +60,12 @@ impl Plan {
     /// Members past the page cache.
     pub(crate) fn direct(mut self) -> Self {
         self.direct = true;
+        self
+    }
+
+    /// Leases on the images of members that are away.
+    pub(crate) fn leases(mut self) -> Self {
+        self.leases = true;
         self
     }
 
@@ -94,7 +102,7 @@ impl Plan {
             let device = |path: &PathBuf| PathBuf::from(unit.new_device(path, self.size));
             unit.paths = unit.paths.iter().map(device).collect();
         }
-        unit.write_config(self.direct);
+        unit.write_config(self.direct, self.leases);
         unit.sh(&format!("shadowset create dsa1 --size {}", self.size));
         unit
     }
@@ -116,13 +124,14 @@ impl Unit {
         Plan::new(members, size).mount()
     }
 
-    fn write_config(&self, direct: bool) {
+    fn write_config(&self, direct: bool, leases: bool) {
         let mut text = format!("state_dir = \"{}\"\n", self.path("state").display());
         for (n, path) in self.paths.iter().enumerate() {
             let io = if direct { "direct" } else { "buffered" };
+            let protect = if leases { "lease" } else { "none" };
             let scb = self.path(&format!("images/m{}.scb", n + 1));
             text.push_str(&format!(
-                "[[member]]\nname = \"m{}\"\npath = \"{}\"\nscb = \"{}\"\nio = \"{io}\"\n",
+                "[[member]]\nname = \"m{}\"\npath = \"{}\"\nscb = \"{}\"\nio = \"{io}\"\nprotect = \"{protect}\"\n",
                 n + 1,
                 path.display(),
                 scb.display()

@@ -1,0 +1,158 @@
+//! Letting go of a member's image, and the evidence of what it looked like then.
+//!
+//! A stamp is read on a thread of its own: a device that does not answer must not stop the control
+//! thread. It must not decide anything: without a stamp a departure is as good, only without evidence.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use super::Message;
+use super::run::Runner;
+use super::setup::Protect;
+use crate::io::lease::Lease;
+use crate::io::{Identity, fingerprint, scb_file};
+use crate::set::assess::ScbFound;
+use crate::set::{MemberId, MemberState, Stamp};
+
+/// How long the answer to a detach waits for the stamp; the member was flushed just before.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Runner {
+    /// Lets go of a member's storage. Who left on purpose is stamped before the answer and while its image
+    /// is still locked; who was expelled may not answer, and is stamped when it does.
+    pub(super) fn close(&mut self, id: MemberId) {
+        let store = self.stores[id.index()].take();
+        let member = &self.set.members()[id.index()];
+        let detached = matches!(member.state, MemberState::Detached(_));
+        let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
+        let seat = &mut self.seats[id.index()];
+        seat.stamp = None;
+        // An open file would keep a disk from being carried away.
+        seat.file = None;
+        seat.turns += 1;
+        let (turn, messages) = (seat.turns, self.messages.clone());
+        let (sender, answer) = bounded(1);
+        let look = move || {
+            // The lock of one that was expelled must not keep it out.
+            let held = store.filter(|_| detached);
+            let stamp = fingerprint::take(&path, uuid).map_err(|e| e.to_string());
+            drop(held);
+            match detached {
+                true => drop(sender.send(stamp)),
+                false => drop(messages.send(Message::Stamped(id, turn, stamp))),
+            }
+        };
+        let started = std::thread::Builder::new().name("stamp".into()).spawn(look);
+        let stamp = match started {
+            Err(error) => Err(error.to_string()),
+            Ok(_) if !detached => return,
+            Ok(_) => answer
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|e| Err(e.to_string())),
+        };
+        self.keep_stamp(id, stamp);
+    }
+
+    /// The image of a member that was expelled has answered, if it has not come back since.
+    pub(super) fn stamped(&mut self, id: MemberId, turn: u64, stamp: Result<Stamp, String>) {
+        let expelled = matches!(
+            self.set.members()[id.index()].state,
+            MemberState::Expelled(_)
+        );
+        if expelled && self.seats[id.index()].turns == turn {
+            self.keep_stamp(id, stamp);
+        }
+    }
+
+    fn keep_stamp(&mut self, id: MemberId, stamp: Result<Stamp, String>) {
+        let member = self.set.members()[id.index()].name.clone();
+        let stamp = match stamp {
+            Ok(stamp) => stamp,
+            Err(error) => return tracing::warn!(member, error, "its image could not be stamped"),
+        };
+        self.lease(id);
+        self.note_stamp(id, stamp);
+    }
+
+    /// Keeps the stamp and makes it durable if that can be done.
+    fn note_stamp(&mut self, id: MemberId, stamp: Stamp) {
+        let member = self.set.members()[id.index()].name.clone();
+        self.seats[id.index()].stamp = Some(stamp.clone());
+        // No block may be newer than those of the members that take part (I3).
+        if self.is_undurable() {
+            return tracing::warn!(member, "the stamp of its image is not durable");
+        }
+        if let Err(error) = self.write_stamp(id, stamp) {
+            tracing::warn!(member, %error, "the stamp of its image is not durable");
+        }
+        self.seats[id.index()].file = None;
+    }
+
+    /// Takes a lease on the image of a member that is away, where that was asked for.
+    fn lease(&mut self, id: MemberId) {
+        let (member, seat) = (&self.set.members()[id.index()], &mut self.seats[id.index()]);
+        let away = matches!(
+            member.state,
+            MemberState::Detached(_) | MemberState::Expelled(_)
+        );
+        let device = matches!(seat.identity, Some(Identity::Device { .. }));
+        if !away || device || seat.protect != Protect::Lease || seat.lease.is_some() {
+            return;
+        }
+        match Lease::take(member.path.as_ref()) {
+            Ok(lease) => seat.lease = Some(lease),
+            Err(error) => {
+                let member = &member.name;
+                tracing::warn!(member, %error, "there is no lease on its image");
+            }
+        }
+    }
+
+    /// Takes the leases that are missing: after a start, and after an attach that was refused.
+    pub(super) fn lease_all(&mut self) {
+        (0..self.seats.len())
+            .filter_map(MemberId::new)
+            .for_each(|id| self.lease(id));
+    }
+
+    /// Gives all leases back: the set itself is about to open an image.
+    pub(super) fn give_leases_back(&mut self) {
+        self.notice_openers();
+        self.seats.iter_mut().for_each(|seat| seat.lease = None);
+    }
+
+    /// Notes which images somebody opens for writing, and lets the openers go on.
+    pub(super) fn notice_openers(&mut self) {
+        for id in (0..self.seats.len()).filter_map(MemberId::new) {
+            let broken = |lease: &mut Lease| !lease.holds();
+            // It is dropped behind the note: the opener writes when the note is durable.
+            let Some(lease) = self.seats[id.index()].lease.take_if(broken) else {
+                continue;
+            };
+            let member = self.set.members()[id.index()].name.clone();
+            tracing::warn!(member, "another program opens its image for writing");
+            match self.stamp_of(id) {
+                Some(stamp) => {
+                    let opened = true;
+                    self.note_stamp(id, Stamp { opened, ..stamp });
+                }
+                None => tracing::warn!(member, "its image has no stamp"),
+            }
+            drop(lease);
+        }
+    }
+
+    /// The stamp that was taken since the start, else the one in the member's block.
+    fn stamp_of(&self, id: MemberId) -> Option<Stamp> {
+        let seat = &self.seats[id.index()];
+        let durable = || match scb_file::read(&seat.scb) {
+            Ok(ScbFound::Read(scb)) if scb.member == self.set.members()[id.index()].uuid => {
+                scb.stamp
+            }
+            _ => None,
+        };
+        seat.stamp.clone().or_else(durable)
+    }
+}

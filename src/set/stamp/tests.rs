@@ -1,0 +1,163 @@
+//! What counts as a change, and where samples lie.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn file() -> FileFacts {
+    FileFacts {
+        device: 1,
+        inode: 2,
+        mtime: (3, 4),
+        ctime: (5, 6),
+        blocks: 7,
+    }
+}
+
+fn device() -> DeviceFacts {
+    DeviceFacts {
+        diskseq: 1,
+        boot: Uuid::from_u128(2),
+        written: 3,
+    }
+}
+
+fn stamp(facts: Facts) -> Stamp {
+    Stamp {
+        size: 1 << 20,
+        facts,
+        samples: vec![Sample {
+            at: Lbn(0),
+            hash: 9,
+        }],
+        opened: false,
+    }
+}
+
+/// What the change from one to the other is called.
+fn said(then: Facts, now: Facts) -> String {
+    stamp(then).change(&stamp(now)).unwrap_or_default()
+}
+
+#[test]
+fn a_file_that_nobody_wrote_is_unchanged() {
+    assert_eq!(said(Facts::File(file()), Facts::File(file())), "");
+    let moved = FileFacts {
+        device: 99,
+        blocks: 8,
+        ..file()
+    };
+    assert_eq!(
+        said(Facts::File(file()), Facts::File(moved)),
+        "",
+        "a disk that was carried away, packed by its file system"
+    );
+}
+
+#[test]
+fn each_change_of_a_file_has_its_words() {
+    let inode = FileFacts { inode: 3, ..file() };
+    let clone = FileFacts {
+        device: 9,
+        ctime: (5, 7),
+        ..file()
+    };
+    let written = FileFacts {
+        mtime: (3, 5),
+        ctime: (8, 0),
+        ..file()
+    };
+    let hidden = FileFacts {
+        ctime: (8, 0),
+        ..file()
+    };
+    for (now, words) in [
+        (inode, "another file is at its path"),
+        (clone, "another file is at its path"),
+        (written, "it was written"),
+        (hidden, "its inode was changed"),
+    ] {
+        assert_eq!(said(Facts::File(file()), Facts::File(now)), words);
+    }
+    assert_eq!(
+        said(Facts::File(file()), Facts::Device(device())),
+        "another file is at its path"
+    );
+}
+
+#[test]
+fn size_and_contents_count_for_both_kinds() {
+    for facts in [Facts::File(file()), Facts::Device(device())] {
+        let then = stamp(facts);
+        let mut now = then.clone();
+        now.samples[0].hash += 1;
+        assert_eq!(
+            then.change(&now).as_deref(),
+            Some("its contents are others")
+        );
+        now.size += 512;
+        assert_eq!(then.change(&now).as_deref(), Some("its size is another"));
+    }
+}
+
+#[test]
+fn an_image_that_was_opened_counts_as_changed() {
+    let mut then = stamp(Facts::File(file()));
+    then.opened = true;
+    let says = then.change(&stamp(Facts::File(file())));
+    assert_eq!(
+        says.as_deref(),
+        Some("another program has opened it for writing")
+    );
+}
+
+#[test]
+fn after_a_restart_only_samples_tell_of_a_device() {
+    let then = Facts::Device(device());
+    let written = DeviceFacts {
+        written: 4,
+        ..device()
+    };
+    let replaced = DeviceFacts {
+        diskseq: 2,
+        written: 0,
+        ..device()
+    };
+    let restarted = DeviceFacts {
+        boot: Uuid::from_u128(3),
+        ..replaced
+    };
+    assert_eq!(said(then, then), "");
+    assert_eq!(said(then, Facts::Device(written)), "it was written");
+    assert_eq!(
+        said(then, Facts::Device(replaced)),
+        "its disk was taken away and came back"
+    );
+    assert_eq!(said(then, Facts::Device(restarted)), "");
+}
+
+#[test]
+fn small_images_are_sampled_whole() {
+    let member = Uuid::from_u128(77);
+    let places = |size| Stamp::places(member, size);
+    assert_eq!(places(0), []);
+    assert_eq!(places(512), [Lbn(0)]);
+    assert_eq!(places(4097), [Lbn(0), Lbn(8)]);
+    let all: Vec<Lbn> = (0..16).map(|n| Lbn(8 * n)).collect();
+    assert_eq!(places(65536), all);
+}
+
+proptest! {
+    #[test]
+    fn samples_are_spread_evenly(member in any::<u128>(), size in 1u64..=1 << 60) {
+        let places = Stamp::places(Uuid::from_u128(member), size);
+        let pages = size.div_ceil(SAMPLE_BYTES);
+        prop_assert_eq!(places.len() as u64, pages.min(SAMPLES_MAX as u64));
+        prop_assert_eq!(places[0], Lbn(0));
+        prop_assert_eq!(places[places.len() - 1], Lbn((pages - 1) * 8));
+        prop_assert!(places.windows(2).all(|p| p[0] < p[1]));
+        let widest = places.windows(2).map(|p| p[1].0 - p[0].0).max().unwrap_or(0);
+        prop_assert!(widest <= 2 * 8 * pages.div_ceil(SAMPLES_MAX as u64));
+        prop_assert_eq!(places, Stamp::places(Uuid::from_u128(member), size));
+    }
+}

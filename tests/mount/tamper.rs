@@ -1,0 +1,240 @@
+//! Images that are away: reading them is free, and whatever else is done to them is noticed.
+
+use crate::bed::{MIB, Plan, Refused, Thing, Unit};
+
+/// What can happen to the image `$F` while it is away: what it is, how, what the refusal says.
+const CHANGES: [(&str, &str, &str); 6] = [
+    ("touched", "touch -m $F", "it was written"),
+    (
+        "one block written",
+        "dd if=/dev/zero of=$F bs=512 seek=77 count=1 conv=notrunc status=none",
+        "it was written",
+    ),
+    (
+        "one byte written and the time put back",
+        "touch -r $F $D/time; printf x | dd of=$F bs=1 seek=99999 conv=notrunc status=none
+        touch -r $D/time $F",
+        "its inode was changed",
+    ),
+    ("made longer", "truncate -s +4096 $F", "its size is another"),
+    (
+        "replaced by a copy",
+        "cp --preserve=all $F $D/images/copy; mv $D/images/copy $F",
+        "another file is at its path",
+    ),
+    (
+        "punched",
+        "fallocate -p -o 8192 -l 4096 $F",
+        "it was written",
+    ),
+];
+
+fn refused(unit: &Unit, command: &str) -> Refused {
+    match unit.command(command.as_bytes()) {
+        Ok(answer) => panic!("{command}: {answer:?}"),
+        Err(refused) => refused,
+    }
+}
+
+/// A minicopy is refused, and what is allowed to copy in full does so.
+fn assert_stale(unit: &Unit, code: &str, says: &str) {
+    let refusal = refused(unit, "attach m2 policy=minicopy");
+    assert_eq!(refusal.errno, libc::ESTALE, "{says}: {refusal:?}");
+    let first = format!("error: {code} ESTALE");
+    assert!(refusal.text.starts_with(&first), "{says}: {refusal:?}");
+    assert!(refusal.text.contains(says), "{says}: {refusal:?}");
+    let answer = unit.accepted("attach m2 policy=minicopy=optional confirm");
+    assert_eq!(answer.text("kind"), "full-copy", "{says}");
+    unit.finished(answer.number("operation"));
+}
+
+fn write(unit: &Unit, seek: u64) {
+    unit.sh(&format!(
+        "dd if=/dev/urandom of=$U bs=64k count=1 seek={seek} conv=notrunc,fsync status=none"
+    ));
+}
+
+/// Runs a line with the image of m2 as `$F`.
+fn on_image(unit: &Unit, line: &str) -> String {
+    let image = unit.image("m2").display().to_string();
+    unit.sh(&format!("F={image}\n{line}"))
+}
+
+#[test]
+fn reading_a_detached_image_is_no_change() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    unit.sh("truncate -s 8M $D/fs; mkfs.ext4 -q -F $D/fs
+        dd if=$D/fs of=$U bs=1M conv=notrunc,fsync status=none");
+    unit.detach("m2");
+    write(&unit, 100);
+    on_image(
+        &unit,
+        "cp $F $D/copy; cp --preserve=all $F $D/copy2; cat $F > $D/copy3; tar cf $D/copy.tar -C $I m2.img
+        cmp $D/copy $D/copy3; rm $D/copy*",
+    );
+    let device = on_image(&unit, "losetup -r -f --show $F");
+    unit.keep(Thing::Loop(device.clone()));
+    let dir = unit.mount_device(&device, "quiet", "-o ro,noload");
+    unit.sh(&format!("ls -lR {} > /dev/null", dir.display()));
+    unit.take_away(&Thing::Mount(dir));
+    unit.take_away(&Thing::Loop(device));
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn whatever_changes_a_detached_image_is_noticed() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    write(&unit, 1);
+    for (what, line, says) in CHANGES {
+        unit.detach("m2");
+        write(&unit, 3);
+        on_image(&unit, line);
+        assert_stale(&unit, "image-changed", says);
+        unit.detach("m2");
+        unit.minicopy("m2");
+        println!("{what}: noticed");
+    }
+    on_image(&unit, "truncate -s 8M $F");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_change_is_noticed_after_a_restart_of_the_daemon() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    for (what, line, says) in CHANGES {
+        unit.detach("m2");
+        write(&unit, 5);
+        unit.stop();
+        on_image(&unit, line);
+        unit.mount();
+        assert_stale(&unit, "image-changed", says);
+        println!("{what}: noticed");
+    }
+    on_image(&unit, "truncate -s 8M $F");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn what_was_not_changed_is_not_called_changed_after_a_restart() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    unit.detach("m2");
+    write(&unit, 3);
+    unit.stop();
+    on_image(&unit, "cat $F > /dev/null");
+    unit.mount();
+    write(&unit, 5);
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_device_that_was_written_is_noticed() {
+    let mut unit = Plan::new(2, 8 * MIB).on_devices().mount();
+    write(&unit, 1);
+    unit.detach("m2");
+    write(&unit, 3);
+    on_image(&unit, "cat $F > /dev/null");
+    unit.minicopy("m2");
+    unit.detach("m2");
+    // Where no sample lies: only the sectors tell.
+    on_image(
+        &unit,
+        "dd if=/dev/zero of=$F bs=512 seek=77 count=1 conv=notrunc status=none",
+    );
+    assert_stale(&unit, "image-changed", "it was written");
+    unit.detach("m2");
+    unit.stop();
+    on_image(
+        &unit,
+        "dd if=/dev/zero of=$F bs=512 seek=77 count=1 conv=notrunc status=none",
+    );
+    unit.mount();
+    assert_stale(&unit, "image-changed", "it was written");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn an_older_image_that_comes_with_its_block_is_refused() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    write(&unit, 1);
+    unit.detach("m2");
+    on_image(
+        &unit,
+        "cp --preserve=all $F $D/old; cp --preserve=all $I/m2.scb $D/old.scb",
+    );
+    write(&unit, 3);
+    unit.minicopy("m2");
+    write(&unit, 5);
+    unit.detach("m2");
+    // Renamed into place, as a restore does.
+    let restore = "cp --preserve=all $D/old $I/new; mv $I/new $F
+        cp --preserve=all $D/old.scb $I/new; mv $I/new $I/m2.scb";
+    on_image(&unit, restore);
+    assert_stale(&unit, "wrong-generation", "its image is an older one");
+    unit.detach("m2");
+    unit.stop();
+    on_image(&unit, restore);
+    unit.mount();
+    assert_stale(&unit, "wrong-generation", "its image is an older one");
+    unit.detach("m2");
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_disk_is_carried_away_and_comes_back() {
+    let unit = Unit::new(1, 8 * MIB);
+    unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q -F $D/disk");
+    let plug = |options: &str| {
+        let device = unit.sh(&format!("losetup -f --show {options} $D/disk"));
+        unit.keep(Thing::Loop(device.clone()));
+        let dir = unit.mount_device(&device, "away", "");
+        (device, dir)
+    };
+    let unplug = |(device, dir): (String, std::path::PathBuf)| {
+        unit.take_away(&Thing::Mount(dir));
+        unit.take_away(&Thing::Loop(device));
+    };
+    let disk = plug("");
+    unit.sh("truncate -s 8M $D/away/m2.img");
+    let path = unit.path("away/m2.img").display().to_string();
+    let answer = unit.accepted(&format!("attach {path} as=m2"));
+    unit.finished(answer.number("operation"));
+    unit.detach("m2");
+    // Nothing of the daemon keeps the file system busy.
+    unplug(disk);
+    write(&unit, 3);
+    let disk = plug("");
+    unit.minicopy("m2");
+    unit.detach("m2");
+    unit.sh(&format!("cmp {path} $U"));
+    unplug(disk);
+}
+
+#[test]
+fn a_lease_tells_who_opens_an_image_that_is_away() {
+    let mut unit = Plan::new(2, 8 * MIB).leases().mount();
+    let open = "python3 -c 'import os, sys; os.open(sys.argv[1], os.O_RDWR)' $F";
+    let says = "another program has opened it for writing";
+    unit.detach("m2");
+    on_image(&unit, "cat $F > /dev/null");
+    unit.minicopy("m2");
+    unit.detach("m2");
+    let held = on_image(&unit, &format!("date +%s; {open}; date +%s"));
+    let times: Vec<u64> = held.lines().filter_map(|line| line.parse().ok()).collect();
+    assert!(times[1] - times[0] < 10, "the opener is let go: {held}");
+    assert_stale(&unit, "image-changed", says);
+    // The note and the lease outlive the daemon.
+    unit.detach("m2");
+    on_image(&unit, open);
+    unit.stop();
+    unit.mount();
+    assert_stale(&unit, "image-changed", says);
+    unit.detach("m2");
+    unit.stop();
+    unit.mount();
+    on_image(&unit, open);
+    assert_stale(&unit, "image-changed", says);
+    unit.stop_and_compare();
+}
