@@ -170,7 +170,8 @@ impl ShadowSet {
     /// Bitmaps can be kept no longer. They go on in memory; what is kept must not be believed by the next
     /// mount, and is not when the members are two generations ahead of it (`assess`).
     pub(super) fn home_lost(&mut self, why: Refusal) {
-        if self.home.is_err() {
+        // At the end what is kept may only be too much: what the last changes would have cleared.
+        if self.home.is_err() || self.closed {
             return;
         }
         self.push(Effect::Notice(Notice::HomeLost(why.text.clone())));

@@ -154,6 +154,7 @@ impl ShadowSet {
             operations: Vec::new(),
             copies_max: COPIES_MAX_DEFAULT,
             closing: false,
+            closed: false,
             now: from.now,
             effects: Vec::new(),
             last_op: 0,

@@ -102,6 +102,8 @@ pub struct ShadowSet {
     pub(super) operations: Vec<Operation>,
     pub(super) copies_max: usize,
     pub(super) closing: bool,
+    /// The last generation is written.
+    pub(super) closed: bool,
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
     pub(super) last_op: u64,
@@ -387,6 +389,7 @@ impl ShadowSet {
             clean: true,
             to,
         });
+        self.closed = true;
         self.leave_in_order();
         self.push(Effect::Stopped { clean });
     }

@@ -394,7 +394,11 @@ mod kept {
         let kept = [intent(BitmapKind::Intent, 10, &line)];
         let refusal = assess(&set, &kept).expect_err("m2 alone has newer data");
         assert_eq!(refusal.code, Code::WrongGeneration);
-        assert!(refusal.hint().contains("bring back m1;"), "{}", refusal.hint());
+        assert!(
+            refusal.hint().contains("bring back m1;"),
+            "{}",
+            refusal.hint()
+        );
         // A mount that had not written a block has no data of its own.
         let kept = [intent(BitmapKind::Opening, 10, &line)];
         assert!(assess(&set, &kept).is_ok());
