@@ -89,7 +89,7 @@ fn log(notice: &Notice, event: &str, facts: &Facts) {
     let facts = facts.join(" ");
     match notice {
         Notice::Expelled { .. } | Notice::FailedEverywhere | Notice::HomeLost(_) => {
-            tracing::error!("{event} {facts}")
+            tracing::error!("{event} {facts}");
         }
         Notice::ReadError(_) => tracing::warn!("{event} {facts}"),
         _ => tracing::info!("{event} {facts}"),

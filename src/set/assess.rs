@@ -425,15 +425,14 @@ fn refuse_without_source(
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let kinds: [(fn(&Start) -> bool, &str); 4] = [
-        (|s| matches!(s, Start::Copy { .. }), "to be copied"),
-        (|s| *s == Start::Detached, "detached"),
-        (|s| *s == Start::Expelled, "expelled"),
-        (|s| matches!(s, Start::Missing { .. }), "missing"),
+    let kinds = [
+        (names(|s| matches!(s, Start::Copy { .. })), "to be copied"),
+        (names(|s| *s == Start::Detached), "detached"),
+        (names(|s| *s == Start::Expelled), "expelled"),
+        (names(|s| matches!(s, Start::Missing { .. })), "missing"),
     ];
     let there: Vec<String> = kinds
         .iter()
-        .map(|(start, word)| (names(*start), word))
         .filter(|(names, _)| !names.is_empty())
         .map(|(names, word)| format!("{names} {word}"))
         .collect();
