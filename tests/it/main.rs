@@ -4,5 +4,6 @@
 
 mod bed;
 mod cycle;
+mod formats;
 mod kept;
 mod refusals;
