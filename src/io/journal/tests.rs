@@ -2,6 +2,7 @@
 
 mod disk;
 mod sim;
+mod speed;
 mod threads;
 
 use std::os::unix::fs::FileExt;

@@ -7,10 +7,10 @@ use super::*;
 
 /// A file whose sync waits until it is told, so that others can gather.
 #[derive(Debug)]
-struct Held {
-    file: Box<dyn Backing>,
-    syncs: Arc<AtomicU64>,
-    go: Arc<Mutex<()>>,
+pub(super) struct Held {
+    pub(super) file: Box<dyn Backing>,
+    pub(super) syncs: Arc<AtomicU64>,
+    pub(super) go: Arc<Mutex<()>>,
 }
 
 impl Backing for Held {

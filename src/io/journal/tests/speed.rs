@@ -1,0 +1,126 @@
+//! What a mark costs, beside a bare write and sync: numbers to print, run by hand.
+
+use std::fs::File;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use super::disk::Rng;
+use super::threads::Held;
+use super::*;
+
+const BARE_BYTES: u64 = 8 << 20;
+/// Marks of one thread between two stretches of bare writes.
+const STRETCH: usize = 20;
+
+/// A file that was written once, and where the next page goes.
+struct Bare(File, u64);
+
+impl Bare {
+    fn new(dir: &Path) -> Self {
+        let file = open_file(&dir.join("bare"), true).unwrap();
+        file.write_all_at(&vec![0; BARE_BYTES as usize], 0).unwrap();
+        file.sync_all().unwrap();
+        Self(file, 0)
+    }
+
+    fn write(&mut self) -> Duration {
+        let begin = Instant::now();
+        self.0.write_all_at(&[7; PAGE], self.1).unwrap();
+        self.0.sync_data().unwrap();
+        self.1 = (self.1 + PAGE as u64) % BARE_BYTES;
+        begin.elapsed()
+    }
+}
+
+/// p50 and p99.
+fn show(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let at = |percent| times[times.len() * percent / 100];
+    format!("p50 {:>9.1?} p99 {:>9.1?}", at(50), at(99))
+}
+
+/// First regions of all groups, in random order.
+fn groups(g: Geometry, grain: u32) -> Vec<u64> {
+    let mut firsts: Vec<u64> = (0..g.regions()).step_by(64 * grain as usize).collect();
+    let mut rng = Rng::new(1);
+    for i in (1..firsts.len()).rev() {
+        firsts.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    firsts
+}
+
+fn measure(unit_bytes: u64, grain: u32, threads: usize, marks: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let g = Geometry::new(Bytes(unit_bytes), 127).unwrap();
+    let options = Options {
+        durability: Durability::Power,
+        grain_words: grain,
+    };
+    drop(Journal::create(dir.path(), SET, g, options).unwrap());
+    let syncs = Arc::new(AtomicU64::new(0));
+    let pair = FILES.map(|name| -> Box<dyn Backing> {
+        let file = open_file(&dir.path().join(name), false).unwrap();
+        Box::new(Held {
+            file: Box::new(file),
+            syncs: Arc::clone(&syncs),
+            go: Arc::default(),
+        })
+    });
+    let (journal, _) = Journal::open_on(pair, &Identity::of(SET, g), options).unwrap();
+    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    let firsts = groups(g, grain);
+    let before = syncs.load(Ordering::SeqCst);
+    let (mut bare, barrier) = (Bare::new(dir.path()), Barrier::new(threads));
+    let mut plain = Vec::new();
+    let next = AtomicU64::new(0);
+    let run = |mut plain: Option<&mut Vec<Duration>>, bare: &mut Option<&mut Bare>| {
+        let mut times = Vec::new();
+        for _ in 0..marks / threads / STRETCH {
+            for _ in 0..STRETCH {
+                let at = firsts[next.fetch_add(1, Ordering::SeqCst) as usize];
+                let size = g.region_bytes();
+                let range = g.clip(Bytes(at * size), Bytes(1)).unwrap();
+                let regions = g.regions_of(range);
+                let begin = Instant::now();
+                journal.mark(&[BitmapId(1)], regions).unwrap();
+                times.push(begin.elapsed());
+            }
+            barrier.wait();
+            if let (Some(plain), Some(bare)) = (&mut plain, bare.as_mut()) {
+                plain.extend((0..STRETCH * threads).map(|_| bare.write()));
+            }
+            barrier.wait();
+        }
+        times
+    };
+    let times = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .map(|_| scope.spawn(|| run(None, &mut None)))
+            .collect();
+        let mut times = run(Some(&mut plain), &mut Some(&mut bare));
+        others
+            .into_iter()
+            .for_each(|t| times.extend(t.join().unwrap()));
+        times
+    });
+    let (count, syncs) = (times.len() as f64, syncs.load(Ordering::SeqCst) - before);
+    println!(
+        "{:>5} GiB, {grain:>2} words, {threads:>2} threads, {count:>4} marks: {}, {:.3} syncs per mark; bare: {}",
+        unit_bytes >> 30,
+        show(times),
+        syncs as f64 / count,
+        show(plain)
+    );
+}
+
+#[test]
+#[ignore = "prints numbers of this machine"]
+fn marks_beside_bare_writes() {
+    for threads in [1, 4, 16] {
+        for grain in [1, 8, 64] {
+            measure(1 << 40, grain, threads, 960);
+        }
+    }
+    measure(1 << 40, 8, 1, 3000);
+}
