@@ -14,8 +14,13 @@ use crate::error::{Error, Result};
 use crate::io::journal::{self, Journal, OpenError, Options};
 use crate::set::{BitmapRecord, Code, Event, Geometry, HomeChange, Past, Refusal, WriteBitmap};
 
-/// Words of 64 regions that one mark makes durable at once.
-const GRAIN_WORDS: u32 = 8;
+/// Groups of regions that become durable together, at most, unless they would be larger than
+/// [`GRAIN_MAX`]. A load that writes everywhere commits each group once per rotation of the write-intent
+/// bitmap: 4096 commits of 0.1 to 0.2 ms in 160 s are half a percent. Smaller groups make merges and
+/// minicopies after a crash smaller.
+const GROUPS_MAX: u64 = 4096;
+/// Most words of 64 regions in a group: 254 MiB with regions of 127 blocks.
+const GRAIN_MAX: u64 = 64;
 
 /// A journal that was found, with its bitmaps.
 type Opened = (Journal, Vec<(BitmapRecord, WriteBitmap)>);
@@ -31,7 +36,7 @@ pub(super) struct Found {
 /// # Errors
 /// It is used by another daemon, belongs to another set, is of a newer program, or the system's error.
 pub(super) fn find(setup: &Setup, set: uuid::Uuid, geometry: Geometry) -> Result<Found> {
-    let Some(options) = options(setup.durability) else {
+    let Some(options) = options(setup.durability, geometry) else {
         return Ok(Found { opened: None });
     };
     let dir = &setup.state_dir;
@@ -88,7 +93,7 @@ impl Found {
         geometry: Geometry,
         believed: bool,
     ) -> Result<Settled> {
-        let Some(options) = options(setup.durability) else {
+        let Some(options) = options(setup.durability, geometry) else {
             return Ok(Settled {
                 journal: None,
                 past: Past::Unknown,
@@ -132,7 +137,7 @@ pub(super) struct Settled {
     pub(super) home: std::result::Result<(), Refusal>,
 }
 
-fn options(durability: Durability) -> Option<Options> {
+fn options(durability: Durability, geometry: Geometry) -> Option<Options> {
     let durability = match durability {
         Durability::Power => journal::Durability::Power,
         Durability::Crash => journal::Durability::Crash,
@@ -140,8 +145,15 @@ fn options(durability: Durability) -> Option<Options> {
     };
     Some(Options {
         durability,
-        grain_words: GRAIN_WORDS,
+        grain_words: grain_words(geometry),
     })
+}
+
+/// Words of 64 regions that one mark makes durable at once.
+fn grain_words(geometry: Geometry) -> u32 {
+    let words = geometry.regions().div_ceil(u64::from(u64::BITS));
+    let grain = words.div_ceil(GROUPS_MAX).clamp(1, GRAIN_MAX);
+    u32::try_from(grain).unwrap_or(1)
 }
 
 fn create(
@@ -209,3 +221,19 @@ impl Runner {
 
 /// The journal as the data path holds it.
 pub(super) type Home = Option<Arc<Journal>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::Bytes;
+
+    #[test]
+    fn groups_are_small_in_small_units_and_few_in_large_ones() {
+        let grain = |gib: u64| {
+            let geometry = Geometry::new(Bytes(gib << 30), 127).expect("valid");
+            grain_words(geometry)
+        };
+        assert_eq!((grain(1), grain(15), grain(64)), (1, 1, 5));
+        assert_eq!((grain(1024), grain(64 * 1024)), (64, 64));
+    }
+}
