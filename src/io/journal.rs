@@ -190,12 +190,23 @@ impl Journal {
         Ok((Self::new(writer, maps, id.geometry, options), bitmaps))
     }
 
+    /// Whether there is a journal in `dir`, whosever it is.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn is_in(dir: &Path) -> io::Result<bool> {
+        dir.join(FILES[0]).try_exists()
+    }
+
     /// Deletes the journal in `dir`, whatever is in it; durable when it returns. All bitmaps are
     /// lost.
     ///
     /// # Errors
     /// The system's error.
     pub fn delete(dir: &Path) -> io::Result<()> {
+        if !dir.try_exists()? {
+            return Ok(());
+        }
         for name in FILES.iter().chain(&NEW_FILES) {
             match std::fs::remove_file(dir.join(name)) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}

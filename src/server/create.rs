@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::run::now;
 use super::setup::{MemberSetup, Setup};
 use crate::error::{Error, Result};
+use crate::io::journal::Journal;
 use crate::io::scb_file::{self, ScbFile, ScbFound};
 use crate::io::{Identity, Image};
 use crate::set::geometry::BLOCK_BYTES;
@@ -77,12 +78,22 @@ pub fn create(
         .map_err(|e| Error::new(Code::OutOfRange, format!("{}: {e}", setup.unit)))?;
     refuse_small(&plans, size)?;
     refuse_members_of_sets(&plans, erase)?;
+    refuse_bitmaps(&setup.state_dir, erase)?;
     let source = source(&plans, from, erase)?;
     let blocks = blocks(setup, geometry, source);
     for block in &blocks {
         block
             .check()
             .map_err(|e| Error::new(Code::Config, format!("{}: {e}", block.name)))?;
+    }
+    if erase {
+        let doing = || {
+            format!(
+                "the bitmaps in {} cannot be removed",
+                setup.state_dir.display()
+            )
+        };
+        Journal::delete(&setup.state_dir).map_err(|e| Error::io(doing(), e))?;
     }
     let mut undo = Undo::default();
     make(&plans, &blocks, size, &mut undo)?;
@@ -274,6 +285,19 @@ fn refuse_members_of_sets(plans: &[Plan<'_>], erase: bool) -> Result<()> {
             .with_hint("add `--erase` to take it out of that set for good"));
     }
     Ok(())
+}
+
+/// Bitmaps in the state directory are those of another set, since this one is new.
+fn refuse_bitmaps(dir: &Path, erase: bool) -> Result<()> {
+    let found = Journal::is_in(dir)
+        .map_err(|e| Error::io(format!("{} cannot be looked at", dir.display()), e))?;
+    if !found || erase {
+        return Ok(());
+    }
+    let text = format!("{} holds the bitmaps of another set", dir.display());
+    Err(Error::new(Code::OtherSet, text).with_hint(
+        "if that set is gone for good, add `--erase`; else give this one a state_dir of its own",
+    ))
 }
 
 /// The member whose data wins; `None` when all are equal because all are blank.

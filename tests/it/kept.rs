@@ -2,7 +2,7 @@
 
 use shadowset::server::setup::Durability;
 use shadowset::server::{Handle, Request};
-use shadowset::set::{AttachPolicy, Code, Policy};
+use shadowset::set::{AttachPolicy, Bytes, Code, Policy};
 
 use crate::bed::Bed;
 
@@ -137,4 +137,21 @@ fn a_merge_on_demand_makes_members_equal_everywhere() {
     bed.wait();
     bed.stop();
     assert!(bed.image(0) == bed.image(1));
+}
+
+#[test]
+fn a_new_set_does_not_take_over_the_bitmaps_of_another() {
+    let mut bed = Bed::durable(1, REGION * 4, Durability::Power);
+    bed.stop();
+    for path in [&bed.setup.members[0].path, &bed.setup.members[0].scb] {
+        std::fs::remove_file(path).expect("the set is gone");
+    }
+    let create =
+        |erase| shadowset::server::create::create(&bed.setup, None, Some(Bytes(REGION)), erase);
+    let error = create(false).expect_err("its bitmaps are there");
+    assert_eq!(error.code(), Code::OtherSet, "{error}");
+    assert!(!bed.path(0).exists(), "nothing is made");
+    create(true).expect("they may go");
+    bed.start();
+    bed.stop();
 }
