@@ -19,6 +19,7 @@ use super::setup::{MemberSetup, Setup};
 use crate::error::{Error, Result};
 use crate::io::journal::Journal;
 use crate::io::scb_file::{self, ScbFile, ScbFound};
+use crate::io::state_dir::StateDir;
 use crate::io::{Identity, Image};
 use crate::set::geometry::BLOCK_BYTES;
 use crate::set::member::MEMBERS_MAX;
@@ -86,15 +87,7 @@ pub fn create(
             .check()
             .map_err(|e| Error::new(Code::Config, format!("{}: {e}", block.name)))?;
     }
-    if erase {
-        let doing = || {
-            format!(
-                "the bitmaps in {} cannot be removed",
-                setup.state_dir.display()
-            )
-        };
-        Journal::delete(&setup.state_dir).map_err(|e| Error::io(doing(), e))?;
-    }
+    erase_bitmaps(&setup.state_dir)?;
     let mut undo = Undo::default();
     make(&plans, &blocks, size, &mut undo)?;
     undo.made.clear();
@@ -298,6 +291,21 @@ fn refuse_bitmaps(dir: &Path, erase: bool) -> Result<()> {
     Err(Error::new(Code::OtherSet, text).with_hint(
         "if that set is gone for good, add `--erase`; else give this one a state_dir of its own",
     ))
+}
+
+/// Removes what [`refuse_bitmaps`] would have refused, unless a running unit uses it.
+fn erase_bitmaps(dir: &Path) -> Result<()> {
+    let failed = |e| {
+        Error::io(
+            format!("the bitmaps in {} cannot be removed", dir.display()),
+            e,
+        )
+    };
+    if !Journal::is_in(dir).map_err(failed)? {
+        return Ok(());
+    }
+    let _claimed = StateDir::claim(dir)?;
+    Journal::delete(dir).map_err(failed)
 }
 
 /// The member whose data wins; `None` when all are equal because all are blank.
