@@ -50,17 +50,12 @@ fn groups(g: Geometry, grain: u32) -> Vec<u64> {
     firsts
 }
 
-fn measure(unit_bytes: u64, grain: u32, threads: usize, marks: usize) {
-    let dir = tempfile::tempdir().unwrap();
-    let g = Geometry::new(Bytes(unit_bytes), 127).unwrap();
-    let options = Options {
-        durability: Durability::Power,
-        grain_words: grain,
-    };
-    drop(Journal::create(dir.path(), SET, g, options).unwrap());
+/// A journal in `dir` with one map, and the number of its syncs.
+fn counted(dir: &Path, g: Geometry, options: Options) -> (Journal, Arc<AtomicU64>) {
+    drop(Journal::create(dir, SET, g, options).unwrap());
     let syncs = Arc::new(AtomicU64::new(0));
     let pair = FILES.map(|name| -> Box<dyn Backing> {
-        let file = open_file(&dir.path().join(name), false).unwrap();
+        let file = open_file(&dir.join(name), false).unwrap();
         Box::new(Held {
             file: Box::new(file),
             syncs: Arc::clone(&syncs),
@@ -69,6 +64,17 @@ fn measure(unit_bytes: u64, grain: u32, threads: usize, marks: usize) {
     });
     let (journal, _) = Journal::open_on(pair, &Identity::of(SET, g), options).unwrap();
     journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    (journal, syncs)
+}
+
+fn measure(unit_bytes: u64, grain: u32, threads: usize, marks: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let g = Geometry::new(Bytes(unit_bytes), 127).unwrap();
+    let options = Options {
+        durability: Durability::Power,
+        grain_words: grain,
+    };
+    let (journal, syncs) = counted(dir.path(), g, options);
     let firsts = groups(g, grain);
     let before = syncs.load(Ordering::SeqCst);
     let (mut bare, barrier) = (Bare::new(dir.path()), Barrier::new(threads));
