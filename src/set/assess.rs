@@ -257,7 +257,11 @@ fn newest<'a>(
     blocks: &[(&'a Found, &'a Scb)],
     kept: &[BitmapRecord],
 ) -> Option<(&'a Found, &'a Scb)> {
-    let known = |scb: &Scb| kept.iter().any(|r| scb.lineage.holds_record(r));
+    // Both lines may hold the older bitmaps: the latest one decides.
+    let known = |scb: &Scb| {
+        let held = kept.iter().filter(|r| scb.lineage.holds_record(r));
+        held.map(|r| r.tag.generation).max()
+    };
     let rank = |b: &(&Found, &Scb)| (b.1.generation, b.1.state.claims_data(), known(b.1));
     blocks.iter().rev().copied().max_by_key(rank)
 }

@@ -54,7 +54,12 @@ impl World {
     }
 
     /// A command that changes nothing is answered at once, and nothing else happens.
-    fn give(&mut self, word: &'static str, member: Option<MemberId>, command: Command) -> Checked {
+    pub(crate) fn give(
+        &mut self,
+        word: &'static str,
+        member: Option<MemberId>,
+        command: Command,
+    ) -> Checked {
         let dry = match &command {
             Command::Detach { dry_run, .. } => *dry_run,
             Command::Attach(attach) => attach.dry_run,
@@ -82,7 +87,7 @@ impl World {
         if self.is_logging() {
             self.log(format!("command {command:?}"));
         }
-        let now = shadowset::set::Moment(self.now);
+        let now = self.moment();
         let effects = self
             .set
             .handle(now, Event::Command(Ticket::new(number), command));
@@ -164,7 +169,7 @@ impl World {
         Ok(("attach", Command::Attach(Box::new(attach))))
     }
 
-    fn said(&self, scb: Option<&Scb>) -> Option<Said> {
+    pub(crate) fn said(&self, scb: Option<&Scb>) -> Option<Said> {
         scb.map(|scb| Said::by(scb, &self.lineage))
     }
 
@@ -210,7 +215,7 @@ impl World {
     }
 
     /// A place for a new image, whether it comes in or not.
-    fn put_image(&mut self, place: usize, blank: bool) {
+    pub(crate) fn put_image(&mut self, place: usize, blank: bool) {
         let mut contents = vec![0; self.inside.len()];
         if !blank {
             spoil(&mut self.rng, &mut contents, false);
@@ -282,6 +287,6 @@ impl World {
     }
 }
 
-fn name(id: MemberId) -> String {
+pub(crate) fn name(id: MemberId) -> String {
     format!("m{}", id.index() + 1)
 }

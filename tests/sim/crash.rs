@@ -6,19 +6,30 @@
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Moment, Past,
-    Policy, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
+    Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Past, Policy,
+    Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
 
-use crate::world::{Checked, Violation, World, ensure, member};
+use crate::ops::{Coming, Op, Strike, Trouble};
+use crate::world::{Checked, Expected, Violation, World, ensure, member};
 
 impl World {
-    /// Lets a crash come now, or between the next writes of control blocks.
+    /// Lets a crash come now, or at one of the next operations on storage.
     pub(crate) fn draw_crash(&mut self) {
-        if self.crash_after.is_none() && self.rng.below(10_000) < self.plan.crashes {
-            self.crash_after = Some(self.rng.below(12));
+        let free = !self.crashed && self.ops.coming.is_none();
+        if free && self.rng.below(10_000) < self.plan.crashes {
+            let what = match self.rng.chance(500) {
+                true => Trouble::Power,
+                false => Trouble::Kill,
+            };
+            self.ops.coming = Some(Coming {
+                left: self.rng.below(12),
+                what,
+                blocks_only: self.rng.chance(700),
+            });
+            self.power = what == Trouble::Power;
             self.crashed = self.rng.chance(500);
         }
     }
@@ -33,11 +44,15 @@ impl World {
             (now != ScbState::Source, before != Some(ScbState::Source))
         });
         for id in order {
-            if self.crash_after == Some(0) {
-                self.crashed = true;
-                return self.mark("crash between control blocks");
+            match self.strike(Op::Block) {
+                Strike::Crashes => return self.mark("crash between control blocks"),
+                Strike::Fails => {
+                    self.ops.just_failed.insert(id);
+                    self.ops.undurable.insert(id);
+                    continue;
+                }
+                Strike::Passes => self.ops.undurable.remove(id),
             }
-            self.crash_after = self.crash_after.map(|left| left - 1);
             let scb = self.block(id.index(), generation, clean, &table);
             let disk = &mut self.disks[id.index()];
             disk.changed &= scb.state.has_left();
@@ -79,10 +94,16 @@ impl World {
 
     /// Crashes and starts again from images and control blocks.
     pub(crate) fn reboot(&mut self) -> Checked {
-        let power = self.rng.chance(500);
+        let power = self.power;
         self.mark(if power { "loss of power" } else { "kill" });
         self.log(if power { "loss of power" } else { "kill" });
-        (self.crashed, self.crash_after) = (false, None);
+        self.crashed = false;
+        (self.stopping, self.stopped) = (false, false);
+        self.ops.undurable = MemberSet::EMPTY;
+        self.ops.just_failed = MemberSet::EMPTY;
+        if !self.views.is_empty() {
+            self.before = None;
+        }
         self.forget_all();
         for disk in &mut self.disks {
             let mut keep = |values: &[Value]| values[self.rng.place(values.len())];
@@ -100,7 +121,8 @@ impl World {
         let (starts, generation) = (assembly.starts, assembly.generation);
         // A generation that no block has got is free again.
         self.generation = generation.number();
-        let mark = self.now + 1;
+        // Random in the server; here it must only be another one.
+        let mark = self.next_id();
         self.lineage = assembly.lineage.mounted(generation.next(), mark);
         let believed = assembly.believed && self.home.used;
         self.home.renew(believed);
@@ -110,10 +132,10 @@ impl World {
             "bitmaps not believed"
         });
         let stale = self.stale_of_master(&found, &starts, believed, &kept);
-        self.check_elected(&starts, power, &stale)?;
         self.log(format!(
             "elected {starts:?} believed {believed} {records:?}"
         ));
+        self.check_either(&starts, power, &stale)?;
         let members = found.iter().zip(&starts).enumerate();
         let members = members.map(|(n, (f, s))| (member(n, f.image.unwrap_or_default().0), *s));
         let beginning = Beginning {
@@ -128,7 +150,7 @@ impl World {
                 Past::Unknown
             },
             home: Ok(()),
-            now: Moment(self.now),
+            now: self.moment(),
         };
         let set = ShadowSet::assemble(beginning, members.collect());
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
@@ -148,7 +170,8 @@ impl World {
         let may = !self.quiet && !records.is_empty() && !self.gave_up;
         for (place, found) in some.iter_mut().enumerate() {
             // Without bitmaps nothing tells that a member that is absent is the only one with all data.
-            if may && self.rng.chance(self.plan.absent) {
+            let away = self.away.contains(&place) && !records.is_empty() && !self.gave_up;
+            if away || may && self.rng.chance(self.plan.absent) {
                 (found.image, found.scb) = (None, ScbFound::None);
                 self.disks[place].open = false;
             }
@@ -170,20 +193,42 @@ impl World {
         self.disks.iter_mut().for_each(|disk| disk.open = true);
         let mut all = all;
         let mut judged = assess(&all, records);
-        if let Err(refusal) = &judged {
+        while let Err(refusal) = &judged {
             // A member that was absent had begun a generation that no other saw: the operator gives it up.
             let place = all
                 .iter()
                 .position(|f| Some(&f.name) == refusal.word.as_ref());
-            if let (Code::SplitBrain, true, Some(place)) = (refusal.code, self.parted, place) {
-                self.mark("split brain");
-                (all[place].scb, self.disks[place].scb) = (ScbFound::None, None);
-                judged = assess(&all, records);
-            }
+            let (Code::SplitBrain, true, Some(place)) = (refusal.code, self.parted, place) else {
+                break;
+            };
+            self.mark("split brain");
+            (all[place].scb, self.disks[place].scb) = (ScbFound::None, None);
+            judged = assess(&all, records);
         }
         let assembly = judged
             .map_err(|refusal| Violation(format!("I14: no set after a crash: {refusal:?}")))?;
         Ok((all, assembly))
+    }
+
+    /// Checks what was elected. After a mount that served nobody the sources may be as that mount found them,
+    /// or as they could be before it.
+    fn check_either(&mut self, starts: &[Start], power: bool, stale: &[bool]) -> Checked {
+        let before = self.before.take();
+        let expected = Expected {
+            oracle: self.oracle.clone(),
+            unmerged: self.unmerged.clone(),
+            power,
+        };
+        let outcome = self.check_elected(starts, power, stale);
+        let (Err(_), Some(earlier)) = (&outcome, before) else {
+            self.before = Some(expected);
+            return outcome;
+        };
+        self.mark("another master after a crash during a mount");
+        let power = power || earlier.power;
+        (self.oracle, self.unmerged) = (earlier.oracle.clone(), earlier.unmerged.clone());
+        self.before = Some(Expected { power, ..earlier });
+        self.check_elected(starts, power, stale)
     }
 
     /// What was under way is gone.

@@ -29,6 +29,10 @@ pub(crate) struct SimHome {
     /// Regions that one mark makes durable at once.
     grain: u64,
     pub(crate) broken: Cell<bool>,
+    /// The next mark that has to reach the storage does not.
+    pub(crate) refuses: Cell<bool>,
+    /// Marks that had to reach the storage.
+    pub(crate) commits: Cell<u64>,
     /// The set goes on in memory.
     pub(crate) given_up: Cell<bool>,
     /// Whether anything is kept: not with `durability = "memory"`.
@@ -50,6 +54,10 @@ impl Home for SimHome {
         if self.broken.get() {
             return Err(Broken);
         }
+        self.commits.set(self.commits.get() + 1);
+        if self.refuses.get() {
+            return Err(Broken);
+        }
         for map in mine() {
             let groups = self.groups(map.bits.geometry(), regions);
             map.bits.mark(groups);
@@ -67,6 +75,8 @@ impl SimHome {
             kept: RefCell::default(),
             grain,
             broken: Cell::new(false),
+            refuses: Cell::new(false),
+            commits: Cell::new(0),
             given_up: Cell::new(false),
             used,
         }

@@ -10,6 +10,7 @@ use shadowset::set::{
 use shadowset::testing::memory::Value;
 use shadowset::testing::oracle::Ended;
 
+use crate::ops::{Op, Strike};
 use crate::storage::has_other_source;
 use crate::world::{
     Asker, BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, ensure, makes, usize_of,
@@ -86,9 +87,8 @@ impl World {
         if self.requests.len() >= self.plan.requests_max {
             return Ok(());
         }
-        let id = self.next_id();
         let kind = match self.rng.weighted(&self.plan.kinds) {
-            Some(0) => Kind::Write(crate::world::value_of(id + 100)),
+            Some(0) => Kind::Write(self.fresh_value()),
             Some(1) => Kind::Discard,
             Some(2) => Kind::Flush,
             _ => Kind::Read,
@@ -96,6 +96,18 @@ impl World {
         let range = (kind != Kind::Flush).then(|| self.draw_range());
         let everywhere = self.plan.faults.everywhere;
         let doomed = kind != Kind::Read && self.rng.chance(everywhere);
+        self.ask(kind, range, doomed);
+        Ok(())
+    }
+
+    /// A value that no other write has.
+    pub(crate) fn fresh_value(&mut self) -> Value {
+        crate::world::value_of(self.next_id() + 100)
+    }
+
+    /// A request begins; a `doomed` one fails on every member.
+    pub(crate) fn ask(&mut self, kind: Kind, range: Option<ByteRange>, doomed: bool) {
+        let id = self.next_id();
         let stage = match kind {
             Kind::Write(_) | Kind::Discard => Stage::Fence,
             Kind::Flush | Kind::Read => Stage::Load,
@@ -126,7 +138,6 @@ impl World {
             reader: None,
             settled: false,
         });
-        Ok(())
     }
 
     /// A range, often across a region border, now and then not aligned to blocks.
@@ -252,12 +263,39 @@ impl World {
                     .is_some_and(|map| map.covers(regions));
                 let _ = view.mark(range, &Homeless);
                 next = if known { Stage::Move } else { Stage::Commit };
-            } else if view.mark(range, &self.home).is_err() {
-                return self.carry_out(Vec::new());
+            } else {
+                let (view, struck) = (Arc::clone(view), self.is_struck(Op::Mark));
+                if !self.mark_durably(&view, range, struck)? {
+                    return self.carry_out(Vec::new());
+                }
             }
         }
         self.requests[at].stage = next;
         Ok(())
+    }
+
+    /// Sets the bits; says whether they are set. Only a mark that has to reach the storage counts.
+    fn mark_durably(
+        &mut self,
+        view: &View,
+        range: ByteRange,
+        struck: bool,
+    ) -> Result<bool, Violation> {
+        let before = self.home.commits.get();
+        self.home.refuses.set(struck);
+        let good = view.mark(range, &self.home).is_ok();
+        self.home.refuses.set(false);
+        if self.home.commits.get() == before {
+            return Ok(good);
+        }
+        match self.strike(Op::Mark) {
+            Strike::Passes => Ok(good),
+            Strike::Crashes => Err(Self::cut_short()),
+            Strike::Fails => {
+                self.break_home();
+                Ok(false)
+            }
+        }
     }
 
     fn commit_late(&mut self, at: usize) {
@@ -284,7 +322,7 @@ impl World {
             let next = self.rng.place(request.todo.len());
             let (member, block) = request.todo.swap_remove(next);
             let fails = match request.kind {
-                Kind::Flush => self.flush_member(at, member),
+                Kind::Flush => self.flush_member(at, member)?,
                 _ => self.write_member(at, member, block)?,
             };
             if fails {

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use crate::world::{Marks, Ran, World};
+use crate::world::{Marks, Ran, Violation, World};
 
 /// Time for [`seeds_hold`] unless `SIM_SEEDS` says how many.
 const SEEDS_TIME: Duration = Duration::from_secs(20);
@@ -56,9 +56,14 @@ fn faults(seed: u64) -> bool {
 
 /// Runs one seed; a violation and a panic of the core are both a text.
 fn attempt(world: &mut World) -> Result<Ran, String> {
+    catching(|| world.run())
+}
+
+/// Runs something in a world; a violation and a panic are both a text.
+pub(crate) fn catching<T>(run: impl FnOnce() -> Result<T, Violation>) -> Result<T, String> {
     silence();
     SILENT.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let outcome = catch_unwind(AssertUnwindSafe(run));
     SILENT.set(false);
     match outcome {
         Ok(outcome) => outcome.map_err(|violation| violation.0),

@@ -14,10 +14,11 @@ impl World {
         self.first_blocks();
         self.carry_out(effects)?;
         for _ in 0..self.plan.steps {
-            self.step()?;
+            let outcome = self.step();
+            self.unless_crashed(outcome)?;
         }
         // From here on nothing crashes.
-        self.crash_after = None;
+        self.ops.coming = None;
         if self.crashed {
             self.reboot()?;
         }
@@ -58,7 +59,7 @@ impl World {
     }
 
     /// Faults stop, nothing new comes in: everything must end in a bounded number of steps.
-    fn be_quiet(&mut self) -> Checked {
+    pub(crate) fn be_quiet(&mut self) -> Checked {
         self.quiet = true;
         for disk in &mut self.disks {
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
@@ -66,7 +67,7 @@ impl World {
         self.log("quiet");
         self.resume_all();
         for _ in 0..QUIET_STEPS {
-            if self.is_idle() {
+            if self.is_idle() || self.crashed {
                 return Ok(());
             }
             self.now += 1;
@@ -86,11 +87,11 @@ impl World {
     }
 
     /// The write-intent bitmap of a unit that rests becomes empty.
-    fn check_rotation(&mut self) -> Checked {
+    pub(crate) fn check_rotation(&mut self) -> Checked {
         // Intent that was set again and again is rotated at every 32nd tick only.
         for _ in 0..100 {
             self.handle(Event::Tick)?;
-            while !self.is_idle() {
+            while !self.is_idle() && !self.crashed {
                 self.deliver()?;
                 self.end_flush()?;
             }
@@ -118,7 +119,7 @@ impl World {
         Err(Violation("the last requests do not end".into()))
     }
 
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.requests.is_empty()
             && self.copies.is_empty()
             && self.inbox.is_empty()
@@ -126,10 +127,13 @@ impl World {
     }
 
     /// Stops the unit in good order.
-    fn stop(&mut self) -> Checked {
+    pub(crate) fn stop(&mut self) -> Checked {
         self.stopping = true;
         self.handle(Event::Shutdown)?;
         for _ in 0..QUIET_STEPS {
+            if self.crashed {
+                return Ok(());
+            }
             if self.stopped {
                 break;
             }
@@ -144,7 +148,7 @@ impl World {
     }
 
     /// Delivers one event that waits, whichever.
-    fn deliver(&mut self) -> Checked {
+    pub(crate) fn deliver(&mut self) -> Checked {
         if self.inbox.is_empty() {
             if !self.quiet && self.rng.chance(200) {
                 return self.handle(Event::Tick);

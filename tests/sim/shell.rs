@@ -2,9 +2,10 @@
 
 use shadowset::set::{
     Answer, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet, Notice,
-    OpId, Refusal, Ticket, View,
+    OpId, Refusal, Ticket, Verdict, View,
 };
 
+use crate::ops::{Op, Strike};
 use crate::requests::{Kind, Stage};
 use crate::world::{Asked, Asker, Checked, Flushing, Held, World, ensure, makes};
 
@@ -16,7 +17,16 @@ impl World {
             // As the server has it: answers come last.
             effects.sort_by_key(|effect| matches!(effect, Effect::Settle(..) | Effect::Reply(..)));
         }
+        let mut told = false;
         for effect in effects {
+            let answers = matches!(effect, Effect::Settle(..) | Effect::Reply(..));
+            if answers && !told && !makes!(SettleBeforePersist) {
+                self.lose_home()?;
+                told = true;
+            }
+            if self.crashed {
+                return Ok(());
+            }
             if self.is_logging() {
                 self.log_effect(&effect);
             }
@@ -26,7 +36,10 @@ impl World {
             }
         }
         self.lose_home()?;
-        self.retire();
+        self.report_blocks()?;
+        if !self.crashed {
+            self.retire();
+        }
         Ok(())
     }
 
@@ -89,13 +102,21 @@ impl World {
                         "{ticket:?} is settled: {asker:?}"
                     )));
                 };
+                let verdict = match self.is_undurable() {
+                    true => Verdict::Fail,
+                    false => verdict,
+                };
                 self.check_generations(id, verdict)?;
                 if let Some(r) = self.requests.iter_mut().find(|r| r.id == id) {
                     r.stage = Stage::Answered(verdict);
                 }
             }
             Effect::Notice(notice) => self.notice(&notice)?,
-            Effect::Stopped { clean } => (self.stopped, self.clean) = (true, clean),
+            Effect::Stopped { clean } => {
+                // Whose block could not be marked clean is expelled, and the others are no longer clean.
+                let marked = self.ops.just_failed.is_empty();
+                (self.stopped, self.clean) = (true, clean && marked);
+            }
         }
         Ok(())
     }
@@ -105,12 +126,12 @@ impl World {
         if !self.home.keeps() {
             return;
         }
-        if self.crash_after == Some(0) {
-            self.crashed = true;
+        let struck = self.strike(Op::Change);
+        if struck == Strike::Crashes {
             return self.mark("crash between changes of bitmaps");
         }
-        self.crash_after = self.crash_after.map(|left| left - 1);
         let breaks = !self.quiet && self.rng.below(10_000) < self.plan.faults.home;
+        let breaks = breaks || struck == Strike::Fails;
         if breaks {
             return self.break_home();
         }
@@ -130,7 +151,7 @@ impl World {
             return Ok(());
         }
         let why = Refusal::new(Code::Io, "the home of bitmaps is broken");
-        let now = shadowset::set::Moment(self.now);
+        let now = self.moment();
         let effects = self.set.handle(now, Event::HomeLost(why));
         for effect in effects {
             self.carry_out_one(effect)?;
@@ -250,6 +271,13 @@ impl World {
                 "{ticket:?} is answered: {asker:?}"
             )));
         };
+        let answer = match answer {
+            Ok(_) if self.is_undurable() => Err(Refusal::new(
+                Code::Io,
+                "a storage control block could not be written",
+            )),
+            other => other,
+        };
         match answer {
             Ok(answer) => {
                 self.mark(asked.word);
@@ -321,6 +349,11 @@ impl World {
         let mut failed = MemberSet::EMPTY;
         for (id, written) in flush.covers {
             let breaks = !self.quiet && self.rng.chance(faults.flush);
+            let struck = self.strike(Op::Flush);
+            if struck == Strike::Crashes {
+                return Err(Self::cut_short());
+            }
+            let breaks = breaks || struck == Strike::Fails;
             let sticks = breaks && self.rng.chance(faults.sticky);
             let disk = self.disk(id);
             disk.bad_flushes |= sticks;

@@ -4,6 +4,7 @@ use shadowset::set::{MemberId, MemberSet, Role, Seat, View};
 use shadowset::testing::memory::Value;
 use shadowset::testing::oracle::TORN;
 
+use crate::ops::{Op, Strike};
 use crate::world::{Checked, Violation, World, ensure, makes};
 
 impl World {
@@ -24,12 +25,19 @@ impl World {
         let breaks = !self.quiet && self.rng.chance(faults.write);
         let sticks = breaks && self.rng.chance(faults.sticky);
         let shut = !self.disks[member.index()].open && self.rng.chance(500);
-        let fails = doomed || breaks || shut || self.disks[member.index()].bad_writes;
+        let struck = self.strike(Op::Write);
+        let fails = struck != Strike::Passes
+            || doomed
+            || breaks
+            || shut
+            || self.disks[member.index()].bad_writes;
         let lands = match fails {
             false => Some(value),
             true => match self.rng.below(3) {
                 0 => None,
                 1 => Some(value),
+                // What is there already cannot be torn by the same again.
+                _ if self.disks[member.index()].image.get(block) == value => Some(value),
                 _ => Some(value | TORN),
             },
         };
@@ -37,6 +45,10 @@ impl World {
         disk.bad_writes |= sticks;
         if let Some(value) = lands {
             disk.image.put(block, value);
+        }
+        if struck == Strike::Crashes {
+            self.unmerged[block].extend(lands);
+            return Err(Self::cut_short());
         }
         self.trace(&[member.index() as u64, block as u64, u64::from(fails)]);
         if fails && self.is_logging() {
@@ -49,16 +61,20 @@ impl World {
     }
 
     /// Flushes a member for the application; says whether that failed.
-    pub(crate) fn flush_member(&mut self, at: usize, member: MemberId) -> bool {
+    pub(crate) fn flush_member(&mut self, at: usize, member: MemberId) -> Result<bool, Violation> {
         let faults = self.plan.faults;
         let doomed = self.requests[at].doomed;
         let fails = doomed || !self.quiet && self.rng.chance(faults.flush);
+        let fails = match self.strike(Op::Flush) {
+            Strike::Crashes => return Err(Self::cut_short()),
+            struck => fails || struck == Strike::Fails,
+        };
         let disk = self.disk(member);
         let fails = fails || disk.bad_flushes || !disk.open;
         if !fails {
             disk.image.flush(disk.image.written());
         }
-        fails
+        Ok(fails)
     }
 
     /// Whether a read of this member fails now; never when no other could answer.

@@ -15,6 +15,7 @@ use shadowset::testing::{Image, Oracle, Rng};
 
 use crate::copier::Copy;
 use crate::home::SimHome;
+use crate::ops::Ops;
 use crate::plan::Plan;
 use crate::requests::Request;
 
@@ -168,12 +169,28 @@ pub(crate) struct World {
     pub(crate) parted: bool,
     /// Where bitmaps are kept.
     pub(crate) home: SimHome,
-    /// Writes of control blocks and changes of the home that still succeed before a crash.
-    pub(crate) crash_after: Option<u64>,
+    /// Operations on storage, and what strikes them.
+    pub(crate) ops: Ops,
     pub(crate) crashed: bool,
+    /// Whether the crash is a loss of power.
+    pub(crate) power: bool,
+    /// What the world expected before a mount: one that ends before its first View has served nobody, and the
+    /// next may elect another master.
+    pub(crate) before: Option<Expected>,
+    /// Members that are absent at the next mount.
+    pub(crate) away: Vec<usize>,
     pub(crate) marks: Marks,
     pub(crate) trace: u64,
     log: Option<Vec<String>>,
+}
+
+/// What the world expects of the next mount.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) oracle: Oracle,
+    pub(crate) unmerged: Vec<Vec<Value>>,
+    /// Whether power was lost before.
+    pub(crate) power: bool,
 }
 
 /// What a run comes to.
@@ -188,6 +205,11 @@ impl World {
     pub(crate) fn new(seed: u64, faults: bool, log: bool) -> Self {
         let mut rng = Rng::new(seed);
         let plan = Plan::draw(&mut rng, faults);
+        Self::with(rng, plan, seed, log)
+    }
+
+    /// A world of this plan.
+    pub(crate) fn with(mut rng: Rng, plan: Plan, seed: u64, log: bool) -> Self {
         let geometry = Geometry::new(Bytes(plan.blocks * BLOCK), 8).expect("a small unit");
         let blocks = usize_of(plan.blocks);
         let unit: Vec<Value> = (0..blocks).map(|b| value_of(b as u64) % 5).collect();
@@ -255,8 +277,11 @@ impl World {
             clean: false,
             lineage: crate::crash::first_lineage(),
             home: SimHome::new(plan_home.0, plan_home.1),
-            crash_after: None,
+            ops: Ops::default(),
             crashed: false,
+            power: false,
+            before: None,
+            away: Vec::new(),
             marks: Marks::new(),
             trace: seed,
             log: log.then(Vec::new),
@@ -278,12 +303,18 @@ impl World {
                 text.chars().take(160).collect::<String>()
             ));
         }
-        let effects = self.set.handle(Moment(self.now), event);
+        let now = self.moment();
+        let effects = self.set.handle(now, event);
         self.carry_out(effects)?;
         if self.crashed {
             return Ok(());
         }
         self.check_all()
+    }
+
+    /// What the clock says.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.now)
     }
 
     /// Pins the current View.

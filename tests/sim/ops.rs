@@ -1,0 +1,162 @@
+//! Operations on storage, counted one by one: writes and flushes of members, control blocks, changes of the
+//! home, durable marks. One of them may be struck: by the end of the program, or by an error.
+//!
+//! Who strikes is decided elsewhere: the scheduler at random, the scripts at every place in turn.
+
+use shadowset::set::{Event, MemberSet};
+
+use crate::world::{Checked, Violation, World};
+
+/// An operation on storage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    /// One block of a member.
+    Write,
+    /// A flush of one member.
+    Flush,
+    /// The control block of one member.
+    Block,
+    /// A change of the home.
+    Change,
+    /// Bits that become durable.
+    Mark,
+}
+
+/// What happens at an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Trouble {
+    /// The program is killed.
+    Kill,
+    /// Power is lost.
+    Power,
+    /// It fails, once; the home fails for good.
+    Error,
+    /// There is no room: it fails, and so do the writes of all members for a while.
+    Full,
+}
+
+impl Trouble {
+    /// Every one.
+    pub(crate) const ALL: [Self; 4] = [Self::Kill, Self::Power, Self::Error, Self::Full];
+
+    /// Whether the program ends.
+    pub(crate) fn is_crash(self) -> bool {
+        matches!(self, Self::Kill | Self::Power)
+    }
+}
+
+/// Trouble that comes after some more operations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Coming {
+    /// Operations that still pass.
+    pub(crate) left: u64,
+    pub(crate) what: Trouble,
+    /// Only control blocks and changes of the home count.
+    pub(crate) blocks_only: bool,
+}
+
+/// How an operation goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Strike {
+    Passes,
+    Fails,
+    /// It is not carried out, or in part, and nothing comes after it.
+    Crashes,
+}
+
+/// The operations up to now, and the trouble to come.
+#[derive(Debug, Default)]
+pub(crate) struct Ops {
+    /// Operations up to now.
+    pub(crate) done: u64,
+    pub(crate) coming: Option<Coming>,
+    /// The operation that was struck last.
+    pub(crate) struck: Option<Op>,
+    /// No member has room for a write.
+    pub(crate) full: bool,
+    /// Members whose blocks could not be written just now; nobody has told the set yet.
+    pub(crate) just_failed: MemberSet,
+    /// Members whose blocks are not as the set has them: nothing is acknowledged meanwhile.
+    pub(crate) undurable: MemberSet,
+}
+
+impl World {
+    /// Whether the next operation of this kind is struck.
+    pub(crate) fn is_struck(&self, op: Op) -> bool {
+        let counts = |c: &Coming| !c.blocks_only || matches!(op, Op::Block | Op::Change);
+        self.ops.coming.is_some_and(|c| c.left == 0 && counts(&c))
+    }
+
+    /// Counts an operation and says how it goes.
+    pub(crate) fn strike(&mut self, op: Op) -> Strike {
+        if self.crashed {
+            return Strike::Crashes;
+        }
+        self.ops.done += 1;
+        let Some(coming) = self.ops.coming.filter(|_| self.is_struck(op)) else {
+            if let Some(coming) = &mut self.ops.coming {
+                let counts = !coming.blocks_only || matches!(op, Op::Block | Op::Change);
+                coming.left -= u64::from(counts);
+            }
+            return match self.ops.full && op == Op::Write {
+                true => Strike::Fails,
+                false => Strike::Passes,
+            };
+        };
+        (self.ops.coming, self.ops.struck) = (None, Some(op));
+        self.log(format!("{:?} at {op:?}", coming.what));
+        self.mark(match op {
+            Op::Write => "trouble at a member write",
+            Op::Flush => "trouble at a flush",
+            Op::Block => "trouble between control blocks",
+            Op::Change => "trouble between changes of bitmaps",
+            Op::Mark => "trouble at a durable mark",
+        });
+        self.ops.full = coming.what == Trouble::Full && op == Op::Write;
+        match coming.what.is_crash() {
+            true => {
+                (self.crashed, self.power) = (true, coming.what == Trouble::Power);
+                Strike::Crashes
+            }
+            false => Strike::Fails,
+        }
+    }
+
+    /// What a crash looks like to whoever was at work: it goes no further.
+    pub(crate) fn cut_short() -> Violation {
+        Violation("the program has ended".into())
+    }
+
+    /// Takes the outcome of a step: one that was cut short by a crash is no violation.
+    pub(crate) fn unless_crashed(&self, outcome: Checked) -> Checked {
+        match self.crashed {
+            true => Ok(()),
+            false => outcome,
+        }
+    }
+
+    /// Tells the set whose blocks could not be written, behind the answers, as the server does. Blocks of
+    /// members that stay are tried again.
+    pub(crate) fn report_blocks(&mut self) -> Checked {
+        let failed = std::mem::take(&mut self.ops.just_failed);
+        if failed.is_empty() || self.crashed {
+            return Ok(());
+        }
+        self.mark("control block not written");
+        let now = self.moment();
+        let effects = self.set.handle(now, Event::BlocksFailed(failed));
+        self.carry_out(effects)?;
+        let left = self.ops.undurable.and(self.set.writers());
+        if !left.is_empty() && !self.crashed {
+            let (generation, to) = (self.set.generation(), self.set.writers());
+            self.write_blocks(generation, false, to);
+            return self.report_blocks();
+        }
+        Ok(())
+    }
+
+    /// Whether a member that takes part could say something else after a crash (I3).
+    pub(crate) fn is_undurable(&self) -> bool {
+        !self.ops.undurable.and(self.set.writers()).is_empty()
+    }
+}
