@@ -7,7 +7,7 @@
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
     Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Past, Policy,
-    Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
+    Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
@@ -243,6 +243,15 @@ impl World {
         self.fresh.clear();
         self.fences = shadowset::server::fence::FenceTable::default();
         self.inside.fill(0);
+    }
+
+    /// What a mount without these members, counted from one, would come to; nothing is changed.
+    pub(crate) fn elect_without(&mut self, away: &[usize]) -> Result<Assembly, Refusal> {
+        let mut found = self.find();
+        for m in away {
+            (found[m - 1].image, found[m - 1].scb) = (None, ScbFound::None);
+        }
+        assess(&found, &self.home.records())
     }
 
     /// What a mount finds: every member that some block knows of.

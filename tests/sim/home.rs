@@ -148,6 +148,11 @@ impl SimHome {
             .collect()
     }
 
+    /// The records of all bitmaps.
+    pub(crate) fn records(&self) -> Vec<BitmapRecord> {
+        self.kept.borrow().values().map(|map| map.record).collect()
+    }
+
     /// A new home, as after a crash that has left nothing to believe.
     pub(crate) fn renew(&mut self, believed: bool) {
         if !believed {

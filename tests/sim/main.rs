@@ -11,6 +11,7 @@ mod copier;
 mod crash;
 mod home;
 mod ops;
+mod others;
 mod plan;
 mod requests;
 mod runs;

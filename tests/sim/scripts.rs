@@ -38,7 +38,7 @@ pub(crate) enum Do {
     Detach(usize),
     /// By minicopy where there is a bitmap.
     Attach(usize),
-    /// An attach that does not wait for the copy.
+    /// An attach, of a new image where nobody has this number, that does not wait for the copy.
     Begin(usize),
     /// A new image.
     New,
@@ -132,6 +132,7 @@ impl World {
             }
             Do::Detach(m) => self.detach_member(m)?,
             Do::Attach(m) => self.attach_member(m, AttachPolicy::MinicopyOptional)?,
+            Do::Begin(m) if m > self.set.members().len() => return self.attach_new(),
             Do::Begin(m) => return self.attach_member(m, AttachPolicy::MinicopyOptional),
             Do::New => self.attach_new()?,
             Do::Ticks(ticks) => return self.ticks(ticks),
@@ -298,8 +299,8 @@ pub(crate) fn id(m: usize) -> MemberId {
     MemberId::new(m - 1).expect("a member")
 }
 
-/// How many operations on storage a script was struck at.
-fn strike_everywhere(name: &str, members: usize, script: &[Do]) {
+/// Strikes a script at each of its operations on storage, with every trouble, and says at how many.
+pub(crate) fn strike_everywhere(name: &str, members: usize, script: &[Do]) {
     let mut points = 0;
     for home in [(true, 1), (true, 2), (false, 1)] {
         for what in Trouble::ALL {

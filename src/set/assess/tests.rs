@@ -386,6 +386,22 @@ mod kept {
         assert!(!assess(&set, &[]).expect("assembles").believed);
     }
 
+    /// m1 has begun generation 9 and crashed; m2 was mounted without it, and has reached 9 as well.
+    #[test]
+    fn of_two_lines_the_one_with_the_latest_bitmap_is_the_newest() {
+        let all = [Source, Source];
+        let first = block(0, 9, false, &all);
+        let mut second = block(1, 9, false, &all);
+        second.lineage = second.lineage.mounted(generation(9), 30);
+        let kept = [
+            intent(BitmapKind::Intent, 8, &first),
+            intent(BitmapKind::Intent, 9, &second),
+        ];
+        let refusal = assess(&[read(0, first), read(1, second)], &kept).expect_err("refused");
+        assert_eq!(refusal.code, Code::SplitBrain);
+        assert_eq!(refusal.word.as_deref(), Some("m1"), "it knows less");
+    }
+
     #[test]
     fn a_newer_generation_that_nobody_has_is_missed() {
         let all = [Source, Source];
