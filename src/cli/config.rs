@@ -341,17 +341,15 @@ impl Source<'_> {
     }
 
     fn protect(&self, m: &Member) -> Result<Protect> {
-        match m.protect.as_ref().map(|p| (p.get_ref().as_str(), p.span())) {
-            None | Some(("none", _)) => Ok(Protect::None),
-            Some(("lease", _)) => Ok(Protect::Lease),
-            Some(("immutable", span)) => {
-                Err(self.wrong(span, "protect = \"immutable\" is not in this version"))
-            }
-            Some((word, span)) => {
-                let says = format!("protect is \"none\" or \"lease\", not \"{word}\"");
-                Err(self.wrong(span, &says))
-            }
-        }
+        let Some(word) = &m.protect else {
+            return Ok(Protect::None);
+        };
+        Protect::from_name(word.get_ref()).ok_or_else(|| {
+            let word_is = word.get_ref();
+            let says =
+                format!("protect is \"none\", \"lease\" or \"immutable\", not \"{word_is}\"");
+            self.wrong(word.span(), &says)
+        })
     }
 
     /// Relative paths start at the configuration file, wherever the program was started.
@@ -423,8 +421,8 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
         if m.io == IoMode::Direct {
             let _ = writeln!(text, "io = \"direct\"");
         }
-        if m.protect == Protect::Lease {
-            let _ = writeln!(text, "protect = \"lease\"");
+        if m.protect != Protect::None {
+            let _ = writeln!(text, "protect = {}", quoted(m.protect.name()));
         }
     }
     Ok(text)

@@ -47,6 +47,7 @@ pub fn take(path: &Path, member: Uuid) -> io::Result<Stamp> {
         facts,
         samples,
         opened: false,
+        kept: false,
     })
 }
 

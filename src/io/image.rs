@@ -54,6 +54,14 @@ impl Identity {
     pub fn of(path: &Path) -> io::Result<Option<Self>> {
         Ok(kind_of(&fs::metadata(path)?).map(|(_, identity)| identity))
     }
+
+    /// Who an open file is; `None` when it could not be an image.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn of_open(file: &File) -> io::Result<Option<Self>> {
+        Ok(kind_of(&file.metadata()?).map(|(_, identity)| identity))
+    }
 }
 
 impl fmt::Display for Identity {
@@ -127,6 +135,30 @@ impl Image {
             allocated,
             storage: Arc::new(storage),
         })
+    }
+
+    /// Opens an image that cannot be written now, only to be looked at: without a lock, and every write
+    /// to it fails. It must not become a member's storage.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; `ReadOnlyImage` also for a block device.
+    pub fn glance(path: &Path) -> Result<Self> {
+        let (handle, kind, identity) = look(path)?;
+        if kind == Kind::Device {
+            return Err(read_only(path, "it is a device"));
+        }
+        let open = || {
+            let file = File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))?;
+            let allocated = file.metadata()?.blocks() * 512;
+            let storage = Arc::new(FileStorage::new(file, kind, false)?);
+            Ok(Self {
+                path: path.to_owned(),
+                identity,
+                allocated,
+                storage,
+            })
+        };
+        open().map_err(|e| Error::io(format!("{} cannot be read", path.display()), e))
     }
 
     /// The path it was opened by.
@@ -339,7 +371,14 @@ fn reopen(handle: &File, kind: Kind, mode: IoMode) -> io::Result<File> {
 fn explain(path: &Path, kind: Kind, e: io::Error) -> Error {
     match (e.raw_os_error(), kind) {
         (Some(libc::EROFS), _) => read_only(path, "its file system is read-only"),
-        (Some(libc::EPERM), Kind::File) => read_only(path, "it is marked immutable or append-only"),
+        (Some(libc::EPERM), Kind::File) => {
+            let hint = format!(
+                "a member's protect = \"immutable\" ends when it is attached or released; else see \
+                 lsattr, and chattr -i {}",
+                path.display()
+            );
+            read_only(path, "it is marked immutable or append-only").with_hint(hint)
+        }
         (Some(libc::EBUSY), Kind::Device) => locked_by_another(path),
         (Some(libc::EINVAL), _) => explain_use(path, io::Error::from(io::ErrorKind::Unsupported)),
         _ => Error::io(

@@ -4,6 +4,7 @@ pub mod aligned;
 pub mod file;
 pub mod fingerprint;
 pub mod image;
+pub mod immutable;
 pub mod journal;
 pub mod lease;
 pub mod loopdev;

@@ -211,6 +211,28 @@ pub fn set_device_read_only(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), BLKROSET, &raw const mark) }).map(drop)
 }
 
+/// The flags that chattr(1) shows, as the kernel numbers them.
+///
+/// # Errors
+/// The system's error; `ENOTTY` or `EOPNOTSUPP` where the file system has none.
+pub fn inode_flags(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    // The request's number names a long, of which the kernel uses an int.
+    let mut flags: [c_int; 2] = [0; 2];
+    // SAFETY: the request stores one int, a long at most, into flags, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_GETFLAGS, flags.as_mut_ptr()) })?;
+    Ok(flags[0])
+}
+
+/// Replaces the flags of an inode.
+///
+/// # Errors
+/// As [`inode_flags`]; `EPERM` without the right, `EROFS` on a file system that is mounted read-only.
+pub fn set_inode_flags(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<()> {
+    let flags = [flags, 0];
+    // SAFETY: the request reads one int, a long at most, from flags, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_SETFLAGS, flags.as_ptr()) }).map(drop)
+}
+
 /// Mounts; see mount(2).
 ///
 /// # Errors

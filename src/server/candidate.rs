@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::Message;
+use super::immutable::Flag;
 use super::run::Runner;
-use super::setup::default_scb;
+use super::setup::{Protect, default_scb};
 use crate::error::Error;
-use crate::io::{Identity, Image, IoMode, fingerprint, image, scb_file};
+use crate::io::{Identity, Image, IoMode, fingerprint, image, immutable, scb_file};
 use crate::set::assess::ScbFound;
 use crate::set::scb::{Lineage, PATH_BYTES_MAX, check_name};
 use crate::set::{
@@ -38,6 +39,10 @@ struct Known {
     identity: Option<Identity>,
     /// What it looked like when it left, if that was since the start.
     stamp: Option<Stamp>,
+    /// Whether its image is to be immutable while it is away.
+    protected: bool,
+    /// The immutable flag of its image.
+    flag: Flag,
     /// Why it cannot be attached.
     refusal: Option<Refusal>,
 }
@@ -50,12 +55,37 @@ struct Seen {
 }
 
 impl Known {
+    /// The stamp that this server took, else the one in the block.
+    fn stamp<'a>(&'a self, block: Option<&'a Scb>) -> Option<&'a Stamp> {
+        let durable = || block.and_then(|b| b.stamp.as_ref());
+        self.stamp.as_ref().or_else(durable)
+    }
+
+    /// Opens the image. One that the set has made immutable is made writable first, unless nothing is to
+    /// happen to it.
+    fn open(&self, block: Option<&Scb>, dry_run: bool) -> Result<Image, Error> {
+        let kept = self.stamp(block).is_some_and(|stamp| stamp.kept);
+        let member = &self.name;
+        if !(kept || self.protected) || !immutable::is_set(&self.path) {
+            if kept {
+                tracing::warn!(member, "its image is not immutable any more");
+            }
+            return Image::open(&self.path, self.io);
+        }
+        if dry_run {
+            return Image::glance(&self.path);
+        }
+        if let Err(error) = self.flag.clear(&self.path, self.identity) {
+            tracing::warn!(member, %error, "its image stays immutable");
+        }
+        Image::open(&self.path, self.io)
+    }
+
     /// Compares the image with what it looked like when it left: what has changed, and whether it is
-    /// another image altogether. The stamp is the one that this server took, else the one in its block.
+    /// another image altogether.
     fn compare(&self, block: Option<&Scb>, image: &Image) -> (Option<String>, bool) {
         let other = self.identity.is_some_and(|i| i != image.identity());
-        let stamp = self.stamp.as_ref();
-        let Some(then) = stamp.or_else(|| block.and_then(|b| b.stamp.as_ref())) else {
+        let Some(then) = self.stamp(block) else {
             let text = match (other, block) {
                 (true, _) => "another file is at its path",
                 (false, None) => "nothing tells what it looked like when it left",
@@ -139,7 +169,8 @@ impl Look {
     fn look_at_member(&self, known: &Known) -> Looked {
         self.check_recursion(&known.path)?;
         let block = self.block(&known.scb)?.filter(|b| b.member == known.uuid);
-        let image = Image::open(&known.path, known.io).map_err(|e| refusal(&e))?;
+        let image = known.open(block.as_ref(), self.wish.dry_run);
+        let image = image.map_err(|e| refusal(&e))?;
         let (changed, other) = known.compare(block.as_ref(), &image);
         let seen = Seen {
             changed,
@@ -243,6 +274,8 @@ impl Runner {
                 uuid: member.uuid,
                 identity: seat.identity,
                 stamp: seat.stamp.clone(),
+                protected: seat.protect == Protect::Immutable,
+                flag: seat.flag.clone(),
                 refusal: self.set.attachable(id).err(),
             })
         });

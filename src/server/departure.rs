@@ -9,15 +9,15 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use super::Message;
+use super::immutable;
 use super::run::Runner;
 use super::setup::Protect;
 use crate::io::lease::Lease;
-use crate::io::{Identity, fingerprint, scb_file};
-use crate::set::assess::ScbFound;
+use crate::io::{Identity, fingerprint};
 use crate::set::{MemberId, MemberState, Stamp};
 
-/// How long the answer to a detach waits for the stamp; the member was flushed just before.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the answer to a command waits for an image that has left; it was flushed just before.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Runner {
     /// Lets go of a member's storage. Who left on purpose is stamped before the answer and while its image
@@ -32,12 +32,23 @@ impl Runner {
         // An open file would keep a disk from being carried away.
         seat.file = None;
         seat.turns += 1;
+        let immutable = seat.immutable();
+        let flag = seat.flag.clone();
+        flag.away(true);
+        let name = member.name.clone();
         let (turn, messages) = (seat.turns, self.messages.clone());
         let (sender, answer) = bounded(1);
         let look = move || {
             // The lock of one that was expelled must not keep it out.
             let held = store.filter(|_| detached);
-            let stamp = fingerprint::take(&path, uuid).map_err(|e| e.to_string());
+            // First: the flag sets the ctime that the stamp holds.
+            let flagged = immutable.map_or(Ok(false), |identity| flag.set(&path, identity));
+            let kept = *flagged.as_ref().unwrap_or(&false);
+            immutable::warn(&name, flagged.map(drop));
+            let stamp = fingerprint::take(&path, uuid);
+            let stamp = stamp
+                .map(|s| Stamp { kept, ..s })
+                .map_err(|e| e.to_string());
             drop(held);
             match detached {
                 true => drop(sender.send(stamp)),
@@ -110,15 +121,17 @@ impl Runner {
         }
     }
 
-    /// Takes the leases that are missing: after a start, and after an attach that was refused.
-    pub(super) fn lease_all(&mut self) {
+    /// Takes the leases and sets the flags that are missing: after a start, and after an attach that was refused.
+    pub(super) fn protect_all(&mut self) {
         (0..self.seats.len())
             .filter_map(MemberId::new)
             .for_each(|id| self.lease(id));
+        self.set_flags();
     }
 
-    /// Gives all leases back: the set itself is about to open an image.
+    /// Gives all leases back, and sets no flags: the set itself is about to open an image.
     pub(super) fn give_leases_back(&mut self) {
+        self.hold_flags();
         self.notice_openers();
         self.seats.iter_mut().for_each(|seat| seat.lease = None);
     }
@@ -145,14 +158,10 @@ impl Runner {
     }
 
     /// The stamp that was taken since the start, else the one in the member's block.
-    fn stamp_of(&self, id: MemberId) -> Option<Stamp> {
+    pub(super) fn stamp_of(&self, id: MemberId) -> Option<Stamp> {
         let seat = &self.seats[id.index()];
-        let durable = || match scb_file::read(&seat.scb) {
-            Ok(ScbFound::Read(scb)) if scb.member == self.set.members()[id.index()].uuid => {
-                scb.stamp
-            }
-            _ => None,
-        };
+        let uuid = self.set.members()[id.index()].uuid;
+        let durable = || immutable::stamp_in(&seat.scb, uuid);
         seat.stamp.clone().or_else(durable)
     }
 }

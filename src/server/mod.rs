@@ -11,6 +11,7 @@ mod departure;
 pub mod fence;
 pub mod handle;
 mod home;
+mod immutable;
 mod lane;
 pub mod pipeline;
 mod record;

@@ -9,7 +9,7 @@ use super::run::now;
 use super::seat::Seat;
 use super::setup::{MemberSetup, Protect, Setup, default_scb};
 use crate::error::{Error, Result};
-use crate::io::{Image, IoMode, Storage, scb_file};
+use crate::io::{Image, IoMode, Storage, immutable, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::{Bytes, Code, MemberState, Moment, ScbRow};
@@ -19,6 +19,8 @@ struct Entry {
     setup: MemberSetup,
     block: ScbFound,
     image: Option<Image>,
+    /// Whether the image is immutable by the set itself, and open only to be looked at.
+    immutable: bool,
 }
 
 /// The members that were found, configured ones first.
@@ -86,6 +88,24 @@ impl Roster {
                 self.entries.len() - self.configured
             );
             return Err(Error::new(Code::TooManyMembers, text));
+        }
+        Ok(())
+    }
+
+    /// Opens the immutable images of members that take part after all: a crash came between.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub(super) fn open_immutable(&mut self, assembly: &Assembly) -> Result<()> {
+        let entries = self.entries.iter_mut().zip(&assembly.starts);
+        for (entry, _) in entries.filter(|(e, start)| e.immutable && start.takes_part()) {
+            let (member, path) = (&entry.setup.name, &entry.setup.path);
+            let identity = entry.image.take().map(|image| image.identity());
+            if let Err(error) = immutable::clear(path, identity) {
+                tracing::warn!(member, %error, "its image stays immutable");
+            }
+            entry.image = Some(Image::open(path, entry.setup.io)?);
+            entry.immutable = false;
         }
         Ok(())
     }
@@ -165,7 +185,15 @@ impl Entry {
         let block = scb_file::read(&setup.scb)
             .map_err(|e| Error::io(format!("{} cannot be read", setup.scb.display()), e))?;
         let left = matches!(&block, ScbFound::Read(scb) if scb.state.has_left());
-        let image = match Image::open(&setup.path, setup.io) {
+        let kept =
+            matches!(&block, ScbFound::Read(scb) if scb.stamp.as_ref().is_some_and(|s| s.kept));
+        let ours = kept || setup.protect == Protect::Immutable;
+        let immutable = ours && immutable::is_set(&setup.path);
+        let opened = match immutable {
+            true => Image::glance(&setup.path),
+            false => Image::open(&setup.path, setup.io),
+        };
+        let image = match opened {
             Ok(image) => Some(image),
             Err(error) if left || error.code() == Code::NoSuchFile => {
                 tracing::warn!(member = setup.name, %error, "a member takes no part");
@@ -177,6 +205,7 @@ impl Entry {
             setup: setup.clone(),
             block,
             image,
+            immutable,
         })
     }
 
@@ -185,6 +214,7 @@ impl Entry {
             setup,
             block: ScbFound::None,
             image: None,
+            immutable: false,
         }
     }
 }

@@ -109,7 +109,7 @@ impl Runner {
 
     /// Runs until the set is closed; gives the reason when it could not be closed in good order.
     pub(super) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
-        self.lease_all();
+        self.protect_all();
         while !self.stopped {
             match messages.recv_timeout(self.patience()) {
                 Ok(message) => self.take(message),
@@ -252,7 +252,7 @@ impl Runner {
                 self.candidates.clear();
             }
         }
-        self.lease_all();
+        self.protect_all();
     }
 
     /// Answers a command that the set has not seen yet: its image has not been looked at in time.
@@ -260,7 +260,7 @@ impl Runner {
         if self.current.is_some_and(|(number, _)| number == ticket) {
             let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
             self.reply(&Ticket::new(ticket), Err(refusal));
-            self.lease_all();
+            self.protect_all();
         }
     }
 
@@ -362,6 +362,7 @@ impl Runner {
     /// Removes the block of a member that is none any more. When that fails the block stays, and tells an
     /// attach or `create` of a membership that the set knows nothing of.
     fn release(&mut self, id: MemberId) {
+        self.give_up_flag(id);
         let seat = &mut self.seats[id.index()];
         (seat.vacant, seat.file, seat.lease) = (true, None, None);
         if let Err(error) = std::fs::remove_file(&seat.scb) {

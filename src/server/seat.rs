@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use super::immutable::Flag;
 use super::run::Runner;
 use super::setup::Protect;
 use crate::error::{Error, Result};
@@ -47,6 +48,8 @@ pub(super) struct Seat {
     pub(super) stamp: Option<Stamp>,
     /// What is done for its image while it is away.
     pub(super) protect: Protect,
+    /// The immutable flag of its image while it is away.
+    pub(super) flag: Flag,
     /// The lease on its image while it is away.
     pub(super) lease: Option<Lease>,
     /// How often it has come and gone: a stamp of an earlier departure is late.
@@ -65,6 +68,7 @@ impl Seat {
             vacant: false,
             stamp: None,
             protect: Protect::None,
+            flag: Flag::default(),
             lease: None,
             turns: 0,
         }

@@ -63,6 +63,29 @@ pub enum Protect {
     None,
     /// A lease: who opens it for writing is noticed at once. Its file system stays busy.
     Lease,
+    /// The immutable flag: nobody can write it, where its file system has the flag.
+    Immutable,
+}
+
+impl Protect {
+    /// Every protection.
+    pub const ALL: [Self; 3] = [Self::None, Self::Lease, Self::Immutable];
+
+    /// The word of the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lease => "lease",
+            Self::Immutable => "immutable",
+        }
+    }
+
+    /// The protection of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
 }
 
 /// One member as the configuration names it.

@@ -69,6 +69,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let home = home::find(setup, first.set, first.geometry)?;
     let assembly = assess(&roster.found(), &home.records())?;
     admission::check(&roster.found(), &assembly, mounting)?;
+    roster.open_immutable(&assembly)?;
     let home = home.settle(setup, assembly.set, assembly.geometry, assembly.believed)?;
     let kept = home.home.clone();
     let mark = random_mark();

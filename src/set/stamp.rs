@@ -72,6 +72,9 @@ pub struct Stamp {
     pub samples: Vec<Sample>,
     /// Another program has opened the image for writing since: told by a lease.
     pub opened: bool,
+    /// The image had been made immutable by the set itself, which changes its ctime again when it ends that:
+    /// then the ctime tells nothing, and nobody could write.
+    pub kept: bool,
 }
 
 impl Stamp {
@@ -109,7 +112,7 @@ impl Stamp {
             "another file is at its path"
         } else if self.size != now.size {
             "its size is another"
-        } else if let Some(text) = self.facts.change(&now.facts) {
+        } else if let Some(text) = self.facts.change(&now.facts, self.kept) {
             text
         } else if self.samples != now.samples {
             "its contents are others"
@@ -126,7 +129,11 @@ impl Stamp {
     pub fn is_other(&self, now: &Self) -> bool {
         match (self.facts, now.facts) {
             (Facts::File(then), Facts::File(now)) => {
-                then.inode != now.inode || then.device != now.device && then.ctime != now.ctime
+                let touched = match self.kept {
+                    true => then.mtime != now.mtime,
+                    false => then.ctime != now.ctime,
+                };
+                then.inode != now.inode || then.device != now.device && touched
             }
             (Facts::Device(_), Facts::Device(_)) => false,
             _ => true,
@@ -135,11 +142,11 @@ impl Stamp {
 }
 
 impl Facts {
-    fn change(&self, now: &Self) -> Option<&'static str> {
+    fn change(&self, now: &Self, kept: bool) -> Option<&'static str> {
         match (self, now) {
             (Self::File(then), Self::File(now)) => match () {
                 () if then.mtime != now.mtime => Some("it was written"),
-                () if then.ctime != now.ctime => Some("its inode was changed"),
+                () if !kept && then.ctime != now.ctime => Some("its inode was changed"),
                 () => None,
             },
             (Self::Device(then), Self::Device(now)) => match () {

@@ -52,6 +52,7 @@ fn stamped(facts: Facts) -> Scb {
             facts,
             samples: vec![sample(0, 21), sample(2040, 22)],
             opened: true,
+            kept: true,
         }),
         ..block()
     }
@@ -141,7 +142,7 @@ fn the_bytes_are_where_the_format_says() {
 fn the_bytes_of_a_stamp_are_where_the_format_says() {
     let bytes = stamped(file()).encode().expect("encodes");
     assert_eq!(bytes[24..32], 1u64.to_le_bytes());
-    assert_eq!(bytes[7808..7816], [1, 2, 1, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[7808..7816], [1, 2, 1, 1, 0, 0, 0, 0]);
     assert_eq!(bytes[7816..7824], (1u64 << 20).to_le_bytes());
     for (at, value) in [(7824, 31u64), (7832, 32), (7840, 33), (7856, 35)] {
         assert_eq!(bytes[at..at + 8], value.to_le_bytes(), "at {at}");
@@ -173,6 +174,7 @@ fn a_stamp_with_impossible_fields_is_refused() {
         (7808, &[3]),                   // unknown kind
         (7809, &[17]),                  // too many samples
         (7810, &[2]),                   // unknown mark
+        (7811, &[2]),                   // unknown mark
         (7864, &[0, 0xca, 0x9a, 0x3b]), // a whole second of nanoseconds
         (7888, &[0, 0]),                // places that do not rise
     ] {
@@ -348,7 +350,7 @@ prop_compose! {
     fn any_stamp()(
         size in any::<u64>(),
         is_file in any::<bool>(),
-        is_opened in any::<bool>(),
+        marks in any::<(bool, bool)>(),
         numbers in (any::<u64>(), any::<u64>(), any::<u64>(), any::<u128>()),
         times in ((any::<i64>(), 0u32..1_000_000_000), (any::<i64>(), 0u32..1_000_000_000)),
         samples in proptest::collection::btree_map(any::<u64>(), any::<u64>(), 0..=SAMPLES_MAX),
@@ -359,7 +361,7 @@ prop_compose! {
             false => Facts::Device(DeviceFacts { diskseq: device, written: inode, boot: Uuid::from_u128(boot) }),
         };
         let samples = samples.into_iter().map(|(at, hash)| sample(at, hash)).collect();
-        Stamp { size, facts, samples, opened: is_opened }
+        Stamp { size, facts, samples, opened: marks.0, kept: marks.1 }
     }
 }
 

@@ -31,6 +31,7 @@ fn stamp(facts: Facts) -> Stamp {
             hash: 9,
         }],
         opened: false,
+        kept: false,
     }
 }
 
@@ -83,6 +84,48 @@ fn each_change_of_a_file_has_its_words() {
         said(Facts::File(file()), Facts::Device(device())),
         "another file is at its path"
     );
+}
+
+#[test]
+fn of_an_image_that_was_immutable_only_the_ctime_is_forgiven() {
+    let lifted = FileFacts {
+        ctime: (8, 0),
+        ..file()
+    };
+    let moved = FileFacts {
+        device: 9,
+        ..lifted
+    };
+    let written = FileFacts {
+        mtime: (3, 5),
+        ..lifted
+    };
+    let elsewhere = FileFacts {
+        device: 9,
+        ..written
+    };
+    let other = FileFacts { inode: 3, ..lifted };
+    let mut then = stamp(Facts::File(file()));
+    then.kept = true;
+    for (now, words) in [
+        (file(), ""),
+        (lifted, ""),
+        (moved, ""),
+        (written, "it was written"),
+        (elsewhere, "another file is at its path"),
+        (other, "another file is at its path"),
+    ] {
+        let now = stamp(Facts::File(now));
+        assert_eq!(then.change(&now).unwrap_or_default(), words, "{now:?}");
+    }
+    let mut now = stamp(Facts::File(lifted));
+    now.samples[0].hash += 1;
+    assert_eq!(
+        then.change(&now).as_deref(),
+        Some("its contents are others")
+    );
+    now.size += 512;
+    assert_eq!(then.change(&now).as_deref(), Some("its size is another"));
 }
 
 #[test]

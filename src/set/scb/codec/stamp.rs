@@ -21,7 +21,7 @@ impl Writer {
             Facts::Device(_) => DEVICE,
         };
         let samples = super::short(stamp.samples.len());
-        self.put(&[kind, samples, u8::from(stamp.opened)]);
+        self.put(&[kind, samples, u8::from(stamp.opened), u8::from(stamp.kept)]);
         self.skip_to(start + 8);
         self.put(&stamp.size.to_le_bytes());
         match &stamp.facts {
@@ -55,11 +55,7 @@ impl Reader<'_> {
     pub(super) fn stamp(&mut self) -> Result<Stamp, ScbError> {
         let start = self.at;
         let (kind, samples) = (self.u8()?, usize::from(self.u8()?));
-        let opened = match self.u8()? {
-            0 => false,
-            1 => true,
-            other => return Err(ScbError::field("mark of a stamp", other)),
-        };
+        let (opened, kept) = (self.mark()?, self.mark()?);
         self.at = start + 8;
         let size = self.u64()?;
         let facts = match kind {
@@ -90,7 +86,16 @@ impl Reader<'_> {
             facts,
             samples,
             opened,
+            kept,
         })
+    }
+
+    fn mark(&mut self) -> Result<bool, ScbError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(ScbError::field("mark of a stamp", other)),
+        }
     }
 
     fn file(&mut self) -> Result<FileFacts, ScbError> {
