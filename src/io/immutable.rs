@@ -41,7 +41,10 @@ fn change(path: &Path, identity: Option<Identity>, on: bool) -> io::Result<bool>
     let file = open(path)?;
     let found = Identity::of_open(&file)?;
     if !matches!(found, Some(Identity::File { .. })) {
-        return Err(io::Error::from(io::ErrorKind::Unsupported));
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "it is no regular file",
+        ));
     }
     if identity.is_some() && identity != found {
         let text = "another file is at its path";

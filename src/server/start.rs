@@ -102,11 +102,10 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         pipeline: Arc::clone(&pipeline),
         messages: messages.clone(),
     };
-    let lineage = assembly.lineage.mounted(assembly.generation.next(), mark);
     let identity = Identity {
         set: assembly.set,
         label: assembly.label,
-        lineage,
+        lineage: assembly.lineage.mounted(assembly.generation.next(), mark),
         created,
         state_dir: setup.state_dir.clone(),
     };

@@ -1,6 +1,6 @@
 //! Images that are away: reading them is free, and whatever else is done to them is noticed.
 
-use crate::bed::{MIB, Plan, Refused, Thing, Unit};
+use crate::bed::{MIB, Plan, Refused, Thing, Unit, eventually};
 
 /// What can happen to the image `$F` while it is away: what it is, how, what the refusal says.
 const CHANGES: [(&str, &str, &str); 6] = [
@@ -237,4 +237,184 @@ fn a_lease_tells_who_opens_an_image_that_is_away() {
     on_image(&unit, open);
     assert_stale(&unit, "image-changed", says);
     unit.stop_and_compare();
+}
+
+fn immutable() -> Unit {
+    Plan::new(2, 8 * MIB).immutable().on_a_disk().mount()
+}
+
+fn is_immutable(unit: &Unit) -> bool {
+    let flags = on_image(unit, "lsattr $F");
+    flags
+        .split_whitespace()
+        .next()
+        .is_some_and(|f| f.contains('i'))
+}
+
+/// Nobody changes the image, and everybody may read it.
+fn assert_untouchable(unit: &Unit) {
+    assert!(is_immutable(unit));
+    let refused = [
+        "dd if=/dev/zero of=$F bs=512 count=1 conv=notrunc status=none",
+        "rm -f $F",
+        "mv $F $F.old",
+        "mv $D/log2 $F",
+        "truncate -s 0 $F",
+        "chmod 600 $F",
+    ];
+    unit.sh("touch $D/log2");
+    for line in refused {
+        let line = format!("F={}\n{line}", unit.image("m2").display());
+        let ran = unit.try_sh(&line);
+        assert_ne!(ran.code, 0, "{ran:?}");
+        assert!(ran.err.contains("not permitted"), "{ran:?}");
+    }
+    on_image(
+        unit,
+        "cat $F > $D/copy; cp --preserve=mode $F $D/copy2; cmp $D/copy $D/copy2",
+    );
+    let device = on_image(unit, "losetup -r -f --show $F");
+    unit.keep(Thing::Loop(device.clone()));
+    unit.sh(&format!("cmp {device} $D/copy; rm $D/copy $D/copy2"));
+    // Nothing to attach, and the flag is there again.
+    let refusal = refused_as_in_use(unit);
+    assert!(refusal.text.contains(&device), "{refusal:?}");
+    unit.take_away(&Thing::Loop(device));
+    eventually("it is immutable again", || is_immutable(unit));
+}
+
+fn refused_as_in_use(unit: &Unit) -> Refused {
+    let refusal = refused(unit, "attach m2 policy=minicopy");
+    assert!(refusal.text.starts_with("error: in-use"), "{refusal:?}");
+    refusal
+}
+
+#[test]
+fn an_immutable_image_cannot_be_changed_while_it_is_away() {
+    let mut unit = immutable();
+    write(&unit, 1);
+    for policy in ["minicopy", "minicopy", "full"] {
+        unit.detach("m2");
+        write(&unit, 3);
+        assert_untouchable(&unit);
+        let planned = unit.accepted("attach m2 policy=minicopy dry-run");
+        assert_eq!(planned.text("verdict"), "minicopy");
+        assert!(is_immutable(&unit), "nothing was to happen");
+        on_image(
+            &unit,
+            "shadowset examine $F --scb $I/m2.scb | grep -q detached",
+        );
+        match policy {
+            "minicopy" => drop(unit.minicopy("m2")),
+            _ => {
+                let answer = unit.accepted(&format!("attach m2 policy={policy}"));
+                unit.finished(answer.number("operation"));
+            }
+        }
+        assert!(!is_immutable(&unit));
+    }
+    write(&unit, 5);
+    unit.stop_and_compare();
+}
+
+#[test]
+fn an_immutable_image_outlives_the_daemon() {
+    let mut unit = immutable();
+    unit.detach("m2");
+    write(&unit, 3);
+    unit.stop();
+    unit.mount();
+    assert_untouchable(&unit);
+    unit.minicopy("m2");
+    // Killed while it is away; then as if killed between the end of the flag and the attach.
+    for line in ["true", "chattr -i $F"] {
+        unit.detach("m2");
+        write(&unit, 4);
+        let pid = unit.pid();
+        unit.sh(&format!(
+            "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+        ));
+        unit.umount();
+        unit.gone();
+        on_image(&unit, line);
+        unit.mount();
+        unit.sh("shadowset wait dsa1 --timeout 60");
+        eventually("it is immutable", || is_immutable(&unit));
+        unit.minicopy("m2");
+        assert!(!is_immutable(&unit));
+    }
+    unit.stop_and_compare();
+    // Its member takes part all the same.
+    on_image(&unit, "chattr +i $F");
+    unit.mount();
+    assert_eq!(unit.state_of("m2"), "source");
+    write(&unit, 7);
+    assert!(!is_immutable(&unit));
+    unit.stop_and_compare();
+}
+
+#[test]
+fn an_image_that_was_made_mutable_and_written_is_noticed() {
+    let mut unit = immutable();
+    write(&unit, 1);
+    for (what, line, says) in CHANGES {
+        // With its time put back only the ctime tells, which says nothing here.
+        if what.contains("put back") {
+            continue;
+        }
+        unit.detach("m2");
+        write(&unit, 3);
+        on_image(&unit, &format!("chattr -i $F\n{line}"));
+        assert_stale(&unit, "image-changed", says);
+        println!("{what}: noticed");
+    }
+    on_image(&unit, "truncate -s 8M $F");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn an_image_that_is_released_is_not_immutable_any_more() {
+    let mut unit = immutable();
+    // One that was expelled gets the flag as soon as its image answers.
+    unit.accepted("expel m2");
+    eventually("it is immutable", || is_immutable(&unit));
+    write(&unit, 3);
+    unit.minicopy("m2");
+    assert!(!is_immutable(&unit));
+    unit.detach("m2");
+    assert!(is_immutable(&unit));
+    unit.accepted("release m2");
+    assert!(!is_immutable(&unit));
+    on_image(&unit, "rm $F");
+    unit.stop();
+}
+
+/// What cannot be immutable is detached all the same, and its stamp tells as ever.
+fn assert_stamp_alone(mut unit: Unit, why: &str) {
+    let says = "its image is not immutable";
+    unit.detach("m2");
+    let log = unit.sh("cat $D/log");
+    let line = log.lines().find(|line| line.contains(says));
+    assert!(line.is_some_and(|line| line.contains(why)), "{log}");
+    write(&unit, 3);
+    unit.minicopy("m2");
+    unit.detach("m2");
+    on_image(
+        &unit,
+        "dd if=/dev/zero of=$F bs=512 seek=77 count=1 conv=notrunc status=none",
+    );
+    assert_stale(&unit, "image-changed", "it was written");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn what_cannot_be_immutable_is_detached_all_the_same() {
+    assert_stamp_alone(
+        Plan::new(2, 8 * MIB).immutable().on_devices().mount(),
+        "no regular file",
+    );
+    let starter = "setpriv --bounding-set=-linux_immutable";
+    let plan = Plan::new(2, 8 * MIB).immutable().on_a_disk();
+    let unit = plan.started_by(starter).mount();
+    assert_stamp_alone(unit, "not permitted");
 }

@@ -26,12 +26,18 @@ pub(super) struct Guard {
     mountpoint: Option<PathBuf>,
     daemon: Option<u32>,
     things: Vec<Thing>,
+    images: Option<PathBuf>,
 }
 
 impl Guard {
     pub(super) fn daemon(&mut self, mountpoint: &Path, pid: u32) {
         self.mountpoint = Some(mountpoint.to_owned());
         self.daemon = Some(pid);
+    }
+
+    /// Where images may be immutable in the end.
+    pub(super) fn images(&mut self, dir: &Path) {
+        self.images = Some(dir.to_owned());
     }
 
     pub(super) fn daemon_gone(&mut self) {
@@ -81,6 +87,10 @@ impl Drop for Guard {
             run(&format!(
                 "timeout 10 tail --pid={pid} -f /dev/null || kill -9 {pid}"
             ));
+        }
+        // Now that nobody makes them so any more.
+        if let Some(dir) = self.images.take() {
+            run(&format!("chattr -R -f -i {}", dir.display()));
         }
     }
 }

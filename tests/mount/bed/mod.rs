@@ -34,8 +34,10 @@ pub(crate) struct Plan {
     members: usize,
     devices: bool,
     direct: bool,
-    leases: bool,
+    protect: &'static str,
+    disk: bool,
     options: &'static str,
+    starter: &'static str,
 }
 
 impl Plan {
@@ -46,8 +48,10 @@ impl Plan {
             members,
             devices: false,
             direct: false,
-            leases: false,
+            protect: "none",
+            disk: false,
             options: "",
+            starter: "",
         }
     }
 
@@ -65,7 +69,25 @@ impl Plan {
 
     /// Leases on the images of members that are away.
     pub(crate) fn leases(mut self) -> Self {
-        self.leases = true;
+        self.protect = "lease";
+        self
+    }
+
+    /// Images of members that are away are made immutable.
+    pub(crate) fn immutable(mut self) -> Self {
+        self.protect = "immutable";
+        self
+    }
+
+    /// Images on an ext4 file system of their own, whatever that of the test is.
+    pub(crate) fn on_a_disk(mut self) -> Self {
+        self.disk = true;
+        self
+    }
+
+    /// What starts the daemon, in front of its own words.
+    pub(crate) fn started_by(mut self, starter: &'static str) -> Self {
+        self.starter = starter;
         self
     }
 
@@ -90,19 +112,27 @@ impl Plan {
         let mut unit = Unit {
             paths: Vec::new(),
             options: self.options,
+            starter: self.starter,
             guard: Mutex::new(Guard::default()),
             pid: None,
             watchdog: None,
             dir,
         };
         unit.sh("chmod 755 $D; mkdir $M $I $D/conf $D/run $D/state");
+        unit.guard().images(&unit.path("images"));
+        if self.disk {
+            unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q -F $D/disk");
+            let device = unit.sh("losetup -f --show $D/disk");
+            unit.keep(Thing::Loop(device.clone()));
+            unit.mount_device(&device, "images", "");
+        }
         let image = |n: usize| unit.path(&format!("images/m{}.img", n + 1));
         unit.paths = (0..self.members).map(image).collect();
         if self.devices {
             let device = |path: &PathBuf| PathBuf::from(unit.new_device(path, self.size));
             unit.paths = unit.paths.iter().map(device).collect();
         }
-        unit.write_config(self.direct, self.leases);
+        unit.write_config(self.direct, self.protect);
         unit.sh(&format!("shadowset create dsa1 --size {}", self.size));
         unit
     }
@@ -112,6 +142,7 @@ impl Plan {
 pub(crate) struct Unit {
     paths: Vec<PathBuf>,
     options: &'static str,
+    starter: &'static str,
     guard: Mutex<Guard>,
     pid: Option<u32>,
     watchdog: Option<Watchdog>,
@@ -124,11 +155,10 @@ impl Unit {
         Plan::new(members, size).mount()
     }
 
-    fn write_config(&self, direct: bool, leases: bool) {
+    fn write_config(&self, direct: bool, protect: &str) {
         let mut text = format!("state_dir = \"{}\"\n", self.path("state").display());
         for (n, path) in self.paths.iter().enumerate() {
             let io = if direct { "direct" } else { "buffered" };
-            let protect = if leases { "lease" } else { "none" };
             let scb = self.path(&format!("images/m{}.scb", n + 1));
             text.push_str(&format!(
                 "[[member]]\nname = \"m{}\"\npath = \"{}\"\nscb = \"{}\"\nio = \"{io}\"\nprotect = \"{protect}\"\n",
@@ -167,7 +197,8 @@ impl Unit {
             "" => String::new(),
             options => format!("-o {options}"),
         };
-        let line = format!("shadowset mount dsa1 $M {options} --log $D/log --json");
+        let starter = self.starter;
+        let line = format!("{starter} shadowset mount dsa1 $M {options} --log $D/log --json");
         let answer: Value = serde_json::from_str(&self.sh(&line)).expect("JSON");
         let pid = answer["pid"].as_u64().and_then(|pid| pid.try_into().ok());
         self.pid = Some(pid.expect("a process id"));
