@@ -77,6 +77,14 @@ impl Runner {
         }
     }
 
+    /// Ends a departure that a crash has cut short: its image is as the crash has left it, and its bitmap has
+    /// what was in flight.
+    pub(super) fn finish_departure(&mut self, id: MemberId) {
+        let member = &self.set.members()[id.index()];
+        let stamp = fingerprint::take(member.path.as_ref(), member.uuid);
+        self.keep_stamp(id, stamp.map_err(|e| e.to_string()));
+    }
+
     fn keep_stamp(&mut self, id: MemberId, stamp: Result<Stamp, String>) {
         let member = self.set.members()[id.index()].name.clone();
         let stamp = match stamp {

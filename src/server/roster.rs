@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::io::{Image, IoMode, Storage, immutable, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
-use crate::set::{Bytes, Code, MemberState, Moment, ScbRow};
+use crate::set::scb::Ancestry;
+use crate::set::{Bytes, Code, MemberId, MemberState, Moment, ScbRow};
 
 /// One member as it was found.
 struct Entry {
@@ -108,6 +109,22 @@ impl Roster {
             entry.immutable = false;
         }
         Ok(())
+    }
+
+    /// Members whose detach was cut short by the crash: the others' blocks say that they have left, as the last
+    /// thing that happened, and their own do not yet.
+    pub(super) fn cut_short(&self, assembly: &Assembly) -> Vec<MemberId> {
+        let cut = |(index, entry): (usize, &Entry)| {
+            let ScbFound::Read(own) = &entry.block else {
+                return None;
+            };
+            let line = assembly.lineage.ancestry(own.generation, &own.lineage);
+            let last = own.generation.next() == assembly.generation && !assembly.clean;
+            let detached = assembly.starts[index] == Start::Detached && entry.image.is_some();
+            let cut = detached && last && !own.state.has_left() && line == Ancestry::Ancestor;
+            MemberId::new(index).filter(|_| cut)
+        };
+        self.entries.iter().enumerate().filter_map(cut).collect()
     }
 
     /// What the election looks at.

@@ -7,13 +7,14 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use super::create::random_mark;
 use super::handle::{Board, Handle, Published};
+use super::home::{self, Settled};
 use super::pipeline::{Live, Pipeline};
 use super::record::record_start;
 use super::roster::Roster;
 use super::run::{Parts, Runner, now};
 use super::seat::Identity;
 use super::setup::{Mounting, Setup};
-use super::{Message, admission, home};
+use super::{Message, admission};
 use crate::error::{Error, Result};
 use crate::io::state_dir::StateDir;
 use crate::set::assess::{Assembly, assess};
@@ -62,15 +63,7 @@ impl Running {
 /// cannot have.
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let state_dir = StateDir::claim(&setup.state_dir)?;
-    let mut roster = Roster::look(&setup.members)?;
-    let first = assess(&roster.found(), &[])?;
-    setup.check_label(&first.label)?;
-    roster.add_unconfigured(&first, setup, mounting.include)?;
-    let home = home::find(setup, first.set, first.geometry)?;
-    let assembly = assess(&roster.found(), &home.records())?;
-    admission::check(&roster.found(), &assembly, mounting)?;
-    roster.open_immutable(&assembly)?;
-    let home = home.settle(setup, assembly.set, assembly.geometry, assembly.believed)?;
+    let (roster, assembly, home) = elect(setup, mounting)?;
     let kept = home.home.clone();
     let mark = random_mark();
     let beginning = Beginning {
@@ -89,6 +82,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
     let (messages, inbox) = unbounded();
+    let cut_short = roster.cut_short(&assembly);
     let (seats, created) = (roster.seats(), roster.created());
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
@@ -118,18 +112,31 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         board,
         messages,
     };
-    run(Runner::new(parts), effects, inbox, handle, state_dir)
+    let mut runner = Runner::new(parts);
+    let rest = first_effects(&mut runner, effects)?;
+    cut_short
+        .into_iter()
+        .for_each(|id| runner.finish_departure(id));
+    run(runner, rest, inbox, handle, state_dir)
 }
 
-/// Carries the first effects out and starts the control thread.
-fn run(
-    mut runner: Runner,
-    effects: Vec<Effect>,
-    inbox: Receiver<Message>,
-    handle: Handle,
-    state_dir: StateDir,
-) -> Result<Running> {
-    // The first View is in force already; the blocks must say so before anybody writes.
+/// Looks at everything that is there and decides who starts as what; all refusals but those that bitmaps
+/// cause come from here.
+fn elect(setup: &Setup, mounting: &Mounting) -> Result<(Roster, Assembly, Settled)> {
+    let mut roster = Roster::look(&setup.members)?;
+    let first = assess(&roster.found(), &[])?;
+    setup.check_label(&first.label)?;
+    roster.add_unconfigured(&first, setup, mounting.include)?;
+    let home = home::find(setup, first.set, first.geometry)?;
+    let assembly = assess(&roster.found(), &home.records())?;
+    admission::check(&roster.found(), &assembly, mounting)?;
+    roster.open_immutable(&assembly)?;
+    let home = home.settle(setup, assembly.set, assembly.geometry, assembly.believed)?;
+    Ok((roster, assembly, home))
+}
+
+/// Carries out what must be so before anybody writes, the first View being in force already; gives the rest.
+fn first_effects(runner: &mut Runner, effects: Vec<Effect>) -> Result<Vec<Effect>> {
     let mut rest = Vec::new();
     for effect in effects {
         match effect {
@@ -147,6 +154,17 @@ fn run(
             other => rest.push(other),
         }
     }
+    Ok(rest)
+}
+
+/// Carries the other effects out and starts the control thread.
+fn run(
+    mut runner: Runner,
+    rest: Vec<Effect>,
+    inbox: Receiver<Message>,
+    handle: Handle,
+    state_dir: StateDir,
+) -> Result<Running> {
     record_start(&runner.board, now(), &runner.set.status());
     runner.carry_out(rest);
     let thread = std::thread::Builder::new().name("control".into());

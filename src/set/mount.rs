@@ -106,12 +106,14 @@ impl Legacy {
         self.spent.push(record.tag.id);
     }
 
-    /// All bitmaps of one member in one, the others to be forgotten.
+    /// All bitmaps of one member in one, the others to be forgotten. The newest tells what the member left
+    /// with: a crash may have come before the one that it replaces was forgotten.
     fn take(&mut self, owner: Uuid, set: &mut ShadowSet) -> Option<(BitmapRecord, WriteBitmap)> {
-        let (mine, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owned)
+        let (mut mine, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owned)
             .into_iter()
             .partition(|(r, _)| r.owner == owner);
         self.owned = rest;
+        mine.sort_by_key(|(r, _)| std::cmp::Reverse((r.tag.generation, r.tag.id)));
         let mut mine = mine.into_iter();
         let first = mine.next()?;
         for (record, map) in mine {
@@ -364,5 +366,68 @@ impl ShadowSet {
         let mut departed = Departed::without_bitmap(Epoch(0));
         (departed.held, departed.tag) = (Held::Here(map), Some(tag));
         departed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::geometry::{Bytes, Regions};
+
+    fn member(place: u128) -> Member {
+        Member {
+            name: format!("m{place}"),
+            uuid: Uuid::from_u128(place),
+            path: String::new(),
+            size: Bytes(1 << 20),
+            read_cost: 0,
+            site: 0,
+            errors: 0,
+            since: Moment(0),
+            reason: String::new(),
+            state: MemberState::Vacant,
+        }
+    }
+
+    /// A crash came between a new bitmap and the end of the one that it replaces.
+    #[test]
+    fn of_two_bitmaps_of_a_member_the_newest_tells_what_it_left_with() {
+        let geometry = Geometry::new(Bytes(1 << 20), 8).expect("a small unit");
+        let kept = |(id, generation, region): (u32, u64, u64)| {
+            let tag = BitmapTag {
+                id: BitmapId(id),
+                policy: Policy::Minicopy,
+                created: Moment(0),
+                generation,
+            };
+            let record = BitmapRecord {
+                tag,
+                kind: BitmapKind::Departed,
+                owner: Uuid::from_u128(2),
+            };
+            let map = WriteBitmap::empty(geometry).named(tag.id);
+            map.mark(Regions::run(region, region + 1));
+            (record, map)
+        };
+        for order in [[(7, 5, 3), (9, 8, 4)], [(9, 8, 4), (7, 5, 3)]] {
+            let from = Beginning {
+                geometry,
+                generation: Generation::from_number(9).expect("not zero"),
+                clean: true,
+                mark: 1,
+                absent: Policy::Minicopy,
+                past: Past::Known(order.map(kept).into()),
+                home: Ok(()),
+                now: Moment(0),
+            };
+            let members = vec![(member(1), Start::Source), (member(2), Start::Detached)];
+            let mut set = ShadowSet::assemble(from, members).expect("there is a source");
+            let _ = set.begin();
+            let departed = set.members()[1].state.departed().expect("it is away");
+            let tag = departed.tag.expect("it has a bitmap");
+            assert_eq!((tag.id.0, tag.generation), (9, 8), "{order:?}");
+            let bits = departed.marks().expect("it has a bitmap");
+            assert!(bits.covers(Regions::run(3, 5)), "all bits in one");
+        }
     }
 }

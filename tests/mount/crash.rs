@@ -3,7 +3,7 @@
 use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
 
 /// Kills the daemon and waits for its end.
-fn kill(unit: &mut Unit) {
+pub(crate) fn kill(unit: &mut Unit) {
     let pid = unit.pid();
     unit.sh(&format!(
         "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
@@ -35,7 +35,7 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
     let merges = unit.status();
     let merges = merges["operations"].as_array().expect("a list");
     assert!(
-        !merges.is_empty() && merges.iter().all(|op| op["kind"] == "merge"),
+        !merges.is_empty() && merges.iter().all(|op| op["kind"] == "minimerge"),
         "{merges:?}"
     );
     let before = last_writes(&std::fs::read(unit.file()).expect("the unit"), 3);

@@ -3,7 +3,7 @@
 //! Needs root, `/dev/fuse`, loop devices and the programs that `bed::needs` names; what is missing
 //! is a failure that says so. Each test has directories and a runtime directory of its own and takes
 //! away what it has set up, also when it fails. `SHADOWSET_CYCLES` sets the number of cycles under
-//! load.
+//! load, `SHADOWSET_KILL_ROUNDS` that of kills.
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -16,6 +16,7 @@ mod demo;
 mod devices;
 mod filesystems;
 mod hang;
+mod kill;
 mod polling;
 mod refusals;
 mod semantics;
