@@ -196,7 +196,11 @@ impl ShadowSet {
                 let seeds = m.state.departed().map(|d| &d.seeds);
                 seeds.is_some_and(|seeds| seeds.iter().any(|s| s.id() == old.map.id()))
             };
-            match self.members.iter().any(is_seed) {
+            #[cfg(debug_assertions)]
+            let unseen = super::planted::is(super::planted::Mistake::SeedForgotten);
+            #[cfg(not(debug_assertions))]
+            let unseen = false;
+            match !unseen && self.members.iter().any(is_seed) {
                 true => self.old_intents.insert(0, old),
                 false => self.push_home(HomeChange::Forget(old.map.id())),
             }
@@ -220,6 +224,11 @@ impl ShadowSet {
         };
         let running: Vec<_> = self.ids().filter_map(running).collect();
         for (id, op, left) in running {
+            #[cfg(debug_assertions)]
+            if super::planted::is(super::planted::Mistake::DrainedWithoutFlush) {
+                self.drained(op, left);
+                continue;
+            }
             self.flush(
                 [id].into_iter().collect(),
                 Purpose::Drained(op, Box::new(left)),

@@ -207,7 +207,7 @@ impl ShadowSet {
         let base = match all.next() {
             Some((_, map)) => map,
             None if legacy.doubt.is_none() => return,
-            None => WriteBitmap::empty(self.geometry),
+            None => self.kept_doubt(),
         };
         if let Some(doubt) = &legacy.doubt {
             base.absorb(doubt);
@@ -220,6 +220,19 @@ impl ShadowSet {
             map: Arc::new(base),
             until: Epoch(0),
         });
+    }
+
+    /// A bitmap for what may have been in flight when nothing of the past is known: should this mount crash
+    /// before everything is flushed, the next one has to know. Proves nothing of a generation.
+    fn kept_doubt(&mut self) -> WriteBitmap {
+        let map = WriteBitmap::empty(self.geometry).named(self.new_id());
+        let record = BitmapRecord {
+            tag: self.tag_of(map.id(), Policy::default()),
+            kind: BitmapKind::Opening,
+            owner: self.mark,
+        };
+        self.push_home(HomeChange::Add(record, Arc::new(map.snapshot())));
+        map
     }
 
     /// Puts a member into its first state.

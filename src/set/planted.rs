@@ -5,6 +5,9 @@
 
 use std::cell::Cell;
 
+use super::geometry::ByteRange;
+use super::shadow::ShadowSet;
+
 /// One mistake that a naive program makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mistake {
@@ -58,11 +61,27 @@ pub enum Mistake {
     MemoryBitFirst,
     /// A bitmap is used for an older image that came back with its storage control block.
     OldImage,
+    /// The write-intent bits of a write are cleared when it is acknowledged.
+    IntentClearedByAck,
+    /// What a copy has drained is noted as drained without a flush of its target.
+    DrainedWithoutFlush,
+    /// A copy target of the newest generation is taken as a source at a mount.
+    TargetTrusted,
+    /// The generation is what the clock says.
+    GenerationFromClock,
+    /// The bitmap of a member that leaves is kept only after the View without it is published.
+    BitmapAfterView,
+    /// A write-intent bitmap is forgotten although a departed member's bitmap lacks it still.
+    SeedForgotten,
+    /// Bitmaps are believed whatever generation they are of.
+    BelieveAlways,
+    /// A member whose block is older is always taken as left behind by the crash.
+    ExcuseAlways,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 33] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -88,6 +107,14 @@ impl Mistake {
         Self::NoMergeAtMount,
         Self::MemoryBitFirst,
         Self::OldImage,
+        Self::IntentClearedByAck,
+        Self::DrainedWithoutFlush,
+        Self::TargetTrusted,
+        Self::GenerationFromClock,
+        Self::BitmapAfterView,
+        Self::SeedForgotten,
+        Self::BelieveAlways,
+        Self::ExcuseAlways,
     ];
 }
 
@@ -104,4 +131,9 @@ pub fn is(mistake: Mistake) -> bool {
 /// Makes the running thread make one mistake, or none.
 pub fn plant(mistake: Option<Mistake>) {
     PLANTED.set(mistake);
+}
+
+/// Clears write-intent bits in memory, as [`Mistake::IntentClearedByAck`] does.
+pub fn clear_intent(set: &ShadowSet, range: ByteRange) {
+    set.intent.clear(set.geometry.regions_of(range));
 }

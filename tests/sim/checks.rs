@@ -101,6 +101,15 @@ impl World {
                 state => state.departed().and_then(Departed::marks),
             };
             let Some(map) = map else { continue };
+            let seeds = self.state(id).departed().map(|d| &d.seeds[..]);
+            for seed in seeds.unwrap_or_default() {
+                let kept = self.home.with_bits(seed.id(), |_| ());
+                ensure!(
+                    kept.is_some(),
+                    "I1: seed {} of {id:?} is not kept",
+                    seed.id()
+                );
+            }
             for run in map.runs() {
                 for region in run.first().0..run.end().0 {
                     let one = region_run(self.geometry, region, region + 1);

@@ -6,14 +6,14 @@
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Assembly, Beginning, BitmapRecord, Code, Found, Generation, MemberId, MemberSet, Past, Policy,
-    Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
+    Assembly, Beginning, BitmapRecord, Code, Found, Generation, Member, MemberId, MemberSet, Past,
+    Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
 
 use crate::ops::{Coming, Op, Strike, Trouble};
-use crate::world::{Checked, Expected, Violation, World, ensure, member};
+use crate::world::{Checked, Disk, Expected, Violation, World, ensure, member};
 
 impl World {
     /// Lets a crash come now, or at one of the next operations on storage.
@@ -92,17 +92,17 @@ impl World {
         }
     }
 
-    /// Crashes and starts again from images and control blocks.
-    pub(crate) fn reboot(&mut self) -> Checked {
-        let power = self.power;
+    /// Ends this life: what is in memory is lost, and with the power what was not flushed.
+    fn go_down(&mut self, power: bool) {
         self.mark(if power { "loss of power" } else { "kill" });
         self.log(if power { "loss of power" } else { "kill" });
         self.crashed = false;
         (self.stopping, self.stopped) = (false, false);
         self.ops.undurable = MemberSet::EMPTY;
         self.ops.just_failed = MemberSet::EMPTY;
-        if !self.views.is_empty() {
-            self.before = None;
+        match self.views.is_empty() {
+            true => self.mark("crash during a mount"),
+            false => self.before = None,
         }
         self.forget_all();
         for disk in &mut self.disks {
@@ -114,10 +114,18 @@ impl World {
             disk.open = true;
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         }
-        self.gave_up = self.home.given_up.get() || self.home.broken.get();
-        let kept = self.home.after_crash(&mut self.rng);
+        self.held_back.clear();
+    }
+
+    /// Crashes and starts again from images and control blocks.
+    pub(crate) fn reboot(&mut self) -> Checked {
+        let power = self.power;
+        self.go_down(power);
+        let kept = self.kept_by_crash();
         let records: Vec<_> = kept.iter().map(|(record, _)| *record).collect();
+        let older = self.put_back();
         let (found, assembly) = self.elect(&records)?;
+        self.check_older(older, &assembly.starts)?;
         let (starts, generation) = (assembly.starts, assembly.generation);
         // A generation that no block has got is free again.
         self.generation = generation.number();
@@ -125,7 +133,9 @@ impl World {
         let mark = self.next_id();
         self.lineage = assembly.lineage.mounted(generation.next(), mark);
         let believed = assembly.believed && self.home.used;
-        self.home.renew(believed);
+        if !self.in_memory {
+            self.home.renew(believed);
+        }
         self.mark(if believed {
             "bitmaps believed"
         } else {
@@ -136,6 +146,10 @@ impl World {
             "elected {starts:?} believed {believed} {records:?}"
         ));
         self.check_either(&starts, power, &stale)?;
+        let past = match believed {
+            true => Past::Known(kept),
+            false => Past::Unknown,
+        };
         let members = found.iter().zip(&starts).enumerate();
         let members = members.map(|(n, (f, s))| (member(n, f.image.unwrap_or_default().0), *s));
         let beginning = Beginning {
@@ -144,15 +158,16 @@ impl World {
             clean: assembly.clean,
             mark,
             absent: Policy::MinicopyOptional,
-            past: if believed {
-                Past::Known(kept)
-            } else {
-                Past::Unknown
-            },
+            past,
             home: Ok(()),
             now: self.moment(),
         };
-        let set = ShadowSet::assemble(beginning, members.collect());
+        self.live_again(beginning, members.collect())
+    }
+
+    /// The first effects of a new life.
+    fn live_again(&mut self, from: Beginning, members: Vec<(Member, Start)>) -> Checked {
+        let set = ShadowSet::assemble(from, members);
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
         let effects = self.set.begin();
         self.carry_out(effects)?;
@@ -161,6 +176,62 @@ impl World {
         } else {
             self.check_all()
         }
+    }
+
+    /// What is kept of bitmaps over a crash, as far as the next life looks for it. Now and then a life keeps
+    /// nothing; what the one before has kept lies there until the life after.
+    fn kept_by_crash(&mut self) -> Vec<(BitmapRecord, WriteBitmap)> {
+        let lost = self.home.given_up.get() || self.home.broken.get();
+        self.gave_up = lost || self.in_memory;
+        self.in_memory = !self.quiet && self.home.used && self.rng.chance(self.plan.memory);
+        self.home.rest(self.in_memory);
+        if self.in_memory {
+            self.mark("a life with bitmaps in memory only");
+            return Vec::new();
+        }
+        self.home.after_crash(&mut self.rng)
+    }
+
+    /// Somebody puts an older copy of an image back after the crash, and its block of that time: one that
+    /// is older than any crash could have left it. Others hold all data.
+    fn put_back(&mut self) -> Option<usize> {
+        let newest = self.disks.iter().filter_map(|d| d.scb.as_ref());
+        let newest = newest.map(|scb| scb.generation.number()).max()?;
+        let age = |scb: &Option<Scb>| scb.as_ref().map(|scb| scb.generation.number());
+        let holds = |disk: &Disk| {
+            let source = |scb: &Scb| scb.state == ScbState::Source;
+            age(&disk.scb) == Some(newest) && disk.scb.as_ref().is_some_and(source)
+        };
+        let older = |place: &usize| {
+            let old = self.disks[*place].old.as_ref();
+            let old = old.and_then(|(_, scb)| age(scb));
+            let others = self.disks.iter().enumerate();
+            let others = others.filter(|(n, disk)| n != place && holds(disk)).count();
+            old.is_some_and(|old| old + 2 <= newest) && others > 0
+        };
+        let place = (0..self.disks.len()).find(older)?;
+        if self.quiet || self.rng.chance(500) {
+            return None;
+        }
+        let disk = &mut self.disks[place];
+        let (contents, scb) = disk.old.clone()?;
+        (disk.image, disk.scb) = (Image::new(contents), scb);
+        (disk.changed, disk.frozen) = (true, None);
+        self.mark("older image put back in a crash");
+        Some(place)
+    }
+
+    /// I14: an older image is no source, and is not merged.
+    fn check_older(&self, place: Option<usize>, starts: &[Start]) -> Checked {
+        let Some(start) = place.and_then(|place| starts.get(place)) else {
+            return Ok(());
+        };
+        let trusted = matches!(
+            start,
+            Start::Source | Start::Merging | Start::StillMerging | Start::Copy { resume: true }
+        );
+        ensure!(!trusted, "I14: an older image starts as {start:?}");
+        Ok(())
     }
 
     /// Elects a master among what is there; when that is not possible because somebody is absent, all are.

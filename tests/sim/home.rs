@@ -37,13 +37,15 @@ pub(crate) struct SimHome {
     pub(crate) given_up: Cell<bool>,
     /// Whether anything is kept: not with `durability = "memory"`.
     pub(crate) used: bool,
+    /// Whether it is left alone in this life.
+    rests: bool,
 }
 
 impl Home for SimHome {
     type Error = Broken;
 
     fn mark(&self, bitmaps: &[BitmapId], regions: Regions) -> Result<(), Broken> {
-        if !self.used || self.given_up.get() {
+        if !self.used || self.rests || self.given_up.get() {
             return Ok(());
         }
         let kept = self.kept.borrow();
@@ -79,6 +81,7 @@ impl SimHome {
             commits: Cell::new(0),
             given_up: Cell::new(false),
             used,
+            rests: false,
         }
     }
 
@@ -88,9 +91,16 @@ impl SimHome {
         region_run(geometry, first, end.min(geometry.regions()))
     }
 
+    /// The next life keeps its bitmaps in memory only, or no longer does.
+    pub(crate) fn rest(&mut self, rests: bool) {
+        self.rests = rests;
+        self.broken.set(false);
+        self.given_up.set(false);
+    }
+
     /// Whether bitmaps are kept now.
     pub(crate) fn keeps(&self) -> bool {
-        self.used && !self.broken.get() && !self.given_up.get()
+        self.used && !self.rests && !self.broken.get() && !self.given_up.get()
     }
 
     /// Carries out a change.

@@ -169,7 +169,7 @@ fn windrbd_27() {
     strike_everywhere("windrbd_27", 2, &script);
 }
 
-/// Mayastor issue 1806: a temporary error when a replica came back threw its log away, and all was copied.
+/// Mayastor issue 1806: a temporary error when a member came back threw its log away, and all was copied.
 /// Here a refused attach keeps the bitmap, also over a crash; the next one is a minicopy.
 #[test]
 fn mayastor_1806() {

@@ -35,6 +35,10 @@ pub(crate) struct Plan {
     pub(crate) stop_early: bool,
     /// An image and its block are copied for later, per mille of steps.
     pub(crate) backups: u64,
+    /// The clock is set anew, per ten thousand steps.
+    pub(crate) clock: u64,
+    /// Mounts that keep bitmaps in memory only, per mille.
+    pub(crate) memory: u64,
     /// Commands are given although another is not answered yet, per mille.
     pub(crate) impatience: u64,
 }
@@ -131,6 +135,8 @@ impl Plan {
                 0
             },
             backups: backups(rng),
+            clock: if rng.chance(300) { 20 } else { 0 },
+            memory: if rng.chance(300) { 200 } else { 0 },
             impatience: if rng.chance(300) { 100 } else { 0 },
         }
     }

@@ -380,6 +380,10 @@ impl World {
     fn finish(&mut self, at: usize, verdict: Verdict) -> Checked {
         self.let_go(at, verdict == Verdict::Acknowledge);
         let request = self.requests.swap_remove(at);
+        #[cfg(debug_assertions)]
+        if let (true, Some(range)) = (makes!(IntentClearedByAck), request.range) {
+            shadowset::set::planted::clear_intent(&self.set, range);
+        }
         if self.is_logging() {
             self.log(format!("request {} ends: {verdict:?}", request.id));
         }
@@ -407,6 +411,10 @@ impl World {
         for block in blocks.clone() {
             let ended = Ended { epoch, value, good };
             self.oracle.end(block, ended, self.now);
+            if !good {
+                // A member that is to be merged may have it, and nobody else.
+                self.unmerged[block].push(value);
+            }
         }
         if let Some(place) = place {
             self.go_outside(blocks);

@@ -17,7 +17,15 @@ const MISTAKE_SEEDS: u64 = 10_000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 13] = [
+const RARE: [&str; 21] = [
+    "clock set back",
+    "a life with bitmaps in memory only",
+    "older image put back in a crash",
+    "crash during a mount",
+    "mounted without a member",
+    "trouble at a member write",
+    "trouble at a flush",
+    "trouble at a durable mark",
     "expulsion during detach",
     "expulsion of a running copy target",
     "failed everywhere, then a merge",

@@ -46,6 +46,9 @@ impl World {
         if self.rng.chance(self.plan.backups) {
             self.back_up();
         }
+        if self.rng.below(10_000) < self.plan.clock {
+            self.set_clock();
+        }
         let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
         self.trace(&[deed as u64]);
         match deed {
@@ -56,6 +59,16 @@ impl World {
             4 => self.end_flush(),
             _ => self.command(),
         }
+    }
+
+    /// Somebody sets the clock, to any time.
+    fn set_clock(&mut self) {
+        let clock = self.rng.below(2 * self.now + 1);
+        self.mark(match clock < self.moment().0 {
+            true => "clock set back",
+            false => "clock set forward",
+        });
+        self.skew = i64::try_from(clock).unwrap_or(0) - i64::try_from(self.now).unwrap_or(0);
     }
 
     /// Faults stop, nothing new comes in: everything must end in a bounded number of steps.

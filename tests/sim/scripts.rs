@@ -75,6 +75,8 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         slow: 0,
         stop_early: false,
         backups: 0,
+        clock: 0,
+        memory: 0,
         impatience: 0,
     };
     World::with(Rng::new(seed), plan, seed, log)

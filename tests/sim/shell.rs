@@ -1,8 +1,8 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
 use shadowset::set::{
-    Answer, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet, Notice,
-    OpId, Refusal, Ticket, Verdict, View,
+    Answer, BitmapKind, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet,
+    Notice, OpId, Refusal, Ticket, Verdict, View,
 };
 
 use crate::ops::{Op, Strike};
@@ -16,6 +16,9 @@ impl World {
         } else {
             // As the server has it: answers come last.
             effects.sort_by_key(|effect| matches!(effect, Effect::Settle(..) | Effect::Reply(..)));
+        }
+        for change in std::mem::take(&mut self.held_back) {
+            self.change_home(&change);
         }
         let mut told = false;
         for effect in effects {
@@ -66,6 +69,9 @@ impl World {
                 clean,
                 to,
             } => self.persist(generation, clean, to)?,
+            Effect::Home(change) if makes!(BitmapAfterView) && is_departure(&change) => {
+                self.held_back.push(change);
+            }
             Effect::Home(change) => self.change_home(&change),
             Effect::Publish(view) => self.publish(*view)?,
             Effect::Flush(id, members) => {
@@ -95,28 +101,32 @@ impl World {
                 (disk.scb, disk.frozen) = (None, None);
             }
             Effect::Reply(ticket, answer) => self.reply(&ticket, answer)?,
-            Effect::Settle(ticket, verdict) => {
-                let asker = self.tickets.remove(&ticket.number());
-                let Some(Asker::Request(id)) = asker else {
-                    return Err(crate::world::Violation(format!(
-                        "{ticket:?} is settled: {asker:?}"
-                    )));
-                };
-                let verdict = match self.is_undurable() {
-                    true => Verdict::Fail,
-                    false => verdict,
-                };
-                self.check_generations(id, verdict)?;
-                if let Some(r) = self.requests.iter_mut().find(|r| r.id == id) {
-                    r.stage = Stage::Answered(verdict);
-                }
-            }
+            Effect::Settle(ticket, verdict) => self.settle_ticket(ticket.number(), verdict)?,
             Effect::Notice(notice) => self.notice(&notice)?,
             Effect::Stopped { clean } => {
                 // Whose block could not be marked clean is expelled, and the others are no longer clean.
                 let marked = self.ops.just_failed.is_empty();
                 (self.stopped, self.clean) = (true, clean && marked);
             }
+        }
+        Ok(())
+    }
+
+    /// Ends a request as the set has it.
+    fn settle_ticket(&mut self, ticket: u64, verdict: Verdict) -> Checked {
+        let asker = self.tickets.remove(&ticket);
+        let Some(Asker::Request(id)) = asker else {
+            return Err(crate::world::Violation(format!(
+                "ticket {ticket} is settled: {asker:?}"
+            )));
+        };
+        let verdict = match self.is_undurable() {
+            true => Verdict::Fail,
+            false => verdict,
+        };
+        self.check_generations(id, verdict)?;
+        if let Some(r) = self.requests.iter_mut().find(|r| r.id == id) {
+            r.stage = Stage::Answered(verdict);
         }
         Ok(())
     }
@@ -366,4 +376,8 @@ impl World {
         self.inbox.push(Event::Flushed(flush.id, failed));
         Ok(())
     }
+}
+
+fn is_departure(change: &HomeChange) -> bool {
+    matches!(change, HomeChange::Add(record, _) if record.kind == BitmapKind::Departed)
 }

@@ -46,8 +46,10 @@ impl World {
         if let Some(value) = lands {
             disk.image.put(block, value);
         }
-        if struck == Strike::Crashes {
+        if fails {
             self.unmerged[block].extend(lands);
+        }
+        if struck == Strike::Crashes {
             return Err(Self::cut_short());
         }
         self.trace(&[member.index() as u64, block as u64, u64::from(fails)]);

@@ -7,8 +7,8 @@ use shadowset::server::fence::FenceTable;
 use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
-    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Member, MemberId,
-    MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
+    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange, Member,
+    MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::{Image, Oracle, Rng};
@@ -177,6 +177,12 @@ pub(crate) struct World {
     /// What the world expected before a mount: one that ends before its first View has served nobody, and the
     /// next may elect another master.
     pub(crate) before: Option<Expected>,
+    /// What the clock is ahead of the steps, or behind.
+    pub(crate) skew: i64,
+    /// Whether this life keeps bitmaps in memory only, and leaves those of the life before as they are.
+    pub(crate) in_memory: bool,
+    /// A change of the home that a planted mistake holds back.
+    pub(crate) held_back: Vec<HomeChange>,
     /// Members that are absent at the next mount.
     pub(crate) away: Vec<usize>,
     pub(crate) marks: Marks,
@@ -214,38 +220,8 @@ impl World {
         let blocks = usize_of(plan.blocks);
         let unit: Vec<Value> = (0..blocks).map(|b| value_of(b as u64) % 5).collect();
         let mut unmerged = vec![Vec::new(); blocks];
-        let mut disks = Vec::new();
-        let mut members = Vec::new();
-        for (n, start) in plan.starts.iter().enumerate() {
-            let mut contents = unit.clone();
-            if *start != Start::Source {
-                spoil(&mut rng, &mut contents, *start == Start::StillMerging);
-            }
-            let larger = if rng.chance(300) {
-                rng.below(9) * BLOCK
-            } else {
-                0
-            };
-            if *start == Start::StillMerging {
-                for (values, value) in unmerged.iter_mut().zip(&contents) {
-                    values.push(*value);
-                }
-            }
-            disks.push(Disk::new(contents));
-            members.push((member(n, plan.blocks * BLOCK + larger), *start));
-        }
-        let generation = Generation::FIRST;
-        let beginning = Beginning {
-            geometry,
-            generation,
-            clean: true,
-            mark: 0,
-            absent: Policy::MinicopyOptional,
-            past: Past::Unknown,
-            home: Ok(()),
-            now: Moment(0),
-        };
-        let set = ShadowSet::assemble(beginning, members);
+        let (disks, members) = furnish(&mut rng, &plan, &unit, &mut unmerged);
+        let set = ShadowSet::assemble(first_beginning(geometry), members);
         let plan_home = plan.home;
         Self {
             set: set.expect("there is a source"),
@@ -281,6 +257,9 @@ impl World {
             crashed: false,
             power: false,
             before: None,
+            skew: 0,
+            in_memory: false,
+            held_back: Vec::new(),
             away: Vec::new(),
             marks: Marks::new(),
             trace: seed,
@@ -312,9 +291,9 @@ impl World {
         self.check_all()
     }
 
-    /// What the clock says.
+    /// What the clock says: it may have been set back.
     pub(crate) fn moment(&self) -> Moment {
-        Moment(self.now)
+        Moment(self.now.saturating_add_signed(self.skew))
     }
 
     /// Pins the current View.
@@ -413,6 +392,49 @@ pub(crate) fn usize_of(n: u64) -> usize {
 /// A number as the contents of a block; the highest bit is for torn writes.
 pub(crate) fn value_of(n: u64) -> Value {
     u32::try_from(n & 0x7fff_ffff).expect("31 bits")
+}
+
+/// What a set that has never run begins with.
+fn first_beginning(geometry: Geometry) -> Beginning {
+    Beginning {
+        geometry,
+        generation: Generation::FIRST,
+        clean: true,
+        mark: 0,
+        absent: Policy::MinicopyOptional,
+        past: Past::Unknown,
+        home: Ok(()),
+        now: Moment(0),
+    }
+}
+
+/// The disks of a plan and their members; `unmerged` gets what a member still to be merged may have in each block.
+fn furnish(
+    rng: &mut Rng,
+    plan: &Plan,
+    unit: &[Value],
+    unmerged: &mut [Vec<Value>],
+) -> (Vec<Disk>, Vec<(Member, Start)>) {
+    let (mut disks, mut members) = (Vec::new(), Vec::new());
+    for (n, start) in plan.starts.iter().enumerate() {
+        let mut contents = unit.to_vec();
+        if *start != Start::Source {
+            spoil(rng, &mut contents, *start == Start::StillMerging);
+        }
+        let larger = if rng.chance(300) {
+            rng.below(9) * BLOCK
+        } else {
+            0
+        };
+        if *start == Start::StillMerging {
+            for (values, value) in unmerged.iter_mut().zip(&contents) {
+                values.push(*value);
+            }
+        }
+        disks.push(Disk::new(contents));
+        members.push((member(n, plan.blocks * BLOCK + larger), *start));
+    }
+    (disks, members)
 }
 
 pub(crate) fn member(place: usize, size: u64) -> Member {

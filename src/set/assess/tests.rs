@@ -399,7 +399,7 @@ mod kept {
         ];
         let refusal = assess(&[read(0, first), read(1, second)], &kept).expect_err("refused");
         assert_eq!(refusal.code, Code::SplitBrain);
-        assert_eq!(refusal.word.as_deref(), Some("m1"), "it knows less");
+        assert_eq!(refusal.word.as_deref(), Some("m0"), "it knows less");
     }
 
     #[test]
