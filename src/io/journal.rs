@@ -39,7 +39,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -106,6 +106,8 @@ pub struct Journal {
     maps: ArcSwap<Vec<Map>>,
     geometry: Geometry,
     grain: u64,
+    /// The highest number that a map has had since the journal was opened.
+    highest: AtomicU32,
     /// Something was cleared since the last snapshot.
     cleared: AtomicBool,
 }
@@ -218,7 +220,9 @@ impl Journal {
     }
 
     fn new(writer: Writer, maps: Vec<Map>, geometry: Geometry, options: Options) -> Self {
+        let highest = maps.iter().map(|m| m.record.tag.id.0).max();
         Self {
+            highest: AtomicU32::new(highest.unwrap_or(0)),
             gate: Gate::default(),
             writer: Mutex::new(writer),
             maps: ArcSwap::from_pointee(maps),
@@ -252,7 +256,9 @@ impl Journal {
             let entries = with_words(entries, record.tag.id, &words);
             maps.push(Map::new(record, words));
             Ok(entries)
-        })
+        })?;
+        self.highest.fetch_max(record.tag.id.0, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Gives a map that is there another record, as when a write bitmap moves into the copy that
@@ -473,11 +479,11 @@ impl Home for Journal {
 
     /// Marks the regions in all these maps, each rounded out to whole groups; durable when it
     /// returns. Costs a few loads where they are covered, and one write and one sync for all threads
-    /// that wait. A map that is not there is passed over: it was deleted while the caller's View was
+    /// that wait. A map that is no longer there is passed over: it was deleted while the caller's View was
     /// alive, and nobody will use it.
     ///
     /// # Errors
-    /// The journal has failed; no member may be written, see the description of this module.
+    /// `NotFound` when a map has never been there, and nothing has changed. Otherwise the journal has failed; no member may be written, see the description of this module.
     fn mark(&self, bitmaps: &[BitmapId], regions: Regions) -> io::Result<()> {
         let maps = self.maps.load();
         let mut runs = Vec::new();
@@ -486,7 +492,11 @@ impl Home for Journal {
                 Some(map) if !map.words.covers(regions) => {
                     runs.push(self.groups(*id, regions, map.words.len()));
                 }
-                _ => {}
+                Some(_) => {}
+                None if id.0 == 0 || id.0 > self.highest.load(Ordering::Acquire) => {
+                    return refuse(ErrorKind::NotFound, *id, "has never been there");
+                }
+                None => {}
             }
         }
         if runs.is_empty() {

@@ -27,7 +27,7 @@ use super::view::Epoch;
 /// Bitmaps that were kept over the last mount.
 #[derive(Debug)]
 pub enum Past {
-    /// All of them, as they were durable.
+    /// All of them, as they were durable: a record, and the bits that it names.
     Known(Vec<(BitmapRecord, WriteBitmap)>),
     /// None that can be believed.
     Unknown,
@@ -67,8 +67,10 @@ struct Legacy {
 
 impl Legacy {
     fn of(past: Past, clean: bool, geometry: Geometry) -> Self {
-        let (known, all) = match past {
-            Past::Known(all) => (true, all),
+        let named = |(record, map): (BitmapRecord, WriteBitmap)| (record, map.named(record.tag.id));
+        let (known, all): (_, Vec<_>) = match past {
+            // Marks go by the number: without one they would be durable nowhere (I3).
+            Past::Known(all) => (true, all.into_iter().map(named).collect()),
             Past::Unknown => (false, Vec::new()),
         };
         let is_intent =

@@ -1,5 +1,7 @@
 //! Bitmaps that are kept: what a stop, a loss of the state directory and commands leave of them.
 
+use std::path::Path;
+
 use shadowset::server::setup::Durability;
 use shadowset::server::{Handle, Request};
 use shadowset::set::{AttachPolicy, Bytes, Code, Policy};
@@ -81,6 +83,50 @@ fn who_is_absent_at_the_mount_gets_a_bitmap() {
     std::fs::rename(&away, bed.path(1)).expect("brought back");
     bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
     assert_eq!(bed.wait(), REGION);
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1));
+}
+
+#[test]
+fn bits_of_every_mount_are_kept() {
+    let mut bed = Bed::durable(3, REGION * 40, Durability::Power);
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    for mount in 0..4 {
+        write(&bed.handle(), REGION * (3 + mount));
+        bed.stop();
+        bed.start();
+        assert_eq!(set_bits(&bed.handle(), "m3"), Some(mount + 1));
+    }
+    bed.attach("m3", AttachPolicy::Minicopy).expect("attached");
+    assert_eq!(bed.wait(), 4 * REGION);
+    bed.stop();
+    assert!(bed.image(0) == bed.image(2));
+}
+
+/// A crash came after the block of m1 that says that m2 has left, and before that of m2.
+#[test]
+fn a_detach_that_a_crash_cut_short_is_finished_at_the_mount() {
+    let mut bed = Bed::durable(2, REGION * 8, Durability::Power);
+    let read = |path: &Path| (path.to_owned(), std::fs::read(path).expect("a file"));
+    write(&bed.handle(), REGION);
+    let mut then = vec![read(&bed.setup.members[1].scb)];
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    then.push(read(&bed.setup.members[0].scb));
+    for name in ["journal.a", "journal.b"] {
+        then.push(read(&bed.setup.state_dir.join(name)));
+    }
+    bed.stop();
+    for (path, bytes) in then {
+        std::fs::write(path, bytes).expect("put back");
+    }
+    bed.start();
+    let state = bed.handle().state();
+    assert_eq!(state.member("m2").expect("known").state, "detached");
+    write(&bed.handle(), REGION * 5);
+    bed.stop();
+    bed.start();
+    bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
+    assert!(bed.wait() < REGION * 8);
     bed.stop();
     assert!(bed.image(0) == bed.image(1));
 }

@@ -39,6 +39,8 @@ pub(crate) struct SimHome {
     pub(crate) used: bool,
     /// Whether it is left alone in this life.
     rests: bool,
+    /// The highest number that a bitmap has had.
+    highest: Cell<u32>,
 }
 
 impl Home for SimHome {
@@ -49,6 +51,8 @@ impl Home for SimHome {
             return Ok(());
         }
         let kept = self.kept.borrow();
+        let stray = |id: &&BitmapId| id.0 == 0 || id.0 > self.highest.get();
+        assert_eq!(bitmaps.iter().find(stray), None, "I3: never kept");
         let mine = || bitmaps.iter().filter_map(|id| kept.get(id));
         if mine().all(|map| map.bits.covers(regions)) {
             return Ok(());
@@ -82,6 +86,7 @@ impl SimHome {
             given_up: Cell::new(false),
             used,
             rests: false,
+            highest: Cell::new(0),
         }
     }
 
@@ -114,6 +119,8 @@ impl SimHome {
                     bits,
                     late: None,
                 };
+                let highest = self.highest.get().max(record.tag.id.0);
+                self.highest.set(highest);
                 let old = kept.insert(record.tag.id, new);
                 assert!(old.is_none(), "{} is kept twice", record.tag.id);
             }
@@ -153,9 +160,9 @@ impl SimHome {
                 }
             }
         }
-        kept.values()
-            .map(|map| (map.record, map.bits.snapshot()))
-            .collect()
+        // As the journal has them: bits, and a record that names them.
+        let bits = |map: &Kept| WriteBitmap::from_words(map.bits.geometry(), map.bits.words());
+        kept.values().map(|map| (map.record, bits(map))).collect()
     }
 
     /// The records of all bitmaps.

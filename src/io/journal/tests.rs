@@ -174,12 +174,19 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 
 /// A write may still hold a View with the bitmap of a member that was removed meanwhile.
 #[test]
-fn a_mark_passes_over_a_map_that_is_not_there() {
+fn a_mark_passes_over_a_map_that_was_removed_and_refuses_one_that_was_never_there() {
     let dir = tempfile::tempdir().unwrap();
     let g = unit(64);
     let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
     journal.add(record(3), &WriteBitmap::empty(g)).unwrap();
     let gone = BitmapId(77);
+    for never in [gone, BitmapId(0)] {
+        let refused = journal.mark(&[never, BitmapId(3)], regions(g, 0, 1));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(!journal.covers(BitmapId(3), regions(g, 0, 1)));
+    }
+    journal.add(record(77), &WriteBitmap::empty(g)).unwrap();
+    journal.remove(gone).unwrap();
     journal.mark(&[gone], regions(g, 0, 1)).unwrap();
     journal
         .mark(&[gone, BitmapId(3)], regions(g, 0, 1))
