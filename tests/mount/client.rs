@@ -446,6 +446,7 @@ fn a_server_that_is_killed_while_it_is_stopped_is_no_good_end() {
     let pid = unit.pid();
     let says = unit.sh(&format!(
         "exec 3< $U; shadowset stop dsa1 --wait 3<&- 2> says & stopper=$!
+        until readlink /proc/$stopper/fd/* | grep -q pidfd; do kill -0 $stopper; done
         shadowset stop dsa1 3<&- 2> /dev/null && exit 1
         kill -9 {pid}; wait $stopper && exit 1 || [ $? = 1 ]; cat says"
     ));
