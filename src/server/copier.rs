@@ -2,19 +2,19 @@
 //!
 //! A copy's work is a value that the control thread hands in and gets back. A step takes the fence,
 //! pins the View, reads from a source and writes the target; holes stay holes. Only a finished step
-//! clears bits (I1), and only the fence of a step delays an application (I9).
+//! clears bits (I1), and only the fence of a step delays an application (I9). Readers drain a merge too.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::Message;
-use super::pipeline::{Fenced, Pipeline, WritePermit};
-use crate::io::aligned::AlignedBuf;
-use crate::io::{Seek, Storage, Zero};
-use crate::set::{ByteRange, CopyEnd, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId};
+use super::pipeline::{Fenced, Pipeline};
+use super::step::{Failure, Scratch, copy_range};
+use super::throttle::pause_after;
+use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId};
 
 /// Steps of one copy that are under way at once.
 const DEPTH: usize = 2;
@@ -41,16 +41,10 @@ struct State {
 #[derive(Debug)]
 struct Run {
     target: MemberId,
+    /// Whether it gives way to applications.
+    yields: bool,
     state: Mutex<State>,
     changed: Condvar,
-}
-
-/// Why a step failed.
-enum Failure {
-    Target(io::Error),
-    Source(String),
-    /// The target takes part no more; the control thread knows.
-    Gone,
 }
 
 impl Copier {
@@ -65,6 +59,7 @@ impl Copier {
     /// Starts a copy. Without a thread it comes back as failed at once.
     pub(super) fn start(&mut self, work: Box<CopyWork>) {
         let (op, target) = (work.op(), work.target());
+        let yields = work.kind().is_merge();
         let state = State {
             work: Some(work),
             paused: false,
@@ -73,6 +68,7 @@ impl Copier {
         };
         let run = Arc::new(Run {
             target,
+            yields,
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -134,20 +130,54 @@ impl Run {
 
     /// Copies steps until there are none or the copy has to end; the last thread gives the work back.
     fn work(&self, pipeline: &Pipeline, messages: &Sender<Message>) {
-        let mut scratch = Scratch {
-            buf: AlignedBuf::zeroed(STEP_BYTES as usize),
-            known: None,
-        };
+        let mut scratch = Scratch::new(STEP_BYTES as usize);
         let _leave = Leave {
             run: self,
             messages,
         };
-        while let Some(step) = self.next() {
+        while let Some(mut step) = self.next() {
             let fenced = pipeline.enter(step.range());
-            let outcome = copy(pipeline, &fenced, self.target, &step, &mut scratch);
+            let (requests, begun) = (pipeline.requests(), Instant::now());
+            let outcome = self.copy(pipeline, &fenced, &mut step, &mut scratch);
             // Under the fence: a mark of a later epoch must come after this clear (I1).
             self.finish(step, outcome);
             drop(fenced);
+            if self.yields {
+                let came = pipeline.requests().wrapping_sub(requests);
+                self.wait(pause_after(begun.elapsed(), came));
+            }
+        }
+    }
+
+    /// Copies one step.
+    fn copy(
+        &self,
+        pipeline: &Pipeline,
+        fenced: &Fenced<'_>,
+        step: &mut CopyStep,
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        if !fenced.live().view().writers().contains(self.target) {
+            return Err(Failure::Gone);
+        }
+        let permit = fenced.permit_copy(step.regions());
+        for part in step.parts() {
+            copy_range(pipeline, fenced, &permit, (self.target, part), scratch)?;
+        }
+        Ok(())
+    }
+
+    /// Lets applications go first, unless the copy has to end.
+    fn wait(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut state = self.lock();
+        while state.end.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -162,7 +192,9 @@ impl Run {
                 if let Some(step) = work.next_step(STEP_BYTES) {
                     return Some(step);
                 }
-                if work.is_drained() {
+                // Readers may drain what is left at any moment: the bits were looked at just now, and once more
+                // when the work is given back.
+                if work.is_idle() {
                     self.changed.notify_all();
                     return None;
                 }
@@ -213,111 +245,4 @@ impl Drop for Leave<'_> {
             state.give_back(self.messages);
         }
     }
-}
-
-/// What a copy thread keeps from step to step.
-struct Scratch {
-    buf: AlignedBuf,
-    known: Option<Data>,
-}
-
-/// Where a source is known to have data. To find the end of data may take time in proportion to its
-/// length (tmpfs looks at every page), so one answer serves all the steps inside it. What has become
-/// a hole there since is copied as the zeros that it reads as; no hole is ever believed in.
-#[derive(Clone, Copy, Debug)]
-struct Data {
-    source: MemberId,
-    start: u64,
-    end: u64,
-}
-
-/// Copies one step.
-fn copy(
-    pipeline: &Pipeline,
-    fenced: &Fenced<'_>,
-    target: MemberId,
-    step: &CopyStep,
-    scratch: &mut Scratch,
-) -> Result<(), Failure> {
-    if !fenced.live().view().writers().contains(target) {
-        return Err(Failure::Gone);
-    }
-    let permit = fenced.permit_copy(step.regions());
-    let mut rest = Some(step.range());
-    while let Some(range) = rest {
-        let (part, data, after) = next_part(fenced, target, range, &mut scratch.known);
-        rest = after;
-        if data {
-            copy_data(pipeline, fenced, &permit, (target, part), &mut scratch.buf)?;
-        } else {
-            let hole = target_of(&permit, target)?.zero_at(part.start(), part.len(), Zero::Punch);
-            hole.map_err(Failure::Target)?;
-        }
-    }
-    Ok(())
-}
-
-/// Splits a range where the source changes from hole to data: the part, whether it is data, the rest.
-fn next_part(
-    fenced: &Fenced<'_>,
-    target: MemberId,
-    range: ByteRange,
-    known: &mut Option<Data>,
-) -> (ByteRange, bool, Option<ByteRange>) {
-    let live = fenced.live();
-    let tried = [target].into_iter().collect::<MemberSet>();
-    let planned = live.view().plan_read(range, tried, |_| 0);
-    let Some((source, store)) = planned.and_then(|id| Some((id, live.store(id)?))) else {
-        return (range, true, None);
-    };
-    let start = range.start();
-    let seek = |what| store.seek(start, what).ok();
-    let covers = |d: &Data| d.source == source && (d.start..d.end).contains(&start);
-    let (border, data) = match known.filter(covers) {
-        Some(found) => (Some(found.end), true),
-        None => match seek(Seek::Data) {
-            Some(Some(at)) if at <= start => (seek(Seek::Hole).flatten(), true),
-            Some(at) => (at.or(Some(range.end())), false),
-            None => (None, true),
-        },
-    };
-    if let Some(end) = border.filter(|_| data) {
-        *known = Some(Data { source, start, end });
-    }
-    match border.map(|b| b.saturating_sub(start)) {
-        Some(len) if len > 0 => {
-            let (part, after) = range.split(len);
-            (part, data, after)
-        }
-        _ => (range, true, None),
-    }
-}
-
-fn copy_data(
-    pipeline: &Pipeline,
-    fenced: &Fenced<'_>,
-    permit: &WritePermit<'_>,
-    (target, range): (MemberId, ByteRange),
-    buf: &mut AlignedBuf,
-) -> Result<(), Failure> {
-    let mut rest = Some(range);
-    while let Some(range) = rest {
-        let (part, after) = range.split(buf.len() as u64);
-        rest = after;
-        let bytes = &mut buf[..part.len() as usize];
-        pipeline
-            .read_from(fenced.live(), part, bytes)
-            .map_err(|_| Failure::Source("no source could be read".to_owned()))?;
-        target_of(permit, target)?
-            .write_at(bytes, part.start())
-            .map_err(Failure::Target)?;
-    }
-    Ok(())
-}
-
-fn target_of<'a>(
-    permit: &'a WritePermit<'_>,
-    target: MemberId,
-) -> Result<&'a dyn Storage, Failure> {
-    permit.store(target).ok_or(Failure::Gone)
 }

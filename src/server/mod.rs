@@ -13,14 +13,18 @@ pub mod handle;
 mod home;
 mod immutable;
 mod lane;
+mod merging;
 pub mod pipeline;
 mod record;
 mod roster;
 mod run;
 mod seat;
+mod seek;
 pub mod setup;
 mod speed;
 mod start;
+mod step;
+mod throttle;
 
 pub use handle::{Done, EventRecord, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};

@@ -16,7 +16,7 @@ use super::fence::{Fence, FenceGuard};
 use super::home::Home;
 use super::lane::Lanes;
 use crate::io::journal::Journal;
-use crate::io::{Seek, Storage, Zero};
+use crate::io::{Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet, Outcome,
@@ -39,7 +39,7 @@ const HALTED: u8 = 2;
 /// The unit has been stopped.
 const CLOSED: u8 = 3;
 
-const EIO: Errno = Errno(libc::EIO);
+pub(super) const EIO: Errno = Errno(libc::EIO);
 /// Bytes that a copy inside the unit moves at once.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -154,6 +154,7 @@ impl Results {
             Ok(()) => self.good.insert(id),
             Err(error) => {
                 tracing::warn!(member = id.index(), %error, "a request failed on a member");
+                self.good.remove(id);
                 self.failed.insert(id);
                 self.first.get_or_insert(error);
             }
@@ -170,7 +171,7 @@ impl Results {
     }
 }
 
-fn not_open() -> io::Error {
+pub(super) fn not_open() -> io::Error {
     io::Error::other("the member is not open")
 }
 
@@ -183,6 +184,8 @@ pub struct Pipeline {
     live: ArcSwap<Live>,
     lanes: Lanes,
     reading: [AtomicU64; MEMBERS_MAX],
+    /// Requests of applications that have come in, ever.
+    requests: AtomicU64,
     /// Where bits become durable; none when bitmaps are kept in memory only.
     home: ArcSwapOption<Journal>,
     messages: Sender<Message>,
@@ -196,6 +199,7 @@ impl Pipeline {
             fence: Fence::default(),
             lanes: Lanes::default(),
             reading: Default::default(),
+            requests: AtomicU64::new(0),
             home: ArcSwapOption::from_pointee(home),
             messages: live.messages.clone(),
             live: ArcSwap::from_pointee(live),
@@ -254,6 +258,24 @@ impl Pipeline {
         &self.lanes
     }
 
+    /// Pins the epoch.
+    pub(super) fn live(&self) -> Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Requests of applications that have come in; wraps around.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Size of the unit in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -279,7 +301,8 @@ impl Pipeline {
         }
     }
 
-    /// Fills the buffer from `at`; returns the number of bytes, fewer only at the end of the unit.
+    /// Fills the buffer from `at`; returns the number of bytes, fewer only at the end of the unit. What is
+    /// still to be merged there is merged first (I11).
     ///
     /// # Errors
     /// EIO when no source could answer.
@@ -289,8 +312,15 @@ impl Pipeline {
         let Ok(range) = self.geometry.clip(Bytes(at), Bytes(len as u64)) else {
             return Ok(0);
         };
+        self.count_request();
         let live = self.live.load();
-        self.read_from(&live, range, &mut buf[..len])?;
+        if live.view.unmerged(range).is_none() {
+            self.read_from(&live, range, &mut buf[..len])?;
+        } else {
+            // Who waits for a fence keeps no epoch alive.
+            drop(live);
+            self.read_merged(range, &mut buf[..len])?;
+        }
         Ok(len)
     }
 
@@ -379,6 +409,7 @@ impl Pipeline {
         range: ByteRange,
         change: impl Fn(&dyn Storage) -> io::Result<()>,
     ) -> Result<(), Errno> {
+        self.count_request();
         let fenced = self.enter(range);
         // The gate is closed before a View is published that must not be written yet.
         self.pass()?;
@@ -387,7 +418,7 @@ impl Pipeline {
     }
 
     /// Acknowledges, or asks the control thread who has to leave first (I3, I13).
-    fn settle(
+    pub(super) fn settle(
         &self,
         live: &Live,
         range: Option<ByteRange>,
@@ -454,40 +485,17 @@ impl Pipeline {
     /// Makes every write that has returned durable on every source (I10).
     ///
     /// # Errors
-    /// EIO when it failed on every source.
+    /// EIO when it failed on every source, or while the membership cannot be made durable: who is no
+    /// member any more may then be elected after a crash, and was not flushed (I3).
     pub fn flush(&self) -> Result<(), Errno> {
+        self.count_request();
         let live = self.live.load();
+        // Behind the View: the gate is closed before one is published that is not durable.
+        if self.gate.load(Ordering::Acquire) == HALTED {
+            return Err(EIO);
+        }
         let members = live.view.writers();
         let results = self.lanes.flush(live.stores.clone(), members);
         self.settle(&live, None, &results)
     }
-
-    /// The next data or hole at or behind `at`, as one source has it.
-    ///
-    /// # Errors
-    /// ENXIO when there is no more data or `at` is at the end; EIO.
-    pub fn seek(&self, at: u64, what: Seek) -> Result<u64, Errno> {
-        const ENXIO: Errno = Errno(libc::ENXIO);
-        let rest = Bytes(self.size().saturating_sub(at));
-        let range = self.geometry.clip(Bytes(at), rest).map_err(|_| ENXIO)?;
-        let live = self.live.load();
-        match seek_on(&live, range, what)? {
-            Some(found) if found < self.size() => Ok(found),
-            _ if what == Seek::Hole => Ok(self.size()),
-            _ => Err(ENXIO),
-        }
-    }
-}
-
-/// Asks one source after the other.
-fn seek_on(live: &Live, range: ByteRange, what: Seek) -> Result<Option<u64>, Errno> {
-    let mut tried = MemberSet::EMPTY;
-    while let Some(id) = live.view.plan_read(range, tried, |_| 0) {
-        let found = live.store(id).map(|store| store.seek(range.start(), what));
-        if let Some(Ok(found)) = found {
-            return Ok(found);
-        }
-        tried.insert(id);
-    }
-    Err(EIO)
 }

@@ -1,7 +1,7 @@
 //! Write bitmaps: in which regions a member may differ from the unit.
 //!
-//! One bit per region. Bits are set by many threads and cleared by the copy that owns the bitmap
-//! and by nothing else (I1), so clearing is private to this folder. Words are hand-made atomics:
+//! One bit per region. Bits are set by many threads and cleared by verified copies into the member and by
+//! nothing else (I1), so clearing is private to this folder. Words are hand-made atomics:
 //! a mark must report whether a bit is new, because only new bits have to become durable.
 
 use std::sync::Arc;
@@ -124,6 +124,42 @@ impl WriteBitmap {
         let before = self.set.fetch_sub(gone, Ordering::AcqRel);
         assert!(before >= gone, "more bits cleared than were set");
         gone
+    }
+
+    /// Bytes of the marked regions of the run.
+    pub(super) fn weigh(&self, regions: Regions) -> u64 {
+        let mut set = 0;
+        self.each_word(regions, |word, mask| {
+            set += u64::from((word.load(Ordering::Acquire) & mask).count_ones());
+        });
+        let full = self.geometry.region_bytes();
+        let last = self.geometry.regions() - 1;
+        if regions.end().0 <= last || !self.covers(Regions::run(last, last + 1)) {
+            return set * full;
+        }
+        let missing = (last + 1) * full - self.geometry.size().0;
+        (set * full).saturating_sub(missing)
+    }
+
+    /// The runs of marked regions inside a run, in order.
+    #[must_use]
+    pub fn runs_in(&self, regions: Regions) -> Vec<Regions> {
+        let (mut from, end) = (regions.first().0, regions.end().0);
+        let mut runs = Vec::new();
+        while let Some(first) = self.find(from, true).filter(|at| *at < end) {
+            from = self.find(first, false).unwrap_or(end).min(end);
+            // Who clears bits at the same time may have cleared this one just now.
+            if from > first {
+                runs.push(Regions::run(first, from));
+            }
+        }
+        runs
+    }
+
+    /// Whether no region is marked. Looks at the bits: [`Self::count`] lags behind a clear under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.find(0, true).is_none()
     }
 
     /// Adds all bits of another bitmap of the same unit.
@@ -351,6 +387,13 @@ mod tests {
             prop_assert_eq!(runs, plain.iter_ones().map(|i| i as u64).collect::<Vec<_>>());
             let bytes: u64 = map.runs().map(|r| g.bytes_of(r).len()).sum();
             prop_assert_eq!(map.stale_bytes(), bytes);
+            prop_assert_eq!(map.is_empty(), plain.not_any());
+            prop_assert_eq!(map.weigh(g.all_regions()), bytes);
+            prop_assert_eq!(map.runs_in(g.all_regions()), map.runs().collect::<Vec<_>>());
+            let half = Regions::run(0, g.regions().div_ceil(2));
+            let runs: Vec<u64> = map.runs_in(half).iter().flat_map(|r| r.first().0..r.end().0).collect();
+            let inside = plain.iter_ones().map(|i| i as u64).filter(|i| *i < half.end().0);
+            prop_assert_eq!(runs, inside.collect::<Vec<_>>());
             let again = WriteBitmap::from_words(g, map.words().chain([u64::MAX]));
             prop_assert_eq!((again.to_bits(), again.count()), (map.to_bits(), map.count()));
             let all = WriteBitmap::from_words(g, std::iter::repeat(u64::MAX));

@@ -2,6 +2,7 @@
 //!
 //! The work owns the bitmap it drains; it is moved to the copier and comes back when it ends.
 //! A step is one run of regions, copied under the fence; only a finished step clears bits (I1).
+//! The readers of the unit drain a merge as well: they merge what they are about to read (I11).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,10 +86,20 @@ impl Progress {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Bytes that were moved from a source to the target, holes included.
+    /// Bytes of the regions that were copied from a source to the target, holes included.
     #[must_use]
     pub fn copied_bytes(&self) -> u64 {
         self.copied.load(Ordering::Relaxed)
+    }
+
+    /// Clears the bits of regions that were copied under their fence. They are counted first: who finds
+    /// that nothing is stale any more has to find them counted.
+    fn drain(&self, stale: &WriteBitmap, regions: Regions) {
+        let bytes = stale.weigh(regions);
+        self.copied.fetch_add(bytes, Ordering::AcqRel);
+        self.done.fetch_add(bytes, Ordering::AcqRel);
+        let cleared = stale.clear(regions);
+        debug_assert!(cleared <= regions.count(), "more bits than regions");
     }
 
     /// First block of the latest step.
@@ -98,12 +109,39 @@ impl Progress {
     }
 }
 
+/// What is left of a merge, for the readers of the unit: they merge what they read first (I11).
+#[derive(Clone, Debug)]
+pub struct MergeRest {
+    stale: Arc<WriteBitmap>,
+    progress: Arc<Progress>,
+}
+
+impl MergeRest {
+    pub(super) fn new(stale: Arc<WriteBitmap>, progress: Arc<Progress>) -> Self {
+        Self { stale, progress }
+    }
+
+    /// The stale set, to look at.
+    #[must_use]
+    pub fn stale(&self) -> &WriteBitmap {
+        &self.stale
+    }
+
+    /// These regions were copied into the member under their fence.
+    pub(super) fn merged(&self, regions: Regions) {
+        self.progress.drain(&self.stale, regions);
+    }
+}
+
 /// One run of stale regions to be copied under one fence.
 #[derive(Debug)]
 #[must_use = "a step that is not finished leaves its regions stale"]
 pub struct CopyStep {
     regions: Regions,
     range: ByteRange,
+    stale: Arc<WriteBitmap>,
+    /// What is copied of it.
+    parts: Vec<Regions>,
 }
 
 impl CopyStep {
@@ -113,10 +151,18 @@ impl CopyStep {
         self.regions
     }
 
-    /// The bytes to copy.
+    /// Their bytes: what the fence has to cover.
     #[must_use]
     pub fn range(&self) -> ByteRange {
         self.range
+    }
+
+    /// The bytes to copy, looked at under the fence: readers may have merged some of the regions before.
+    /// There the target answers reads, so a copy that fails must not touch them.
+    pub fn parts(&mut self) -> Vec<ByteRange> {
+        self.parts = self.stale.runs_in(self.regions);
+        let geometry = self.stale.geometry();
+        self.parts.iter().map(|r| geometry.bytes_of(*r)).collect()
     }
 }
 
@@ -148,13 +194,13 @@ impl CopyWork {
         }
     }
 
-    /// Fixes the total: from now on no write of an older epoch can set a bit.
+    /// Fixes the total: from now on no write of an older epoch can set a bit. Readers may have merged
+    /// some of it by now.
     pub fn begin(&mut self) {
         assert_eq!(self.in_flight, 0, "a copy begins once");
-        assert_eq!(self.progress.done_bytes(), 0, "a copy begins once");
-        self.progress
-            .total
-            .store(self.bitmap.stale_bytes(), Ordering::Relaxed);
+        let done = self.progress.done_bytes();
+        let total = done + self.bitmap.stale_bytes();
+        self.progress.total.store(total, Ordering::Relaxed);
     }
 
     /// Number of its operation.
@@ -197,7 +243,13 @@ impl CopyWork {
     /// Whether nothing is stale any more and no step is under way.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.in_flight == 0 && self.bitmap.count() == 0
+        self.is_idle() && self.bitmap.is_empty()
+    }
+
+    /// Whether no step is under way: when [`Self::next_step`] has none then, the copy has come to its end.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0
     }
 
     /// The next run of stale regions, adjacent ones joined up to `budget` bytes (at least a region).
@@ -223,19 +275,20 @@ impl CopyWork {
         self.progress
             .fence_block
             .store(range.blocks().first().0, Ordering::Relaxed);
-        Some(CopyStep { regions, range })
+        Some(CopyStep {
+            regions,
+            range,
+            stale: self.bitmap.marks(),
+            parts: vec![regions],
+        })
     }
 
     /// Ends a step: clears its bits when the copy was good, else leaves them.
     pub fn finish(&mut self, step: CopyStep, good: bool) {
         assert!(self.in_flight > 0, "a step that was never begun");
         self.in_flight -= 1;
-        if good {
-            let cleared = self.bitmap.clear(step.regions);
-            debug_assert!(cleared <= step.regions.count(), "more bits than regions");
-            let bytes = step.range.len();
-            self.progress.copied.fetch_add(bytes, Ordering::Relaxed);
-            self.progress.done.fetch_add(bytes, Ordering::Relaxed);
+        for part in step.parts.iter().filter(|_| good) {
+            self.progress.drain(&self.bitmap, *part);
         }
     }
 
@@ -292,6 +345,37 @@ mod tests {
         })
         .collect();
         assert_eq!(lengths, [65_024 * 4, 65_024 * 4, 65_024 * 2]);
+    }
+
+    #[test]
+    fn what_readers_merge_is_done_and_ends_the_copy() {
+        let mut work = work(127 * 3 - 5, &[(0, 1), (65_024, 1), (65_024 * 2, 1)]);
+        let rest = MergeRest::new(work.stale(), work.progress());
+        let mut step = work.next_step(1).expect("a run");
+        assert_eq!(step.parts(), [step.range()]);
+        rest.merged(Regions::run(0, 2));
+        assert!(step.parts().is_empty(), "a reader was there");
+        let progress = work.progress();
+        assert_eq!(progress.done_bytes(), 65_024 * 2);
+        work.finish(step, true);
+        assert_eq!(progress.done_bytes(), 65_024 * 2, "counted once");
+        assert!(!work.is_drained());
+        rest.merged(Regions::run(1, 3));
+        assert!(work.next_step(1).is_none() && work.is_idle() && work.is_drained());
+        let total = progress.total_bytes();
+        assert_eq!(total, 65_024 * 3 - 5 * BLOCK_BYTES);
+        assert_eq!(
+            (progress.done_bytes(), progress.copied_bytes()),
+            (total, total)
+        );
+    }
+
+    #[test]
+    fn a_total_holds_what_readers_have_merged_before_the_copy_began() {
+        let mut work = work(127 * 3, &[(0, 65_024 * 3)]);
+        MergeRest::new(work.stale(), work.progress()).merged(Regions::run(1, 2));
+        work.begin();
+        assert_eq!(work.progress().total_bytes(), 65_024 * 3);
     }
 
     proptest! {

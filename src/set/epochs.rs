@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
-use super::copy::OpId;
+use super::copy::{MergeRest, OpId};
 use super::event::Effect;
 use super::member::{BitmapId, BitmapTag, MemberId, MemberState, Phase, Policy};
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
@@ -117,8 +117,10 @@ impl ShadowSet {
     fn seat_of(&self, id: MemberId) -> Seat {
         let member = &self.members[id.index()];
         let role = match &member.state {
-            MemberState::Target { kind, phase, .. } if kind.is_merge() => {
-                Role::Merging(phase.stale())
+            MemberState::Target { op, kind, phase } if kind.is_merge() => {
+                let operation = self.operations.iter().find(|o| o.id == *op);
+                let progress = operation.map(|o| Arc::clone(&o.progress));
+                Role::Merging(MergeRest::new(phase.stale(), progress.unwrap_or_default()))
             }
             MemberState::Target { .. } => Role::CopyTarget,
             _ => Role::Source,

@@ -240,6 +240,13 @@ impl ByteRange {
         }
     }
 
+    /// What both have.
+    #[must_use]
+    pub fn overlap(self, other: Self) -> Option<Self> {
+        let (start, end) = (self.start.max(other.start), self.end.min(other.end));
+        (start < end).then_some(Self { start, end })
+    }
+
     /// The part of the range from its start to at most `len` bytes, and what remains.
     #[must_use]
     pub fn split(self, len: u64) -> (Self, Option<Self>) {
@@ -300,6 +307,11 @@ impl Regions {
     pub(super) fn run(first: u64, end: u64) -> Self {
         assert!(first < end, "an empty run of regions");
         Self { first, end }
+    }
+
+    /// The smallest run that holds both.
+    pub(super) fn join(self, other: Self) -> Self {
+        Self::run(self.first.min(other.first), self.end.max(other.end))
     }
 
     /// First region.

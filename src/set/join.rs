@@ -424,7 +424,7 @@ impl ShadowSet {
             return self.start_copies();
         }
         let stale = work.stale();
-        assert_eq!(stale.count(), 0, "I1: a source has no stale region");
+        assert!(stale.is_empty(), "I1: a source has no stale region");
         assert!(
             self.members[id.index()].size >= self.geometry.size(),
             "I7: a source is large enough"

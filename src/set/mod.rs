@@ -30,7 +30,7 @@ pub mod view;
 
 pub use assess::{Assembly, Found, ScbFound, Start, assess};
 pub use bitmap::{OwnedBitmap, WriteBitmap};
-pub use copy::{CopyKind, CopyStep, CopyWork, OpId, Progress};
+pub use copy::{CopyKind, CopyStep, CopyWork, MergeRest, OpId, Progress};
 pub use event::{
     Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
     Joiner, Notice, Ticket, Verdict,
@@ -49,4 +49,4 @@ pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;
 pub use stamp::Stamp;
 pub use status::{BitmapStatus, MemberStatus, SetState, SetStatus};
-pub use view::{Epoch, Marked, Outcome, Role, Seat, View};
+pub use view::{Epoch, Marked, MergeStep, Outcome, Role, Seat, View};

@@ -77,11 +77,13 @@ pub enum Mistake {
     BelieveAlways,
     /// A member whose block is older is always taken as left behind by the crash.
     ExcuseAlways,
+    /// A read of a region still to be merged is answered without merging it.
+    ReadUnmerged,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -115,6 +117,7 @@ impl Mistake {
         Self::SeedForgotten,
         Self::BelieveAlways,
         Self::ExcuseAlways,
+        Self::ReadUnmerged,
     ];
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
+use super::copy::MergeRest;
 use super::geometry::{ByteRange, Geometry, Regions};
 use super::member::{BitmapId, MemberId, MemberSet};
 use super::record::Home;
@@ -30,7 +31,7 @@ pub enum Role {
     /// Written; read nowhere until it is a source.
     CopyTarget,
     /// Written; read where its stale set has no bit.
-    Merging(Arc<WriteBitmap>),
+    Merging(MergeRest),
 }
 
 /// A member that takes part in an epoch.
@@ -60,6 +61,45 @@ pub struct View {
 #[derive(Debug)]
 #[must_use = "a member is written only with the proof that the bits are set"]
 pub struct Marked(());
+
+/// Regions to be merged before they are read, and the merging members that are stale there (I11).
+///
+/// Made by [`View::unmerged`]. It is good for one merge in that View, under the fence of all its bytes,
+/// which is taken before the View is loaded; then [`View::merged`] takes it.
+#[derive(Debug)]
+#[must_use = "regions that are not merged must not be read"]
+pub struct MergeStep {
+    epoch: Epoch,
+    regions: Regions,
+    range: ByteRange,
+    parts: Vec<(MemberId, Regions, ByteRange)>,
+}
+
+impl MergeStep {
+    /// All regions from the first to the last that is stale somewhere.
+    #[must_use]
+    pub fn regions(&self) -> Regions {
+        self.regions
+    }
+
+    /// Their bytes: what the fence has to cover.
+    #[must_use]
+    pub fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    /// What to copy into which member: where it is stale, and nothing else. Elsewhere it answers reads, so a
+    /// copy that fails must not touch that.
+    pub fn parts(&self) -> impl Iterator<Item = (MemberId, ByteRange)> + '_ {
+        self.parts.iter().map(|(id, _, range)| (*id, *range))
+    }
+
+    /// The members that are stale there.
+    #[must_use]
+    pub fn members(&self) -> MemberSet {
+        self.parts.iter().map(|(id, ..)| *id).collect()
+    }
+}
 
 /// What the results of a write or a flush mean.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,9 +204,50 @@ impl View {
             Role::CopyTarget => super::planted::is(super::planted::Mistake::ReadTarget),
             #[cfg(not(debug_assertions))]
             Role::CopyTarget => false,
-            Role::Merging(stale) => !stale.is_stale(range),
+            Role::Merging(rest) => !rest.stale().is_stale(range),
         };
         self.seats.iter().filter(may).map(|s| s.id).collect()
+    }
+
+    /// Whether something is still to be merged, anywhere.
+    #[must_use]
+    pub fn is_merging(&self) -> bool {
+        let rest =
+            |seat: &Seat| matches!(&seat.role, Role::Merging(rest) if !rest.stale().is_empty());
+        self.seats.iter().any(rest)
+    }
+
+    /// What has to be merged before the range may be read: all regions of it, from the first to the last,
+    /// that are stale in some merging member. `None` when the range may be read as it is.
+    #[must_use]
+    pub fn unmerged(&self, range: ByteRange) -> Option<MergeStep> {
+        let regions = self.geometry.regions_of(range);
+        let mut parts = Vec::new();
+        for seat in &self.seats {
+            if let Role::Merging(rest) = &seat.role {
+                let runs = rest.stale().runs_in(regions).into_iter();
+                parts.extend(runs.map(|run| (seat.id, run, self.geometry.bytes_of(run))));
+            }
+        }
+        let regions = parts.iter().map(|part| part.1).reduce(Regions::join)?;
+        Some(MergeStep {
+            epoch: self.epoch,
+            regions,
+            range: self.geometry.bytes_of(regions),
+            parts,
+        })
+    }
+
+    /// Ends a merge before a read: clears the bits of the members that were `good`, into which all their
+    /// parts were copied from a source, while the fence of the regions is still held (I1).
+    pub fn merged(&self, step: MergeStep, good: MemberSet) {
+        assert_eq!(step.epoch, self.epoch, "a merge of another epoch");
+        for (id, run, _) in step.parts.iter().filter(|part| good.contains(part.0)) {
+            let seat = self.seats.iter().find(|s| s.id == *id);
+            if let Some(Role::Merging(rest)) = seat.map(|s| &s.role) {
+                rest.merged(*run);
+            }
+        }
     }
 
     /// The member to read the range from: the cheapest by read cost plus `load`, not one of `tried`.

@@ -16,6 +16,8 @@ struct Block {
     could: Vec<(Value, u64)>,
     /// The latest change of `may`.
     changed: u64,
+    /// Whether it was read since the program began.
+    read: bool,
     /// Writes that have not ended.
     writing: u32,
     /// All writes that have ended, in order.
@@ -49,6 +51,7 @@ impl Oracle {
             may: vec![*value],
             could: Vec::new(),
             changed: 0,
+            read: false,
             writing: 0,
             ended: vec![Ended {
                 epoch: 0,
@@ -71,7 +74,7 @@ impl Oracle {
         }
         for (b, value) in self.blocks.iter_mut().zip(contents) {
             (b.may, b.writing) = (vec![*value], 0);
-            (b.could, b.changed) = (Vec::new(), 0);
+            (b.could, b.changed, b.read) = (Vec::new(), 0, false);
             b.ended.drain(..b.stable);
             b.stable = 0;
             for ended in &mut b.ended {
@@ -111,6 +114,7 @@ impl Oracle {
     pub fn read(&mut self, block: usize, value: Value, began: u64, now: u64) -> Result<(), String> {
         let b = &mut self.blocks[block];
         let was = |(v, until): &(Value, u64)| *v == value && *until >= began;
+        b.read = true;
         if b.may.contains(&value) {
             if b.writing == 0 && b.changed < began && b.may.len() > 1 {
                 b.narrow(value, now);
@@ -150,6 +154,13 @@ impl Oracle {
         let b = &self.blocks[block];
         let left = |w: &Ended| value == w.value || !w.good && value == w.value | TORN;
         b.may.contains(&value) || power && b.ended[b.stable..].iter().any(left)
+    }
+
+    /// Whether the block was read since the program began: then all members that take part have what
+    /// the oracle knows, also where they were still to be merged (I11).
+    #[must_use]
+    pub fn was_read(&self, block: usize) -> bool {
+        self.blocks[block].read
     }
 
     /// The values that the block may have now.

@@ -1,5 +1,7 @@
 //! kill -9: the next mount recovers, merges by itself and keeps what was acknowledged.
 
+use std::os::unix::fs::FileExt;
+
 use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
 
 /// Kills the daemon and waits for its end.
@@ -103,4 +105,68 @@ fn a_bitmap_in_memory_ends_with_the_daemon_and_says_so() {
     let op = unit.finished(answer.number("operation"));
     assert_eq!(op["copied_bytes"], 8 * MIB, "{op}");
     unit.stop_and_compare();
+}
+
+/// Has the running merges of a unit that was just mounted held.
+fn hold_merges(unit: &Unit) -> Vec<u64> {
+    let status = unit.status();
+    let merges = status["operations"].as_array().expect("a list").iter();
+    let merges: Vec<u64> = merges.filter_map(|op| op["id"].as_u64()).collect();
+    for op in &merges {
+        unit.accepted(&format!("pause {op}"));
+    }
+    merges
+}
+
+/// 4096 bytes of the unit or of a member's image.
+fn block(unit: &Unit, name: &str, at: u64) -> Vec<u8> {
+    let path = match name {
+        "unit" => unit.file(),
+        member => unit.image(member).to_owned(),
+    };
+    let file = std::fs::File::open(path).expect("a file");
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, at).expect("4096 bytes");
+    bytes
+}
+
+#[test]
+fn a_read_merges_its_region_and_another_master_answers_the_same() {
+    const READ: u64 = 254 * MIB;
+    const UNREAD: u64 = 255 * MIB;
+    let mut unit = Plan::new(3, 256 * MIB).options("durability=memory").mount();
+    unit.sh("head -c 256M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
+    kill(&mut unit);
+    unit.umount();
+    unit.gone();
+    // As a write that was in flight: no two members have the same.
+    for n in 1..=3 {
+        unit.sh(&format!(
+            "for at in {READ} {UNREAD}; do
+                printf m{n} | dd of=$I/m{n}.img bs=1 seek=$at conv=notrunc status=none; done"
+        ));
+    }
+    unit.mount();
+    let merges = hold_merges(&unit);
+    assert_eq!(merges.len(), 2);
+    let answer = block(&unit, "unit", READ);
+    for member in ["m1", "m2", "m3"] {
+        assert_eq!(
+            block(&unit, member, READ),
+            answer,
+            "I11: {member} where it was read"
+        );
+    }
+    // The merges were held: where nothing was read, members differ still.
+    assert_ne!(block(&unit, "m1", UNREAD), block(&unit, "m2", UNREAD));
+    assert_ne!(block(&unit, "m2", UNREAD), block(&unit, "m3", UNREAD));
+    kill(&mut unit);
+    unit.umount();
+    unit.gone();
+    let master = String::from_utf8_lossy(&answer[..2]).into_owned();
+    unit.sh(&format!("mv $I/{master}.img away"));
+    unit.mount();
+    assert_eq!(unit.state_of(&master), "missing");
+    assert_eq!(block(&unit, "unit", READ), answer, "I11: without {master}");
+    unit.stop();
 }

@@ -55,6 +55,8 @@ pub(crate) struct Step {
     view: Option<Arc<View>>,
     source: Option<MemberId>,
     tried: MemberSet,
+    /// What is to be copied, known when the fence is held.
+    todo: Vec<usize>,
     unread: Vec<usize>,
     unwritten: Vec<(usize, Value)>,
 }
@@ -99,7 +101,8 @@ impl World {
         let view = makes!(CopyViewBeforeFence).then(|| self.pin());
         self.copies[at].steps.push(Step {
             id,
-            unread: blocks_of(step.range()).collect(),
+            unread: Vec::new(),
+            todo: Vec::new(),
             step,
             inside: false,
             ready: false,
@@ -157,6 +160,8 @@ impl World {
         let target = copy.work.target();
         let step = &mut copy.steps[n];
         (step.view, step.ready) = (Some(Arc::clone(&view)), true);
+        step.todo = step.step.parts().into_iter().flat_map(blocks_of).collect();
+        step.unread = step.todo.clone();
         let _marked = view.mark_copy(step.step.regions());
         if !view.seats().iter().any(|s| s.id == target) {
             copy.lost = true;
@@ -199,7 +204,7 @@ impl World {
                 let step = &mut self.copies[at].steps[n];
                 step.tried.insert(source);
                 step.unwritten.clear();
-                step.unread = step.blocks().collect();
+                step.unread = step.todo.clone();
                 return self.choose_source(at, n);
             }
             let value = self.disks[source.index()].image.get(block);

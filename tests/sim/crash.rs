@@ -381,7 +381,9 @@ impl World {
             .collect();
         let master = self.disks[sources[0]].image.contents().to_vec();
         for (block, value) in master.iter().enumerate() {
-            let unmerged = stale[block] && self.unmerged[block].contains(value);
+            // What a read has merged may be lost with the power, and with nothing else.
+            let merged = self.oracle.was_read(block) && !power;
+            let unmerged = stale[block] && !merged && self.unmerged[block].contains(value);
             let right = unmerged || self.oracle.survives(block, *value, power);
             ensure!(
                 right,

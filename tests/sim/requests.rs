@@ -1,6 +1,7 @@
 //! The data path of the simulator: the order of the real pipeline as steps of a state machine.
 //!
-//! Fence, View, bits, member writes block by block, verdict, release. Reads take no fence.
+//! Fence, View, bits, member writes block by block, verdict, release. Reads take no
+//! fence, unless they merge first (`merging.rs`).
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use shadowset::set::{
 use shadowset::testing::memory::Value;
 use shadowset::testing::oracle::Ended;
 
+use crate::merging::Merging;
 use crate::ops::{Op, Strike};
 use crate::storage::has_other_source;
 use crate::world::{
@@ -31,6 +33,8 @@ pub(crate) enum Stage {
     Fence,
     Load,
     Mark,
+    /// A read merges.
+    Merge,
     /// The planted mistake: the bits become durable behind those in memory.
     Commit,
     Move,
@@ -46,7 +50,7 @@ pub(crate) struct Request {
     pub(crate) kind: Kind,
     pub(crate) stage: Stage,
     /// Its place at the fence, once it has come there.
-    place: Option<u64>,
+    pub(crate) place: Option<u64>,
     /// Is given its turn seldom.
     slow: bool,
     /// `None` for a flush.
@@ -60,6 +64,7 @@ pub(crate) struct Request {
     /// Fails on every member.
     pub(crate) doomed: bool,
     reader: Option<MemberId>,
+    pub(crate) merging: Option<Merging>,
     settled: bool,
 }
 
@@ -136,6 +141,7 @@ impl World {
             failed: MemberSet::EMPTY,
             doomed,
             reader: None,
+            merging: None,
             settled: false,
         });
     }
@@ -172,6 +178,7 @@ impl World {
             Stage::Fence => self.wait_for_fence(at),
             Stage::Load => self.load(at),
             Stage::Mark => self.mark_bits(at),
+            Stage::Merge => self.merge_some(at),
             Stage::Commit => {
                 self.commit_late(at);
                 Ok(())
@@ -180,16 +187,22 @@ impl World {
             Stage::Move => self.write_some(at),
             Stage::Settle => self.settle(at),
             Stage::Waiting => Ok(()),
+            Stage::Answered(verdict) if self.requests[at].kind == Kind::Read => {
+                self.merging_judged(at, verdict)
+            }
             Stage::Answered(verdict) => self.finish(at, verdict),
         }
     }
 
     /// Queues at the fence, then goes on when nobody who came before wants a block of the range.
     fn wait_for_fence(&mut self, at: usize) -> Checked {
-        let request = &mut self.requests[at];
-        let Some(range) = request.range else {
+        let Some(mut range) = self.requests[at].range else {
             return Ok(());
         };
+        if self.requests[at].kind == Kind::Read {
+            range = self.whole(range);
+        }
+        let request = &mut self.requests[at];
         let Some(place) = request.place else {
             request.place = Some(self.fences.enter(range.blocks()));
             return Ok(());
@@ -228,8 +241,20 @@ impl World {
             Kind::Write(_) | Kind::Discard => Stage::Mark,
             _ => Stage::Move,
         };
-        request.view = Some(view);
+        let fenced = request.place.is_some();
+        request.view = Some(Arc::clone(&view));
         self.trace(&[epoch.0]);
+        if let (Kind::Read, Some(range)) = (kind, self.requests[at].range) {
+            if fenced {
+                let whole = self.whole(range);
+                self.begin_merging(at, &view, whole);
+            } else if view.unmerged(range).is_some() && !makes!(ReadUnmerged) {
+                // Who waits for a fence keeps no epoch alive.
+                self.requests[at].view = None;
+                self.requests[at].stage = Stage::Fence;
+                self.unpin(epoch);
+            }
+        }
         if matches!(kind, Kind::Write(_) | Kind::Discard) {
             for block in blocks {
                 let last = self.oracle.ended(block).last().map_or(0, |w| w.epoch);
@@ -426,10 +451,7 @@ impl World {
     fn read_some(&mut self, at: usize) -> Checked {
         for _ in 0..=self.rng.below(4) {
             let Some(&block) = self.requests[at].unread.last() else {
-                let request = self.requests.swap_remove(at);
-                self.log(format!("read {} ends", request.id));
-                self.unpin(request.view.expect("loaded").epoch());
-                return Ok(());
+                return self.end_read(at);
             };
             let (reader, others) = self.reader(at)?;
             let request = &mut self.requests[at];

@@ -17,7 +17,7 @@ const MISTAKE_SEEDS: u64 = 10_000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 21] = [
+const RARE: [&str; 22] = [
     "clock set back",
     "a life with bitmaps in memory only",
     "older image put back in a crash",
@@ -29,6 +29,7 @@ const RARE: [&str; 21] = [
     "expulsion during detach",
     "expulsion of a running copy target",
     "failed everywhere, then a merge",
+    "merge by reading",
     "copy cancelled with steps in flight",
     "detach timed out behind the cut",
     "attach timed out",
