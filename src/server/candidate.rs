@@ -35,6 +35,8 @@ struct Known {
     scb: PathBuf,
     io: IoMode,
     uuid: Uuid,
+    /// Whether the set has released it.
+    released: bool,
     /// Who its image is, or was.
     identity: Option<Identity>,
     /// What it looked like when it left, if that was since the start.
@@ -175,7 +177,7 @@ impl Look {
         let seen = Seen {
             changed,
             said: block.as_ref().map(|b| Said::by(b, &self.lineage)),
-            foreign: block.is_none() || other,
+            foreign: block.is_none() || other || known.released,
         };
         self.attach(Joiner::Departed(known.id), image, seen)
     }
@@ -272,6 +274,7 @@ impl Runner {
                 scb: seat.scb.clone(),
                 io: seat.io,
                 uuid: member.uuid,
+                released: seat.released,
                 identity: seat.identity,
                 stamp: seat.stamp.clone(),
                 protected: seat.protect == Protect::Immutable,

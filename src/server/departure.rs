@@ -77,12 +77,21 @@ impl Runner {
         }
     }
 
-    /// Ends a departure that a crash has cut short: its image is as the crash has left it, and its bitmap has
-    /// what was in flight.
+    /// Ends a departure that was cut short: its block says so now, and what its image looks like. From now on
+    /// changes are noticed.
     pub(super) fn finish_departure(&mut self, id: MemberId) {
+        self.persist(self.set.generation(), true, [id].into_iter().collect());
         let member = &self.set.members()[id.index()];
-        let stamp = fingerprint::take(member.path.as_ref(), member.uuid);
-        self.keep_stamp(id, stamp.map_err(|e| e.to_string()));
+        let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
+        let (sender, answer) = bounded(1);
+        let look = move || drop(sender.send(fingerprint::take(&path, uuid)));
+        let started = std::thread::Builder::new().name("stamp".into()).spawn(look);
+        let stamp = match started.map(|_| answer.recv_timeout(PATIENCE)) {
+            Ok(Ok(stamp)) => stamp.map_err(|e| e.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.keep_stamp(id, stamp);
     }
 
     fn keep_stamp(&mut self, id: MemberId, stamp: Result<Stamp, String>) {

@@ -182,8 +182,8 @@ impl Runner {
             return;
         };
         let outcome = match change {
-            HomeChange::Add(record, map) => journal.add(*record, map),
-            HomeChange::Describe(record) => journal.describe(*record),
+            HomeChange::Add(record, map) => journal.add(self.proven(*record), map),
+            HomeChange::Describe(record) => journal.describe(self.proven(*record)),
             HomeChange::Absorb(id, bits) => journal.absorb(*id, bits),
             HomeChange::Retain(left) => {
                 journal.retain(left.id(), left);

@@ -13,7 +13,7 @@ use crate::io::{Image, IoMode, Storage, immutable, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::scb::Ancestry;
-use crate::set::{Bytes, Code, MemberId, MemberState, Moment, ScbRow};
+use crate::set::{Bytes, Code, MemberId, MemberState, Moment, Said, ScbRow, ShadowSet};
 
 /// One member as it was found.
 struct Entry {
@@ -111,20 +111,20 @@ impl Roster {
         Ok(())
     }
 
-    /// Members whose detach was cut short by the crash: the others' blocks say that they have left, as the last
-    /// thing that happened, and their own do not yet.
-    pub(super) fn cut_short(&self, assembly: &Assembly) -> Vec<MemberId> {
-        let cut = |(index, entry): (usize, &Entry)| {
+    /// Members that have left, are there, and whose own blocks do not say so, or nothing of what their images
+    /// look like. A crash has cut the departure short, or the disk was out of reach then.
+    pub(super) fn unfinished(&self, assembly: &Assembly, set: &ShadowSet) -> Vec<MemberId> {
+        let lacks = |(index, entry): (usize, &Entry)| {
+            let (id, there) = (MemberId::new(index)?, entry.image.is_some());
             let ScbFound::Read(own) = &entry.block else {
                 return None;
             };
-            let line = assembly.lineage.ancestry(own.generation, &own.lineage);
-            let last = own.generation.next() == assembly.generation && !assembly.clean;
-            let detached = assembly.starts[index] == Start::Detached && entry.image.is_some();
-            let cut = detached && last && !own.state.has_left() && line == Ancestry::Ancestor;
-            MemberId::new(index).filter(|_| cut)
+            let said = Said::by(own, &assembly.lineage);
+            let lacks = !said.has_left || own.stamp.is_none();
+            let it_is = set.is_who_left(id, said) || cut_short(assembly, index, said);
+            (there && lacks && it_is).then_some(id)
         };
-        self.entries.iter().enumerate().filter_map(cut).collect()
+        self.entries.iter().enumerate().filter_map(lacks).collect()
     }
 
     /// What the election looks at.
@@ -172,10 +172,12 @@ impl Roster {
     }
 
     /// The files of each member.
-    pub(super) fn seats(&self) -> Vec<Seat> {
-        let seats = self.entries.iter().map(|entry| {
+    pub(super) fn seats(&self, assembly: &Assembly) -> Vec<Seat> {
+        let entries = self.entries.iter().zip(&assembly.starts);
+        let seats = entries.map(|(entry, start)| {
+            let released = *start == Start::Released;
             let mut seat = Seat::new(entry.setup.scb.clone(), entry.setup.io);
-            seat.protect = entry.setup.protect;
+            (seat.protect, seat.released) = (entry.setup.protect, released);
             seat.identity = entry.image.as_ref().map(Image::identity);
             seat
         });
@@ -236,6 +238,14 @@ impl Entry {
     }
 }
 
+/// Whether the detach of a member was cut short by the crash: the others' blocks say that it has left, as
+/// the last thing that happened, and its own does not yet.
+fn cut_short(assembly: &Assembly, index: usize, said: Said) -> bool {
+    let last = said.generation.next() == assembly.generation && !assembly.clean;
+    let detached = assembly.starts[index] == Start::Detached;
+    detached && last && !said.has_left && said.ancestry == Ancestry::Ancestor
+}
+
 fn reason(start: Start) -> &'static str {
     match start {
         Start::Source => "",
@@ -244,6 +254,7 @@ fn reason(start: Start) -> &'static str {
         Start::Copy { resume: false } => "it was behind when the unit was mounted",
         Start::Detached => "detached before the unit was mounted",
         Start::Expelled => "expelled before the unit was mounted",
+        Start::Released => "it was released from the set, and nothing is known of its image since",
         Start::Missing { .. } => "its image or its control block was not there at the mount",
     }
 }

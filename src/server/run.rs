@@ -18,8 +18,9 @@ use super::speed::Speeds;
 use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
-    Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
-    Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict,
+    Answer, BitmapRecord, CandidateId, Code, Command, Effect, Event, FlushId, Generation,
+    HomeChange, MemberId, MemberSet, Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict,
+    Written,
 };
 
 /// Time after which a command that has not ended is given up.
@@ -57,8 +58,8 @@ pub(super) struct Runner {
     last_tick: Instant,
     /// Bits of all bitmaps when the state was published last, and when that was.
     last_bits: (u64, Instant),
-    /// Members whose blocks do not tell the membership (I3).
-    undurable: MemberSet,
+    /// What the members' blocks hold (I3).
+    written: Written,
     /// Members whose blocks failed in this batch of effects.
     just_failed: Option<MemberSet>,
     /// Why bitmaps could not be kept, in this batch of effects.
@@ -81,6 +82,7 @@ pub(super) struct Parts {
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
         let copier = Copier::new(Arc::clone(&parts.pipeline), parts.messages.clone());
+        let written = Written::new(parts.set.generation());
         Self {
             set: parts.set,
             identity: parts.identity,
@@ -99,7 +101,7 @@ impl Runner {
             speeds: Speeds::default(),
             last_tick: Instant::now(),
             last_bits: (0, Instant::now()),
-            undurable: MemberSet::EMPTY,
+            written,
             just_failed: None,
             home_error: None,
             stopped: false,
@@ -355,6 +357,7 @@ impl Runner {
         }
         let seat = &mut self.seats[id.index()];
         (seat.identity, seat.stamp) = (Some(image.identity()), None);
+        seat.released = false;
         seat.turns += 1;
         self.stores[id.index()] = Some(image.into_storage() as Arc<dyn Storage>);
     }
@@ -364,37 +367,56 @@ impl Runner {
     fn release(&mut self, id: MemberId) {
         self.give_up_flag(id);
         let seat = &mut self.seats[id.index()];
-        (seat.vacant, seat.file, seat.lease) = (true, None, None);
-        if let Err(error) = std::fs::remove_file(&seat.scb) {
-            let path = seat.scb.display();
-            tracing::warn!(%path, %error, "the control block of a released member stays");
+        (seat.vacant, seat.lease) = (true, None);
+        if let Err(error) = self.remove_block(id) {
+            tracing::warn!(%error, "the control block of a released member stays");
         }
     }
 
-    fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {
+    pub(super) fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {
+        let writers = self.set.writers();
+        if !self.written.may_write(to, writers) {
+            tracing::warn!("a member leaves, and its block cannot say so yet");
+            self.block_failed(to);
+            return;
+        }
         let failed = self.write_blocks(generation, clean, to);
-        self.undurable = self.undurable.without(to);
+        let lacking = failed.as_ref().map_or(MemberSet::EMPTY, |(m, _)| *m);
+        self.written.note(generation, to, lacking, writers);
         if let Some((members, error)) = failed {
             tracing::error!(%error, "a storage control block could not be written");
-            self.undurable = self.undurable.or(members);
-            self.just_failed = Some(members);
-            if clean && to == self.set.writers() {
+            self.block_failed(members);
+            if clean && to == writers {
                 self.failure = Some(error.to_string());
             }
         }
         self.pipeline.halt(self.is_undurable());
     }
 
+    fn block_failed(&mut self, members: MemberSet) {
+        let before = self.just_failed.unwrap_or(MemberSet::EMPTY);
+        self.just_failed = Some(before.or(members));
+    }
+
     /// Whether a member that takes part could say something else after a crash (I3).
     pub(super) fn is_undurable(&self) -> bool {
-        !self.undurable.and(self.set.writers()).is_empty()
+        !self.written.is_durable(self.set.writers())
+    }
+
+    /// The record under which a bitmap may be kept now.
+    pub(super) fn proven(&self, record: BitmapRecord) -> BitmapRecord {
+        self.written.proven(record, self.set.writers())
     }
 
     /// Tries again to make a membership durable that no member could write down.
     fn persist_again(&mut self) {
-        if self.is_undurable() {
-            let (generation, to) = (self.set.generation(), self.set.writers());
-            self.persist(generation, false, to);
+        if !self.is_undurable() {
+            return;
+        }
+        let (generation, to) = (self.set.generation(), self.set.writers());
+        self.persist(generation, false, to);
+        if !self.is_undurable() {
+            self.change_home(&HomeChange::Describe(self.set.proof()));
         }
     }
 

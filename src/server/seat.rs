@@ -1,6 +1,6 @@
 //! What the server keeps for each member beside the set: its files and their identity.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -9,10 +9,12 @@ use super::run::Runner;
 use super::setup::Protect;
 use crate::error::{Error, Result};
 use crate::io::lease::Lease;
-use crate::io::scb_file::ScbFile;
+use crate::io::scb_file::{self, ScbFile};
 use crate::io::{self, IoMode};
 use crate::set::scb::{Lineage, ScbRow};
-use crate::set::{Generation, MemberId, MemberSet, Moment, Scb, ScbState, Stamp};
+use crate::set::{
+    Code, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, Stamp, Written,
+};
 
 /// Who the set is, for its storage control blocks.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ pub(super) struct Seat {
     pub(super) identity: Option<io::Identity>,
     /// Whether its member has given up its membership, and the place waits for another one.
     pub(super) vacant: bool,
+    /// Whether the set has released it, so that its image may be somebody's own.
+    pub(super) released: bool,
     /// What its image looked like when it left, if that was since the start.
     pub(super) stamp: Option<Stamp>,
     /// What is done for its image while it is away.
@@ -66,6 +70,7 @@ impl Seat {
             io,
             identity: None,
             vacant: false,
+            released: false,
             stamp: None,
             protect: Protect::None,
             flag: Flag::default(),
@@ -74,35 +79,63 @@ impl Seat {
         }
     }
 
-    fn write(&mut self, scb: &Scb) -> Result<()> {
-        let failed = |path: &PathBuf, e| {
-            Error::io(
-                format!(
-                    "the storage control block {} cannot be written",
-                    path.display()
-                ),
-                e,
-            )
-        };
+    /// Opens the block's file for writing, unless it is.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub(super) fn open(&mut self) -> Result<&mut ScbFile> {
         let file = match self.file.take() {
             Some(file) => file,
             None => {
                 let made = self.scb.parent().map_or(Ok(()), std::fs::create_dir_all);
                 made.and_then(|()| ScbFile::open_or_create(&self.scb))
-                    .map_err(|e| failed(&self.scb, e))?
+                    .map_err(|cause| unwritable(&self.scb, cause))?
             }
         };
-        let outcome = self.file.insert(file).write(scb);
-        outcome.map_err(|e| failed(&self.scb, e))?;
+        Ok(self.file.insert(file))
+    }
+
+    fn write(&mut self, scb: &Scb) -> Result<()> {
+        let outcome = self.open()?.write(scb);
+        outcome.map_err(|cause| unwritable(&self.scb, cause))?;
         self.written = Some(scb.state);
         Ok(())
     }
+
+    /// Refuses a block of somebody else, who may have come to its place while the member was away.
+    fn check_owner(&self, set: Uuid, member: Uuid) -> Result<()> {
+        let found = scb_file::read(&self.scb).map_err(|cause| unwritable(&self.scb, cause))?;
+        let ScbFound::Read(scb) = found else {
+            return Ok(());
+        };
+        if (scb.set, scb.member) == (set, member) {
+            return Ok(());
+        }
+        let (path, member, set) = (self.scb.display(), scb.name, scb.set);
+        let text = format!("{path} is the storage control block of {member} of the set {set}");
+        Err(Error::new(Code::OtherSet, text))
+    }
+}
+
+fn unwritable(path: &Path, cause: std::io::Error) -> Error {
+    let text = format!(
+        "the storage control block {} cannot be written",
+        path.display()
+    );
+    Error::io(text, cause)
 }
 
 impl Runner {
-    /// Writes a generation to the members' blocks, one durable before the next: who was a source before
-    /// comes first, copy targets last, so that a crash in between leaves a source at the newest
-    /// generation. Gives the members that failed and the first error.
+    /// Opens all these blocks for writing: when one cannot be, none is written.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub(super) fn open_blocks(&mut self, to: MemberSet) -> Result<()> {
+        to.iter()
+            .try_for_each(|id| self.seats[id.index()].open().map(drop))
+    }
+
+    /// Writes a generation to the members' blocks, one durable before the next ([`Written::order`]). Gives the members that failed and the first error.
     pub(super) fn write_blocks(
         &mut self,
         generation: Generation,
@@ -110,14 +143,17 @@ impl Runner {
         to: MemberSet,
     ) -> Option<(MemberSet, Error)> {
         let table = self.set.table();
-        let mut order: Vec<MemberId> = to.iter().collect();
-        order.sort_by_key(|id| {
+        let order = Written::order(to, |id| {
             let state = self.set.members()[id.index()].state.durable();
-            let before = self.seats[id.index()].written;
-            (state != ScbState::Source, before != Some(ScbState::Source))
+            (state, self.seats[id.index()].written)
         });
+        let mut source_written = !order.iter().any(|(_, source)| *source);
         let (mut failed, mut first) = (MemberSet::EMPTY, None);
-        for id in order {
+        for (id, is_source) in order {
+            if !is_source && !source_written {
+                failed.insert(id);
+                continue;
+            }
             let Some(scb) = self.block(id, generation, clean, &table) else {
                 continue;
             };
@@ -125,6 +161,7 @@ impl Runner {
                 failed.insert(id);
                 first.get_or_insert(error);
             }
+            source_written |= !failed.contains(id);
         }
         first.map(|error| (failed, error))
     }
@@ -139,7 +176,20 @@ impl Runner {
             stamp: Some(stamp),
             ..block
         };
-        self.seats[id.index()].write(&scb)
+        let seat = &mut self.seats[id.index()];
+        if seat.file.is_none() {
+            seat.check_owner(scb.set, scb.member)?;
+        }
+        seat.write(&scb)
+    }
+
+    /// Removes the block of a member that is none any more, if it is its own.
+    pub(super) fn remove_block(&mut self, id: MemberId) -> Result<()> {
+        let member = self.set.members()[id.index()].uuid;
+        let seat = &mut self.seats[id.index()];
+        seat.file = None;
+        seat.check_owner(self.identity.set, member)?;
+        std::fs::remove_file(&seat.scb).map_err(|cause| unwritable(&seat.scb, cause))
     }
 
     /// The block of a member, unless it is none any more.

@@ -70,6 +70,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         geometry: assembly.geometry,
         generation: assembly.generation,
         clean: assembly.clean,
+        last_mark: assembly.lineage.mark(),
         mark,
         absent: mounting.policy,
         past: home.past,
@@ -82,8 +83,8 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
     let (messages, inbox) = unbounded();
-    let cut_short = roster.cut_short(&assembly);
-    let (seats, created) = (roster.seats(), roster.created());
+    let unfinished = roster.unfinished(&assembly, &set);
+    let (seats, created) = (roster.seats(&assembly), roster.created());
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
     let pipeline = Arc::new(Pipeline::new(live, mounting.read_only, home.journal));
@@ -114,7 +115,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     };
     let mut runner = Runner::new(parts);
     let rest = first_effects(&mut runner, effects)?;
-    cut_short
+    unfinished
         .into_iter()
         .for_each(|id| runner.finish_departure(id));
     run(runner, rest, inbox, handle, state_dir)
@@ -145,6 +146,7 @@ fn first_effects(runner: &mut Runner, effects: Vec<Effect>) -> Result<Vec<Effect
                 clean,
                 to,
             } => {
+                runner.open_blocks(to)?;
                 if let Some((_, error)) = runner.write_blocks(generation, clean, to) {
                     return Err(error);
                 }

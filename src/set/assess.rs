@@ -59,6 +59,8 @@ pub enum Start {
     Detached,
     /// Not at all: it left by an error.
     Expelled,
+    /// Not at all: it has been released, and its image may be somebody's own since.
+    Released,
     /// Not at all: its image or its block is not there.
     Missing {
         /// Whether it was a source: then it lacks only what was in flight, and what is written from now on.
@@ -166,10 +168,11 @@ pub fn assess(found: &[Found], kept: &[BitmapRecord]) -> Result<Assembly, Refusa
         return Err(never_created(found));
     };
     refuse_damaged(found, newest.1)?;
-    refuse_outdated(found, newest.1, kept)?;
     refuse_split(newest, &blocks)?;
+    refuse_outdated(found, newest.1, kept)?;
     let proof = Proof::of(kept, newest.1);
     let starts = starts(found, newest.1, proof);
+    let led_by_merging = is_led_by_merging(found, &starts);
     refuse_small(found, &starts, newest.1.geometry.size())?;
     refuse_without_source(found, &starts, newest)?;
     let newest = newest.1;
@@ -179,7 +182,7 @@ pub fn assess(found: &[Found], kept: &[BitmapRecord]) -> Result<Assembly, Refusa
         geometry: newest.geometry,
         generation: newest.generation,
         lineage: newest.lineage.clone(),
-        clean: newest.clean,
+        clean: newest.clean && !led_by_merging,
         members: found.iter().map(|f| f.identity(newest)).collect(),
         starts,
         table: newest.table.clone(),
@@ -273,12 +276,17 @@ fn newest<'a>(
     blocks: &[(&'a Found, &'a Scb)],
     kept: &[BitmapRecord],
 ) -> Option<(&'a Found, &'a Scb)> {
-    // Both lines may hold the older bitmaps: the latest one decides.
-    let known = |scb: &Scb| {
+    // Of two lines the one that the latest bitmap is of has served the unit: the other may have got no further
+    // than a start that was refused, whatever its generation. Both may hold the older bitmaps.
+    let known = |scb: &Scb, proven: bool| {
         let held = kept.iter().filter(|r| scb.lineage.holds_record(r));
+        let held = held.filter(|r| !proven || r.kind == BitmapKind::Intent);
         held.map(|r| r.tag.generation).max()
     };
-    let rank = |b: &(&Found, &Scb)| (b.1.generation, b.1.state.claims_data(), known(b.1));
+    let rank = |(_, scb): &(&Found, &Scb)| {
+        let claims = scb.state.claims_data();
+        (known(scb, true), scb.generation, claims, known(scb, false))
+    };
     blocks.iter().rev().copied().max_by_key(rank)
 }
 
@@ -321,11 +329,14 @@ fn refuse_outdated(found: &[Found], newest: &Scb, kept: &[BitmapRecord]) -> Resu
          that is absent has newer data",
         newest.generation
     );
-    Err(Refusal::new(Code::WrongGeneration, text).with_hint(format!(
-        "bring back {}; to go on without, and lose what it alone has, remove the journal from the \
-         state directory",
-        absent.join(", ")
-    )))
+    let without =
+        "to go on without, and lose what it alone has, remove the journal from the state directory";
+    Err(
+        Refusal::new(Code::WrongGeneration, text).with_hint(match absent[..] {
+            [] => without.to_owned(),
+            _ => format!("bring back {}; {without}", absent.join(", ")),
+        }),
+    )
 }
 
 /// A member that claims the data must be an ancestor of the newest block, or its equal.
@@ -349,6 +360,14 @@ fn refuse_split(newest: (&Found, &Scb), blocks: &[(&Found, &Scb)]) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Whether the master is a member that was still to be merged: then a source that is absent is not its equal.
+fn is_led_by_merging(found: &[Found], starts: &[Start]) -> bool {
+    let mut all = found.iter().zip(starts);
+    let master = all.find(|(_, start)| **start == Start::Source);
+    let block = master.and_then(|(found, _)| found.block());
+    block.is_some_and(|block| block.state == ScbState::Merging)
 }
 
 fn starts(found: &[Found], newest: &Scb, proof: Proof) -> Vec<Start> {
@@ -378,6 +397,9 @@ fn start_of(found: &Found, newest: &Scb, proof: Proof) -> Start {
         _ => {}
     }
     match (found.image, found.block()) {
+        (Some(_), Some(scb)) if row.is_none() && scb.generation < newest.generation => {
+            Start::Released
+        }
         (Some(_), Some(scb)) if scb.generation < newest.generation => {
             left_behind(scb, row, newest, proof)
         }
@@ -453,6 +475,7 @@ fn refuse_without_source(
         (names(|s| matches!(s, Start::Copy { .. })), "to be copied"),
         (names(|s| *s == Start::Detached), "detached"),
         (names(|s| *s == Start::Expelled), "expelled"),
+        (names(|s| *s == Start::Released), "released"),
         (names(|s| matches!(s, Start::Missing { .. })), "missing"),
     ];
     let there: Vec<String> = kinds

@@ -96,6 +96,12 @@ impl ShadowSet {
         Arc::new(WriteBitmap::empty(self.geometry).named(id))
     }
 
+    /// The proof of the generation: the record of the current intent, once every member's block has it.
+    #[must_use]
+    pub fn proof(&self) -> BitmapRecord {
+        self.intent_record(BitmapKind::Intent)
+    }
+
     /// The record of the current intent: the generation that every member's block has got by now.
     pub(super) fn intent_record(&self, kind: BitmapKind) -> BitmapRecord {
         BitmapRecord {

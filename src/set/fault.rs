@@ -7,7 +7,7 @@ use super::copy::CopyKind;
 use super::event::{Effect, Failure, Notice, Ticket, Verdict};
 use super::geometry::ByteRange;
 use super::member::{Departed, MemberId, MemberSet, MemberState};
-use super::record::HomeChange;
+use super::record::{BitmapKind, HomeChange};
 use super::refusal::Refusal;
 use super::shadow::ShadowSet;
 
@@ -158,13 +158,36 @@ impl ShadowSet {
 
     /// Blocks could not be written: who holds no record of the membership cannot stay in it (I3).
     pub(super) fn blocks_failed(&mut self, members: MemberSet) {
+        // At the end the next mount sees who was not marked clean.
+        if self.closed {
+            return;
+        }
+        for id in members.iter() {
+            if let Some(departed) = self.members[id.index()].state.departed_mut() {
+                departed.told = false;
+            }
+        }
         let stays = !self.sources.all().without(members).is_empty();
         let reason = "its storage control block could not be written";
+        let leaving = self.writers().and(members);
         if stays && self.expel_all(members, reason) {
+            leaving.iter().for_each(|id| self.has_block_before(id));
             self.advance();
             self.publish();
             self.settle_departures();
         }
+    }
+
+    /// The block of a member that leaves was not written in this generation: it has the one before.
+    fn has_block_before(&mut self, id: MemberId) {
+        let before = self.generation.number() - 1;
+        let tag = self.members[id.index()].state.departed_mut();
+        let Some(tag) = tag.and_then(|d| d.tag.as_mut()) else {
+            return;
+        };
+        tag.generation = before;
+        let tag = *tag;
+        self.describe(id, tag, BitmapKind::Departed);
     }
 
     /// Bitmaps can be kept no longer. They go on in memory; what is kept must not be believed by the next

@@ -125,29 +125,6 @@ impl ShadowSet {
         })
     }
 
-    /// The bitmap of a departed member, when it tells how the image differs from the unit: the image is
-    /// the one that left, and nobody has written it since.
-    fn usable_bitmap(&self, id: MemberId, attach: &Attach) -> Result<&OwnedBitmap, Refusal> {
-        let member = &self.members[id.index()];
-        let name = &member.name;
-        let departed = member.state.departed();
-        if let (Some(tag), Some(said)) = (departed.and_then(|d| d.tag), attach.said) {
-            let told = matches!(member.state, MemberState::Detached(_));
-            said.check(name, tag.generation, told)?;
-        }
-        if let Some(change) = &attach.changed {
-            let text = format!("the image of {name} was changed outside: {change}");
-            return Err(Refusal::new(Code::ImageChanged, text));
-        }
-        match departed.map(|d| &d.held) {
-            Some(Held::Here(map)) => Ok(map),
-            _ => {
-                let text = format!("{name} has no bitmap");
-                Err(Refusal::new(Code::NoBitmap, text))
-            }
-        }
-    }
-
     /// Whether a member can be attached now; gives its name.
     ///
     /// # Errors

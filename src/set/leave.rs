@@ -165,6 +165,7 @@ impl ShadowSet {
             until: self.epoch,
             was,
             closed: false,
+            told: false,
         }
     }
 
@@ -257,7 +258,7 @@ impl ShadowSet {
             !matches!(departed.held, Held::WithCopier(_)),
             "I5: its copier still runs"
         );
-        departed.closed = true;
+        (departed.closed, departed.told) = (true, true);
         let bitmap = departed.tag.map(|tag| tag.id);
         let set_bits = departed.marks().map_or(0, |map| map.count());
         let reason = match self.members[id.index()].reason.as_str() {

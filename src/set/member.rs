@@ -239,6 +239,8 @@ pub struct Departed {
     pub was: &'static str,
     /// Whether its storage was let go of.
     pub closed: bool,
+    /// Whether its own storage control block says that it has left.
+    pub told: bool,
 }
 
 impl Departed {
@@ -252,6 +254,7 @@ impl Departed {
             until,
             was: "source",
             closed: true,
+            told: false,
         }
     }
 

@@ -27,6 +27,7 @@ pub mod shadow;
 pub mod stamp;
 pub mod status;
 pub mod view;
+mod written;
 
 pub use assess::{Assembly, Found, ScbFound, Start, assess};
 pub use bitmap::{OwnedBitmap, WriteBitmap};
@@ -50,3 +51,4 @@ pub use shadow::ShadowSet;
 pub use stamp::Stamp;
 pub use status::{BitmapStatus, MemberStatus, SetState, SetStatus};
 pub use view::{Epoch, Marked, MergeStep, Outcome, Role, Seat, View};
+pub use written::Written;

@@ -42,6 +42,8 @@ pub struct Beginning {
     pub generation: Generation,
     /// Whether the set was stopped in order.
     pub clean: bool,
+    /// Mark in the lineage of the mount before, which wrote that generation.
+    pub last_mark: u64,
     /// Mark of this mount in the lineage.
     pub mark: u64,
     /// What is wanted of bitmaps for members that are absent.
@@ -167,7 +169,7 @@ impl ShadowSet {
         };
         let owner = members[master.index()].0.uuid;
         legacy.doubt_of_master(owner, &mut set);
-        set.inherit_intents(&mut legacy);
+        set.inherit_intents(&mut legacy, from.last_mark);
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
                 .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
@@ -200,21 +202,22 @@ impl ShadowSet {
     /// Goes on with the intents of the past, in one bitmap, until all members are flushed. The one that
     /// proves the newest generation stays: it tells a member that was left behind by the crash
     /// from one that somebody has put back.
-    fn inherit_intents(&mut self, legacy: &mut Legacy) {
+    fn inherit_intents(&mut self, legacy: &mut Legacy, last_mark: u64) {
         let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation);
         legacy
             .intents
             .sort_by_key(|(record, _)| std::cmp::Reverse(rank(record)));
         let mut all = std::mem::take(&mut legacy.intents).into_iter();
         let base = match all.next() {
-            Some((_, map)) => map,
-            None if legacy.doubt.is_none() => return,
-            None => self.kept_doubt(),
+            Some((_, map)) => {
+                if let Some(doubt) = &legacy.doubt {
+                    map.absorb(doubt);
+                    self.push_home(HomeChange::Absorb(map.id(), Arc::clone(doubt)));
+                }
+                map
+            }
+            None => self.first_intent(legacy, last_mark),
         };
-        if let Some(doubt) = &legacy.doubt {
-            base.absorb(doubt);
-            self.push_home(HomeChange::Absorb(base.id(), Arc::clone(doubt)));
-        }
         for (record, _) in all {
             self.push_home(HomeChange::Forget(record.tag.id));
         }
@@ -224,14 +227,17 @@ impl ShadowSet {
         });
     }
 
-    /// A bitmap for what may have been in flight when nothing of the past is known: should this mount crash
-    /// before everything is flushed, the next one has to know. Proves nothing of a generation.
-    fn kept_doubt(&mut self) -> WriteBitmap {
+    /// A bitmap for what may have been in flight when nothing of the past is known. Should this mount crash
+    /// before everything is flushed, the next one has to know; and it has to know the generation that was
+    /// found, when whoever has it is absent then.
+    fn first_intent(&mut self, legacy: &Legacy, last_mark: u64) -> WriteBitmap {
         let map = WriteBitmap::empty(self.geometry).named(self.new_id());
+        // All in one: a record that is believed must not come without its bits.
+        legacy.doubt.iter().for_each(|doubt| map.absorb(doubt));
         let record = BitmapRecord {
             tag: self.tag_of(map.id(), Policy::default()),
-            kind: BitmapKind::Opening,
-            owner: self.mark,
+            kind: BitmapKind::Intent,
+            owner: Uuid::from_u64_pair(0, last_mark),
         };
         self.push_home(HomeChange::Add(record, Arc::new(map.snapshot())));
         map
@@ -258,8 +264,17 @@ impl ShadowSet {
                 legacy.spent.extend(useless);
                 self.seat_copy(id, own.filter(|_| resume), legacy)
             }
-            Start::Detached => MemberState::Detached(self.seat_departed(owner, own, legacy)),
+            Start::Detached => {
+                let told = true;
+                let departed = self.seat_departed(owner, own, legacy);
+                MemberState::Detached(Departed { told, ..departed })
+            }
             Start::Expelled => MemberState::Expelled(self.seat_departed(owner, own, legacy)),
+            Start::Released => {
+                let useless = own.map(|(record, _)| record.tag.id);
+                legacy.spent.extend(useless);
+                MemberState::Missing(Departed::without_bitmap(Epoch(0)))
+            }
             Start::Missing { equal } => {
                 MemberState::Missing(self.seat_missing(owner, own, legacy, (absent, equal)))
             }
@@ -429,6 +444,7 @@ mod tests {
                 geometry,
                 generation: Generation::from_number(9).expect("not zero"),
                 clean: true,
+                last_mark: 0,
                 mark: 1,
                 absent: Policy::Minicopy,
                 past: Past::Known(order.map(kept).into()),

@@ -79,11 +79,17 @@ pub enum Mistake {
     ExcuseAlways,
     /// A read of a region still to be merged is answered without merging it.
     ReadUnmerged,
+    /// The block of a member that leaves is written before those of the members that take part.
+    BlockOfLeaverAhead,
+    /// A bitmap proves a generation that no member's block has got.
+    ProofAhead,
+    /// A flush is acknowledged while the membership is not durable.
+    FlushWhileHalted,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -118,6 +124,9 @@ impl Mistake {
         Self::BelieveAlways,
         Self::ExcuseAlways,
         Self::ReadUnmerged,
+        Self::BlockOfLeaverAhead,
+        Self::ProofAhead,
+        Self::FlushWhileHalted,
     ];
 }
 

@@ -1,7 +1,11 @@
 //! What the storage control block of a member that comes back says: whether its image is the one that left.
 
+use super::bitmap::OwnedBitmap;
+use super::event::Attach;
+use super::member::{Held, MemberId};
 use super::refusal::{Code, Refusal};
 use super::scb::{Ancestry, Generation, Lineage, Scb};
+use super::shadow::ShadowSet;
 
 /// What the own storage control block of a member that comes back says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,8 +32,8 @@ impl Said {
     /// Refuses an image that is not the one that left, but an older copy that came with its block.
     ///
     /// `left` is the generation in force when the member left. A block that says so itself is of a later
-    /// one. Who was expelled or absent may have been out of reach: its block then is the last one that it
-    /// took part in. Who was detached was `told`.
+    /// one. Who was not `told` may have been out of reach: its block then is the last one that it took part in.
+    /// That may be of one generation later when its write has seemed to fail.
     pub(super) fn check(self, name: &str, left: u64, told: bool) -> Result<(), Refusal> {
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::OldImage) {
@@ -38,7 +42,7 @@ impl Said {
         let number = self.generation.number();
         let text = match self.ancestry {
             Ancestry::Ancestor if number > left && self.has_left => return Ok(()),
-            Ancestry::Ancestor if number == left && !told => return Ok(()),
+            Ancestry::Ancestor if !told && (left..=left + 1).contains(&number) => return Ok(()),
             Ancestry::Foreign => format!(
                 "the storage control block of {name} has generation {number} of another history of \
                  the set; the member left behind generation {left}"
@@ -49,6 +53,44 @@ impl Said {
             ),
         };
         Err(Refusal::new(Code::WrongGeneration, text))
+    }
+}
+
+impl ShadowSet {
+    /// The bitmap of a departed member, when it tells how the image differs from the unit: the image is
+    /// the one that left, and nobody has written it since.
+    pub(super) fn usable_bitmap(
+        &self,
+        id: MemberId,
+        attach: &Attach,
+    ) -> Result<&OwnedBitmap, Refusal> {
+        let member = &self.members[id.index()];
+        let name = &member.name;
+        let departed = member.state.departed();
+        let told = departed.is_some_and(|d| d.told);
+        if let (Some(tag), Some(said)) = (departed.and_then(|d| d.tag), attach.said) {
+            said.check(name, tag.generation, told)?;
+        }
+        if let Some(change) = &attach.changed {
+            let text = format!("the image of {name} was changed outside: {change}");
+            return Err(Refusal::new(Code::ImageChanged, text));
+        }
+        match departed.map(|d| &d.held) {
+            Some(Held::Here(map)) => Ok(map),
+            _ => {
+                let text = format!("{name} has no bitmap");
+                Err(Refusal::new(Code::NoBitmap, text))
+            }
+        }
+    }
+
+    /// Whether what a block says is what a departed member has left behind, and a bitmap tells of it.
+    #[must_use]
+    pub fn is_who_left(&self, id: MemberId, said: Said) -> bool {
+        let member = &self.members[id.index()];
+        let departed = member.state.departed();
+        let tag = departed.and_then(|d| Some((d.tag?.generation, d.told)));
+        tag.is_some_and(|(left, told)| said.check(&member.name, left, told).is_ok())
     }
 }
 

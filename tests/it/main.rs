@@ -7,3 +7,4 @@ mod cycle;
 mod formats;
 mod kept;
 mod refusals;
+mod trouble;

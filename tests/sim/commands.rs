@@ -185,7 +185,12 @@ impl World {
         {
             return Ok(());
         }
-        let told = same_block || scb.is_none();
+        // Who left because its block could not be written may have that block all the same.
+        let tag = self.state(id).departed().and_then(|d| d.tag);
+        let left = tag.map_or(u64::MAX, |tag| tag.generation);
+        let close = left..=left.saturating_add(1);
+        let close = |scb: &Scb| close.contains(&scb.generation.number());
+        let told = same_block || scb.as_ref().is_none_or(close);
         let old = Attach {
             changed: told.then(|| "its contents".to_owned()),
             said: self.said(scb.as_ref()),

@@ -6,14 +6,14 @@
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Assembly, Beginning, BitmapRecord, Code, Found, Generation, Member, MemberId, MemberSet, Past,
-    Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, assess,
+    Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Member, MemberSet,
+    Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, Written, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
 
 use crate::ops::{Coming, Op, Strike, Trouble};
-use crate::world::{Checked, Disk, Expected, Violation, World, ensure, member};
+use crate::world::{Checked, Disk, Expected, Violation, World, ensure, makes, member};
 
 impl World {
     /// Lets a crash come now, or at one of the next operations on storage.
@@ -36,28 +36,51 @@ impl World {
 
     /// Writes a generation to the members' blocks in the server's order, as far as it comes.
     pub(crate) fn write_blocks(&mut self, generation: Generation, clean: bool, to: MemberSet) {
-        let table = self.set.table();
-        let mut order: Vec<MemberId> = to.iter().collect();
-        order.sort_by_key(|id| {
+        let (table, writers) = (self.set.table(), self.set.writers());
+        if !self.written.may_write(to, writers) && !makes!(BlockOfLeaverAhead) {
+            self.mark("a member leaves before its set is durable");
+            self.ops.just_failed = self.ops.just_failed.or(to);
+            return;
+        }
+        let mut failed = MemberSet::EMPTY;
+        let order = Written::order(to, |id| {
             let before = self.disks[id.index()].scb.as_ref().map(|scb| scb.state);
-            let now = self.state(*id).durable();
-            (now != ScbState::Source, before != Some(ScbState::Source))
+            (self.state(id).durable(), before)
         });
-        for id in order {
+        let mut source_written = !order.iter().any(|(_, source)| *source);
+        for (id, is_source) in order {
+            if !is_source && !source_written {
+                failed.insert(id);
+                continue;
+            }
             match self.strike(Op::Block) {
                 Strike::Crashes => return self.mark("crash between control blocks"),
-                Strike::Fails => {
-                    self.ops.just_failed.insert(id);
-                    self.ops.undurable.insert(id);
-                    continue;
-                }
-                Strike::Passes => self.ops.undurable.remove(id),
+                Strike::Fails => failed.insert(id),
+                Strike::Passes if self.is_bad_block() => failed.insert(id),
+                Strike::Passes => {}
+            }
+            source_written |= !failed.contains(id);
+            // What seems to have failed may be there all the same.
+            if failed.contains(id) && self.rng.chance(700) {
+                continue;
             }
             let scb = self.block(id.index(), generation, clean, &table);
             let disk = &mut self.disks[id.index()];
             disk.changed &= scb.state.has_left();
             disk.scb = Some(scb);
         }
+        if self.beginning && !failed.is_empty() {
+            self.mark("a start is refused: a control block cannot be written");
+            self.crashed = true;
+            return;
+        }
+        self.ops.just_failed = self.ops.just_failed.or(failed);
+        self.written.note(generation, to, failed, writers);
+    }
+
+    fn is_bad_block(&mut self) -> bool {
+        let rate = self.plan.faults.block;
+        !self.quiet && rate > 0 && self.rng.chance(rate)
     }
 
     fn block(&self, place: usize, generation: Generation, clean: bool, table: &[ScbRow]) -> Scb {
@@ -82,7 +105,7 @@ impl World {
     }
 
     /// The blocks of a set that was just created.
-    pub(crate) fn first_blocks(&mut self) {
+    fn first_blocks(&mut self) {
         let table = self.set.table();
         for place in 0..self.disks.len() {
             if !matches!(self.plan.starts[place], Start::Missing { .. }) {
@@ -98,7 +121,6 @@ impl World {
         self.log(if power { "loss of power" } else { "kill" });
         self.crashed = false;
         (self.stopping, self.stopped) = (false, false);
-        self.ops.undurable = MemberSet::EMPTY;
         self.ops.just_failed = MemberSet::EMPTY;
         match self.views.is_empty() {
             true => self.mark("crash during a mount"),
@@ -123,7 +145,7 @@ impl World {
         self.go_down(power);
         let kept = self.kept_by_crash();
         let records: Vec<_> = kept.iter().map(|(record, _)| *record).collect();
-        let older = self.put_back();
+        let older = self.put_back(&records);
         let (found, assembly) = self.elect(&records)?;
         self.check_older(older, &assembly.starts)?;
         let (starts, generation) = (assembly.starts, assembly.generation);
@@ -156,6 +178,7 @@ impl World {
             geometry: self.geometry,
             generation,
             clean: assembly.clean,
+            last_mark: assembly.lineage.mark(),
             mark,
             absent: Policy::MinicopyOptional,
             past,
@@ -167,15 +190,31 @@ impl World {
 
     /// The first effects of a new life.
     fn live_again(&mut self, from: Beginning, members: Vec<(Member, Start)>) -> Checked {
+        self.written = Written::new(from.generation);
         let set = ShadowSet::assemble(from, members);
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
-        let effects = self.set.begin();
-        self.carry_out(effects)?;
+        self.begin_life()?;
         if self.crashed {
             Ok(())
         } else {
             self.check_all()
         }
+    }
+
+    /// Carries out the first effects. A control block that cannot be written ends the life before it serves
+    /// anybody.
+    pub(crate) fn begin_life(&mut self) -> Checked {
+        self.beginning = true;
+        let effects = self.set.begin();
+        if self.disks.iter().all(|disk| disk.scb.is_none()) {
+            self.first_blocks();
+        }
+        let begun = self.carry_out(effects);
+        self.beginning = false;
+        if !self.views.is_empty() {
+            self.served = self.lineage.mark();
+        }
+        begun
     }
 
     /// What is kept of bitmaps over a crash, as far as the next life looks for it. Now and then a life keeps
@@ -194,7 +233,7 @@ impl World {
 
     /// Somebody puts an older copy of an image back after the crash, and its block of that time: one that
     /// is older than any crash could have left it. Others hold all data.
-    fn put_back(&mut self) -> Option<usize> {
+    fn put_back(&mut self, kept: &[BitmapRecord]) -> Option<usize> {
         let newest = self.disks.iter().filter_map(|d| d.scb.as_ref());
         let newest = newest.map(|scb| scb.generation.number()).max()?;
         let age = |scb: &Option<Scb>| scb.as_ref().map(|scb| scb.generation.number());
@@ -202,11 +241,15 @@ impl World {
             let source = |scb: &Scb| scb.state == ScbState::Source;
             age(&disk.scb) == Some(newest) && disk.scb.as_ref().is_some_and(source)
         };
+        // Starts that are cut short one after the other leave a block more than one generation behind.
+        let intents = kept.iter().filter(|r| r.kind == BitmapKind::Intent);
+        let complete = intents.map(|r| r.tag.generation).max();
         let older = |place: &usize| {
             let old = self.disks[*place].old.as_ref();
             let old = old.and_then(|(_, scb)| age(scb));
             let others = self.disks.iter().enumerate();
             let others = others.filter(|(n, disk)| n != place && holds(disk)).count();
+            let old = old.filter(|old| complete.is_none_or(|c| *old < c));
             old.is_some_and(|old| old + 2 <= newest) && others > 0
         };
         let place = (0..self.disks.len()).find(older)?;
@@ -269,6 +312,7 @@ impl World {
             let place = all
                 .iter()
                 .position(|f| Some(&f.name) == refusal.word.as_ref());
+            let place = place.map(|place| self.given_up(place));
             let (Code::SplitBrain, true, Some(place)) = (refusal.code, self.parted, place) else {
                 break;
             };
@@ -281,6 +325,24 @@ impl World {
         Ok((all, assembly))
     }
 
+    /// Whom the operator gives up of two that have parted: the one that is named, unless the other has got no
+    /// further than a start that was refused. The operator knows which one has served.
+    fn given_up(&self, named: usize) -> usize {
+        let line = |place: usize| Some(self.disks[place].scb.as_ref()?.lineage.mark());
+        let newest = |place: &usize| {
+            let scb = self.disks[*place].scb.as_ref();
+            scb.map(|scb| scb.generation)
+        };
+        let other = |place: &usize| {
+            *place != named && line(*place).is_some() && line(*place) != Some(self.served)
+        };
+        match line(named) == Some(self.served) {
+            true => (0..self.disks.len()).filter(other).max_by_key(newest),
+            false => None,
+        }
+        .unwrap_or(named)
+    }
+
     /// Checks what was elected. After a mount that served nobody the sources may be as that mount found them,
     /// or as they could be before it.
     fn check_either(&mut self, starts: &[Start], power: bool, stale: &[bool]) -> Checked {
@@ -291,14 +353,19 @@ impl World {
             power,
         };
         let outcome = self.check_elected(starts, power, stale);
-        let (Err(_), Some(earlier)) = (&outcome, before) else {
+        // Of mounts one after the other that served nobody, what was before the first.
+        let Some(earlier) = before else {
             self.before = Some(expected);
             return outcome;
         };
-        self.mark("another master after a crash during a mount");
         let power = power || earlier.power;
-        (self.oracle, self.unmerged) = (earlier.oracle.clone(), earlier.unmerged.clone());
+        let (oracle, unmerged) = (earlier.oracle.clone(), earlier.unmerged.clone());
         self.before = Some(Expected { power, ..earlier });
+        if outcome.is_ok() {
+            return outcome;
+        }
+        self.mark("another master after a crash during a mount");
+        (self.oracle, self.unmerged) = (oracle, unmerged);
         self.check_elected(starts, power, stale)
     }
 
@@ -383,7 +450,8 @@ impl World {
         for (block, value) in master.iter().enumerate() {
             // What a read has merged may be lost with the power, and with nothing else.
             let merged = self.oracle.was_read(block) && !power;
-            let unmerged = stale[block] && !merged && self.unmerged[block].contains(value);
+            let open = stale[block] && !merged || power && self.unsettled[block];
+            let unmerged = open && self.unmerged[block].contains(value);
             let right = unmerged || self.oracle.survives(block, *value, power);
             ensure!(
                 right,
@@ -400,6 +468,8 @@ impl World {
             }
         }
         self.oracle.restart(&master, power);
+        let unsettled = self.unsettled.iter_mut().zip(stale);
+        unsettled.for_each(|(unsettled, stale)| *unsettled |= *stale);
         for (disk, _) in self.disks.iter().zip(starts).filter(|(_, s)| merges(**s)) {
             for (block, values) in self.unmerged.iter_mut().enumerate() {
                 values.push(disk.image.get(block));

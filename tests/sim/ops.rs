@@ -3,7 +3,7 @@
 //!
 //! Who strikes is decided elsewhere: the scheduler at random, the scripts at every place in turn.
 
-use shadowset::set::{Event, MemberSet};
+use shadowset::set::{Event, HomeChange, MemberSet};
 
 use crate::world::{Checked, Violation, World};
 
@@ -76,8 +76,6 @@ pub(crate) struct Ops {
     pub(crate) full: bool,
     /// Members whose blocks could not be written just now; nobody has told the set yet.
     pub(crate) just_failed: MemberSet,
-    /// Members whose blocks are not as the set has them: nothing is acknowledged meanwhile.
-    pub(crate) undurable: MemberSet,
 }
 
 impl World {
@@ -145,18 +143,26 @@ impl World {
         self.mark("control block not written");
         let now = self.moment();
         let effects = self.set.handle(now, Event::BlocksFailed(failed));
-        self.carry_out(effects)?;
-        let left = self.ops.undurable.and(self.set.writers());
-        if !left.is_empty() && !self.crashed {
-            let (generation, to) = (self.set.generation(), self.set.writers());
-            self.write_blocks(generation, false, to);
-            return self.report_blocks();
+        self.carry_out(effects)
+    }
+
+    /// Tries again to make a membership durable that no member could write down, as the server does with
+    /// every tick.
+    pub(crate) fn persist_again(&mut self) -> Checked {
+        if !self.is_undurable() || self.crashed {
+            return Ok(());
         }
-        Ok(())
+        let (generation, to) = (self.set.generation(), self.set.writers());
+        self.write_blocks(generation, false, to);
+        if !self.is_undurable() && !self.crashed {
+            self.mark("a membership became durable late");
+            self.change_home(&HomeChange::Describe(self.set.proof()));
+        }
+        self.carry_out(Vec::new())
     }
 
     /// Whether a member that takes part could say something else after a crash (I3).
     pub(crate) fn is_undurable(&self) -> bool {
-        !self.ops.undurable.and(self.set.writers()).is_empty()
+        !self.written.is_durable(self.set.writers())
     }
 }

@@ -62,7 +62,7 @@ impl World {
 fn in_worlds(members: usize, check: impl Fn(&mut World)) {
     for seed in 0..SEEDS {
         let mut world = world(members, (true, 1), seed, true);
-        let begun = world.begin();
+        let begun = world.begin_life();
         assert!(begun.is_ok(), "{begun:?}");
         check(&mut world);
         let ended = world.end_well();

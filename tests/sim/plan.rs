@@ -62,6 +62,8 @@ pub(crate) struct Faults {
     pub(crate) changed: u64,
     /// The home of bitmaps breaks.
     pub(crate) home: u64,
+    /// A control block cannot be written, per mille.
+    pub(crate) block: u64,
     /// One operation fails as a script says: what is exact without faults need not be.
     pub(crate) planned: u64,
 }
@@ -74,6 +76,7 @@ impl Faults {
             + self.flush
             + self.flush_everywhere
             + self.home
+            + self.block
             + self.planned
             == 0
     }
@@ -165,6 +168,7 @@ impl Faults {
             flush_everywhere: rate(200, 60),
             changed: rate(300, 300),
             home: rate(200, 10),
+            block: rate(150, 700),
             planned: 0,
         }
     }

@@ -266,6 +266,11 @@ impl World {
                 self.oracle.begin(block, value, now);
             }
         }
+        let unguarded = kind == Kind::Flush && makes!(FlushWhileHalted);
+        if kind != Kind::Read && self.is_undurable() && !unguarded {
+            self.mark("refused while the membership is not durable");
+            self.requests[at].stage = Stage::Answered(Verdict::Fail);
+        }
         Ok(())
     }
 
@@ -418,6 +423,7 @@ impl World {
         match request.kind {
             Kind::Flush if verdict == Verdict::Acknowledge => {
                 self.oracle.flushed(request.began);
+                self.unsettled.fill(false);
                 self.check_flushed(request.began)
             }
             _ => self.check_blocks(request.blocks()),

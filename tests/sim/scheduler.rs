@@ -10,15 +10,14 @@ const QUIET_STEPS: u64 = 200_000;
 impl World {
     /// Runs to the end: steps with faults and commands, then quiet, then a stop in good order.
     pub(crate) fn run(&mut self) -> Result<Ran, Violation> {
-        let effects = self.set.begin();
-        self.first_blocks();
-        self.carry_out(effects)?;
+        self.begin_life()?;
         for _ in 0..self.plan.steps {
             let outcome = self.step();
             self.unless_crashed(outcome)?;
         }
         // From here on nothing crashes.
         self.ops.coming = None;
+        self.plan.faults.planned += std::mem::take(&mut self.plan.faults.block);
         if self.crashed {
             self.reboot()?;
         }
@@ -166,7 +165,10 @@ impl World {
             if !self.quiet && self.rng.chance(200) {
                 return self.handle(Event::Tick);
             }
-            return Ok(());
+            return match self.quiet {
+                true => self.persist_again(),
+                false => Ok(()),
+            };
         }
         let at = self.rng.place(self.inbox.len());
         let event = self.inbox.swap_remove(at);

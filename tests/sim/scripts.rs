@@ -86,7 +86,7 @@ impl World {
     /// The first mount, then the steps as far as they come, then what crash there was, then everything must
     /// be well. A second crash may strike the mount after the first.
     pub(crate) fn play(&mut self, script: &[Do], again: Option<Coming>) -> Checked {
-        let begun = self.begin();
+        let begun = self.begin_life();
         self.unless_crashed(begun)?;
         for step in script {
             if self.crashed {
@@ -101,13 +101,6 @@ impl World {
             self.ops.coming = again;
         }
         self.end_well()
-    }
-
-    /// The first mount.
-    pub(crate) fn begin(&mut self) -> Checked {
-        let effects = self.set.begin();
-        self.first_blocks();
-        self.carry_out(effects)
     }
 
     /// One step, until everything is at rest again.

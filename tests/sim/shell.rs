@@ -1,8 +1,10 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
+use std::sync::Arc;
+
 use shadowset::set::{
-    Answer, BitmapKind, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet,
-    Notice, OpId, Refusal, Ticket, Verdict, View,
+    Answer, BitmapKind, BitmapRecord, Code, CopyEnd, Effect, Event, Generation, HomeChange,
+    MemberId, MemberSet, Notice, OpId, Refusal, Ticket, Verdict, View,
 };
 
 use crate::ops::{Op, Strike};
@@ -104,8 +106,7 @@ impl World {
             Effect::Settle(ticket, verdict) => self.settle_ticket(ticket.number(), verdict)?,
             Effect::Notice(notice) => self.notice(&notice)?,
             Effect::Stopped { clean } => {
-                // Whose block could not be marked clean is expelled, and the others are no longer clean.
-                let marked = self.ops.just_failed.is_empty();
+                let marked = self.ops.just_failed.and(self.set.writers()).is_empty();
                 (self.stopped, self.clean) = (true, clean && marked);
             }
         }
@@ -132,7 +133,7 @@ impl World {
     }
 
     /// Changes what is kept of bitmaps, unless a crash comes first or the home breaks.
-    fn change_home(&mut self, change: &HomeChange) {
+    pub(crate) fn change_home(&mut self, change: &HomeChange) {
         if !self.home.keeps() {
             return;
         }
@@ -145,7 +146,15 @@ impl World {
         if breaks {
             return self.break_home();
         }
-        self.home.change(change);
+        let proven = |record: &BitmapRecord| match makes!(ProofAhead) {
+            true => *record,
+            false => self.written.proven(*record, self.set.writers()),
+        };
+        self.home.change(&match change {
+            HomeChange::Add(record, map) => HomeChange::Add(proven(record), Arc::clone(map)),
+            HomeChange::Describe(record) => HomeChange::Describe(proven(record)),
+            other => other.clone(),
+        });
     }
 
     /// Nothing more becomes durable; the set is told.

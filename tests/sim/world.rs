@@ -8,7 +8,7 @@ use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
     Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange, Member,
-    MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
+    MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View, Written,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::{Image, Oracle, Rng};
@@ -163,6 +163,9 @@ pub(crate) struct World {
     pub(crate) lineage: Lineage,
     /// Per block, what members that were to be merged had in it.
     pub(crate) unmerged: Vec<Vec<Value>>,
+    /// Blocks whose master was still to be merged there when it was elected, until a flush: what it had on disk
+    /// may be what it shows after a loss of power.
+    pub(crate) unsettled: Vec<bool>,
     /// Whether bitmaps were in memory only when the set stopped.
     pub(crate) gave_up: bool,
     /// Whether the set has been mounted while a member was absent.
@@ -181,6 +184,12 @@ pub(crate) struct World {
     pub(crate) skew: i64,
     /// Whether this life keeps bitmaps in memory only, and leaves those of the life before as they are.
     pub(crate) in_memory: bool,
+    /// Mark of the last mount that has served somebody.
+    pub(crate) served: u64,
+    /// Whether the first effects of a life are carried out.
+    pub(crate) beginning: bool,
+    /// What the members' blocks hold.
+    pub(crate) written: Written,
     /// A change of the home that a planted mistake holds back.
     pub(crate) held_back: Vec<HomeChange>,
     /// Members that are absent at the next mount.
@@ -230,6 +239,7 @@ impl World {
             parted: false,
             gave_up: false,
             unmerged,
+            unsettled: vec![false; blocks],
             rng,
             plan,
             geometry,
@@ -259,6 +269,9 @@ impl World {
             before: None,
             skew: 0,
             in_memory: false,
+            served: 0,
+            beginning: false,
+            written: Written::new(Generation::FIRST),
             held_back: Vec::new(),
             away: Vec::new(),
             marks: Marks::new(),
@@ -283,8 +296,12 @@ impl World {
             ));
         }
         let now = self.moment();
+        let ticks = matches!(event, Event::Tick);
         let effects = self.set.handle(now, event);
         self.carry_out(effects)?;
+        if ticks {
+            self.persist_again()?;
+        }
         if self.crashed {
             return Ok(());
         }
@@ -400,6 +417,7 @@ fn first_beginning(geometry: Geometry) -> Beginning {
         geometry,
         generation: Generation::FIRST,
         clean: true,
+        last_mark: 0,
         mark: 0,
         absent: Policy::MinicopyOptional,
         past: Past::Unknown,

@@ -147,7 +147,7 @@ impl World {
                 Start::Merging | Start::StillMerging => Merging,
                 Start::Copy { .. } => Target,
                 Start::Detached => Detached,
-                Start::Expelled | Start::Missing { .. } => Expelled,
+                Start::Expelled | Start::Released | Start::Missing { .. } => Expelled,
             })
             .collect();
         self.advance(None)

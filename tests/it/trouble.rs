@@ -1,0 +1,253 @@
+//! Control blocks that cannot be written, images that are somebody else's by now, places that cannot be read.
+//! Needs root and a file system with `chattr +i`: nothing else lets a write into an open file fail.
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use shadowset::error::Error;
+use shadowset::server::setup::{Durability, Mounting, Setup};
+use shadowset::server::{Handle, Request, Running, create, start};
+use shadowset::set::{AttachPolicy, Bytes, Code, OpId, Policy};
+
+use crate::bed::{self, Bed};
+
+const REGION: u64 = 65_024;
+
+/// A file that cannot be written, until this is dropped.
+struct Unwritable(PathBuf);
+
+impl Unwritable {
+    fn new(path: &Path) -> Self {
+        chattr("+i", path);
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Unwritable {
+    fn drop(&mut self) {
+        chattr("-i", &self.0);
+    }
+}
+
+fn chattr(flag: &str, path: &Path) {
+    let done = Command::new("chattr").arg(flag).arg(path).status();
+    assert!(done.expect("chattr").success(), "root on ext4 or the like");
+}
+
+fn write(unit: &Handle, at: u64, value: u8) {
+    unit.pipeline().write(at, &[value; 512]).expect("written");
+}
+
+fn release(unit: &Bed, member: &str) {
+    let member = member.into();
+    unit.command(Request::Release { member }).expect("released");
+}
+
+fn state(unit: &Handle, member: &str) -> &'static str {
+    unit.state().member(member).expect("known").state
+}
+
+/// What kill -9 would leave of a running unit.
+fn killed(bed: &Bed) -> (tempfile::TempDir, Setup) {
+    let dir = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(&bed.setup.state_dir).expect("a directory") {
+        let entry = entry.expect("an entry");
+        if entry.file_type().expect("a type").is_file() {
+            let to = dir.path().join(entry.file_name());
+            std::fs::copy(entry.path(), to).expect("copied");
+        }
+    }
+    let members = bed.setup.members.len();
+    let setup = Setup {
+        durability: bed.setup.durability,
+        ..bed::setup(dir.path(), members)
+    };
+    (dir, setup)
+}
+
+fn created(members: usize, durability: Durability) -> (tempfile::TempDir, Setup) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let setup = Setup {
+        durability,
+        ..bed::setup(dir.path(), members)
+    };
+    create::create(&setup, None, Some(Bytes(REGION * 4)), false).expect("created");
+    (dir, setup)
+}
+
+fn begin(setup: &Setup) -> Result<Running, Error> {
+    start(setup, &Mounting::default())
+}
+
+/// The bytes that the copies of a mount have copied until all are over, by kind.
+fn copies(unit: &Handle) -> Vec<(&'static str, u64)> {
+    bed::wait(unit);
+    let state = unit.state();
+    let all = state.set.operations.iter();
+    all.map(|o| (o.kind.name(), o.progress.copied_bytes()))
+        .collect()
+}
+
+/// Its disk was away at the release, so that its control block stayed; then it came back to its place.
+#[test]
+fn a_released_image_is_not_overwritten_by_the_next_mount() {
+    let mut bed = Bed::durable(2, REGION * 4, Durability::Power);
+    write(&bed.handle(), 0, 7);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    let files = [bed.path(1).to_owned(), bed.setup.members[1].scb.clone()];
+    let away = |path: &Path| path.with_extension("away");
+    for path in &files {
+        std::fs::rename(path, away(path)).expect("carried away");
+    }
+    release(&bed, "m2");
+    bed.stop();
+    for path in &files {
+        std::fs::rename(away(path), path).expect("brought back");
+    }
+    let own = vec![9; (REGION * 4) as usize];
+    std::fs::write(&files[0], &own).expect("used for something else");
+    bed.start();
+    bed.wait();
+    assert_eq!(state(&bed.handle(), "m2"), "missing");
+    let refusal = bed.attach("m2", AttachPolicy::Full).expect_err("consent");
+    assert_eq!(refusal.code, Code::NeedsConfirm);
+    bed.stop();
+    assert!(bed.image(1) == own);
+}
+
+#[test]
+fn a_release_leaves_the_block_of_another_set() {
+    let bed = Bed::durable(2, REGION * 4, Durability::Power);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    let mut other = Bed::durable(1, REGION * 4, Durability::Power);
+    other.stop();
+    let (theirs, ours) = (&other.setup.members[0], &bed.setup.members[1]);
+    std::fs::copy(&theirs.path, &ours.path).expect("at its path now");
+    std::fs::copy(&theirs.scb, &ours.scb).expect("at its path now");
+    release(&bed, "m2");
+    let there = std::fs::read(&ours.scb).expect("still there");
+    assert!(there == std::fs::read(&theirs.scb).expect("a block"));
+}
+
+/// The only source that stays cannot write down that the other has left: nothing may say more than its block.
+#[test]
+fn a_departure_that_cannot_be_written_down_has_not_happened_after_a_crash() {
+    for expel in [false, true] {
+        let bed = Bed::durable(2, REGION * 4, Durability::Power);
+        let unwritable = Unwritable::new(&bed.setup.members[0].scb);
+        let answer = match expel {
+            true => bed.command(Request::Expel {
+                member: "m2".into(),
+            }),
+            false => bed.detach("m2", Policy::Minicopy),
+        };
+        assert_eq!(answer.expect_err("not durable").code, Code::Io);
+        let unit = bed.handle();
+        assert!(unit.pipeline().write(0, &[1; 512]).is_err(), "halted");
+        assert!(unit.pipeline().flush().is_err(), "m1 alone was flushed");
+        drop(unwritable);
+        let (_dir, setup) = killed(&bed);
+        let running = begin(&setup).expect("assembles by itself");
+        assert_eq!(state(&running.handle(), "m1"), "source");
+        copies(&running.handle());
+        assert_eq!(state(&running.handle(), "m2"), "source", "expel {expel}");
+        running.stop().expect("stopped");
+    }
+}
+
+#[test]
+fn whose_own_block_cannot_be_written_comes_back_by_minicopy() {
+    let bed = Bed::durable(3, REGION * 4, Durability::Power);
+    let unwritable = Unwritable::new(&bed.setup.members[1].scb);
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    drop(unwritable);
+    assert_eq!(state(&bed.handle(), "m2"), "expelled");
+    bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
+    bed.wait();
+    let unwritable = Unwritable::new(&bed.setup.members[1].scb);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    drop(unwritable);
+    write(&bed.handle(), 0, 5);
+    bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
+    bed.wait();
+    assert!(bed.image(0) == bed.image(1));
+}
+
+#[test]
+fn who_could_not_be_marked_clean_is_merged_at_the_next_mount() {
+    let (_dir, setup) = created(2, Durability::Power);
+    let running = begin(&setup).expect("started");
+    write(&running.handle(), 0, 5);
+    let unwritable = Unwritable::new(&setup.members[1].scb);
+    running.stop().expect_err("m2 is not marked clean");
+    drop(unwritable);
+    let running = begin(&setup).expect("started");
+    let kinds: Vec<_> = copies(&running.handle()).into_iter().map(|c| c.0).collect();
+    assert_eq!(kinds, ["minimerge"]);
+    running.stop().expect("stopped");
+}
+
+#[test]
+fn a_start_that_cannot_write_every_block_writes_none() {
+    for durability in [Durability::Memory, Durability::Power] {
+        let (_dir, setup) = created(2, durability);
+        let unwritable = Unwritable::new(&setup.members[1].scb);
+        begin(&setup).expect_err("m2 cannot be written");
+        drop(unwritable);
+        let running = begin(&setup).expect("started");
+        assert_eq!(copies(&running.handle()), [], "nothing is lacking");
+        running.stop().expect("stopped");
+    }
+}
+
+/// Its disk was out of reach, so that its block does not say that it has left, and nothing is known of its image.
+#[test]
+fn an_image_without_a_stamp_gets_one_at_the_mount() {
+    let bed = Bed::durable(2, REGION * 2048, Durability::Power);
+    let before = std::fs::read(&bed.setup.members[1].scb).expect("a block");
+    let member = "m2".into();
+    bed.command(Request::Expel { member }).expect("expelled");
+    write(&bed.handle(), REGION * 3, 1);
+    let (_dir, setup) = killed(&bed);
+    std::fs::write(&setup.members[1].scb, before).expect("as it was");
+    let running = begin(&setup).expect("started");
+    let image = std::fs::File::options()
+        .write(true)
+        .open(&setup.members[1].path);
+    let written = image.and_then(|i| i.write_all_at(&[9; 512], REGION * 1500));
+    written.expect("somebody writes");
+    let attach = bed::attach("m2", AttachPolicy::Minicopy);
+    let refusal = bed::command(&running.handle(), attach).expect_err("it was written");
+    assert_eq!(refusal.code, Code::ImageChanged);
+    running.stop().expect("stopped");
+}
+
+/// A region that is still to be merged cannot be read as a whole.
+#[test]
+fn a_read_beside_a_bad_place_is_answered_while_a_merge_is_pending() {
+    let regions = 8192;
+    let bed = Bed::new(2, REGION * regions);
+    let buf = vec![1; REGION as usize];
+    for region in 0..regions {
+        let at = REGION * region;
+        bed.handle().pipeline().write(at, &buf).expect("written");
+    }
+    bed.command(Request::Merge { full: true }).expect("merges");
+    bed.command(Request::Pause(OpId(1))).expect("held");
+    let last = REGION * (regions - 1);
+    // What is behind the end of the image cannot be read.
+    let image = std::fs::File::options().write(true).open(bed.path(0));
+    let short = REGION * regions - 4096;
+    image.expect("an image").set_len(short).expect("shortened");
+    let mut read = [0; 512];
+    let unit = bed.handle();
+    assert_eq!(unit.pipeline().read(last, &mut read), Ok(512));
+    assert_eq!(read, [1; 512]);
+    assert_eq!(state(&unit, "m2"), "merging");
+    assert!(
+        unit.pipeline()
+            .read(REGION * regions - 512, &mut read)
+            .is_err()
+    );
+}
