@@ -396,7 +396,8 @@ impl Journal {
     pub fn close(&self) -> io::Result<()> {
         let lead = self.gate.lead()?;
         let maps = self.maps.load_full();
-        lead.run(|| self.lock().close(&maps))
+        let cleared = self.cleared.load(Ordering::Acquire);
+        lead.run(|| self.lock().close(&maps, cleared))
     }
 
     /// The error of every change after a failure; nothing before.

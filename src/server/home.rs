@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::run::Runner;
 use super::setup::{Durability, Setup};
@@ -187,7 +188,7 @@ impl Runner {
             HomeChange::Absorb(id, bits) => journal.absorb(*id, bits),
             HomeChange::Retain(left) => {
                 journal.retain(left.id(), left);
-                journal.checkpoint()
+                self.snapshots.take(|| journal.checkpoint())
             }
             HomeChange::Forget(id) => journal.remove(*id),
         };
@@ -220,6 +221,27 @@ impl Runner {
     }
 }
 
+/// When snapshots of the bitmaps are taken for what copies have cleared. What is missing in the last one is
+/// copied once more after a crash, and a large one takes long: they get a twentieth of the time.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    next: Option<Instant>,
+}
+
+impl Snapshots {
+    const SHARE: u32 = 20;
+
+    fn take(&mut self, snapshot: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let begun = Instant::now();
+        if self.next.is_some_and(|next| begun < next) {
+            return Ok(());
+        }
+        let outcome = snapshot();
+        self.next = Some(begun + begun.elapsed() * Self::SHARE);
+        outcome
+    }
+}
+
 /// The journal as the data path holds it.
 pub(super) type Home = Option<Arc<Journal>>;
 
@@ -227,6 +249,32 @@ pub(super) type Home = Option<Arc<Journal>>;
 mod tests {
     use super::*;
     use crate::set::Bytes;
+
+    #[test]
+    fn snapshots_that_take_long_are_rare() {
+        let mut snapshots = Snapshots::default();
+        let mut taken = 0;
+        for _ in 0..3 {
+            let take = snapshots.take(|| {
+                taken += 1;
+                Ok(())
+            });
+            take.expect("taken");
+            // As one that has taken an hour.
+            snapshots.next = snapshots
+                .next
+                .map(|next| next + std::time::Duration::from_secs(3600));
+        }
+        assert_eq!(taken, 1);
+        snapshots.next = Some(Instant::now());
+        snapshots
+            .take(|| {
+                taken += 1;
+                Ok(())
+            })
+            .expect("taken");
+        assert_eq!(taken, 2);
+    }
 
     #[test]
     fn groups_are_small_in_small_units_and_few_in_large_ones() {

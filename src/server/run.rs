@@ -10,6 +10,7 @@ use super::Message;
 use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::handle::{Board, Done, Published, Request};
+use super::home::Snapshots;
 use super::pipeline::{Live, Pipeline, Stores};
 use super::record::record;
 use super::seat::{Identity, Seat};
@@ -58,6 +59,7 @@ pub(super) struct Runner {
     last_tick: Instant,
     /// Bits of all bitmaps when the state was published last, and when that was.
     last_bits: (u64, Instant),
+    pub(super) snapshots: Snapshots,
     /// What the members' blocks hold (I3).
     written: Written,
     /// Members whose blocks failed in this batch of effects.
@@ -101,6 +103,7 @@ impl Runner {
             speeds: Speeds::default(),
             last_tick: Instant::now(),
             last_bits: (0, Instant::now()),
+            snapshots: Snapshots::default(),
             written,
             just_failed: None,
             home_error: None,

@@ -199,6 +199,22 @@ fn a_mark_passes_over_a_map_that_was_removed_and_refuses_one_that_was_never_ther
     assert_eq!(maps[0].1.count(), 64);
 }
 
+/// Without a snapshot in between: the end in order takes one.
+#[test]
+fn what_was_cleared_is_cleared_after_an_end_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let g = unit(64);
+    let journal = Journal::create(dir.path(), SET, g, POWER).unwrap();
+    journal.add(record(1), &WriteBitmap::full(g)).unwrap();
+    let left = WriteBitmap::empty(g);
+    left.mark(regions(g, 7, 9));
+    journal.retain(BitmapId(1), &left);
+    journal.close().unwrap();
+    drop(journal);
+    let maps = open(dir.path(), g, POWER).1;
+    assert_eq!(maps[0].1.count(), 2);
+}
+
 /// Few bits are a batch, many are a snapshot; both add exactly themselves and are there at once.
 #[test]
 fn absorbed_bits_are_durable_and_exact() {

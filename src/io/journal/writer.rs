@@ -141,11 +141,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a life that survives everything and that nobody appends to.
-    pub(super) fn close(&mut self, maps: &[Map]) -> io::Result<()> {
+    /// Begins a life that survives everything and that nobody appends to, unless this one does, and nothing
+    /// was `cleared` in it.
+    pub(super) fn close(&mut self, maps: &[Map], cleared: bool) -> io::Result<()> {
         let weak = self.header.durability != Durability::Power;
         self.durability = Durability::Power;
-        if weak { self.switch(maps) } else { Ok(()) }
+        if weak || cleared {
+            self.switch(maps)
+        } else {
+            Ok(())
+        }
     }
 }
 
