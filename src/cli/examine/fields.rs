@@ -6,7 +6,9 @@
 use serde_json::{Value, json};
 
 use crate::cli::size::human;
+use crate::set::Stamp;
 use crate::set::scb::{Generation, Header, Scb, ScbState};
+use crate::set::stamp::Facts;
 
 /// Mounts of a lineage that people are shown; programs get them all.
 const MOUNTS_SHOWN: usize = 8;
@@ -25,7 +27,7 @@ pub(super) struct Field {
 pub(super) fn of_block(scb: &Scb) -> Vec<Field> {
     let geometry = scb.geometry;
     let size = (geometry.size().0, geometry.region_blocks());
-    vec![
+    let mut fields = vec![
         set_field(&scb.set.to_string(), &scb.label),
         member_field(&scb.name, &scb.member.to_string()),
         state_field(
@@ -36,7 +38,9 @@ pub(super) fn of_block(scb: &Scb) -> Vec<Field> {
         ),
         unit_field(size),
         lineage_field(scb),
-    ]
+    ];
+    fields.extend(scb.stamp.as_ref().map(stamp_field));
+    fields
 }
 
 /// What stands at the fixed places of a slot that is no block.
@@ -160,6 +164,44 @@ fn mounts_text(mounts: &[u64], from_creation: bool) -> String {
     };
     let first = shown.join(", ");
     format!("{count} {since}, newest first, from generation {first}{older}")
+}
+
+/// What the image looked like when its member left.
+fn stamp_field(stamp: &Stamp) -> Field {
+    let (size, samples) = (human(stamp.size), stamp.samples.len());
+    let (what, facts) = match &stamp.facts {
+        Facts::File(f) => (
+            format!("file, inode {}", f.inode),
+            json!({
+                "inode": f.inode, "device": f.device, "blocks": f.blocks,
+                "mtime": [f.mtime.0, f.mtime.1], "ctime": [f.ctime.0, f.ctime.1],
+            }),
+        ),
+        Facts::Device(d) => (
+            format!(
+                "block device, disk {}, {} sectors written",
+                d.diskseq, d.written
+            ),
+            json!({ "diskseq": d.diskseq, "boot": d.boot.to_string(), "written": d.written }),
+        ),
+    };
+    let notes = [
+        (stamp.kept, ", immutable"),
+        (stamp.opened, ", opened by somebody since"),
+    ];
+    let notes = notes.iter().filter(|(is, _)| *is);
+    let notes: String = notes.map(|(_, text)| *text).collect();
+    Field {
+        title: "stamp",
+        text: format!("{size} {what}, {samples} places hashed{notes}"),
+        values: vec![(
+            "stamp",
+            json!({
+                "size": stamp.size, "facts": facts, "samples": samples,
+                "immutable": stamp.kept, "opened": stamp.opened,
+            }),
+        )],
+    }
 }
 
 /// The state in the words of the control tree.

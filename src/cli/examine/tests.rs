@@ -423,3 +423,30 @@ fn a_block_device_is_told_its_size_without_being_opened() {
     let error = examine(&args).expect_err("no unit has it");
     assert_eq!((error.code(), error.exit_code()), (Code::NoSuchFile, 3));
 }
+
+#[test]
+fn a_block_of_a_member_that_left_tells_what_its_image_looked_like() {
+    use crate::set::stamp::{Facts, FileFacts};
+    let facts = FileFacts {
+        inode: 12,
+        ..FileFacts::default()
+    };
+    let stamp = crate::set::Stamp {
+        size: 1 << 20,
+        facts: Facts::File(facts),
+        samples: Vec::new(),
+        opened: true,
+        kept: false,
+    };
+    let block = Scb {
+        state: ScbState::Detached,
+        stamp: Some(stamp),
+        ..Site::new().block()
+    };
+    let line = fields::of_block(&block).pop().expect("lines");
+    assert_eq!(
+        line.text,
+        "1.00 MiB file, inode 12, 0 places hashed, opened by somebody since"
+    );
+    assert_eq!(line.values[0].1["facts"]["inode"], 12);
+}
