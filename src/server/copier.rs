@@ -27,12 +27,14 @@ pub(super) struct Copier {
     pipeline: Arc<Pipeline>,
     messages: Sender<Message>,
     runs: HashMap<OpId, Arc<Run>>,
+    halted: bool,
 }
 
 #[derive(Debug)]
 struct State {
     work: Option<Box<CopyWork>>,
     paused: bool,
+    halted: bool,
     end: Option<CopyEnd>,
     threads: usize,
 }
@@ -53,6 +55,7 @@ impl Copier {
             pipeline,
             messages,
             runs: HashMap::new(),
+            halted: false,
         }
     }
 
@@ -63,6 +66,7 @@ impl Copier {
         let state = State {
             work: Some(work),
             paused: false,
+            halted: self.halted,
             end: None,
             threads: 0,
         };
@@ -88,6 +92,17 @@ impl Copier {
             let reason = "no thread could be started".to_owned();
             state.end = Some(CopyEnd::SourceFailed(reason));
             state.give_back(&self.messages);
+        }
+    }
+
+    /// Holds all copies back, those to come as well, or lets them go on.
+    pub(super) fn halt(&mut self, halted: bool) {
+        if std::mem::replace(&mut self.halted, halted) == halted {
+            return;
+        }
+        for run in self.runs.values() {
+            run.lock().halted = halted;
+            run.changed.notify_all();
         }
     }
 
@@ -187,7 +202,7 @@ impl Run {
             if state.end.is_some() {
                 return None;
             }
-            if !state.paused {
+            if !(state.paused || state.halted) {
                 let work = state.work.as_mut()?;
                 if let Some(step) = work.next_step(STEP_BYTES) {
                     return Some(step);

@@ -14,10 +14,20 @@ use super::run::Runner;
 use super::setup::Protect;
 use crate::io::lease::Lease;
 use crate::io::{Identity, fingerprint};
-use crate::set::{MemberId, MemberState, Stamp};
+use crate::set::{Event, MemberId, MemberState, Stamp};
 
 /// How long the answer to a command waits for an image that has left; it was flushed just before.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a look on a thread of its own has found, if that answers in time.
+fn in_time(look: impl FnOnce() -> Result<Stamp, String> + Send + 'static) -> Result<Stamp, String> {
+    let (sender, answer) = bounded(1);
+    let look = move || drop(sender.send(look()));
+    let started = std::thread::Builder::new().name("stamp".into()).spawn(look);
+    started.map_err(|e| e.to_string())?;
+    let stamp = answer.recv_timeout(PATIENCE);
+    stamp.unwrap_or_else(|e| Err(e.to_string()))
+}
 
 impl Runner {
     /// Lets go of a member's storage. Who left on purpose is stamped before the answer and while its image
@@ -26,43 +36,62 @@ impl Runner {
         let store = self.stores[id.index()].take();
         let member = &self.set.members()[id.index()];
         let detached = matches!(member.state, MemberState::Detached(_));
-        let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
         let seat = &mut self.seats[id.index()];
         seat.stamp = None;
         // An open file would keep a disk from being carried away.
         seat.file = None;
         seat.turns += 1;
-        let immutable = seat.immutable();
-        let flag = seat.flag.clone();
-        flag.away(true);
-        let name = member.name.clone();
-        let (turn, messages) = (seat.turns, self.messages.clone());
-        let (sender, answer) = bounded(1);
+        let turn = seat.turns;
+        let look = self.last_look(id);
+        if detached {
+            // Its image is still locked meanwhile.
+            let stamp = in_time(move || {
+                let stamp = look();
+                drop(store);
+                stamp
+            });
+            return self.keep_stamp(id, stamp);
+        }
+        let messages = self.messages.clone();
         let look = move || {
             // The lock of one that was expelled must not keep it out.
-            let held = store.filter(|_| detached);
-            // First: the flag sets the ctime that the stamp holds.
+            drop(store);
+            drop(messages.send(Message::Stamped(id, turn, look())));
+        };
+        if let Err(error) = std::thread::Builder::new().name("stamp".into()).spawn(look) {
+            self.keep_stamp(id, Err(error.to_string()));
+        }
+    }
+
+    /// What an image looks like that is let go of; it is made immutable before if that is wanted, since the flag
+    /// sets the ctime that the stamp holds. For a thread of its own.
+    fn last_look(&self, id: MemberId) -> impl FnOnce() -> Result<Stamp, String> + Send + use<> {
+        let (member, seat) = (&self.set.members()[id.index()], &self.seats[id.index()]);
+        let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
+        let (name, immutable, flag) = (member.name.clone(), seat.immutable(), seat.flag.clone());
+        flag.away(true);
+        move || {
             let flagged = immutable.map_or(Ok(false), |identity| flag.set(&path, identity));
             let kept = *flagged.as_ref().unwrap_or(&false);
             immutable::warn(&name, flagged.map(drop));
             let stamp = fingerprint::take(&path, uuid);
-            let stamp = stamp
+            stamp
                 .map(|s| Stamp { kept, ..s })
-                .map_err(|e| e.to_string());
-            drop(held);
-            match detached {
-                true => drop(sender.send(stamp)),
-                false => drop(messages.send(Message::Stamped(id, turn, stamp))),
+                .map_err(|e| e.to_string())
+        }
+    }
+
+    /// Ends a departure that was cut short: its block says so now, and what its image looks like. From now on
+    /// changes are noticed.
+    pub(super) fn finish_departure(&mut self, id: MemberId, told: bool) {
+        let to = [id].into_iter().collect();
+        if !told {
+            self.persist(self.set.generation(), true, to);
+            if self.just_failed.and(to).is_empty() {
+                self.feed(Event::Told(id));
             }
-        };
-        let started = std::thread::Builder::new().name("stamp".into()).spawn(look);
-        let stamp = match started {
-            Err(error) => Err(error.to_string()),
-            Ok(_) if !detached => return,
-            Ok(_) => answer
-                .recv_timeout(PATIENCE)
-                .unwrap_or_else(|e| Err(e.to_string())),
-        };
+        }
+        let stamp = in_time(self.last_look(id));
         self.keep_stamp(id, stamp);
     }
 
@@ -75,23 +104,6 @@ impl Runner {
         if expelled && self.seats[id.index()].turns == turn {
             self.keep_stamp(id, stamp);
         }
-    }
-
-    /// Ends a departure that was cut short: its block says so now, and what its image looks like. From now on
-    /// changes are noticed.
-    pub(super) fn finish_departure(&mut self, id: MemberId) {
-        self.persist(self.set.generation(), true, [id].into_iter().collect());
-        let member = &self.set.members()[id.index()];
-        let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
-        let (sender, answer) = bounded(1);
-        let look = move || drop(sender.send(fingerprint::take(&path, uuid)));
-        let started = std::thread::Builder::new().name("stamp".into()).spawn(look);
-        let stamp = match started.map(|_| answer.recv_timeout(PATIENCE)) {
-            Ok(Ok(stamp)) => stamp.map_err(|e| e.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        self.keep_stamp(id, stamp);
     }
 
     fn keep_stamp(&mut self, id: MemberId, stamp: Result<Stamp, String>) {

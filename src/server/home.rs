@@ -182,9 +182,12 @@ impl Runner {
         let Some(journal) = self.pipeline.home() else {
             return;
         };
-        let outcome = match change {
-            HomeChange::Add(record, map) => journal.add(self.proven(*record), map),
-            HomeChange::Describe(record) => journal.describe(self.proven(*record)),
+        let Some(change) = self.written.admit(change, self.set.writers()) else {
+            return;
+        };
+        let outcome = match &change {
+            HomeChange::Add(record, map) => journal.add(*record, map),
+            HomeChange::Describe(record) => journal.describe(*record),
             HomeChange::Absorb(id, bits) => journal.absorb(*id, bits),
             HomeChange::Retain(left) => {
                 journal.retain(left.id(), left);

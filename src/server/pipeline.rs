@@ -5,8 +5,9 @@
 //! except for the verdict on a request that failed on some member (I3, I8).
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crossbeam_channel::{Sender, bounded};
@@ -38,6 +39,10 @@ const READ_ONLY: u8 = 1;
 const HALTED: u8 = 2;
 /// The unit has been stopped.
 const CLOSED: u8 = 3;
+/// A change of membership is being written down; the control thread is about to say whether it could be.
+const DECIDING: u8 = 4;
+/// Longest wait for that.
+const DECISION: Duration = Duration::from_secs(30);
 
 pub(super) const EIO: Errno = Errno(libc::EIO);
 /// Bytes that a copy inside the unit moves at once.
@@ -180,6 +185,8 @@ pub(super) fn not_open() -> io::Error {
 pub struct Pipeline {
     geometry: Geometry,
     gate: AtomicU8,
+    deciding: Mutex<()>,
+    decision: Condvar,
     fence: Fence,
     live: ArcSwap<Live>,
     lanes: Lanes,
@@ -196,6 +203,8 @@ impl Pipeline {
         Self {
             geometry: live.view.geometry(),
             gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
+            deciding: Mutex::new(()),
+            decision: Condvar::new(),
             fence: Fence::default(),
             lanes: Lanes::default(),
             reading: Default::default(),
@@ -377,31 +386,51 @@ impl Pipeline {
             .map_err(|_| Errno(libc::ENOSPC))
     }
 
-    /// Whether changes may pass the gate.
+    /// Whether changes may pass the gate; waits while that is being decided.
     fn pass(&self) -> Result<(), Errno> {
         match self.gate.load(Ordering::Acquire) {
             OPEN => Ok(()),
             READ_ONLY => Err(Errno(libc::EROFS)),
+            DECIDING if self.decided() != HALTED => self.pass(),
             _ => Err(EIO),
         }
     }
 
-    /// Holds all changes back, or lets them pass again (I3).
-    pub(super) fn halt(&self, halted: bool) {
-        let (from, to) = if halted {
-            (OPEN, HALTED)
-        } else {
-            (HALTED, OPEN)
-        };
+    /// Waits until the control thread has decided, and gives what.
+    fn decided(&self) -> u8 {
+        let guard = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let undecided = |(): &mut ()| self.gate.load(Ordering::Acquire) == DECIDING;
+        let waited = self.decision.wait_timeout_while(guard, DECISION, undecided);
+        match waited.is_ok_and(|(_, waited)| !waited.timed_out()) {
+            true => self.gate.load(Ordering::Acquire),
+            false => HALTED,
+        }
+    }
+
+    /// Has changes wait for the next [`Self::halt`].
+    pub(super) fn hold(&self) {
         // Read-only and closed units stay as they are.
         let _ = self
             .gate
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+            .compare_exchange(OPEN, DECIDING, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Holds all changes back, or lets them pass again (I3).
+    pub(super) fn halt(&self, halted: bool) {
+        let to = if halted { HALTED } else { OPEN };
+        let guard = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_ours = |gate| matches!(gate, OPEN | DECIDING | HALTED).then_some(to);
+        let _ = self
+            .gate
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, of_ours);
+        drop(guard);
+        self.decision.notify_all();
     }
 
     /// Lets no change pass any more.
     pub(super) fn close(&self) {
         self.gate.store(CLOSED, Ordering::Release);
+        self.decision.notify_all();
     }
 
     fn change(
@@ -491,8 +520,10 @@ impl Pipeline {
         self.count_request();
         let live = self.live.load();
         // Behind the View: the gate is closed before one is published that is not durable.
-        if self.gate.load(Ordering::Acquire) == HALTED {
-            return Err(EIO);
+        match self.gate.load(Ordering::Acquire) {
+            HALTED => return Err(EIO),
+            DECIDING if self.decided() == HALTED => return Err(EIO),
+            _ => {}
         }
         let members = live.view.writers();
         let results = self.lanes.flush(live.stores.clone(), members);

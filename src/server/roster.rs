@@ -13,7 +13,7 @@ use crate::io::{Image, IoMode, Storage, immutable, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::scb::Ancestry;
-use crate::set::{Bytes, Code, MemberId, MemberState, Moment, Said, ScbRow, ShadowSet};
+use crate::set::{Bytes, Code, Generation, MemberId, MemberState, Moment, Said, ScbRow, ShadowSet};
 
 /// One member as it was found.
 struct Entry {
@@ -111,9 +111,9 @@ impl Roster {
         Ok(())
     }
 
-    /// Members that have left, are there, and whose own blocks do not say so, or nothing of what their images
-    /// look like. A crash has cut the departure short, or the disk was out of reach then.
-    pub(super) fn unfinished(&self, assembly: &Assembly, set: &ShadowSet) -> Vec<MemberId> {
+    /// Members that have left, are there, and whose own blocks do not say so, or say so and nothing of what their
+    /// images look like. A crash has cut the departure short, or the disk was out of reach then.
+    pub(super) fn unfinished(&self, assembly: &Assembly, set: &ShadowSet) -> Vec<(MemberId, bool)> {
         let lacks = |(index, entry): (usize, &Entry)| {
             let (id, there) = (MemberId::new(index)?, entry.image.is_some());
             let ScbFound::Read(own) = &entry.block else {
@@ -122,9 +122,18 @@ impl Roster {
             let said = Said::by(own, &assembly.lineage);
             let lacks = !said.has_left || own.stamp.is_none();
             let it_is = set.is_who_left(id, said) || cut_short(assembly, index, said);
-            (there && lacks && it_is).then_some(id)
+            (there && lacks && it_is).then_some((id, said.has_left))
         };
         self.entries.iter().enumerate().filter_map(lacks).collect()
+    }
+
+    /// The generations that the blocks hold.
+    pub(super) fn generations(&self) -> Vec<(MemberId, Generation)> {
+        let of = |(index, entry): (usize, &Entry)| match &entry.block {
+            ScbFound::Read(scb) => Some((MemberId::new(index)?, scb.generation)),
+            ScbFound::None | ScbFound::Damaged(_) => None,
+        };
+        self.entries.iter().enumerate().filter_map(of).collect()
     }
 
     /// What the election looks at.

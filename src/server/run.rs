@@ -19,9 +19,8 @@ use super::speed::Speeds;
 use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
-    Answer, BitmapRecord, CandidateId, Code, Command, Effect, Event, FlushId, Generation,
-    HomeChange, MemberId, MemberSet, Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict,
-    Written,
+    Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, HomeChange, MemberId,
+    MemberSet, Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict, Written,
 };
 
 /// Time after which a command that has not ended is given up.
@@ -61,9 +60,9 @@ pub(super) struct Runner {
     last_bits: (u64, Instant),
     pub(super) snapshots: Snapshots,
     /// What the members' blocks hold (I3).
-    written: Written,
+    pub(super) written: Written,
     /// Members whose blocks failed in this batch of effects.
-    just_failed: Option<MemberSet>,
+    pub(super) just_failed: MemberSet,
     /// Why bitmaps could not be kept, in this batch of effects.
     pub(super) home_error: Option<String>,
     stopped: bool,
@@ -79,12 +78,17 @@ pub(super) struct Parts {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) board: Arc<Board>,
     pub(super) messages: Sender<Message>,
+    /// The generations that the members' blocks hold.
+    pub(super) blocks: Vec<(MemberId, Generation)>,
 }
 
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
         let copier = Copier::new(Arc::clone(&parts.pipeline), parts.messages.clone());
-        let written = Written::new(parts.set.generation());
+        let mut written = Written::new(parts.set.generation());
+        for (id, generation) in parts.blocks {
+            written.found(id, generation);
+        }
         Self {
             set: parts.set,
             identity: parts.identity,
@@ -105,7 +109,7 @@ impl Runner {
             last_bits: (0, Instant::now()),
             snapshots: Snapshots::default(),
             written,
-            just_failed: None,
+            just_failed: MemberSet::EMPTY,
             home_error: None,
             stopped: false,
             failure: None,
@@ -180,8 +184,10 @@ impl Runner {
         }
         if now.duration_since(self.last_tick) >= TICK {
             self.last_tick = now;
-            self.feed(Event::Tick);
-            self.persist_again();
+            match self.is_undurable() {
+                true => self.persist_again(),
+                false => self.feed(Event::Tick),
+            }
         }
         if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) {
             self.publish_state();
@@ -205,6 +211,10 @@ impl Runner {
                 return;
             };
             let ticket = self.ticket(Waiter::Command(done));
+            if let (Err(refusal), false) = (self.refuse_undurable(), is_dry_run(&request)) {
+                self.reply(&ticket, Err(refusal));
+                continue;
+            }
             self.current = Some((ticket.number(), Instant::now() + COMMAND_TIMEOUT));
             match request {
                 Request::Attach {
@@ -250,6 +260,10 @@ impl Runner {
         let ticket = Ticket::new(ticket);
         match looked {
             Err(refusal) => self.reply(&ticket, Err(refusal)),
+            Ok((attach, _)) if !attach.dry_run && self.is_undurable() => {
+                let refused = self.refuse_undurable().map(|()| Answer::default());
+                self.reply(&ticket, refused);
+            }
             Ok((mut attach, image)) => {
                 attach.candidate = self.keep(image);
                 self.feed(Event::Command(ticket, Command::Attach(Box::new(attach))));
@@ -297,12 +311,12 @@ impl Runner {
         if let Some(why) = self.home_error.take() {
             self.lose_home(why);
         }
+        // Whoever leaves because of its block has left before anybody relies on the change.
+        self.report_blocks();
+        self.hold(self.is_undurable());
         self.publish_state();
         for answer in answers {
             self.perform(answer);
-        }
-        if let Some(failed) = self.just_failed.take() {
-            self.feed(Event::BlocksFailed(failed));
         }
     }
 
@@ -377,28 +391,47 @@ impl Runner {
     }
 
     pub(super) fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {
+        self.write_down(generation, clean, to);
+        if self.is_undurable() {
+            self.pipeline.hold();
+            self.copier.halt(true);
+        }
+        for change in self.written.settled(self.set.writers()) {
+            self.change_home(&change);
+        }
+    }
+
+    fn write_down(&mut self, generation: Generation, clean: bool, to: MemberSet) {
         let writers = self.set.writers();
         if !self.written.may_write(to, writers) {
             tracing::warn!("a member leaves, and its block cannot say so yet");
-            self.block_failed(to);
+            self.just_failed = self.just_failed.or(to);
             return;
         }
         let failed = self.write_blocks(generation, clean, to);
         let lacking = failed.as_ref().map_or(MemberSet::EMPTY, |(m, _)| *m);
         self.written.note(generation, to, lacking, writers);
-        if let Some((members, error)) = failed {
+        self.just_failed = self.just_failed.without(to).or(lacking);
+        if let Some((_, error)) = failed {
             tracing::error!(%error, "a storage control block could not be written");
-            self.block_failed(members);
             if clean && to == writers {
                 self.failure = Some(error.to_string());
             }
         }
-        self.pipeline.halt(self.is_undurable());
     }
 
-    fn block_failed(&mut self, members: MemberSet) {
-        let before = self.just_failed.unwrap_or(MemberSet::EMPTY);
-        self.just_failed = Some(before.or(members));
+    /// Holds changes and copies back as long as the membership is not durable (I3).
+    fn hold(&mut self, held: bool) {
+        self.pipeline.halt(held);
+        self.copier.halt(held);
+    }
+
+    /// Tells the set whose blocks could not be written.
+    fn report_blocks(&mut self) {
+        let failed = std::mem::take(&mut self.just_failed);
+        if !failed.is_empty() {
+            self.feed(Event::BlocksFailed(self.written.held(failed)));
+        }
     }
 
     /// Whether a member that takes part could say something else after a crash (I3).
@@ -406,21 +439,25 @@ impl Runner {
         !self.written.is_durable(self.set.writers())
     }
 
-    /// The record under which a bitmap may be kept now.
-    pub(super) fn proven(&self, record: BitmapRecord) -> BitmapRecord {
-        self.written.proven(record, self.set.writers())
+    /// Refuses a command while the membership is not durable: what it builds on may not have happened after a
+    /// crash.
+    fn refuse_undurable(&self) -> Result<(), Refusal> {
+        if !self.is_undurable() {
+            return Ok(());
+        }
+        let text = "the last change of membership cannot be written to the storage control blocks";
+        let hint = "the log names the files; it is tried again every few seconds";
+        Err(Refusal::new(Code::Io, text).with_hint(hint))
     }
 
     /// Tries again to make a membership durable that no member could write down.
     fn persist_again(&mut self) {
-        if !self.is_undurable() {
-            return;
-        }
         let (generation, to) = (self.set.generation(), self.set.writers());
-        self.persist(generation, false, to);
+        self.write_down(generation, false, to);
         if !self.is_undurable() {
             self.change_home(&HomeChange::Describe(self.set.proof()));
         }
+        self.carry_out(Vec::new());
     }
 
     fn flush(&self, id: FlushId, members: MemberSet) {
@@ -491,6 +528,13 @@ impl Runner {
 }
 
 /// The set's command for a request that needs no look at an image.
+fn is_dry_run(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Detach { dry_run: true, .. } | Request::Attach { dry_run: true, .. }
+    )
+}
+
 fn command(request: Request) -> Option<Command> {
     Some(match request {
         Request::Detach {

@@ -18,7 +18,7 @@ use super::{Message, admission};
 use crate::error::{Error, Result};
 use crate::io::state_dir::StateDir;
 use crate::set::assess::{Assembly, assess};
-use crate::set::{Beginning, Code, Effect, Event, ShadowSet, View};
+use crate::set::{Beginning, Code, Effect, Event, MemberId, MemberSet, ShadowSet, View};
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -85,6 +85,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let (messages, inbox) = unbounded();
     let unfinished = roster.unfinished(&assembly, &set);
     let (seats, created) = (roster.seats(&assembly), roster.created());
+    let blocks = roster.generations();
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
     let pipeline = Arc::new(Pipeline::new(live, mounting.read_only, home.journal));
@@ -112,12 +113,10 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         pipeline,
         board,
         messages,
+        blocks,
     };
     let mut runner = Runner::new(parts);
-    let rest = first_effects(&mut runner, effects)?;
-    unfinished
-        .into_iter()
-        .for_each(|id| runner.finish_departure(id));
+    let rest = first_effects(&mut runner, effects, unfinished)?;
     run(runner, rest, inbox, handle, state_dir)
 }
 
@@ -137,7 +136,13 @@ fn elect(setup: &Setup, mounting: &Mounting) -> Result<(Roster, Assembly, Settle
 }
 
 /// Carries out what must be so before anybody writes, the first View being in force already; gives the rest.
-fn first_effects(runner: &mut Runner, effects: Vec<Effect>) -> Result<Vec<Effect>> {
+///
+/// `unfinished` are departures that were cut short, and whether the members' blocks say so.
+fn first_effects(
+    runner: &mut Runner,
+    effects: Vec<Effect>,
+    unfinished: Vec<(MemberId, bool)>,
+) -> Result<Vec<Effect>> {
     let mut rest = Vec::new();
     for effect in effects {
         match effect {
@@ -150,11 +155,15 @@ fn first_effects(runner: &mut Runner, effects: Vec<Effect>) -> Result<Vec<Effect
                 if let Some((_, error)) = runner.write_blocks(generation, clean, to) {
                     return Err(error);
                 }
+                runner.written.note(generation, to, MemberSet::EMPTY, to);
             }
             Effect::Home(change) => runner.change_home(&change),
             Effect::Publish(_) => {}
             other => rest.push(other),
         }
+    }
+    for (id, told) in unfinished {
+        runner.finish_departure(id, told);
     }
     Ok(rest)
 }

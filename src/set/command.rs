@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, Effect, Notice, Ticket};
-use super::member::{BitmapTag, Held, MEMBERS_MAX, MemberId, MemberState};
+use super::member::{BitmapTag, Held, MEMBERS_MAX, Member, MemberId, MemberState};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
 use super::scb::ScbRow;
@@ -103,7 +103,8 @@ impl ShadowSet {
     #[must_use]
     pub fn table(&self) -> Vec<ScbRow> {
         let members = self.members.iter();
-        let members = members.filter(|m| !matches!(m.state, MemberState::Vacant));
+        let released = |m: &Member| m.state.departed().is_some_and(|d| d.released);
+        let members = members.filter(|m| !matches!(m.state, MemberState::Vacant) && !released(m));
         let rows = members.map(|m| ScbRow {
             member: m.uuid,
             name: m.name.clone(),

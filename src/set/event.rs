@@ -177,8 +177,10 @@ pub enum Event {
     ReadFailed(MemberId),
     /// A copy has come back.
     CopyEnded(Box<CopyWork>, CopyEnd),
-    /// Storage control blocks of these members could not be written.
-    BlocksFailed(MemberSet),
+    /// Storage control blocks of these members could not be written; with the generations that they hold.
+    BlocksFailed(Vec<(MemberId, Option<Generation>)>),
+    /// The storage control block of a member that has left says so by now.
+    Told(MemberId),
     /// Bitmaps can be kept no longer: those that are kept must not be believed after a restart.
     HomeLost(Refusal),
     /// Some time has passed: a moment to rotate the write-intent bitmap.

@@ -9,6 +9,7 @@ use super::geometry::ByteRange;
 use super::member::{Departed, MemberId, MemberSet, MemberState};
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::Refusal;
+use super::scb::Generation;
 use super::shadow::ShadowSet;
 
 impl ShadowSet {
@@ -157,37 +158,61 @@ impl ShadowSet {
     }
 
     /// Blocks could not be written: who holds no record of the membership cannot stay in it (I3).
-    pub(super) fn blocks_failed(&mut self, members: MemberSet) {
+    pub(super) fn blocks_failed(&mut self, failed: &[(MemberId, Option<Generation>)]) {
         // At the end the next mount sees who was not marked clean.
         if self.closed {
             return;
         }
-        for id in members.iter() {
-            if let Some(departed) = self.members[id.index()].state.departed_mut() {
-                departed.told = false;
-            }
-        }
+        let members: MemberSet = failed.iter().map(|(id, _)| *id).collect();
         let stays = !self.sources.all().without(members).is_empty();
         let reason = "its storage control block could not be written";
-        let leaving = self.writers().and(members);
-        if stays && self.expel_all(members, reason) {
-            leaving.iter().for_each(|id| self.has_block_before(id));
+        let expelled = stays && self.expel_all(members, reason);
+        for (id, held) in failed {
+            self.has_block_of(*id, *held);
+        }
+        if expelled {
             self.advance();
             self.publish();
             self.settle_departures();
         }
     }
 
-    /// The block of a member that leaves was not written in this generation: it has the one before.
-    fn has_block_before(&mut self, id: MemberId) {
-        let before = self.generation.number() - 1;
-        let tag = self.members[id.index()].state.departed_mut();
-        let Some(tag) = tag.and_then(|d| d.tag.as_mut()) else {
+    /// The own block of a member that has left does not say so, and holds this generation.
+    fn has_block_of(&mut self, id: MemberId, held: Option<Generation>) {
+        let state = &mut self.members[id.index()].state;
+        let detached = matches!(state, MemberState::Detached(_));
+        let before = held.map_or(self.generation.number() - 1, Generation::number);
+        let Some(departed) = state.departed_mut() else {
+            return;
+        };
+        departed.told = false;
+        let Some(tag) = departed.tag.as_mut() else {
             return;
         };
         tag.generation = before;
         let tag = *tag;
-        self.describe(id, tag, BitmapKind::Departed);
+        self.describe(
+            id,
+            tag,
+            match detached {
+                true => BitmapKind::Untold,
+                false => BitmapKind::Departed,
+            },
+        );
+    }
+
+    /// The own block of a member that has left says so at last.
+    pub(super) fn told(&mut self, id: MemberId) {
+        let state = &mut self.members[id.index()].state;
+        if !matches!(state, MemberState::Detached(_)) {
+            return;
+        }
+        if let Some(departed) = state.departed_mut().filter(|d| !d.told) {
+            departed.told = true;
+            let tag = departed.tag;
+            tag.into_iter()
+                .for_each(|tag| self.describe(id, tag, BitmapKind::Departed));
+        }
     }
 
     /// Bitmaps can be kept no longer. They go on in memory; what is kept must not be believed by the next

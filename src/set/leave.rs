@@ -166,6 +166,7 @@ impl ShadowSet {
             was,
             closed: false,
             told: false,
+            released: false,
         }
     }
 

@@ -241,6 +241,8 @@ pub struct Departed {
     pub closed: bool,
     /// Whether its own storage control block says that it has left.
     pub told: bool,
+    /// Whether it was released and is only configured: it has no row in the table of members.
+    pub released: bool,
 }
 
 impl Departed {
@@ -255,6 +257,7 @@ impl Departed {
             was: "source",
             closed: true,
             told: false,
+            released: false,
         }
     }
 

@@ -265,7 +265,8 @@ impl ShadowSet {
                 self.seat_copy(id, own.filter(|_| resume), legacy)
             }
             Start::Detached => {
-                let told = true;
+                let untold = |(record, _): &(BitmapRecord, _)| record.kind == BitmapKind::Untold;
+                let told = !own.as_ref().is_some_and(untold);
                 let departed = self.seat_departed(owner, own, legacy);
                 MemberState::Detached(Departed { told, ..departed })
             }
@@ -273,7 +274,12 @@ impl ShadowSet {
             Start::Released => {
                 let useless = own.map(|(record, _)| record.tag.id);
                 legacy.spent.extend(useless);
-                MemberState::Missing(Departed::without_bitmap(Epoch(0)))
+                let released = true;
+                let departed = Departed::without_bitmap(Epoch(0));
+                MemberState::Missing(Departed {
+                    released,
+                    ..departed
+                })
             }
             Start::Missing { equal } => {
                 MemberState::Missing(self.seat_missing(owner, own, legacy, (absent, equal)))
@@ -362,7 +368,11 @@ impl ShadowSet {
     ) -> Departed {
         let mut departed = Departed::without_bitmap(Epoch(0));
         if let Some((record, map)) = own {
-            let what = (BitmapKind::Departed, owner, record.tag.policy);
+            let kind = match record.kind {
+                BitmapKind::Untold => BitmapKind::Untold,
+                _ => BitmapKind::Departed,
+            };
+            let what = (kind, owner, record.tag.policy);
             let (map, tag) = self.inherit(Some((record, map)), legacy, what);
             (departed.held, departed.tag) = (Held::Here(map), Some(tag));
         }

@@ -85,11 +85,15 @@ pub enum Mistake {
     ProofAhead,
     /// A flush is acknowledged while the membership is not durable.
     FlushWhileHalted,
+    /// A bitmap is forgotten while the membership that needs it no more is not durable.
+    ForgetAhead,
+    /// A command is carried out while the membership that it builds on is not durable.
+    CommandWhileHalted,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -127,6 +131,8 @@ impl Mistake {
         Self::BlockOfLeaverAhead,
         Self::ProofAhead,
         Self::FlushWhileHalted,
+        Self::ForgetAhead,
+        Self::CommandWhileHalted,
     ];
 }
 

@@ -20,6 +20,8 @@ pub enum BitmapKind {
     Opening,
     /// The write bitmap of a member that has left.
     Departed,
+    /// The same of a member that was detached, and whose own storage control block could not say so.
+    Untold,
     /// The stale set of a member that is being filled.
     Copying(CopyKind),
 }

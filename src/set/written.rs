@@ -4,15 +4,17 @@
 //! be written nothing may say more than that block does: no block of somebody who has left (I14), and
 //! no bitmap that proves a generation which a crash would leave behind (I3).
 
-use super::member::{MemberId, MemberSet};
-use super::record::{BitmapKind, BitmapRecord};
+use super::member::{MEMBERS_MAX, MemberId, MemberSet};
+use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::scb::{Generation, ScbState};
 
-/// The last generation that is durable, and whose block is not.
-#[derive(Clone, Copy, Debug)]
+/// The last generation that is durable, what each block holds, and whose block is behind.
+#[derive(Clone, Debug)]
 pub struct Written {
     durable: Generation,
     lacking: MemberSet,
+    held: [Option<Generation>; MEMBERS_MAX],
+    put_off: Vec<HomeChange>,
 }
 
 impl Written {
@@ -22,7 +24,24 @@ impl Written {
         Self {
             durable,
             lacking: MemberSet::EMPTY,
+            held: [None; MEMBERS_MAX],
+            put_off: Vec::new(),
         }
+    }
+
+    /// The block of this member holds this generation.
+    pub fn found(&mut self, id: MemberId, generation: Generation) {
+        self.held[id.index()] = Some(generation);
+    }
+
+    /// The generations that these blocks hold, as far as they are known: what
+    /// [`super::Event::BlocksFailed`] takes.
+    #[must_use]
+    pub fn held(&self, members: MemberSet) -> Vec<(MemberId, Option<Generation>)> {
+        members
+            .iter()
+            .map(|id| (id, self.held[id.index()]))
+            .collect()
     }
 
     /// Whether the membership of these writers is durable: none of them could say something else after a crash.
@@ -64,15 +83,47 @@ impl Written {
         writers: MemberSet,
     ) {
         self.lacking = self.lacking.without(to).or(failed);
+        for id in to.without(failed).iter() {
+            self.held[id.index()] = Some(generation);
+        }
         if self.is_durable(writers) && writers.without(to).is_empty() {
             self.durable = generation;
         }
     }
 
-    /// The record under which a bitmap may be kept now: write-intent proves a durable generation only.
+    /// What may be kept of a change of bitmaps now. While the membership is not durable write-intent proves the
+    /// last generation that is, nothing is forgotten, since a member that has missed writes may still
+    /// count as a source, and what a copy has drained is noted another time.
     #[must_use]
-    pub fn proven(&self, mut record: BitmapRecord, writers: MemberSet) -> BitmapRecord {
-        if record.kind == BitmapKind::Intent && !self.is_durable(writers) {
+    pub fn admit(&mut self, change: &HomeChange, writers: MemberSet) -> Option<HomeChange> {
+        if self.is_durable(writers) {
+            return Some(change.clone());
+        }
+        match change {
+            HomeChange::Add(record, map) => {
+                Some(HomeChange::Add(self.proven(*record), map.clone()))
+            }
+            HomeChange::Describe(record) => Some(HomeChange::Describe(self.proven(*record))),
+            HomeChange::Absorb(..) => Some(change.clone()),
+            HomeChange::Retain(_) => None,
+            HomeChange::Forget(_) => {
+                self.put_off.push(change.clone());
+                None
+            }
+        }
+    }
+
+    /// What was put off and may be carried out, once the membership is durable.
+    #[must_use]
+    pub fn settled(&mut self, writers: MemberSet) -> Vec<HomeChange> {
+        match self.is_durable(writers) {
+            true => std::mem::take(&mut self.put_off),
+            false => Vec::new(),
+        }
+    }
+
+    fn proven(&self, mut record: BitmapRecord) -> BitmapRecord {
+        if record.kind == BitmapKind::Intent {
             record.tag.generation = self.durable.number();
         }
         record

@@ -50,6 +50,11 @@ impl Bed {
             .expect("stopped in order");
     }
 
+    /// A stop that may fail.
+    pub(crate) fn try_stop(&mut self) -> Result<(), shadowset::error::Error> {
+        self.running.take().expect("running").stop()
+    }
+
     pub(crate) fn start(&mut self) {
         self.running = Some(start(&self.setup, &Mounting::default()).expect("started"));
     }

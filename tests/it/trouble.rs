@@ -1,11 +1,11 @@
 //! Control blocks that cannot be written, images that are somebody else's by now, places that cannot be read.
-//! Needs root and a file system with `chattr +i`: nothing else lets a write into an open file fail.
+//! Needs root and a file system with immutable files: nothing else lets a write into an open file fail.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use shadowset::error::Error;
+use shadowset::io::{Identity, immutable};
 use shadowset::server::setup::{Durability, Mounting, Setup};
 use shadowset::server::{Handle, Request, Running, create, start};
 use shadowset::set::{AttachPolicy, Bytes, Code, OpId, Policy};
@@ -19,20 +19,17 @@ struct Unwritable(PathBuf);
 
 impl Unwritable {
     fn new(path: &Path) -> Self {
-        chattr("+i", path);
+        let identity = Identity::of(path).expect("looked at").expect("a file");
+        let set = immutable::set(path, identity);
+        assert!(set.expect("root on ext4 or the like"), "immutable now");
         Self(path.to_owned())
     }
 }
 
 impl Drop for Unwritable {
     fn drop(&mut self) {
-        chattr("-i", &self.0);
+        immutable::clear(&self.0, None).expect("as it was");
     }
-}
-
-fn chattr(flag: &str, path: &Path) {
-    let done = Command::new("chattr").arg(flag).arg(path).status();
-    assert!(done.expect("chattr").success(), "root on ext4 or the like");
 }
 
 fn write(unit: &Handle, at: u64, value: u8) {
@@ -107,9 +104,13 @@ fn a_released_image_is_not_overwritten_by_the_next_mount() {
     }
     let own = vec![9; (REGION * 4) as usize];
     std::fs::write(&files[0], &own).expect("used for something else");
+    for _ in 0..2 {
+        bed.start();
+        bed.wait();
+        assert_eq!(state(&bed.handle(), "m2"), "missing");
+        bed.stop();
+    }
     bed.start();
-    bed.wait();
-    assert_eq!(state(&bed.handle(), "m2"), "missing");
     let refusal = bed.attach("m2", AttachPolicy::Full).expect_err("consent");
     assert_eq!(refusal.code, Code::NeedsConfirm);
     bed.stop();
@@ -163,7 +164,7 @@ fn whose_own_block_cannot_be_written_comes_back_by_minicopy() {
     bed.detach("m3", Policy::Minicopy).expect("detached");
     drop(unwritable);
     assert_eq!(state(&bed.handle(), "m2"), "expelled");
-    bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
+    attach_expelled(&bed, "m2");
     bed.wait();
     let unwritable = Unwritable::new(&bed.setup.members[1].scb);
     bed.detach("m2", Policy::Minicopy).expect("detached");
@@ -250,4 +251,137 @@ fn a_read_beside_a_bad_place_is_answered_while_a_merge_is_pending() {
             .read(REGION * regions - 512, &mut read)
             .is_err()
     );
+}
+
+/// Blocks of a disk that is full or gone for a while.
+fn unwritable(bed: &Bed, members: &[usize]) -> Vec<Unwritable> {
+    let scb = |n: &usize| Unwritable::new(&bed.setup.members[*n].scb);
+    members.iter().map(scb).collect()
+}
+
+fn expel(bed: &Bed, member: &str) -> Result<(), Code> {
+    let member = member.into();
+    let answer = bed.command(Request::Expel { member });
+    answer.map(drop).map_err(|refusal| refusal.code)
+}
+
+/// Brings a member back by minicopy whose image the set is just letting go of.
+fn attach_expelled(bed: &Bed, member: &str) {
+    loop {
+        match bed.attach(member, AttachPolicy::Minicopy) {
+            Err(refusal) if refusal.code == Code::ImageLocked => std::thread::yield_now(),
+            answer => return drop(answer.expect("attached")),
+        }
+    }
+}
+
+/// Waits until a member is in a state.
+fn becomes(unit: &Handle, member: &str, wanted: &str) {
+    let (sender, changes) = std::sync::mpsc::channel();
+    unit.on_change(Box::new(move || {
+        let _ = sender.send(());
+    }));
+    while state(unit, member) != wanted {
+        let told = changes.recv_timeout(std::time::Duration::from_secs(60));
+        assert!(told.is_ok(), "{member} stays {}", state(unit, member));
+    }
+}
+
+#[test]
+fn writes_go_on_when_one_of_the_blocks_can_be_written_again() {
+    let bed = Bed::durable(3, REGION * 4, Durability::Power);
+    let mut all = unwritable(&bed, &[0, 1]);
+    assert_eq!(expel(&bed, "m3"), Err(Code::Io));
+    drop(all.pop());
+    // The other cannot: it leaves, and the change is durable without it.
+    becomes(&bed.handle(), "m1", "expelled");
+    write(&bed.handle(), 0, 5);
+    assert_eq!(state(&bed.handle(), "m2"), "source");
+    drop(all);
+    for member in ["m1", "m3"] {
+        attach_expelled(&bed, member);
+        bed.wait();
+    }
+    assert!(bed.image(0) == bed.image(1) && bed.image(1) == bed.image(2));
+}
+
+#[test]
+fn a_detach_that_its_own_block_does_not_tell_of_outlives_a_stop() {
+    let mut bed = Bed::durable(2, REGION * 4, Durability::Power);
+    let block = unwritable(&bed, &[1]);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    write(&bed.handle(), REGION, 5);
+    bed.stop();
+    drop(block);
+    for _ in 0..2 {
+        bed.start();
+        assert_eq!(state(&bed.handle(), "m2"), "detached");
+        bed.stop();
+    }
+    bed.start();
+    bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
+    bed.wait();
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1));
+}
+
+#[test]
+fn a_member_whose_block_fails_together_with_the_journal_comes_back_by_minicopy() {
+    let bed = Bed::durable(2, REGION * 4, Durability::Power);
+    let journal = ["journal.a", "journal.b"].map(|name| bed.setup.state_dir.join(name));
+    // The journal last: whatever writes there next finds both.
+    let block = unwritable(&bed, &[1]);
+    let files = journal.map(|path| Unwritable::new(&path));
+    write(&bed.handle(), 0, 5);
+    becomes(&bed.handle(), "m2", "expelled");
+    drop((files, block));
+    attach_expelled(&bed, "m2");
+    bed.wait();
+    assert!(bed.image(0) == bed.image(1));
+}
+
+/// Which member lacks a write is not durable: what tells of the write must be kept.
+#[test]
+fn who_missed_a_write_while_nothing_could_be_written_down_is_merged() {
+    let regions = 512;
+    let mut bed = Bed::durable(3, REGION * regions, Durability::Power);
+    let buf = vec![1; REGION as usize];
+    for region in 0..regions {
+        let at = REGION * region;
+        bed.handle().pipeline().write(at, &buf).expect("written");
+    }
+    // One that is being merged, so that a departure gets no bitmap.
+    bed.command(Request::Merge { full: true }).expect("merges");
+    bed.command(Request::Pause(OpId(2))).expect("held");
+    becomes(&bed.handle(), "m2", "source");
+    let blocks = unwritable(&bed, &[0, 1, 2]);
+    let image = Unwritable::new(bed.path(1));
+    let unit = bed.handle();
+    assert!(unit.pipeline().write(0, &[5; 512]).is_err(), "m2 lacks it");
+    drop(unit);
+    bed.try_stop().expect_err("nothing could be marked clean");
+    drop((blocks, image));
+    bed.start();
+    bed.wait();
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1) && bed.image(0) == bed.image(2));
+}
+
+/// It would fill an image that counts as a source after a crash.
+#[test]
+fn no_command_is_carried_out_while_the_last_one_cannot_be_written_down() {
+    let bed = Bed::durable(2, REGION * 64, Durability::Power);
+    for region in 0..64 {
+        write(&bed.handle(), REGION * region, 1);
+    }
+    let before = bed.image(1);
+    let blocks = unwritable(&bed, &[0, 1]);
+    assert_eq!(expel(&bed, "m1"), Err(Code::Io));
+    std::fs::write(bed.path(0), vec![0; before.len()]).expect("another image");
+    let refusal = bed.attach("m1", AttachPolicy::MinicopyOptional);
+    assert_eq!(refusal.expect_err("not durable").code, Code::Io);
+    let state = bed.handle().state();
+    assert!(state.set.operations.is_empty(), "no copy has begun");
+    drop(blocks);
+    assert!(bed.image(1) == before);
 }

@@ -7,7 +7,9 @@ use shadowset::set::{
 
 use shadowset::testing::Image;
 
-use crate::world::{Asked, Asker, BLOCK, Checked, Disk, Violation, World, ensure, member, spoil};
+use crate::world::{
+    Asked, Asker, BLOCK, Checked, Disk, Violation, World, ensure, makes, member, spoil,
+};
 
 impl World {
     /// Gives a command, or lets one time out.
@@ -65,6 +67,10 @@ impl World {
             Command::Attach(attach) => attach.dry_run,
             _ => false,
         };
+        if self.is_undurable() && !dry && !makes!(CommandWhileHalted) {
+            self.mark("a command is refused while the membership is not durable");
+            return Ok(());
+        }
         let number = self.next_id();
         let blocks = 0..self.inside.len();
         let asked = Asked {

@@ -74,14 +74,20 @@ impl World {
         }
         let at = self.rng.place(self.copies.len());
         let copy = &self.copies[at];
-        let may_begin =
-            !copy.paused && copy.end.is_none() && !copy.lost && copy.steps.len() < STEPS_MAX;
+        let halted = self.is_undurable() && !makes!(CommandWhileHalted);
+        let may_begin = !halted
+            && !copy.paused
+            && copy.end.is_none()
+            && !copy.lost
+            && copy.steps.len() < STEPS_MAX;
         if may_begin && (copy.steps.is_empty() || self.rng.chance(400)) && self.begin_step(at) {
             return Ok(());
         }
         let copy = &self.copies[at];
         if copy.steps.is_empty() {
-            self.give_back(at);
+            if !halted || copy.end.is_some() {
+                self.give_back(at);
+            }
             return Ok(());
         }
         let n = self.rng.place(self.copies[at].steps.len());

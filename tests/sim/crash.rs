@@ -6,8 +6,9 @@
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Member, MemberSet,
-    Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap, Written, assess,
+    Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Member, MemberId,
+    MemberSet, Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap,
+    Written, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
@@ -74,13 +75,28 @@ impl World {
             self.crashed = true;
             return;
         }
-        self.ops.just_failed = self.ops.just_failed.or(failed);
+        self.ops.just_failed = self.ops.just_failed.without(to).or(failed);
         self.written.note(generation, to, failed, writers);
+        for change in self.written.settled(writers) {
+            self.change_home(&change);
+        }
     }
 
     fn is_bad_block(&mut self) -> bool {
         let rate = self.plan.faults.block;
-        !self.quiet && rate > 0 && self.rng.chance(rate)
+        if self.quiet || rate == 0 {
+            return false;
+        }
+        // Often no block at all can be written for a while, as when their disk is full or gone.
+        if self.ops.stuck > 0 {
+            self.ops.stuck -= 1;
+            return true;
+        }
+        let bad = self.rng.chance(rate);
+        if bad && !self.beginning && self.rng.chance(200) {
+            self.ops.stuck = self.rng.below(40);
+        }
+        bad
     }
 
     fn block(&self, place: usize, generation: Generation, clean: bool, table: &[ScbRow]) -> Scb {
@@ -122,6 +138,7 @@ impl World {
         self.crashed = false;
         (self.stopping, self.stopped) = (false, false);
         self.ops.just_failed = MemberSet::EMPTY;
+        self.ops.stuck = 0;
         match self.views.is_empty() {
             true => self.mark("crash during a mount"),
             false => self.before = None,
@@ -191,6 +208,11 @@ impl World {
     /// The first effects of a new life.
     fn live_again(&mut self, from: Beginning, members: Vec<(Member, Start)>) -> Checked {
         self.written = Written::new(from.generation);
+        for (id, disk) in self.disks.iter().enumerate() {
+            if let (Some(id), Some(scb)) = (MemberId::new(id), &disk.scb) {
+                self.written.found(id, scb.generation);
+            }
+        }
         let set = ShadowSet::assemble(from, members);
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
         self.begin_life()?;
@@ -449,7 +471,7 @@ impl World {
         let master = self.disks[sources[0]].image.contents().to_vec();
         for (block, value) in master.iter().enumerate() {
             // What a read has merged may be lost with the power, and with nothing else.
-            let merged = self.oracle.was_read(block) && !power;
+            let merged = self.oracle.was_read(block) && !power && !self.loosely_read[block];
             let open = stale[block] && !merged || power && self.unsettled[block];
             let unmerged = open && self.unmerged[block].contains(value);
             let right = unmerged || self.oracle.survives(block, *value, power);
@@ -468,6 +490,7 @@ impl World {
             }
         }
         self.oracle.restart(&master, power);
+        self.loosely_read.fill(false);
         let unsettled = self.unsettled.iter_mut().zip(stale);
         unsettled.for_each(|(unsettled, stale)| *unsettled |= *stale);
         for (disk, _) in self.disks.iter().zip(starts).filter(|(_, s)| merges(**s)) {

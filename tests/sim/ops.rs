@@ -74,6 +74,8 @@ pub(crate) struct Ops {
     pub(crate) struck: Option<Op>,
     /// No member has room for a write.
     pub(crate) full: bool,
+    /// Blocks to come that cannot be written.
+    pub(crate) stuck: u64,
     /// Members whose blocks could not be written just now; nobody has told the set yet.
     pub(crate) just_failed: MemberSet,
 }
@@ -141,8 +143,8 @@ impl World {
             return Ok(());
         }
         self.mark("control block not written");
-        let now = self.moment();
-        let effects = self.set.handle(now, Event::BlocksFailed(failed));
+        let (now, held) = (self.moment(), self.written.held(failed));
+        let effects = self.set.handle(now, Event::BlocksFailed(held));
         self.carry_out(effects)
     }
 

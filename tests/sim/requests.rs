@@ -474,6 +474,7 @@ impl World {
             self.requests[at].unread.pop();
             let value = self.disks[reader.index()].image.get(block);
             self.trace(&[u64::from(value)]);
+            self.loosely_read[block] |= self.is_undurable();
             let judged = self.oracle.read(block, value, began, self.now);
             judged.map_err(|text| Violation(format!("I11: read from {reader:?}: {text}")))?;
         }

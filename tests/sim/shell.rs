@@ -1,10 +1,8 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
-use std::sync::Arc;
-
 use shadowset::set::{
-    Answer, BitmapKind, BitmapRecord, Code, CopyEnd, Effect, Event, Generation, HomeChange,
-    MemberId, MemberSet, Notice, OpId, Refusal, Ticket, Verdict, View,
+    Answer, BitmapKind, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet,
+    Notice, OpId, Refusal, Ticket, Verdict, View,
 };
 
 use crate::ops::{Op, Strike};
@@ -27,6 +25,7 @@ impl World {
             let answers = matches!(effect, Effect::Settle(..) | Effect::Reply(..));
             if answers && !told && !makes!(SettleBeforePersist) {
                 self.lose_home()?;
+                self.report_blocks()?;
                 told = true;
             }
             if self.crashed {
@@ -137,6 +136,14 @@ impl World {
         if !self.home.keeps() {
             return;
         }
+        let admitted = self.written.admit(change, self.set.writers());
+        let retained = makes!(ForgetAhead) && matches!(change, HomeChange::Forget(_));
+        let change = match admitted {
+            _ if makes!(ProofAhead) || retained => change.clone(),
+            Some(change) => change,
+            None => return self.mark("a change of bitmaps was put off"),
+        };
+        let change = &change;
         let struck = self.strike(Op::Change);
         if struck == Strike::Crashes {
             return self.mark("crash between changes of bitmaps");
@@ -146,15 +153,7 @@ impl World {
         if breaks {
             return self.break_home();
         }
-        let proven = |record: &BitmapRecord| match makes!(ProofAhead) {
-            true => *record,
-            false => self.written.proven(*record, self.set.writers()),
-        };
-        self.home.change(&match change {
-            HomeChange::Add(record, map) => HomeChange::Add(proven(record), Arc::clone(map)),
-            HomeChange::Describe(record) => HomeChange::Describe(proven(record)),
-            other => other.clone(),
-        });
+        self.home.change(change);
     }
 
     /// Nothing more becomes durable; the set is told.

@@ -163,6 +163,9 @@ pub(crate) struct World {
     pub(crate) lineage: Lineage,
     /// Per block, what members that were to be merged had in it.
     pub(crate) unmerged: Vec<Vec<Value>>,
+    /// Blocks that were read while the membership was not durable: a member that has left unmerged may still be
+    /// elected then.
+    pub(crate) loosely_read: Vec<bool>,
     /// Blocks whose master was still to be merged there when it was elected, until a flush: what it had on disk
     /// may be what it shows after a loss of power.
     pub(crate) unsettled: Vec<bool>,
@@ -240,6 +243,7 @@ impl World {
             gave_up: false,
             unmerged,
             unsettled: vec![false; blocks],
+            loosely_read: vec![false; blocks],
             rng,
             plan,
             geometry,
@@ -296,12 +300,11 @@ impl World {
             ));
         }
         let now = self.moment();
-        let ticks = matches!(event, Event::Tick);
+        if matches!(event, Event::Tick) && self.is_undurable() {
+            return self.persist_again();
+        }
         let effects = self.set.handle(now, event);
         self.carry_out(effects)?;
-        if ticks {
-            self.persist_again()?;
-        }
         if self.crashed {
             return Ok(());
         }

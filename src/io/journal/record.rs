@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::set::{BitmapKind, CopyKind, Geometry, Policy};
 
 /// Kinds of bitmaps at the places of their codes on disk.
-const KINDS: [BitmapKind; 7] = [
+const KINDS: [BitmapKind; 8] = [
     BitmapKind::Intent,
     BitmapKind::Departed,
     BitmapKind::Copying(CopyKind::Full),
@@ -15,6 +15,7 @@ const KINDS: [BitmapKind; 7] = [
     BitmapKind::Copying(CopyKind::Merge),
     BitmapKind::Copying(CopyKind::Minimerge),
     BitmapKind::Opening,
+    BitmapKind::Untold,
 ];
 
 pub(super) fn kind_code(kind: BitmapKind) -> u8 {
@@ -26,6 +27,7 @@ pub(super) fn kind_code(kind: BitmapKind) -> u8 {
         BitmapKind::Copying(CopyKind::Merge) => 4,
         BitmapKind::Copying(CopyKind::Minimerge) => 5,
         BitmapKind::Opening => 6,
+        BitmapKind::Untold => 7,
     }
 }
 
