@@ -124,8 +124,10 @@ impl Runner {
         if self.is_undurable() {
             return tracing::warn!(member, "the stamp of its image is not durable");
         }
-        if let Err(error) = self.write_stamp(id, stamp) {
-            tracing::warn!(member, %error, "the stamp of its image is not durable");
+        match self.write_stamp(id, stamp) {
+            // The stamp comes with a block that says that the member has left.
+            Ok(()) => drop(self.messages.send(Message::Event(Event::Told(id)))),
+            Err(error) => tracing::warn!(member, %error, "the stamp of its image is not durable"),
         }
         self.seats[id.index()].file = None;
     }

@@ -63,6 +63,8 @@ pub(super) struct Runner {
     pub(super) written: Written,
     /// Members whose blocks failed in this batch of effects.
     pub(super) just_failed: MemberSet,
+    /// Members that have left, and whose images are to be let go of once that is durable.
+    unclosed: MemberSet,
     /// Why bitmaps could not be kept, in this batch of effects.
     pub(super) home_error: Option<String>,
     stopped: bool,
@@ -110,6 +112,7 @@ impl Runner {
             snapshots: Snapshots::default(),
             written,
             just_failed: MemberSet::EMPTY,
+            unclosed: MemberSet::EMPTY,
             home_error: None,
             stopped: false,
             failure: None,
@@ -314,6 +317,7 @@ impl Runner {
         // Whoever leaves because of its block has left before anybody relies on the change.
         self.report_blocks();
         self.hold(self.is_undurable());
+        self.close_late();
         self.publish_state();
         for answer in answers {
             self.perform(answer);
@@ -340,6 +344,8 @@ impl Runner {
             Effect::PauseCopy(op) => self.copier.pause(op, true),
             Effect::ResumeCopy(op) => self.copier.pause(op, false),
             Effect::StopCopy(op) => self.copier.stop(op),
+            // It may still count as a source after a crash.
+            Effect::Close(id) if self.is_undurable() => self.unclosed.insert(id),
             Effect::Close(id) => self.close(id),
             Effect::Release(id) => self.release(id),
             Effect::Reply(ticket, answer) => self.reply(&ticket, answer),
@@ -424,6 +430,14 @@ impl Runner {
     fn hold(&mut self, held: bool) {
         self.pipeline.halt(held);
         self.copier.halt(held);
+    }
+
+    /// Lets go of the images that were kept because their departure was not durable.
+    fn close_late(&mut self) {
+        if !self.is_undurable() {
+            let unclosed = std::mem::take(&mut self.unclosed);
+            unclosed.iter().for_each(|id| self.close(id));
+        }
     }
 
     /// Tells the set whose blocks could not be written.

@@ -125,7 +125,13 @@ impl World {
                 }
             }
         }
-        ensure!(self.home.len() <= 9, "{} bitmaps are kept", self.home.len());
+        // None is forgotten while the membership is not durable; the journal has room for 16.
+        let most = if self.is_undurable() { 16 } else { 9 };
+        ensure!(
+            self.home.len() <= most,
+            "{} bitmaps are kept",
+            self.home.len()
+        );
         Ok(())
     }
 

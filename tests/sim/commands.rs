@@ -259,7 +259,9 @@ impl World {
             self.state(id),
             MemberState::Detached(_) | MemberState::Expelled(_) | MemberState::Missing(_)
         );
-        gone && self.set.attachable(id).is_ok() && self.tickets.is_empty()
+        gone && !self.ops.unclosed.contains(id)
+            && self.set.attachable(id).is_ok()
+            && self.tickets.is_empty()
     }
 
     fn delete_bitmap(&mut self) -> Checked {

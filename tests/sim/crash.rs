@@ -139,6 +139,7 @@ impl World {
         (self.stopping, self.stopped) = (false, false);
         self.ops.just_failed = MemberSet::EMPTY;
         self.ops.stuck = 0;
+        self.ops.unclosed = MemberSet::EMPTY;
         match self.views.is_empty() {
             true => self.mark("crash during a mount"),
             false => self.before = None,
@@ -369,6 +370,7 @@ impl World {
     /// or as they could be before it.
     fn check_either(&mut self, starts: &[Start], power: bool, stale: &[bool]) -> Checked {
         let before = self.before.take();
+        self.unserved = before.is_some();
         let expected = Expected {
             oracle: self.oracle.clone(),
             unmerged: self.unmerged.clone(),
@@ -472,7 +474,8 @@ impl World {
         for (block, value) in master.iter().enumerate() {
             // What a read has merged may be lost with the power, and with nothing else.
             let merged = self.oracle.was_read(block) && !power && !self.loosely_read[block];
-            let open = stale[block] && !merged || power && self.unsettled[block];
+            let unsettled = self.unsettled[block] && (power || self.unserved);
+            let open = stale[block] && !merged || unsettled;
             let unmerged = open && self.unmerged[block].contains(value);
             let right = unmerged || self.oracle.survives(block, *value, power);
             ensure!(

@@ -74,6 +74,8 @@ pub(crate) struct Ops {
     pub(crate) struck: Option<Op>,
     /// No member has room for a write.
     pub(crate) full: bool,
+    /// Members that have left, and whose images are let go of once that is durable.
+    pub(crate) unclosed: MemberSet,
     /// Blocks to come that cannot be written.
     pub(crate) stuck: u64,
     /// Members whose blocks could not be written just now; nobody has told the set yet.

@@ -5,6 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use shadowset::testing::Rng;
+
+use crate::plan::Plan;
 use crate::world::{Marks, Ran, Violation, World};
 
 /// Time for [`seeds_hold`] unless `SIM_SEEDS` says how many.
@@ -14,6 +17,8 @@ const FAILURES_MAX: usize = 100;
 /// Within so many seeds every planted mistake must be found.
 #[cfg(debug_assertions)]
 const MISTAKE_SEEDS: u64 = 10_000;
+/// Seeds of worlds in which control blocks often cannot be written.
+const BAD_BLOCK_SEEDS: u64 = 1000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
@@ -167,17 +172,47 @@ fn a_seed_decides_everything() {
     }
 }
 
-/// Runs the seed of `SIM_SEED` and prints its operations.
+/// Runs the seed of `SIM_SEED` and prints its operations; with `SIM_BAD=1` one of [`bad_blocks`].
 #[test]
 fn replay() {
     let Some(seed) = number("SIM_SEED") else {
         return println!("SIM_SEED names no seed");
     };
-    let mut world = World::new(seed, faults(seed), true);
+    let mut world = match number("SIM_BAD") {
+        Some(1) => bad_blocks(seed, true),
+        _ => World::new(seed, faults(seed), true),
+    };
     println!("{:?}", world.plan);
     let outcome = attempt(&mut world);
     println!("{}", world.last_operations(usize::MAX).join("\n"));
     assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
+}
+
+/// A world in which control blocks often cannot be written.
+fn bad_blocks(seed: u64, log: bool) -> World {
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::draw(&mut rng, true);
+    plan.faults.block = 300;
+    plan.crashes = plan.crashes.max(40);
+    World::with(rng, plan, seed, log)
+}
+
+#[cfg(debug_assertions)]
+fn needs_bad_blocks(mistake: shadowset::set::planted::Mistake) -> bool {
+    use shadowset::set::planted::Mistake::*;
+    matches!(
+        mistake,
+        BlockOfLeaverAhead | ProofAhead | FlushWhileHalted | ForgetAhead | CommandWhileHalted
+    )
+}
+
+/// Every seed holds where control blocks often cannot be written.
+#[test]
+fn seeds_hold_with_bad_blocks() {
+    let seeds = number("SIM_SEEDS").unwrap_or(BAD_BLOCK_SEEDS);
+    let failed =
+        (0..seeds).find_map(|seed| Some((seed, attempt(&mut bad_blocks(seed, false)).err()?)));
+    assert_eq!(failed, None);
 }
 
 /// The simulator finds every mistake that can be planted.
@@ -188,7 +223,13 @@ fn planted_mistakes_are_caught() {
     let mut missed = Vec::new();
     for mistake in Mistake::ALL {
         plant(Some(mistake));
-        let found = (0..MISTAKE_SEEDS).find_map(|seed| Some((seed, run(seed).err()?)));
+        let found = (0..MISTAKE_SEEDS).find_map(|seed| {
+            let mut world = match needs_bad_blocks(mistake) {
+                true => bad_blocks(seed, false),
+                false => World::new(seed, faults(seed), false),
+            };
+            Some((seed, attempt(&mut world).err()?))
+        });
         plant(None);
         match found {
             Some((seed, text)) => println!("{mistake:?}: seed {seed}: {text}"),

@@ -41,6 +41,10 @@ impl World {
         }
         self.lose_home()?;
         self.report_blocks()?;
+        if !self.is_undurable() {
+            let unclosed = std::mem::take(&mut self.ops.unclosed);
+            unclosed.iter().for_each(|id| self.disk(id).open = false);
+        }
         if !self.crashed {
             self.retire();
         }
@@ -96,6 +100,7 @@ impl World {
             Effect::PauseCopy(op) => self.with_copy(op, |c| c.paused = true),
             Effect::ResumeCopy(op) => self.with_copy(op, |c| c.paused = false),
             Effect::StopCopy(op) => self.stop_copy(op),
+            Effect::Close(id) if self.is_undurable() => self.ops.unclosed.insert(id),
             Effect::Close(id) => self.disk(id).open = false,
             Effect::Release(id) => {
                 let disk = self.disk(id);

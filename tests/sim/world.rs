@@ -187,6 +187,8 @@ pub(crate) struct World {
     pub(crate) skew: i64,
     /// Whether this life keeps bitmaps in memory only, and leaves those of the life before as they are.
     pub(crate) in_memory: bool,
+    /// Whether the last life has served nobody.
+    pub(crate) unserved: bool,
     /// Mark of the last mount that has served somebody.
     pub(crate) served: u64,
     /// Whether the first effects of a life are carried out.
@@ -273,6 +275,7 @@ impl World {
             before: None,
             skew: 0,
             in_memory: false,
+            unserved: false,
             served: 0,
             beginning: false,
             written: Written::new(Generation::FIRST),
