@@ -8,6 +8,7 @@ mod candidate;
 mod copier;
 pub mod create;
 mod departure;
+mod durable;
 pub mod fence;
 pub mod handle;
 mod home;
