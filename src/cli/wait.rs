@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::args::{OpWaitArgs, WaitArgs};
 use super::model::{Operation, Status};
-use super::output::Out;
+use super::output::{Out, warn};
 use super::place;
 use super::size::human_seconds;
 use super::status::operation_line;
@@ -89,6 +89,19 @@ impl Goal {
         }
     }
 
+    /// For whom it waits, when nothing runs that would bring the goal about.
+    fn stuck(&self, status: &Status) -> Option<String> {
+        let running = status.operations.iter().any(|op| !op.has_ended());
+        if *self != Self::Steady || running || status.state == "steady" {
+            return None;
+        }
+        let lost = status.members.iter();
+        let lost = lost.filter(|m| matches!(m.state.as_str(), "expelled" | "missing"));
+        let lost: Vec<_> = lost.map(|m| format!("{} is {}", m.name, m.state)).collect();
+        let says = format!("{} is not steady: {}", status.unit, lost.join(", "));
+        (!lost.is_empty()).then_some(says)
+    }
+
     fn operation<'a>(&self, status: &'a Status) -> Option<&'a Operation> {
         match self {
             Self::Operation(id) => status.operation(*id),
@@ -143,7 +156,12 @@ fn wait_for(tree: &Tree, goal: &Goal, timeout: Option<Duration>, out: Out) -> Re
     let mut progress = Progress::new(out);
     // A time beyond the clock's end is no limit.
     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
+    let mut warned = false;
     let state = tree.follow(deadline, |_, status| {
+        if let Some(says) = goal.stuck(status).filter(|_| !warned) {
+            warned = true;
+            warn(&format!("{says}; it waits until somebody brings them back"));
+        }
         if let Some(op) = goal.operation(status) {
             progress.show(op)?;
         }
@@ -233,6 +251,26 @@ pub(super) fn seconds(value: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::cli::model::tests::sample;
+
+    #[test]
+    fn who_will_not_come_by_itself_is_named() {
+        let mut status = sample();
+        status.state = "reduced".into();
+        for op in &mut status.operations {
+            op.state = "done".into();
+        }
+        for member in &mut status.members {
+            member.state = "source".into();
+        }
+        assert_eq!(Goal::Steady.stuck(&status), None, "nobody is lost");
+        let (unit, name) = (status.unit.clone(), status.members[0].name.clone());
+        status.members[0].state = "expelled".into();
+        let says = format!("{unit} is not steady: {name} is expelled");
+        assert_eq!(Goal::Steady.stuck(&status), Some(says));
+        assert_eq!(Goal::Operation(1).stuck(&status), None);
+        status.operations[0].state = "running".into();
+        assert_eq!(Goal::Steady.stuck(&status), None, "something runs");
+    }
 
     #[test]
     fn goals_are_read_and_others_are_refused() {
