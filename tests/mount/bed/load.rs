@@ -14,6 +14,10 @@ use serde_json::Value;
 use super::{MIB, Unit, eventually};
 
 /// Two jobs of small writes and one of large ones, each in an area of its own, checked as they go.
+///
+/// A job that begins its area again has the last requests of the round before still in flight. What it
+/// reads while it writes the same blocks is allowed to be a mixture, so such requests wait for each
+/// other.
 const JOBS: &str = "[global]
 direct=1
 ioengine=libaio
@@ -22,6 +26,8 @@ rw=randwrite
 verify=crc32c
 verify_backlog=64
 verify_fatal=1
+serialize_overlap=1
+exitall_on_error=1
 time_based=1
 runtime=600
 size=16m
