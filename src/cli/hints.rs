@@ -35,14 +35,17 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
     let mut words = command.split_whitespace();
     let (verb, object) = (words.next(), words.next().unwrap_or("MEMBER"));
     match code {
-        Code::Syntax | Code::OutOfRange | Code::TooLong => {
-            format!("`shadowset {} --help` shows the form", verb_of(verb))
-        }
+        Code::Syntax | Code::OutOfRange | Code::TooLong => match verb {
+            Some(verb) => format!("`shadowset {} --help` shows the form", verb_of(verb)),
+            None => "shadowset(8) describes every option".to_owned(),
+        },
         Code::NoSuchMember => format!("`shadowset status {unit}` shows the members"),
         Code::NoSuchBitmap => format!("`shadowset bitmap list {unit}` lists the bitmaps"),
         Code::NoSuchOperation => format!("`shadowset op list {unit}` lists the operations"),
         Code::AlreadyMember if hint.contains("as=") => "choose another name: --as NAME".to_owned(),
-        Code::AlreadyMember => format!("`shadowset status {unit}` shows the members"),
+        Code::AlreadyMember if hint == code.hint() => {
+            format!("`shadowset status {unit}` shows the members")
+        }
         Code::AlreadyDetached => format!("`shadowset attach {unit} {object}` brings it back"),
         Code::IsCopyTarget => match operation_in(hint) {
             Some(op) => {
@@ -75,14 +78,13 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
 }
 
 /// The verb of the command line for one of the control tree.
-fn verb_of(verb: Option<&str>) -> &str {
+fn verb_of(verb: &str) -> &str {
     match verb {
-        Some("delete-bitmap") => "bitmap delete",
-        Some("pause") => "op pause",
-        Some("resume") => "op resume",
-        Some("cancel") => "op cancel",
-        Some(verb) => verb,
-        None => "VERB",
+        "delete-bitmap" => "bitmap delete",
+        "pause" => "op pause",
+        "resume" => "op resume",
+        "cancel" => "op cancel",
+        verb => verb,
     }
 }
 

@@ -153,8 +153,14 @@ fn last_word(argument: &str, error: Error) -> Error {
 
 /// A server that has ended without marking its members clean: the unit is stopped, but not well.
 fn refuse_unclean(unit: &Running) -> Result<()> {
-    // Of a server that died long ago nothing was expected.
-    let Some(pid) = unit.pid else { return Ok(()) };
+    let Some(pid) = unit.pid else {
+        let name = &unit.unit;
+        output::warn(&format!(
+            "the server of {name} had died: its members are not marked clean, and the next mount merges \
+             them"
+        ));
+        return Ok(());
+    };
     let runtime = system::runtime()?;
     if let Some(sentence) = runtime.failed(&unit.unit)? {
         return Err(unclean(&unit.unit, &sentence));

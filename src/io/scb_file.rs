@@ -35,8 +35,16 @@ pub fn read(path: &Path) -> io::Result<ScbFound> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ScbFound::None),
         Err(e) => return Err(e),
     };
-    Ok(match Slots::read(&file)?.newest() {
-        Ok((_, scb)) => ScbFound::Read(scb),
+    let slots = Slots::read(&file)?;
+    Ok(match slots.newest() {
+        Ok((slot, scb)) => {
+            let other = slots.block(slot.other());
+            if let Some(error) = other.err().filter(|_| slots.has_content(slot.other())) {
+                let path = path.display();
+                tracing::warn!(%path, %error, "one slot is damaged: the other one counts");
+            }
+            ScbFound::Read(scb)
+        }
         Err(e) => ScbFound::Damaged(format!("{}: {e}", path.display())),
     })
 }
@@ -173,6 +181,11 @@ impl Slots {
             Slot::A => &self.a,
             Slot::B => &self.b,
         }
+    }
+
+    /// Whether anything was ever written into a slot.
+    fn has_content(&self, slot: Slot) -> bool {
+        self.bytes(slot).iter().any(|byte| *byte != 0)
     }
 
     /// The block in one slot.

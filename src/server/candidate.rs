@@ -142,6 +142,9 @@ impl Look {
                 if let Some(refusal) = &known.refusal {
                     return Err(refusal.clone());
                 }
+                if self.wish.name.as_ref().is_some_and(|n| *n != known.name) {
+                    return Err(self.named_otherwise(known));
+                }
                 self.look_at_member(known)
             }
             None => self.look_at_newcomer(),
@@ -166,6 +169,13 @@ impl Look {
             .map_err(|e| refusal(&Error::io(format!("{word} cannot be looked at"), e)))?;
         let same = |k: &&Known| identity.is_some() && k.identity == identity;
         Ok(self.known.iter().find(same))
+    }
+
+    fn named_otherwise(&self, known: &Known) -> Refusal {
+        let (word, name) = (&self.wish.what, &known.name);
+        let text = format!("{word} is the image of {name} already");
+        let hint = format!("attach {name} without a new name, or release it first");
+        Refusal::new(Code::AlreadyMember, text).with_hint(hint)
     }
 
     fn look_at_member(&self, known: &Known) -> Looked {

@@ -190,7 +190,8 @@ impl Plan<'_> {
     }
 }
 
-fn refuse_duplicates(members: &[MemberSetup]) -> Result<()> {
+/// Refuses two paths to one image.
+pub(super) fn refuse_duplicates(members: &[MemberSetup]) -> Result<()> {
     let who = |m: &MemberSetup| match Identity::of(&m.path) {
         Ok(Some(identity)) => Ok(identity),
         _ => Err(resolved(&m.path)),
@@ -205,7 +206,8 @@ fn refuse_duplicates(members: &[MemberSetup]) -> Result<()> {
                 first.path.display(),
                 member.path.display()
             );
-            return Err(Error::new(Code::AlreadyMember, text));
+            return Err(Error::new(Code::AlreadyMember, text)
+                .with_hint("give each member an image of its own"));
         }
     }
     Ok(())

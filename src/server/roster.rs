@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::create::refuse_duplicates;
 use super::pipeline::Stores;
 use super::run::now;
 use super::seat::Seat;
@@ -36,6 +37,8 @@ impl Roster {
     /// # Errors
     /// A block that cannot be read; an image that is there and cannot be opened or locked.
     pub(super) fn look(members: &[MemberSetup]) -> Result<Self> {
+        // The second would find it locked, by nobody but the first.
+        refuse_duplicates(members)?;
         let entries = members
             .iter()
             .map(Entry::look)

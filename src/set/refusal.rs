@@ -69,7 +69,7 @@ codes! {
     /// The set is marked for a merge.
     MergePending = "merge-pending", "wait for the merge, or use policy=minicopy=optional";
     /// Two clean copies have both changed.
-    SplitBrain = "split-brain", "choose one copy and release the other";
+    SplitBrain = "split-brain", "decide for one copy: move the SCB of the other away, mount, and attach it anew";
     /// The member has no usable bitmap.
     NoBitmap = "no-bitmap", "use policy=minicopy=optional to copy everything";
     /// The image was written outside the set.

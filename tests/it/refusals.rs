@@ -128,6 +128,36 @@ fn one_image_is_one_member() {
 }
 
 #[test]
+fn a_mount_knows_one_image_by_both_its_paths() {
+    let mut bed = Bed::new(2, 1 << 20);
+    bed.stop();
+    let second = bed.path(1).to_owned();
+    std::fs::remove_file(&second).expect("removed");
+    std::os::unix::fs::symlink(bed.path(0), &second).expect("a link");
+    let error = start(&bed.setup, &Mounting::default()).expect_err("one image");
+    assert_eq!(error.code(), Code::AlreadyMember, "{error}");
+}
+
+#[test]
+fn a_member_keeps_its_name() {
+    let bed = Bed::new(2, 1 << 20);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    let path = bed.path(1).display().to_string();
+    let renamed = |name: &str| Request::Attach {
+        what: path.clone(),
+        name: Some(name.to_owned()),
+        policy: AttachPolicy::Minicopy,
+        confirm: false,
+        dry_run: true,
+    };
+    assert_eq!(
+        refused(&bed, |b| b.command(renamed("m3"))),
+        Code::AlreadyMember
+    );
+    bed.command(renamed("m2")).expect("its own name");
+}
+
+#[test]
 fn a_bitmap_that_is_not_there_or_not_right() {
     let bed = Bed::new(2, 1 << 20);
     bed.detach("m2", Policy::Full).expect("detached");
