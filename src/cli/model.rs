@@ -29,6 +29,12 @@ pub(super) struct Status {
     /// How long bitmaps live.
     #[serde(default)]
     pub(super) durability: Option<String>,
+    /// Why they do not live as long as they should.
+    #[serde(default)]
+    pub(super) durability_reason: Option<String>,
+    /// Why those of the last mount are lost that would be of use.
+    #[serde(default)]
+    pub(super) bitmaps_lost: Option<String>,
     /// All members, detached ones too.
     #[serde(default)]
     pub(super) members: Vec<Member>,

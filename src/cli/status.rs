@@ -162,6 +162,9 @@ pub(super) fn render(status: &Status, out: Out) -> String {
     if status.durability.as_deref() == Some("memory") {
         text.push_str(" bitmaps: in memory, they end with the mount\n");
     }
+    for warning in of_bitmaps(status) {
+        let _ = writeln!(text, "          {warning}");
+    }
     for op in status.operations.iter().filter(|op| !op.has_ended()) {
         text.push_str(&operation_block(op, out));
     }
@@ -280,7 +283,8 @@ fn census(status: &Status) -> String {
         1 => "is a source",
         _ => "are sources",
     };
-    let mut text = format!("{} of {all} members {verb}", sources.count());
+    let noun = if all == 1 { "member" } else { "members" };
+    let mut text = format!("{} of {all} {noun} {verb}", sources.count());
     for m in status.members.iter().filter(|m| m.state != "source") {
         let _ = write!(text, ", {} is {}", m.name, m.state);
     }
@@ -310,7 +314,16 @@ pub(super) fn warnings(status: &Status) -> Vec<String> {
             )),
         }
     };
-    status.members.iter().filter_map(warning).collect()
+    let of_members = status.members.iter().filter_map(warning);
+    of_members.chain(of_bitmaps(status)).collect()
+}
+
+fn of_bitmaps(status: &Status) -> impl Iterator<Item = String> {
+    let lost = |why| format!("bitmaps of the last mount are lost: {why}");
+    let homeless = |why| format!("bitmaps are in memory only: {why}");
+    let lost = status.bitmaps_lost.as_ref().map(lost);
+    let homeless = status.durability_reason.as_ref().map(homeless);
+    lost.into_iter().chain(homeless)
 }
 
 fn meaning(status: &Status) -> String {

@@ -152,7 +152,10 @@ impl Plan {
             },
             None => Self {
                 verdict: "full",
-                reason: format!("{name} has no bitmap"),
+                reason: match &m.lost {
+                    Some(why) => format!("{name} has no bitmap any more: {why}"),
+                    None => format!("{name} has no bitmap"),
+                },
                 bytes: size.0,
                 extents: 1,
             },
@@ -309,19 +312,26 @@ pub(super) fn display(c: &Context<'_>) -> String {
         set.generation.number(),
         human(size),
         set.geometry.region_blocks(),
-        bitmaps_live(now.durability),
+        bitmaps_live(now),
     );
+    if let Some(why) = &set.lost {
+        let _ = writeln!(out, "  bitmaps of the last mount are lost: {}\n", line(why));
+    }
     display_members(c, &mut out);
     display_bitmaps(c, &mut out);
     display_operations(c, &mut out);
     out
 }
 
-fn bitmaps_live(durability: Durability) -> &'static str {
-    match durability {
+fn bitmaps_live(now: &Published) -> String {
+    let text = match now.durability_now() {
         Durability::Power => "bitmaps survive a crash and a loss of power",
         Durability::Crash => "bitmaps survive a crash of the daemon, not a loss of power",
         Durability::Memory => "bitmaps live in memory and end with this mount",
+    };
+    match &now.set.homeless {
+        Some(why) => format!("{text}: {}", line(why)),
+        None => text.to_owned(),
     }
 }
 

@@ -222,8 +222,8 @@ pub static TABLE: &[Node] = &[
     set("created", "When the set was created.", show::created).fixed(),
     set(
         "state",
-        "The worst that applies: steady, copying, merging, reduced, mount-verify, \
-         read-only or failed.",
+        "The worst that applies: steady, copying, merging, reduced, failed or \
+         read-only.",
         show::state,
     )
     .polls(),
@@ -320,7 +320,7 @@ pub static TABLE: &[Node] = &[
         "The member that it belongs to.",
         show::bitmap_member,
     ),
-    bitmap("bitmaps/<id>/type", "minicopy or write-intent.", |_, _| {
+    bitmap("bitmaps/<id>/type", "minicopy.", |_, _| {
         "minicopy".to_owned()
     }),
     bitmap(
@@ -341,13 +341,11 @@ pub static TABLE: &[Node] = &[
     bitmap(
         "bitmaps/<id>/durability",
         "What it survives: power, crash, or with memory not the end of the mount.",
-        |c, _| c.now.durability.name().to_owned(),
+        |c, _| c.now.durability_now().name().to_owned(),
     ),
-    bitmap(
-        "bitmaps/<id>/state",
-        "active, in-use or invalid.",
-        |_, b| show::bitmap_state(b.status).to_owned(),
-    ),
+    bitmap("bitmaps/<id>/state", "active or in-use.", |_, b| {
+        show::bitmap_state(b.status).to_owned()
+    }),
     bitmap(
         "bitmaps/<id>/bits",
         "Regions that it covers.",

@@ -89,6 +89,7 @@ fn member(index: usize, state: &'static str, bitmap: Option<u32>) -> MemberStatu
         site: 0,
         bitmap: bitmap.map(BitmapId),
         departed: state == "detached",
+        lost: None,
     }
 }
 
@@ -161,6 +162,8 @@ pub(crate) fn published() -> Published {
                 bitmap(7, 2, false, &[(0, 1), (2 * 65_024, 65_025)]),
             ],
             operations: vec![operation(geometry)],
+            homeless: None,
+            lost: None,
         },
         rates: vec![Rate {
             op: OpId(9),

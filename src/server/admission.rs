@@ -3,7 +3,7 @@
 use super::setup::Mounting;
 use crate::error::{Error, Result};
 use crate::set::assess::{Assembly, Found, Start};
-use crate::set::{Code, Policy, SetStatus};
+use crate::set::{Code, MemberStatus, Policy, SetStatus};
 
 /// Checks what can be told from the election.
 ///
@@ -18,10 +18,12 @@ pub(super) fn check(found: &[Found], assembly: &Assembly, mounting: &Mounting) -
         names.collect::<Vec<_>>().join(", ")
     };
     let missing = names(|s| matches!(s, Start::Missing { .. }));
-    if mounting.require_members && !missing.is_empty() {
-        let text = format!("{missing}: not there, and require_members was given");
+    // Who was missing at an earlier mount has missed writes: since then it counts as expelled.
+    let lacking = names(|s| matches!(s, Start::Missing { .. } | Start::Expelled));
+    if mounting.require_members && !lacking.is_empty() {
+        let text = format!("{lacking}: not in the set, and require_members was given");
         return Err(Error::new(Code::NoSuchFile, text)
-            .with_hint("bring the images back, or leave out require_members"));
+            .with_hint("mount without require_members, and attach what is missing"));
     }
     let copied = names(|s| matches!(s, Start::Copy { .. }));
     if mounting.nocopy && !copied.is_empty() {
@@ -63,19 +65,21 @@ pub(super) fn check_bitmaps(
     if mounting.policy != Policy::Minicopy {
         return Ok(());
     }
-    let lacking = set
-        .members
-        .iter()
-        .find(|m| m.state == "missing" && m.bitmap.is_none());
-    let Some(member) = lacking else {
+    let lacks =
+        |m: &&MemberStatus| m.bitmap.is_none() && (m.state == "missing" || m.lost.is_some());
+    let Some(member) = set.members.iter().find(lacks) else {
         return Ok(());
     };
     if let Err(why) = home {
         return Err(Error::from(why.clone()));
     }
-    let text = format!(
-        "{} was no source member when the set was mounted last, so no bitmap can tell what it lacks",
-        member.name
-    );
+    let name = &member.name;
+    let text = match &member.lost {
+        Some(why) => format!("{name} has no bitmap any more: {why}"),
+        None => format!(
+            "{name} was no source member when the set was mounted last, so no bitmap can tell what it \
+             lacks"
+        ),
+    };
     Err(Error::new(Code::NoBitmap, text).with_hint("use policy=minicopy=optional to mount without"))
 }

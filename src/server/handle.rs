@@ -102,7 +102,7 @@ pub struct Published {
     pub uuid: uuid::Uuid,
     /// Whether the unit takes no writes.
     pub read_only: bool,
-    /// How long bitmaps live.
+    /// How long bitmaps are meant to live.
     pub durability: Durability,
     /// The set.
     pub set: SetStatus,
@@ -111,6 +111,15 @@ pub struct Published {
 }
 
 impl Published {
+    /// How long bitmaps live as things are.
+    #[must_use]
+    pub fn durability_now(&self) -> Durability {
+        match self.set.homeless {
+            Some(_) => Durability::Memory,
+            None => self.durability,
+        }
+    }
+
     /// The member with this name.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&MemberStatus> {

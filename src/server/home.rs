@@ -29,7 +29,7 @@ type Opened = (Journal, Vec<(BitmapRecord, WriteBitmap)>);
 
 /// The journal of a unit while it is being assembled.
 pub(super) struct Found {
-    opened: Option<Opened>,
+    opened: std::result::Result<Opened, String>,
 }
 
 /// Opens the journal of a set, if there is one that can be read. What is damaged, or was made for another
@@ -39,24 +39,22 @@ pub(super) struct Found {
 /// It is used by another daemon, belongs to another set, is of a newer program, or the system's error.
 pub(super) fn find(setup: &Setup, set: uuid::Uuid, geometry: Geometry) -> Result<Found> {
     let Some(options) = options(setup.durability, geometry) else {
-        return Ok(Found { opened: None });
+        let why = "durability = \"memory\" looks for no journal".to_owned();
+        return Ok(Found { opened: Err(why) });
     };
     let dir = &setup.state_dir;
     let place = || format!("the journal in {}", dir.display());
     let error = match Journal::open(dir, set, geometry, options) {
-        Ok(opened) => {
-            return Ok(Found {
-                opened: Some(opened),
-            });
-        }
+        Ok(opened) => return Ok(Found { opened: Ok(opened) }),
         Err(error) => error,
     };
     match error {
-        OpenError::Missing => Ok(Found { opened: None }),
-        OpenError::Damaged(_) | OpenError::NotDurable | OpenError::OtherGeometry(_) => {
-            tracing::warn!(%error, dir = %dir.display(), "the bitmaps of the last mount are lost");
-            Ok(Found { opened: None })
-        }
+        OpenError::Missing
+        | OpenError::Damaged(_)
+        | OpenError::NotDurable
+        | OpenError::OtherGeometry(_) => Ok(Found {
+            opened: Err(format!("{error} ({})", dir.display())),
+        }),
         OpenError::InUse => Err(Error::new(
             Code::InUse,
             format!("{} is used by another unit", place()),
@@ -95,27 +93,40 @@ impl Found {
         geometry: Geometry,
         believed: bool,
     ) -> Result<Settled> {
+        let dir = &setup.state_dir;
+        let lost = match self.opened {
+            Ok((journal, maps)) if believed => {
+                return Ok(Settled {
+                    journal: Some(journal),
+                    past: Past::Known(maps),
+                    home: Ok(()),
+                });
+            }
+            Ok(outdated) => {
+                // Its files are closed before they are made anew.
+                drop(outdated);
+                let dir = dir.display();
+                format!("the journal in {dir} knows nothing of the last mount")
+            }
+            Err(why) => why,
+        };
+        let past = Past::Unknown(lost);
         let Some(options) = options(setup.durability, geometry) else {
             return Ok(Settled {
                 journal: None,
-                past: Past::Unknown,
+                past,
                 home: Ok(()),
             });
         };
-        if let Some((journal, maps)) = self.opened.filter(|_| believed) {
-            return Ok(Settled {
-                journal: Some(journal),
-                past: Past::Known(maps),
-                home: Ok(()),
-            });
-        }
-        let dir = &setup.state_dir;
         let (journal, home) = match create(dir, set, geometry, options) {
             Ok(journal) => (Some(journal), Ok(())),
             Err(error) if no_room(&error) => {
                 let text = format!("there is no room for bitmaps in {}", dir.display());
-                tracing::warn!(%error, "{text}");
-                (None, Err(Refusal::new(Code::BitmapNoSpace, text)))
+                let hint = "free space there, then stop the unit and mount it again";
+                (
+                    None,
+                    Err(Refusal::new(Code::BitmapNoSpace, text).with_hint(hint)),
+                )
             }
             Err(error) => {
                 let doing = format!("a journal cannot be made in {}", dir.display());
@@ -125,7 +136,7 @@ impl Found {
         };
         Ok(Settled {
             journal,
-            past: Past::Unknown,
+            past,
             home,
         })
     }

@@ -20,6 +20,16 @@ pub(super) fn record_start(board: &Board, time: Moment, set: &SetStatus) {
         .map(|m| format!("{}={}", m.name, m.state));
     let members: Vec<String> = states.collect();
     keep(board, time, "mounted", vec![("members", members.join(" "))]);
+    let reasons = [
+        ("bitmaps-lost", set.lost.as_deref()),
+        ("bitmaps-in-memory", set.homeless.as_deref()),
+    ];
+    for (event, reason) in reasons {
+        if let Some(reason) = reason {
+            tracing::warn!("{event} reason={reason}");
+            keep(board, time, event, vec![("reason", reason.to_owned())]);
+        }
+    }
 }
 
 fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {

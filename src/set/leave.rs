@@ -167,6 +167,7 @@ impl ShadowSet {
             closed: false,
             told: false,
             released: false,
+            lost: None,
         }
     }
 

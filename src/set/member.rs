@@ -243,6 +243,8 @@ pub struct Departed {
     pub told: bool,
     /// Whether it was released and is only configured: it has no row in the table of members.
     pub released: bool,
+    /// Why the bitmap that it may have had before the start is lost.
+    pub lost: Option<Arc<str>>,
 }
 
 impl Departed {
@@ -258,6 +260,7 @@ impl Departed {
             closed: true,
             told: false,
             released: false,
+            lost: None,
         }
     }
 

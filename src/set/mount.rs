@@ -29,8 +29,8 @@ use super::view::Epoch;
 pub enum Past {
     /// All of them, as they were durable: a record, and the bits that it names.
     Known(Vec<(BitmapRecord, WriteBitmap)>),
-    /// None that can be believed.
-    Unknown,
+    /// None that can be believed; why, in words.
+    Unknown(String),
 }
 
 /// What a set begins with.
@@ -59,6 +59,8 @@ pub struct Beginning {
 /// The bitmaps of the past, by what they are for.
 struct Legacy {
     known: bool,
+    /// Why it is not known.
+    lost: Option<Arc<str>>,
     intents: Vec<(BitmapRecord, WriteBitmap)>,
     owned: Vec<(BitmapRecord, WriteBitmap)>,
     /// Where members may differ that were equal but for what was in flight; `None`: nowhere.
@@ -70,11 +72,12 @@ struct Legacy {
 impl Legacy {
     fn of(past: Past, clean: bool, geometry: Geometry) -> Self {
         let named = |(record, map): (BitmapRecord, WriteBitmap)| (record, map.named(record.tag.id));
-        let (known, all): (_, Vec<_>) = match past {
+        let (lost, all): (_, Vec<_>) = match past {
             // Marks go by the number: without one they would be durable nowhere (I3).
-            Past::Known(all) => (true, all.into_iter().map(named).collect()),
-            Past::Unknown => (false, Vec::new()),
+            Past::Known(all) => (None, all.into_iter().map(named).collect()),
+            Past::Unknown(why) => (Some(why.into()), Vec::new()),
         };
+        let known = lost.is_none();
         let is_intent =
             |r: &BitmapRecord| matches!(r.kind, BitmapKind::Intent | BitmapKind::Opening);
         let (intents, owned): (Vec<_>, Vec<_>) = all.into_iter().partition(|(r, _)| is_intent(r));
@@ -90,6 +93,7 @@ impl Legacy {
         let doubt = (doubt.count() > 0 && !none).then(|| Arc::new(doubt));
         Self {
             known,
+            lost,
             intents,
             owned,
             doubt,
@@ -155,6 +159,7 @@ impl ShadowSet {
             old_intents: Vec::new(),
             pace: Pace::new(),
             home: from.home,
+            lost: None,
             flushes: BTreeMap::new(),
             pending: None,
             operations: Vec::new(),
@@ -170,12 +175,15 @@ impl ShadowSet {
         let owner = members[master.index()].0.uuid;
         legacy.doubt_of_master(owner, &mut set);
         set.inherit_intents(&mut legacy, from.last_mark);
+        let clean = from.clean;
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
                 .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
             set.members.push(member);
             set.seat(id, start, &mut legacy, from.absent);
         }
+        let felt = !clean || set.departures().any(|d| d.lost.is_some());
+        set.lost = legacy.lost.take_if(|_| felt);
         let strays = legacy.owned.iter().map(|(record, _)| record.tag.id);
         for id in strays.chain(legacy.spent) {
             set.push_home(HomeChange::Forget(id));
@@ -287,6 +295,10 @@ impl ShadowSet {
         };
         let member = &mut self.members[id.index()];
         (member.state, member.since) = (state, self.now);
+        let lacks = |d: &&mut Departed| d.tag.is_none() && !d.released;
+        if let Some(departed) = member.state.departed_mut().filter(lacks) {
+            departed.lost.clone_from(&legacy.lost);
+        }
     }
 
     /// A bitmap of the past with what may have been in flight, under its new record; or a new one.

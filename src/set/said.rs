@@ -78,7 +78,10 @@ impl ShadowSet {
         match departed.map(|d| &d.held) {
             Some(Held::Here(map)) => Ok(map),
             _ => {
-                let text = format!("{name} has no bitmap");
+                let text = match departed.and_then(|d| d.lost.as_ref()) {
+                    Some(why) => format!("{name} has no bitmap any more: {why}"),
+                    None => format!("{name} has no bitmap"),
+                };
                 Err(Refusal::new(Code::NoBitmap, text))
             }
         }

@@ -97,6 +97,8 @@ pub struct ShadowSet {
     pub(super) pace: Pace,
     /// Why bitmaps cannot be kept, when they cannot.
     pub(super) home: Result<(), Refusal>,
+    /// Why bitmaps of the last mount are lost that would be of use.
+    pub(super) lost: Option<Arc<str>>,
     pub(super) flushes: BTreeMap<FlushId, Purpose>,
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::bitmap::WriteBitmap;
 use super::copy::OpId;
 use super::geometry::{Bytes, Geometry};
-use super::member::{BitmapId, BitmapTag, Held, MemberId, MemberState, Moment};
+use super::member::{BitmapId, BitmapTag, Departed, Held, MemberId, MemberState, Moment};
 use super::operation::Operation;
 use super::scb::{Generation, ScbState};
 use super::shadow::ShadowSet;
@@ -66,6 +66,8 @@ pub struct MemberStatus {
     pub bitmap: Option<BitmapId>,
     /// Whether it could be attached.
     pub departed: bool,
+    /// Why the bitmap that it may have had before the mount is lost.
+    pub lost: Option<Arc<str>>,
 }
 
 /// One bitmap as people see it.
@@ -98,6 +100,10 @@ pub struct SetStatus {
     pub bitmaps: Vec<BitmapStatus>,
     /// Running, waiting and the last finished operations.
     pub operations: Vec<Operation>,
+    /// Why bitmaps are in memory only, although they should outlive the mount.
+    pub homeless: Option<String>,
+    /// Why bitmaps of the last mount are lost that would be of use.
+    pub lost: Option<Arc<str>>,
 }
 
 impl SetStatus {
@@ -154,22 +160,26 @@ impl ShadowSet {
                 .collect(),
             bitmaps: self.ids().filter_map(|id| self.bitmap_status(id)).collect(),
             operations: self.operations.clone(),
+            homeless: self.home.as_ref().err().map(|why| why.text.clone()),
+            lost: self.lost.clone(),
         }
+    }
+
+    /// What the members that have left, have left behind.
+    pub(super) fn departures(&self) -> impl Iterator<Item = &Departed> {
+        self.members.iter().filter_map(|m| m.state.departed())
     }
 
     /// Whether a member has left.
     #[must_use]
     pub fn has_departed(&self) -> bool {
-        self.members.iter().any(|m| m.state.departed().is_some())
+        self.departures().next().is_some()
     }
 
     /// Bits that are set in the bitmaps of members that have left.
     #[must_use]
     pub fn departed_bits(&self) -> u64 {
-        let maps = self
-            .members
-            .iter()
-            .filter_map(|m| m.state.departed()?.marks());
+        let maps = self.departures().filter_map(Departed::marks);
         maps.map(|map| map.count()).sum()
     }
 
@@ -214,6 +224,7 @@ impl ShadowSet {
             site: m.site,
             bitmap: self.bitmap_status(id).and_then(|b| Some(b.tag?.id)),
             departed: m.state.departed().is_some(),
+            lost: m.state.departed().and_then(|d| d.lost.clone()),
         }
     }
 

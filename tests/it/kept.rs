@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use shadowset::server::setup::Durability;
-use shadowset::server::{Handle, Request};
+use shadowset::server::setup::{Durability, Mounting};
+use shadowset::server::{EventRecord, Handle, Request, start};
 use shadowset::set::{AttachPolicy, Bytes, Code, Policy};
 
 use crate::bed::Bed;
@@ -12,6 +12,11 @@ const REGION: u64 = 65_024;
 
 fn write(unit: &Handle, at: u64) {
     unit.pipeline().write(at, &[7; 512]).expect("written");
+}
+
+fn told(bed: &Bed, event: &str, reason: &str) -> bool {
+    let is = |e: &EventRecord| e.event == event && e.facts[0].1.contains(reason);
+    bed.handle().events().iter().any(is)
 }
 
 fn set_bits(unit: &Handle, member: &str) -> Option<u64> {
@@ -47,7 +52,10 @@ fn a_state_directory_that_was_lost_costs_bitmaps_and_no_data() {
     bed.start();
     assert_eq!(set_bits(&bed.handle(), "m3"), None);
     let refusal = bed.attach("m3", AttachPolicy::Minicopy);
-    assert_eq!(refusal.expect_err("no bitmap").code, Code::NoBitmap);
+    let refusal = refusal.expect_err("no bitmap");
+    assert_eq!(refusal.code, Code::NoBitmap);
+    assert!(refusal.text.contains("there is no journal"), "{refusal:?}");
+    assert!(told(&bed, "bitmaps-lost", "there is no journal"));
     bed.attach("m3", AttachPolicy::MinicopyOptional)
         .expect("a full copy");
     bed.wait();
@@ -67,7 +75,57 @@ fn bitmaps_from_before_a_mount_in_memory_are_not_believed() {
     bed.setup.durability = Durability::Power;
     bed.start();
     assert_eq!(set_bits(&bed.handle(), "m2"), None);
+    assert!(told(
+        &bed,
+        "bitmaps-lost",
+        "knows nothing of the last mount"
+    ));
     bed.stop();
+}
+
+/// A unit whose bitmaps are all there says nothing of lost ones.
+#[test]
+fn nothing_is_said_of_bitmaps_that_nobody_misses() {
+    let mut bed = Bed::durable(2, REGION * 4, Durability::Power);
+    assert!(!told(&bed, "bitmaps-lost", ""), "a new set has none");
+    bed.stop();
+    for name in ["journal.a", "journal.b"] {
+        std::fs::remove_file(bed.setup.state_dir.join(name)).expect("removed");
+    }
+    bed.start();
+    assert!(!told(&bed, "bitmaps-lost", ""), "nobody is away");
+    bed.stop();
+}
+
+#[test]
+fn a_mount_that_insists_is_refused_as_long_as_it_cannot_have_what_it_wants() {
+    let mut bed = Bed::durable(3, REGION * 4, Durability::Power);
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    bed.stop();
+    let away = bed.path(1).with_extension("away");
+    std::fs::rename(bed.path(1), &away).expect("taken away");
+    let insisting = |bed: &Bed, mounting| start(&bed.setup, &mounting).expect_err("refused");
+    let every = Mounting {
+        require_members: true,
+        ..Mounting::default()
+    };
+    for _ in 0..2 {
+        let error = insisting(&bed, every);
+        assert_eq!(error.code(), Code::NoSuchFile, "{error}");
+        assert!(error.to_string().starts_with("m2: "), "{error}");
+        bed.start();
+        bed.stop();
+    }
+    for name in ["journal.a", "journal.b"] {
+        std::fs::remove_file(bed.setup.state_dir.join(name)).expect("removed");
+    }
+    let bitmaps = Mounting {
+        policy: Policy::Minicopy,
+        ..Mounting::default()
+    };
+    let error = insisting(&bed, bitmaps);
+    assert_eq!(error.code(), Code::NoBitmap, "{error}");
+    assert!(error.to_string().contains("there is no journal"), "{error}");
 }
 
 #[test]

@@ -140,6 +140,10 @@ fn a_full_state_directory_refuses_bitmaps_and_never_a_write() {
         .expect_err("no room for its bitmap");
     assert_eq!(refused.errno, libc::ENOSPC, "{refused:?}");
     assert_eq!(unit.state_of("m2"), "source", "it stays");
+    let status = unit.status();
+    assert_eq!(status["durability"], "memory", "{status}");
+    let why = status["durability_reason"].as_str().unwrap_or_default();
+    assert!(why.starts_with("there is no room"), "{status}");
     unit.accepted("detach m2 policy=minicopy=optional");
     let member = unit.status()["members"][1].clone();
     assert!(member["bitmap"].is_null(), "{member}");

@@ -188,7 +188,7 @@ impl World {
         self.check_either(&starts, power, &stale)?;
         let past = match believed {
             true => Past::Known(kept),
-            false => Past::Unknown,
+            false => Past::Unknown("not believed".to_owned()),
         };
         let members = found.iter().zip(&starts).enumerate();
         let members = members.map(|(n, (f, s))| (member(n, f.image.unwrap_or_default().0), *s));

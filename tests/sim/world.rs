@@ -426,7 +426,7 @@ fn first_beginning(geometry: Geometry) -> Beginning {
         last_mark: 0,
         mark: 0,
         absent: Policy::MinicopyOptional,
-        past: Past::Unknown,
+        past: Past::Unknown("it has just been created".to_owned()),
         home: Ok(()),
         now: Moment(0),
     }
