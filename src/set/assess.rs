@@ -324,10 +324,16 @@ fn refuse_outdated(found: &[Found], newest: &Scb, kept: &[BitmapRecord]) -> Resu
     };
     let absent = newest.table.iter().filter(|row| !there(row));
     let absent: Vec<&str> = absent.map(|row| row.name.as_str()).collect();
+    let has = newest.generation;
+    let but = match last > has.number() {
+        true => format!("the set has reached {last}"),
+        false => {
+            format!("the last mount had another generation {last}, which it does not come from")
+        }
+    };
     let text = format!(
-        "the newest block that is there has generation {}, but the set has reached {last}: a member \
-         that is absent has newer data",
-        newest.generation
+        "the newest block that is there has generation {has}, but {but}: a member that is absent has \
+         newer data"
     );
     let without =
         "to go on without, and lose what it alone has, remove the journal from the state directory";
