@@ -159,7 +159,8 @@ pub(super) fn render(status: &Status, out: Out) -> String {
         let _ = write!(text, " (generation {generation})");
     }
     text.push('\n');
-    if status.durability.as_deref() == Some("memory") {
+    let meant = status.durability_reason.is_none();
+    if meant && status.durability.as_deref() == Some("memory") {
         text.push_str(" bitmaps: in memory, they end with the mount\n");
     }
     for warning in of_bitmaps(status) {
@@ -320,7 +321,7 @@ pub(super) fn warnings(status: &Status) -> Vec<String> {
 
 fn of_bitmaps(status: &Status) -> impl Iterator<Item = String> {
     let lost = |why| format!("bitmaps of the last mount are lost: {why}");
-    let homeless = |why| format!("bitmaps are in memory only: {why}");
+    let homeless = |why| format!("a member that leaves gets no bitmap: {why}");
     let lost = status.bitmaps_lost.as_ref().map(lost);
     let homeless = status.durability_reason.as_ref().map(homeless);
     lost.into_iter().chain(homeless)

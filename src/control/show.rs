@@ -153,7 +153,7 @@ impl Plan {
             None => Self {
                 verdict: "full",
                 reason: match &m.lost {
-                    Some(why) => format!("{name} has no bitmap any more: {why}"),
+                    Some(why) => format!("{name} has no bitmap: {why}"),
                     None => format!("{name} has no bitmap"),
                 },
                 bytes: size.0,
@@ -330,7 +330,7 @@ fn bitmaps_live(now: &Published) -> String {
         Durability::Memory => "bitmaps live in memory and end with this mount",
     };
     match &now.set.homeless {
-        Some(why) => format!("{text}: {}", line(why)),
+        Some(why) => format!("who leaves gets no bitmap: {}", line(why)),
         None => text.to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! What a mount was asked to insist on: every member there, no copy, a bitmap for who is absent.
 
-use super::setup::Mounting;
+use super::setup::{Durability, Mounting};
 use crate::error::{Error, Result};
 use crate::set::assess::{Assembly, Found, Start};
 use crate::set::{Code, MemberStatus, Policy, SetStatus};
@@ -18,12 +18,17 @@ pub(super) fn check(found: &[Found], assembly: &Assembly, mounting: &Mounting) -
         names.collect::<Vec<_>>().join(", ")
     };
     let missing = names(|s| matches!(s, Start::Missing { .. }));
-    // Who was missing at an earlier mount has missed writes: since then it counts as expelled.
-    let lacking = names(|s| matches!(s, Start::Missing { .. } | Start::Expelled));
-    if mounting.require_members && !lacking.is_empty() {
-        let text = format!("{lacking}: not in the set, and require_members was given");
+    if mounting.require_members && !missing.is_empty() {
+        let text = format!("{missing}: not there, and require_members was given");
         return Err(Error::new(Code::NoSuchFile, text)
-            .with_hint("mount without require_members, and attach what is missing"));
+            .with_hint("bring the images back, or leave out require_members"));
+    }
+    // Who was missing at an earlier mount has missed writes: since then it counts as expelled.
+    let expelled = names(|s| s == Start::Expelled);
+    if mounting.require_members && !expelled.is_empty() {
+        let text = format!("{expelled}: expelled, and require_members was given");
+        return Err(Error::new(Code::NoSuchFile, text)
+            .with_hint("mount without require_members, and attach what was expelled"));
     }
     let copied = names(|s| matches!(s, Start::Copy { .. }));
     if mounting.nocopy && !copied.is_empty() {
@@ -61,21 +66,25 @@ pub(super) fn check_bitmaps(
     set: &SetStatus,
     home: &std::result::Result<(), crate::set::Refusal>,
     mounting: &Mounting,
+    durability: Durability,
 ) -> Result<()> {
     if mounting.policy != Policy::Minicopy {
         return Ok(());
     }
-    let lacks =
-        |m: &&MemberStatus| m.bitmap.is_none() && (m.state == "missing" || m.lost.is_some());
+    // Whose bitmaps end with the mount does not miss them at the next.
+    let kept = durability != Durability::Memory;
+    let lacks = |m: &&MemberStatus| {
+        m.bitmap.is_none() && (m.state == "missing" || kept && m.lost.is_some())
+    };
     let Some(member) = set.members.iter().find(lacks) else {
         return Ok(());
     };
-    if let Err(why) = home {
+    if let (Err(why), None) = (home, &member.lost) {
         return Err(Error::from(why.clone()));
     }
     let name = &member.name;
     let text = match &member.lost {
-        Some(why) => format!("{name} has no bitmap any more: {why}"),
+        Some(why) => format!("{name} has no bitmap: {why}"),
         None => format!(
             "{name} was no source member when the set was mounted last, so no bitmap can tell what it \
              lacks"

@@ -122,6 +122,7 @@ impl Found {
             Ok(journal) => (Some(journal), Ok(())),
             Err(error) if no_room(&error) => {
                 let text = format!("there is no room for bitmaps in {}", dir.display());
+                tracing::warn!(%error, "{text}");
                 let hint = "free space there, then stop the unit and mount it again";
                 (
                     None,

@@ -37,12 +37,15 @@ impl Roster {
     /// # Errors
     /// A block that cannot be read; an image that is there and cannot be opened or locked.
     pub(super) fn look(members: &[MemberSetup]) -> Result<Self> {
-        // The second would find it locked, by nobody but the first.
-        refuse_duplicates(members)?;
         let entries = members
             .iter()
             .map(Entry::look)
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>>>()
+            .map_err(|error| match error.code() {
+                // By nobody but another member that has the same image.
+                Code::ImageLocked => refuse_duplicates(members).err().unwrap_or(error),
+                _ => error,
+            })?;
         Ok(Self {
             configured: entries.len(),
             entries,

@@ -78,7 +78,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         now: now(),
     };
     let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;
-    admission::check_bitmaps(&set.status(), &kept, mounting)?;
+    admission::check_bitmaps(&set.status(), &kept, mounting, setup.durability)?;
     let effects = set.begin();
     let first =
         first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;

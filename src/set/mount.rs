@@ -175,15 +175,15 @@ impl ShadowSet {
         let owner = members[master.index()].0.uuid;
         legacy.doubt_of_master(owner, &mut set);
         set.inherit_intents(&mut legacy, from.last_mark);
-        let clean = from.clean;
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
                 .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
             set.members.push(member);
             set.seat(id, start, &mut legacy, from.absent);
         }
-        let felt = !clean || set.departures().any(|d| d.lost.is_some());
-        set.lost = legacy.lost.take_if(|_| felt);
+        let new = from.generation == Generation::FIRST;
+        set.lost = legacy.lost.take().filter(|_| !new);
+        set.forget_lost();
         let strays = legacy.owned.iter().map(|(record, _)| record.tag.id);
         for id in strays.chain(legacy.spent) {
             set.push_home(HomeChange::Forget(id));
@@ -295,7 +295,9 @@ impl ShadowSet {
         };
         let member = &mut self.members[id.index()];
         (member.state, member.since) = (state, self.now);
-        let lacks = |d: &&mut Departed| d.tag.is_none() && !d.released;
+        // Who is missing gets its bitmap now.
+        let away = matches!(start, Start::Detached | Start::Expelled);
+        let lacks = |d: &&mut Departed| away && d.tag.is_none();
         if let Some(departed) = member.state.departed_mut().filter(lacks) {
             departed.lost.clone_from(&legacy.lost);
         }
@@ -439,6 +441,31 @@ mod tests {
             reason: String::new(),
             state: MemberState::Vacant,
         }
+    }
+
+    #[test]
+    fn what_is_lost_is_named_while_somebody_lacks_it() {
+        let lost = |generation: u64, second: Start| {
+            let from = Beginning {
+                geometry: Geometry::new(Bytes(1 << 20), 8).expect("a small unit"),
+                generation: Generation::from_number(generation).expect("not zero"),
+                clean: true,
+                last_mark: 0,
+                mark: 1,
+                absent: Policy::default(),
+                past: Past::Unknown("why".to_owned()),
+                home: Ok(()),
+                now: Moment(0),
+            };
+            let members = vec![(member(1), Start::Source), (member(2), second)];
+            let set = ShadowSet::assemble(from, members).expect("there is a source");
+            set.status().lost.is_some()
+        };
+        assert!(lost(9, Start::Detached) && lost(9, Start::StillMerging));
+        let copy = Start::Copy { resume: true };
+        assert!(lost(9, copy) && !lost(1, copy), "a new set had none");
+        let missing = Start::Missing { equal: true };
+        assert!(!lost(9, Start::Source) && !lost(9, missing));
     }
 
     /// A crash came between a new bitmap and the end of the one that it replaces.

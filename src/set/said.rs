@@ -79,7 +79,7 @@ impl ShadowSet {
             Some(Held::Here(map)) => Ok(map),
             _ => {
                 let text = match departed.and_then(|d| d.lost.as_ref()) {
-                    Some(why) => format!("{name} has no bitmap any more: {why}"),
+                    Some(why) => format!("{name} has no bitmap: {why}"),
                     None => format!("{name} has no bitmap"),
                 };
                 Err(Refusal::new(Code::NoBitmap, text))

@@ -132,8 +132,20 @@ impl ShadowSet {
             Event::Tick => self.tick(),
             Event::Shutdown => self.shutdown(),
         }
+        self.forget_lost();
         self.check_invariants();
         std::mem::take(&mut self.effects)
+    }
+
+    /// Bitmaps of the last mount are of no use any more when everybody is equal, or has left since.
+    pub(super) fn forget_lost(&mut self) {
+        let lacks = |s: &MemberState| match s {
+            MemberState::Target { .. } => true,
+            state => state.departed().is_some_and(|d| d.lost.is_some()),
+        };
+        if !self.members.iter().any(|m| lacks(&m.state)) {
+            self.lost = None;
+        }
     }
 
     fn command(&mut self, ticket: Ticket, command: Command) {
