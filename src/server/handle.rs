@@ -111,7 +111,7 @@ pub struct Published {
 }
 
 impl Published {
-    /// How long bitmaps live as things are.
+    /// How long bitmaps live as things are: without a home those that there are end with the mount.
     #[must_use]
     pub fn durability_now(&self) -> Durability {
         match self.set.homeless {

@@ -100,7 +100,7 @@ pub struct SetStatus {
     pub bitmaps: Vec<BitmapStatus>,
     /// Running, waiting and the last finished operations.
     pub operations: Vec<Operation>,
-    /// Why bitmaps are in memory only, although they should outlive the mount.
+    /// Why a member that leaves gets no bitmap, although it should.
     pub homeless: Option<String>,
     /// Why bitmaps of the last mount are lost that would be of use.
     pub lost: Option<Arc<str>>,
