@@ -10,7 +10,7 @@ use super::table::Drawn;
 use super::text::{self, ABSENT, human, line, maybe, maybe_moment, moment, percent};
 use crate::server::setup::Durability;
 use crate::server::{EventRecord, Published};
-use crate::set::{BitmapStatus, MemberStatus, OpState, Operation, Regions};
+use crate::set::{BitmapStatus, MemberStatus, OpState, Operation, Regions, has_no_bitmap};
 
 pub(super) fn abi(_: &Context<'_>) -> String {
     super::ABI.to_string()
@@ -152,10 +152,7 @@ impl Plan {
             },
             None => Self {
                 verdict: "full",
-                reason: match &m.lost {
-                    Some(why) => format!("{name} has no bitmap: {why}"),
-                    None => format!("{name} has no bitmap"),
-                },
+                reason: has_no_bitmap(name, m.lost.as_deref()),
                 bytes: size.0,
                 extents: 1,
             },

@@ -3,7 +3,7 @@
 use super::setup::{Durability, Mounting};
 use crate::error::{Error, Result};
 use crate::set::assess::{Assembly, Found, Start};
-use crate::set::{Code, MemberStatus, Policy, SetStatus};
+use crate::set::{Code, MemberStatus, Policy, SetStatus, has_no_bitmap};
 
 /// Checks what can be told from the election.
 ///
@@ -84,7 +84,7 @@ pub(super) fn check_bitmaps(
     }
     let name = &member.name;
     let text = match &member.lost {
-        Some(why) => format!("{name} has no bitmap: {why}"),
+        Some(why) => has_no_bitmap(name, Some(why)),
         None => format!(
             "{name} was no source member when the set was mounted last, so no bitmap can tell what it \
              lacks"

@@ -45,7 +45,7 @@ pub use mount::{Beginning, Past};
 pub use operation::{OpState, Operation};
 pub use record::{BitmapKind, BitmapRecord, Home, HomeChange, Homeless};
 pub use refusal::{Code, Refusal};
-pub use said::Said;
+pub use said::{Said, has_no_bitmap};
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;
 pub use stamp::Stamp;

@@ -56,6 +56,15 @@ impl Said {
     }
 }
 
+/// That a member has no bitmap, and why when it may have had one before the mount.
+#[must_use]
+pub fn has_no_bitmap(name: &str, lost: Option<&str>) -> String {
+    match lost {
+        Some(why) => format!("{name} has no bitmap: {why}"),
+        None => format!("{name} has no bitmap"),
+    }
+}
+
 impl ShadowSet {
     /// The bitmap of a departed member, when it tells how the image differs from the unit: the image is
     /// the one that left, and nobody has written it since.
@@ -78,11 +87,8 @@ impl ShadowSet {
         match departed.map(|d| &d.held) {
             Some(Held::Here(map)) => Ok(map),
             _ => {
-                let text = match departed.and_then(|d| d.lost.as_ref()) {
-                    Some(why) => format!("{name} has no bitmap: {why}"),
-                    None => format!("{name} has no bitmap"),
-                };
-                Err(Refusal::new(Code::NoBitmap, text))
+                let lost = departed.and_then(|d| d.lost.as_deref());
+                Err(Refusal::new(Code::NoBitmap, has_no_bitmap(name, lost)))
             }
         }
     }
