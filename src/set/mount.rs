@@ -58,8 +58,7 @@ pub struct Beginning {
 
 /// The bitmaps of the past, by what they are for.
 struct Legacy {
-    known: bool,
-    /// Why it is not known.
+    /// Why they are not known, if so.
     lost: Option<Arc<str>>,
     intents: Vec<(BitmapRecord, WriteBitmap)>,
     owned: Vec<(BitmapRecord, WriteBitmap)>,
@@ -92,13 +91,16 @@ impl Legacy {
         let none = false;
         let doubt = (doubt.count() > 0 && !none).then(|| Arc::new(doubt));
         Self {
-            known,
             lost,
             intents,
             owned,
             doubt,
             spent: Vec::new(),
         }
+    }
+
+    fn is_known(&self) -> bool {
+        self.lost.is_none()
     }
 
     /// A master that was still to be merged, since no better one is there: where it was stale, the others may
@@ -182,7 +184,7 @@ impl ShadowSet {
             set.seat(id, start, &mut legacy, from.absent);
         }
         let new = from.generation == Generation::FIRST;
-        set.lost = legacy.lost.take().filter(|_| !new);
+        set.lost = legacy.lost.filter(|_| !new);
         set.forget_lost();
         let strays = legacy.owned.iter().map(|(record, _)| record.tag.id);
         for id in strays.chain(legacy.spent) {
@@ -262,7 +264,7 @@ impl ShadowSet {
                 legacy.spent.extend(spent);
                 MemberState::Source
             }
-            Start::Merging => self.seat_merging(id, own, legacy, legacy.known),
+            Start::Merging => self.seat_merging(id, own, legacy, legacy.is_known()),
             Start::StillMerging => {
                 let sure = own.is_some();
                 self.seat_merging(id, own, legacy, sure)
@@ -341,7 +343,7 @@ impl ShadowSet {
         let whole = own
             .as_ref()
             .is_some_and(|(r, _)| r.kind == BitmapKind::Copying(CopyKind::Merge));
-        if !sure || !legacy.known {
+        if !sure || !legacy.is_known() {
             return self.new_target(id, CopyKind::Merge, WriteBitmap::full(self.geometry));
         }
         let kind = match whole {
@@ -402,7 +404,7 @@ impl ShadowSet {
         legacy: &Legacy,
         (policy, equal): (Policy, bool),
     ) -> Departed {
-        let certain = legacy.known || legacy.doubt.is_none();
+        let certain = legacy.is_known() || legacy.doubt.is_none();
         let tells = own.is_some() || certain && equal;
         if !tells || policy == Policy::Full || self.home.is_err() {
             if let Some((record, _)) = own {
