@@ -25,6 +25,7 @@ pub mod setup;
 mod speed;
 mod start;
 mod step;
+mod streams;
 mod throttle;
 
 pub use handle::{Done, EventRecord, Handle, Published, Rate, Request};

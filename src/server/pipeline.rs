@@ -16,12 +16,13 @@ use super::Message;
 use super::fence::{Fence, FenceGuard};
 use super::home::Home;
 use super::lane::Lanes;
+use super::streams::Streams;
 use crate::io::journal::Journal;
 use crate::io::{Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet, Outcome,
-    Regions, Verdict, View,
+    Preference, Regions, Verdict, View,
 };
 
 /// The storage of each member, by place.
@@ -191,6 +192,7 @@ pub struct Pipeline {
     live: ArcSwap<Live>,
     lanes: Lanes,
     reading: [AtomicU64; MEMBERS_MAX],
+    streams: Streams,
     /// Requests of applications that have come in, ever.
     requests: AtomicU64,
     /// Where bits become durable; none when bitmaps are kept in memory only.
@@ -208,6 +210,7 @@ impl Pipeline {
             fence: Fence::default(),
             lanes: Lanes::default(),
             reading: Default::default(),
+            streams: Streams::default(),
             requests: AtomicU64::new(0),
             home: ArcSwapOption::from_pointee(home),
             messages: live.messages.clone(),
@@ -333,7 +336,7 @@ impl Pipeline {
         Ok(len)
     }
 
-    /// Reads a range from the cheapest member that has it, or the next one when that fails.
+    /// Reads a range from the best member that has it, or the next one when that fails.
     pub(super) fn read_from(
         &self,
         live: &Live,
@@ -342,7 +345,13 @@ impl Pipeline {
     ) -> Result<MemberId, Errno> {
         let mut tried = MemberSet::EMPTY;
         let load = |id: MemberId| self.reading[id.index()].load(Ordering::Relaxed);
-        while let Some(id) = live.view.plan_read(range, tried, load) {
+        let prefer = Preference {
+            last: self.streams.member_at(range.start()),
+            ..Preference::default()
+        };
+        while let Some(id) = live.view.route(range, tried, &prefer, load) {
+            // Before the read: the next one of the stream may come while this one is under way.
+            self.streams.note(range.end(), id);
             let reading = &self.reading[id.index()];
             reading.fetch_add(1, Ordering::Relaxed);
             let outcome = live.store(id).map_or_else(

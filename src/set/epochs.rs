@@ -135,6 +135,7 @@ impl ShadowSet {
             id,
             role,
             read_cost: member.read_cost,
+            site: member.site,
         }
     }
 

@@ -10,6 +10,7 @@ use super::copy::MergeRest;
 use super::geometry::{ByteRange, Geometry, Regions};
 use super::member::{BitmapId, MemberId, MemberSet};
 use super::record::Home;
+use super::route::{Candidate, Preference};
 
 /// Number of a View, for the life of the process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,6 +44,8 @@ pub struct Seat {
     pub role: Role,
     /// Cost of a read, lower is preferred.
     pub read_cost: u32,
+    /// Site of the member; 0 when it has none.
+    pub site: u32,
 }
 
 /// One epoch of the membership.
@@ -258,14 +261,31 @@ impl View {
         tried: MemberSet,
         load: impl Fn(MemberId) -> u64,
     ) -> Option<MemberId> {
+        self.route(range, tried, &Preference::default(), load)
+    }
+
+    /// The member to read the range from, by what is preferred, by read cost and by `load`, the number of
+    /// reads that a member is busy with; not one of `tried`.
+    #[must_use]
+    pub fn route(
+        &self,
+        range: ByteRange,
+        tried: MemberSet,
+        prefer: &Preference,
+        load: impl Fn(MemberId) -> u64,
+    ) -> Option<MemberId> {
         assert!(
             range.end() <= self.geometry.size().0,
             "I7: a read beyond the unit"
         );
         let left = self.readers(range).without(tried);
-        let cost = |s: &&Seat| u64::from(s.read_cost) + load(s.id);
         let candidates = self.seats.iter().filter(|s| left.contains(s.id));
-        candidates.min_by_key(cost).map(|s| s.id)
+        prefer.choose(candidates.map(|s| Candidate {
+            id: s.id,
+            read_cost: s.read_cost,
+            site: s.site,
+            load: load(s.id),
+        }))
     }
 
     /// Judges the results of a write or flush.

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use shadowset::set::{
-    ByteRange, Bytes, Event, Failure, Homeless, MemberId, MemberSet, Outcome, Ticket, Verdict, View,
+    ByteRange, Bytes, Event, Failure, Homeless, MemberId, MemberSet, Outcome, Preference, Ticket,
+    Verdict, View,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::oracle::Ended;
@@ -483,13 +484,17 @@ impl World {
 
     /// The member that answers a read, and whether another source could.
     fn reader(&mut self, at: usize) -> Result<(MemberId, bool), Violation> {
-        let busy = usize_of(self.rng.below(6));
+        let last = MemberId::new(usize_of(self.rng.below(6)));
         let request = &mut self.requests[at];
         let (Some(range), Some(view)) = (request.range, &request.view) else {
             return Err(Violation("a read without a View".into()));
         };
-        let cost = |id: MemberId| u64::from(id.index() == busy);
-        let plan = || view.plan_read(range, request.failed, cost);
+        // Any member that may answer, whatever its place.
+        let prefer = Preference {
+            last,
+            ..Preference::default()
+        };
+        let plan = || view.route(range, request.failed, &prefer, |_| 0);
         let Some(reader) = request.reader.or_else(plan) else {
             return Err(Violation("a read has no member left to ask".into()));
         };
