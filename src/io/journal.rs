@@ -13,7 +13,7 @@
 //! `docs/format.md` describes every byte.
 //!
 //! New marks are committed in groups: while one thread writes, others gather, and one of them
-//! writes for all.
+//! writes for all, unless [`MessageSettings`] say otherwise.
 //!
 //! # After a failure
 //! A write or sync of the journal that failed is never tried again: what is on disk is unknown, so
@@ -27,6 +27,7 @@
 mod backing;
 mod gate;
 mod log;
+mod mode;
 mod record;
 mod segment;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use crate::io::sys;
 use crate::set::{BitmapId, BitmapRecord, Geometry, Home, Regions, WriteBitmap};
 
 pub use log::MAPS_MAX;
+pub use mode::{BUFFERED_MOST, MessageCounts, MessageMode, MessageSettings};
 pub use record::{Durability, OpenError, Options};
 
 use gate::{Gate, Run};
@@ -400,6 +402,16 @@ impl Journal {
         lead.run(|| self.lock().close(&maps, cleared))
     }
 
+    /// Has announcements of new marks committed by these rules, those that wait among them.
+    pub fn set_messages(&self, settings: MessageSettings) {
+        self.gate.set_messages(settings);
+    }
+
+    /// Counts announcements into these from now on: counts that outlive the journal.
+    pub fn count_into(&self, counts: Arc<MessageCounts>) {
+        self.gate.count_into(counts);
+    }
+
     /// The error of every change after a failure; nothing before.
     ///
     /// # Errors
@@ -480,7 +492,7 @@ impl Home for Journal {
 
     /// Marks the regions in all these maps, each rounded out to whole groups; durable when it
     /// returns. Costs a few loads where they are covered, and one write and one sync for all threads
-    /// that wait. A map that is no longer there is passed over: it was deleted while the caller's View was
+    /// that wait and that the message mode lets go together. A map that is no longer there is passed over: it was deleted while the caller's View was
     /// alive, and nobody will use it.
     ///
     /// # Errors
@@ -504,7 +516,9 @@ impl Home for Journal {
             return Ok(());
         }
         drop(maps);
-        self.gate.mark(&runs, |batch| self.commit(batch))
+        let is_durable = |run: &Run| self.covers(run.key, regions);
+        self.gate
+            .mark(&runs, is_durable, |batch| self.commit(batch))
     }
 }
 

@@ -1,12 +1,18 @@
 //! Group commit: who writes, who waits for whom, and the latch.
 //!
-//! At most one thread writes at any time, the leader. Marks that come meanwhile gather; when the
-//! leader is done one of those who wait leads for all of them. There is no thread of its own.
-//! Nothing here knows how a batch is written.
+//! At most one thread writes at any time, the leader. Announcements of marks that come meanwhile gather;
+//! when the leader is done one of those who wait leads for all of them, or for as many as the message
+//! mode lets go together. There is no thread of its own. Nothing here knows how a batch is written.
+//!
+//! Announcements are numbered and committed in the order of their numbers, so one number says which are
+//! durable. Whoever waits returns when its own is, whatever the mode and whoever led.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::mode::{Due, MessageCounts, MessageSettings, Messages};
 use crate::set::BitmapId;
 
 /// Words `first .. end` of a map that have to become durable.
@@ -23,66 +29,121 @@ impl Run {
     }
 }
 
+/// A run that waits for its commit.
+#[derive(Debug)]
+struct Pending {
+    /// Number of the announcement that it belongs to.
+    number: u64,
+    /// When that came; zero where no clock is read.
+    at: Duration,
+    run: Run,
+}
+
 #[derive(Debug, Default)]
 struct State {
     leading: bool,
     /// Threads that wait to lead with a change that is no mark; they go before marks.
     changes: usize,
-    pending: Vec<Run>,
+    /// In the order of their numbers.
+    pending: VecDeque<Pending>,
     running: Vec<Run>,
-    /// Batches of marks that are durable: those who joined the batch with a lower or this number.
+    /// Numbers of the last announcement that was made, of the last that is being written, and of the
+    /// last that is durable.
+    announced: u64,
+    begun: u64,
     done: u64,
+    messages: Messages,
     failed: Option<String>,
 }
 
+/// What a thread does whose announcement is not durable yet.
+enum Turn {
+    /// Leads, for so many announcements at most.
+    Lead(u64),
+    /// Waits until something has changed.
+    Wait,
+    /// Waits as well, but no longer than this.
+    WaitFor(Duration),
+}
+
 /// The queue in front of the writer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gate {
     state: Mutex<State>,
     moved: Condvar,
+    start: Instant,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            moved: Condvar::new(),
+            start: Instant::now(),
+        }
+    }
 }
 
 impl Gate {
-    /// Makes the runs durable, alone or together with others. `write` is called by the thread that
-    /// leads, with the runs of all who wait, sorted and joined.
+    /// Makes the runs durable, alone or together with others. `write` is called by a thread that
+    /// leads, with the runs of all that are committed together, sorted and joined; `is_durable` tells of
+    /// a run whether somebody else has made durable what the caller needs of it, since it looked.
     pub(super) fn mark(
         &self,
         runs: &[Run],
-        write: impl FnOnce(&[Run]) -> io::Result<()>,
+        is_durable: impl Fn(&Run) -> bool,
+        write: impl Fn(&[Run]) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut state = self.lock();
         state.check()?;
-        if runs.is_empty() {
+        // Asked with the lock: what was written meanwhile would be announced and written once more.
+        if runs.iter().all(is_durable) {
             return Ok(());
         }
-        let joins = runs
-            .iter()
-            .all(|r| state.running.iter().any(|b| b.holds(r)));
-        let ticket = if joins {
-            state.done + 1
-        } else {
-            state.pending.extend(runs);
-            // The batch that is running, if there is one, is the one before.
-            state.done + 1 + u64::from(!state.running.is_empty())
+        let number = match state.under_way(runs) {
+            Some(number) => number,
+            None => {
+                let now = self.now(&state);
+                state.announce(runs, now)
+            }
         };
         loop {
-            state.check()?;
-            if state.done >= ticket {
+            if state.done >= number {
                 return Ok(());
             }
-            if !state.leading && state.changes == 0 {
-                break;
-            }
-            state = self.wait(state);
+            state.check()?;
+            let now = self.now(&state);
+            state = match state.turn(now) {
+                Turn::Wait => self.wait(state),
+                Turn::WaitFor(time) => self.wait_for(state, time),
+                Turn::Lead(most) => {
+                    let batch = state.begin(most);
+                    drop(state);
+                    let lead = Lead(self);
+                    let written = lead.run(|| write(&batch));
+                    drop(lead);
+                    written?;
+                    self.lock()
+                }
+            };
         }
-        state.leading = true;
-        state.running = join(std::mem::take(&mut state.pending));
-        let batch = state.running.clone();
-        drop(state);
-        let lead = Lead(self);
-        let written = lead.run(|| write(&batch));
-        drop(lead);
-        written
+    }
+
+    /// Commits announcements by other rules from now on, those that wait among them.
+    pub(super) fn set_messages(&self, settings: MessageSettings) {
+        self.lock().messages.set(settings, self.start.elapsed());
+        self.moved.notify_all();
+    }
+
+    /// Counts announcements into these from now on.
+    pub(super) fn count_into(&self, counts: Arc<MessageCounts>) {
+        self.lock().messages.count_into(counts);
+    }
+
+    /// What is counted of announcements.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> Arc<MessageCounts> {
+        Arc::clone(self.lock().messages.counts())
     }
 
     /// Waits until nobody leads, and leads. Marks wait until the result is dropped.
@@ -112,6 +173,14 @@ impl Gate {
         self.lock().pending.len()
     }
 
+    /// The time, where it matters.
+    fn now(&self, state: &State) -> Duration {
+        match state.messages.needs_time() {
+            true => self.start.elapsed(),
+            false => Duration::ZERO,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,6 +188,11 @@ impl Gate {
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let moved = self.moved.wait(state);
         moved.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        let moved = self.moved.wait_timeout(state, time);
+        moved.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
@@ -128,6 +202,60 @@ impl State {
             None => Ok(()),
             Some(text) => Err(io::Error::other(text.clone())),
         }
+    }
+
+    /// The announcement that makes all these runs durable, if they are being written or wait already.
+    fn under_way(&self, runs: &[Run]) -> Option<u64> {
+        let mut last = 0;
+        for run in runs {
+            let number = match self.running.iter().any(|r| r.holds(run)) {
+                true => self.begun,
+                false => self.pending.iter().find(|p| p.run.holds(run))?.number,
+            };
+            last = last.max(number);
+        }
+        Some(last)
+    }
+
+    /// Announces runs; gives the number to wait for.
+    fn announce(&mut self, runs: &[Run], now: Duration) -> u64 {
+        self.messages.announce(now);
+        self.announced += 1;
+        let number = self.announced;
+        let pending = runs.iter().map(|run| Pending {
+            number,
+            at: now,
+            run: *run,
+        });
+        self.pending.extend(pending);
+        number
+    }
+
+    /// What a thread does now whose announcement is not durable: it is being written, or among those that wait.
+    fn turn(&self, now: Duration) -> Turn {
+        let Some(oldest) = self.pending.front() else {
+            return Turn::Wait;
+        };
+        if self.leading || self.changes > 0 {
+            return Turn::Wait;
+        }
+        match self
+            .messages
+            .due(self.announced - self.done, oldest.at, now)
+        {
+            Due::Now(most) => Turn::Lead(most),
+            Due::At(time) => Turn::WaitFor(time.saturating_sub(now)),
+        }
+    }
+
+    /// Begins to lead with the oldest announcements; gives their runs.
+    fn begin(&mut self, most: u64) -> Vec<Run> {
+        self.leading = true;
+        self.begun = self.announced.min(self.done.saturating_add(most));
+        let count = self.pending.partition_point(|p| p.number <= self.begun);
+        self.messages.committed(self.begun - self.done);
+        self.running = join(self.pending.drain(..count).map(|p| p.run).collect());
+        self.running.clone()
     }
 }
 
@@ -155,7 +283,7 @@ impl Drop for Lead<'_> {
             state.failed.get_or_insert(text.to_owned());
         }
         if !state.running.is_empty() && state.failed.is_none() {
-            state.done += 1;
+            state.done = state.begun;
         }
         state.running.clear();
         state.leading = false;

@@ -4,9 +4,11 @@
 //! afterwards; what is there must be what was acknowledged or under way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::super::planted::{Mistake, plant};
 use super::disk::{Rng, SECTOR, Sim, Trouble};
+use super::threads::{buffered, single};
 use super::*;
 
 /// What a map has to hold: `live` at least, and at most what was not retained but may be on disk still.
@@ -57,6 +59,18 @@ impl Case {
             geometry: self.geometry,
             boot: Uuid::from_u128(1),
         }
+    }
+
+    /// Opens the journal that a run left, in the message mode of the case.
+    fn open(&self, sim: &Sim) -> Result<(Journal, Vec<(BitmapRecord, WriteBitmap)>), OpenError> {
+        let opened = Journal::open_on(sim.pair(), &self.id(), self.options)?;
+        match (self.seed + self.seed / 4) % 3 {
+            0 => {}
+            1 => opened.0.set_messages(single()),
+            // Nobody else comes in a script.
+            _ => opened.0.set_messages(buffered(Duration::ZERO)),
+        }
+        Ok(opened)
     }
 
     fn bits(&self, rng: &mut Rng) -> Vec<bool> {
@@ -279,8 +293,7 @@ fn reopen(
     sim: &Sim,
     models: &(Model, Option<Model>),
 ) -> Result<(Journal, Model), String> {
-    let (journal, got) =
-        Journal::open_on(sim.pair(), &case.id(), case.options).map_err(|e| e.to_string())?;
+    let (journal, got) = case.open(sim).map_err(|e| e.to_string())?;
     let (before, after) = models;
     let good = agrees(&got, before) || after.as_ref().is_some_and(|m| agrees(&got, m));
     if good {
@@ -295,7 +308,7 @@ fn reopen(
 fn round(case: &Case, base: &Sim, trouble: Option<Trouble>, loss: u64) -> Result<u64, String> {
     let sim = base.fork();
     sim.disk().trouble = trouble;
-    let opened = Journal::open_on(sim.pair(), &case.id(), case.options);
+    let opened = case.open(&sim);
     let models = match &opened {
         Ok((journal, _)) => run(case, journal, &Model::new(), case.seed),
         Err(_) => (Model::new(), None),
@@ -354,7 +367,7 @@ fn after_an_untroubled_run_the_maps_are_exact() {
     for seed in 0..60 {
         let case = Case::new(seed);
         let sim = Sim::formatted(&case.id(), case.options);
-        let (journal, _) = Journal::open_on(sim.pair(), &case.id(), case.options).unwrap();
+        let (journal, _) = case.open(&sim).unwrap();
         let (mut model, failed) = run(&case, &journal, &Model::new(), seed);
         assert!(failed.is_none());
         journal.checkpoint().unwrap();
@@ -364,7 +377,7 @@ fn after_an_untroubled_run_the_maps_are_exact() {
         let lives = lives.map(|segment| segment.header.life.number);
         assert_eq!(lives[0].abs_diff(lives[1]), 1, "{lives:?}");
         most = most.max(lives[0]);
-        let (_, got) = Journal::open_on(sim.pair(), &case.id(), case.options).unwrap();
+        let (_, got) = case.open(&sim).unwrap();
         assert_eq!(model_of(&got), model, "seed {seed}");
     }
     assert!(most > 8, "the files took turns no more than {most} times");
@@ -396,7 +409,7 @@ proptest! {
     ) {
         let case = Case::new(seed);
         let sim = Sim::formatted(&case.id(), case.options);
-        let (journal, _) = Journal::open_on(sim.pair(), &case.id(), case.options).unwrap();
+        let (journal, _) = case.open(&sim).unwrap();
         let (mut model, _) = run(&case, &journal, &Model::new(), seed);
         let add = Op::Add(record(5000), vec![false; case.geometry.regions() as usize]);
         case.carry_out(&journal, &add).unwrap();
@@ -423,7 +436,7 @@ proptest! {
                 live[at] ^= bits;
             }
         }
-        match Journal::open_on(sim.pair(), &case.id(), case.options) {
+        match case.open(&sim) {
             Ok((_, got)) => prop_assert!(agrees(&got, &model) || agrees(&got, &before)),
             Err(e) => prop_assert!(matches!(e, OpenError::Damaged(_)), "{}", e),
         }
@@ -437,7 +450,7 @@ proptest! {
     ) {
         let case = Case::new(seed);
         let sim = Sim::formatted(&case.id(), case.options);
-        let (journal, _) = Journal::open_on(sim.pair(), &case.id(), case.options).unwrap();
+        let (journal, _) = case.open(&sim).unwrap();
         run(&case, &journal, &Model::new(), seed);
         drop(journal);
         {
@@ -453,6 +466,6 @@ proptest! {
                 file.live.truncate(len);
             }
         }
-        let _ = Journal::open_on(sim.pair(), &case.id(), case.options);
+        let _ = case.open(&sim);
     }
 }

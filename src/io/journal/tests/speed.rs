@@ -36,7 +36,7 @@ impl Bare {
 /// p50 and p99.
 fn show(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
-    let at = |percent| times[times.len() * percent / 100];
+    let at = |percent: usize| times[times.len() * percent / 100];
     format!("p50 {:>9.1?} p99 {:>9.1?}", at(50), at(99))
 }
 
@@ -118,6 +118,76 @@ fn measure(unit_bytes: u64, grain: u32, threads: usize, marks: usize) {
         syncs as f64 / count,
         show(plain)
     );
+}
+
+/// Announcements of so many threads to clean groups, one after the other, in a message mode.
+fn announce(settings: MessageSettings, threads: u64, announcements: u64) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let g = Geometry::new(Bytes(1 << 40), 127).unwrap();
+    let (journal, _) = counted(dir.path(), g, POWER);
+    journal.set_messages(settings);
+    let firsts = groups(g, POWER.grain_words);
+    let next = AtomicU64::new(0);
+    let run = || {
+        let mut times = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            if at >= announcements {
+                return times;
+            }
+            let bytes = g.clip(Bytes(firsts[at as usize] * g.region_bytes()), Bytes(1));
+            let begin = Instant::now();
+            journal
+                .mark(&[BitmapId(1)], g.regions_of(bytes.unwrap()))
+                .unwrap();
+            times.push(begin.elapsed());
+        }
+    };
+    let begin = Instant::now();
+    let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        all.into_iter().flat_map(|t| t.join().unwrap()).collect()
+    });
+    let (took, counts) = (begin.elapsed().as_secs_f64(), journal.gate.counts());
+    times.sort_unstable();
+    let at = |percent: usize| times[times.len() * percent / 100].as_micros();
+    let rate = announcements as f64 / took;
+    let commits = counts.commits() as f64 / announcements as f64;
+    let (p50, p99, switches) = (at(50), at(99), counts.switches());
+    format!("{rate:.0} | {p50} | {p99} | {commits:.2} | {switches} |")
+}
+
+/// Set `TMPDIR` to the file system that is to be measured.
+#[test]
+#[ignore = "prints numbers of this machine"]
+fn announcements_in_each_message_mode() {
+    let manual = MessageSettings {
+        mode: MessageMode::Manual,
+        ..MessageSettings::default()
+    };
+    let modes = [
+        ("auto", MessageSettings::default()),
+        ("manual, 100 and 10", manual),
+        ("manual, always single", threads::single()),
+        (
+            "manual, always buffered",
+            threads::buffered(manual.interval),
+        ),
+    ];
+    println!("| mode | threads | announcements/s | p50 us | p99 us | commits each | switches |");
+    for threads in [1, 4, 16] {
+        for (name, settings) in modes {
+            let some = if name.ends_with("buffered") && threads < 9 {
+                400
+            } else {
+                4000
+            };
+            println!(
+                "| {name} | {threads} | {}",
+                announce(settings, threads, some)
+            );
+        }
+    }
 }
 
 #[test]

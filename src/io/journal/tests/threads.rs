@@ -1,6 +1,7 @@
 //! Many threads in one journal.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use super::disk::{Rng, Sim, Trouble};
 use super::*;
@@ -89,6 +90,146 @@ fn threads_that_wait_share_one_sync() {
     assert_eq!(maps[0].1.count(), 9 * 128);
 }
 
+/// Message modes that never switch: single-message, and buffered-message mode with such an interval.
+pub(super) fn single() -> MessageSettings {
+    MessageSettings {
+        mode: MessageMode::Manual,
+        upper: u64::MAX,
+        ..MessageSettings::default()
+    }
+}
+
+pub(super) fn buffered(interval: Duration) -> MessageSettings {
+    MessageSettings {
+        mode: MessageMode::Manual,
+        interval,
+        upper: 0,
+        lower: 0,
+    }
+}
+
+/// Twelve threads announce while the first commit is held: in single-message mode each gets a commit of its
+/// own, in the order in which they came, and nobody returns before it.
+#[test]
+fn single_messages_are_committed_one_by_one() {
+    let g = unit(64 * 64);
+    let id = Identity::of(SET, g);
+    let sim = Sim::formatted(&id, POWER);
+    let (journal, syncs, go) = held(&sim, &id);
+    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    journal.set_messages(single());
+    let before = syncs.load(Ordering::SeqCst);
+    let done = Mutex::new(Vec::new());
+    let mark = |at| {
+        let regions = regions(g, at * 200, at * 200 + 1);
+        journal.mark(&[BitmapId(1)], regions).unwrap();
+        done.lock().unwrap().push(at);
+    };
+    let mark = &mark;
+    std::thread::scope(|scope| {
+        let held = go.lock().unwrap();
+        for at in 0..12 {
+            scope.spawn(move || mark(at));
+            eventually(|| {
+                let begun = syncs.load(Ordering::SeqCst) == before + 1;
+                (begun && journal.gate.waiting() as u64 == at).then_some(())
+            });
+        }
+        assert!(done.lock().unwrap().is_empty());
+        drop(held);
+    });
+    assert_eq!(syncs.load(Ordering::SeqCst), before + 12);
+    let counts = journal.gate.counts();
+    assert_eq!((counts.announcements(), counts.commits()), (12, 12));
+    assert_eq!(counts.sizes()[0], 12, "each by itself");
+    let (_, maps) = Journal::open_on(sim.crashed(3).pair(), &id, POWER).unwrap();
+    assert_eq!(maps[0].1.count(), 12 * 128);
+}
+
+/// Eight announcements wait for a ninth, which has an hour to come; then one commit serves all nine.
+#[test]
+fn nine_buffered_messages_are_one_commit() {
+    let g = unit(64 * 64);
+    let id = Identity::of(SET, g);
+    let sim = Sim::formatted(&id, POWER);
+    let (journal, syncs, _) = held(&sim, &id);
+    journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+    journal.set_messages(buffered(Duration::from_secs(3600)));
+    let before = syncs.load(Ordering::SeqCst);
+    let mark = |at: u64| {
+        let regions = regions(g, at * 200, at * 200 + 1);
+        journal.mark(&[BitmapId(1)], regions).unwrap();
+        assert!(journal.covers(BitmapId(1), regions));
+    };
+    let mark = &mark;
+    std::thread::scope(|scope| {
+        for at in 0..8 {
+            scope.spawn(move || mark(at));
+        }
+        // Writes to regions that wait already announce nothing.
+        scope.spawn(|| mark(3));
+        eventually(|| (journal.gate.waiting() == 8).then_some(()));
+        assert_eq!(syncs.load(Ordering::SeqCst), before, "eight are not enough");
+        assert!(!journal.covers(BitmapId(1), regions(g, 0, 1)));
+        mark(8);
+    });
+    assert_eq!(syncs.load(Ordering::SeqCst), before + 1);
+    // The tenth is alone. It goes with other rules, or with its interval.
+    std::thread::scope(|scope| {
+        scope.spawn(|| mark(9));
+        eventually(|| (journal.gate.waiting() == 1).then_some(()));
+        assert_eq!(syncs.load(Ordering::SeqCst), before + 1);
+        journal.set_messages(buffered(Duration::from_millis(20)));
+    });
+    let begun = std::time::Instant::now();
+    mark(10);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(20),
+        "it waits for others"
+    );
+    let sizes = journal.gate.counts().sizes();
+    assert_eq!((sizes[8], sizes[0]), (1, 2), "{sizes:?}");
+}
+
+/// In every mode the first write to a region is announced and no other, whoever else writes there.
+#[test]
+fn only_the_first_write_to_a_region_is_announced() {
+    let g = unit(64 * 64);
+    let id = Identity::of(SET, g);
+    let modes = [
+        MessageSettings::default(),
+        single(),
+        buffered(Duration::from_millis(1)),
+    ];
+    for settings in modes {
+        let sim = Sim::formatted(&id, POWER);
+        let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
+        journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
+        journal.set_messages(settings);
+        let (groups, barrier) = (g.regions() / 128, std::sync::Barrier::new(4));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (journal, barrier) = (&journal, &barrier);
+                scope.spawn(move || {
+                    for group in 0..groups {
+                        // All at once into one group, each into a region of its own.
+                        barrier.wait();
+                        for at in 0..3 {
+                            let at = group * 128 + thread * 3 + at;
+                            journal
+                                .mark(&[BitmapId(1)], regions(g, at, at + 1))
+                                .unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let counts = journal.gate.counts();
+        assert_eq!(counts.announcements(), groups, "{settings:?}");
+        assert!(counts.commits() <= groups);
+    }
+}
+
 /// Every `step`th region.
 fn every(g: Geometry, step: usize) -> WriteBitmap {
     let ones = (0..g.regions()).step_by(step).map(|at| (at, at + 1));
@@ -169,7 +310,7 @@ fn marks_that_take_two_batches_survive_the_end_of_the_log() {
     let runs: Vec<_> = (0..6000).step_by(2).map(run).collect();
     journal
         .gate
-        .mark(&runs, |runs| journal.commit(runs))
+        .mark(&runs, |_| false, |runs| journal.commit(runs))
         .unwrap();
     let (_, maps) = Journal::open_on(sim.crashed(1).pair(), &id, POWER).unwrap();
     assert_eq!(maps[0].1.count(), 3000 * 64);
@@ -230,7 +371,7 @@ fn change_until_the_end(journal: &Journal, g: Geometry, seed: u64) -> (Promised,
 }
 
 /// Threads that mark clean groups while another one changes everything, until the power is lost:
-/// nothing that returned is lost.
+/// nothing that returned is lost, in no message mode.
 #[test]
 fn many_threads_lose_nothing() {
     let g = wide();
@@ -240,6 +381,11 @@ fn many_threads_lose_nothing() {
         let sim = Sim::formatted(&id, POWER);
         let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
         journal.add(record(0), &WriteBitmap::empty(g)).unwrap();
+        match seed % 3 {
+            0 => {}
+            1 => journal.set_messages(single()),
+            _ => journal.set_messages(buffered(Duration::from_millis(1))),
+        }
         let ops = sim.disk().ops;
         sim.disk().trouble = Some(Trouble::PowerLoss(ops + 7 * seed));
         let (mut promised, last) = std::thread::scope(|scope| {
