@@ -405,3 +405,24 @@ fn display_operations(c: &Context<'_>, out: &mut String) {
         out.push('\n');
     }
 }
+/// `stats/bitmap`: the counters, with the number of commits of each size.
+pub(super) fn announcements(c: &Context<'_>) -> String {
+    let counts = &c.now.announced;
+    let mode = match c.now.durability_now() {
+        Durability::Memory => ABSENT,
+        _ => counts.mode(),
+    };
+    let mut out = format!(
+        "mode {mode}\nannouncements {}\ncommits {}\nmode_switches {}\n",
+        counts.announcements(),
+        counts.commits(),
+        counts.switches(),
+    );
+    let sizes = counts.sizes();
+    let (more, each) = sizes.split_last().unwrap_or((&0, &[]));
+    for (size, commits) in (1..).zip(each) {
+        let _ = writeln!(out, "commits_of_{size} {commits}");
+    }
+    let _ = writeln!(out, "commits_of_more {more}");
+    out
+}

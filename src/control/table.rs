@@ -451,6 +451,12 @@ pub static TABLE: &[Node] = &[
         show::operation_progress,
     )
     .polls(),
+    dir("stats", "Counters since the mount; they only grow."),
+    set(
+        "stats/bitmap",
+        "Announcements of first writes to regions, and how they were committed.",
+        show::announcements,
+    ),
 ];
 
 /// The tree and the commands, from the tables that serve them.

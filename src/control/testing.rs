@@ -170,5 +170,6 @@ pub(crate) fn published() -> Published {
             bytes_per_second: Some(1 << 20),
             eta_s: Some(2),
         }],
+        announced: Arc::default(),
     }
 }

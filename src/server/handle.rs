@@ -10,6 +10,7 @@ use crossbeam_channel::{SendError, Sender};
 use super::Message;
 use super::pipeline::Pipeline;
 use super::setup::Durability;
+use crate::io::journal::MessageCounts;
 use crate::set::{
     Answer, AttachPolicy, BitmapId, Code, MemberStatus, Moment, OpId, Policy, Refusal, SetStatus,
 };
@@ -108,6 +109,8 @@ pub struct Published {
     pub set: SetStatus,
     /// Speeds of running operations.
     pub rates: Vec<Rate>,
+    /// What is counted of announcements of new marks to the durable bitmaps; goes on counting.
+    pub announced: Arc<MessageCounts>,
 }
 
 impl Published {

@@ -17,7 +17,7 @@ use super::fence::{Fence, FenceGuard};
 use super::home::Home;
 use super::lane::Lanes;
 use super::streams::Streams;
-use crate::io::journal::Journal;
+use crate::io::journal::{Journal, MessageCounts};
 use crate::io::{Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
@@ -197,12 +197,14 @@ pub struct Pipeline {
     requests: AtomicU64,
     /// Where bits become durable; none when bitmaps are kept in memory only.
     home: ArcSwapOption<Journal>,
+    /// What is counted of the announcements to it, whichever it is.
+    announced: Arc<MessageCounts>,
     messages: Sender<Message>,
 }
 
 impl Pipeline {
     pub(super) fn new(live: Live, read_only: bool, home: Option<Journal>) -> Self {
-        Self {
+        let pipeline = Self {
             geometry: live.view.geometry(),
             gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
             deciding: Mutex::new(()),
@@ -212,10 +214,13 @@ impl Pipeline {
             reading: Default::default(),
             streams: Streams::default(),
             requests: AtomicU64::new(0),
-            home: ArcSwapOption::from_pointee(home),
+            home: ArcSwapOption::empty(),
+            announced: Arc::default(),
             messages: live.messages.clone(),
             live: ArcSwap::from_pointee(live),
-        }
+        };
+        pipeline.set_home(home.map(Arc::new));
+        pipeline
     }
 
     /// Makes this the epoch of all requests to come.
@@ -227,8 +232,17 @@ impl Pipeline {
         self.home.load_full()
     }
 
+    /// Keeps bitmaps there from now on, before anybody announces anything to it.
     pub(super) fn set_home(&self, home: Home) {
+        if let Some(journal) = &home {
+            journal.count_into(Arc::clone(&self.announced));
+        }
         self.home.store(home);
+    }
+
+    /// What is counted of announcements of new marks.
+    pub(super) fn announced(&self) -> &Arc<MessageCounts> {
+        &self.announced
     }
 
     /// Sets the bits of an application's write; with them comes the permission to write.

@@ -458,6 +458,7 @@ impl Runner {
             durability: last.durability,
             set: self.set.status(),
             rates: self.speeds.rates(),
+            announced: Arc::clone(&last.announced),
         };
         self.board.publish(state);
     }

@@ -91,6 +91,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let pipeline = Arc::new(Pipeline::new(live, mounting.read_only, home.journal));
     let board = Arc::new(Board::new(Published {
         created,
+        announced: Arc::clone(pipeline.announced()),
         ..published(setup, &assembly, &set, mounting)
     }));
     let handle = Handle {
@@ -214,5 +215,6 @@ fn published(
         durability: setup.durability,
         set: set.status(),
         rates: Vec::new(),
+        announced: Arc::default(),
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "a test may stop at once")]
 
+mod announcements;
 mod bed;
 mod cycle;
 mod formats;
