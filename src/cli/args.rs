@@ -198,7 +198,7 @@ pub(super) struct AttachArgs {
     #[arg(long = "as", value_name = "NAME")]
     pub(super) name: Option<String>,
     /// What kind of copy is allowed.
-    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "full", "nocopy"])]
+    #[arg(long, value_parser = ["minicopy", "minicopy=optional", "compare", "full", "nocopy"])]
     pub(super) policy: Option<String>,
     /// Agree that the image is overwritten.
     #[arg(long, short)]

@@ -34,7 +34,7 @@ pub static COMMANDS: &[Spec] = &[
     Spec {
         verb: "attach",
         syntax: "attach <member> | <path> [as=<name>] \
-                 [policy=minicopy | minicopy=optional | full | nocopy] [confirm] [dry-run]",
+                 [policy=minicopy | minicopy=optional | compare | full | nocopy] [confirm] [dry-run]",
         doc: "Bring a departed member or a new image in; returns when the copy is queued.",
         parse: attach,
     },
@@ -227,13 +227,10 @@ fn attach(words: &mut Words) -> Result<Request, Refusal> {
         let text = "the choice of a source is not in this version";
         return Err(Refusal::new(Code::NotSupported, text).at(format!("source={source}")));
     }
-    if let Some(word) = words.rest.iter().find(|w| *w == "policy=compare") {
-        let text = "the policy compare is not in this version";
-        return Err(Refusal::new(Code::NotSupported, text).at(word.as_str()));
-    }
     let policy = words.policy(&[
         ("minicopy", AttachPolicy::Minicopy),
         ("minicopy=optional", AttachPolicy::MinicopyOptional),
+        ("compare", AttachPolicy::Compare),
         ("full", AttachPolicy::Full),
         ("nocopy", AttachPolicy::Nocopy),
     ])?;

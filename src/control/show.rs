@@ -257,7 +257,7 @@ impl Counters {
         Self {
             done: o.progress.done_bytes().min(total),
             total,
-            skipped: now.set.geometry.size().0.saturating_sub(total),
+            skipped: now.set.geometry.size().0.saturating_sub(total) + o.progress.equal_bytes(),
             copied: o.progress.copied_bytes(),
             fence_block: o.progress.fence_block(),
         }

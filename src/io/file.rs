@@ -349,6 +349,13 @@ impl Storage for FileStorage {
         self.file.sync_data()
     }
 
+    fn forget(&self, at: u64, len: u64) {
+        // A page that is cut by a border would be kept.
+        let first = at & !(PAGE as u64 - 1);
+        let end = (at + len).next_multiple_of(PAGE as u64);
+        sys::drop_cache(self.file.as_fd(), first, end - first);
+    }
+
     fn seek(&self, at: u64, what: Seek) -> io::Result<Option<u64>> {
         match self.kind {
             Kind::Device => Ok(self.all_data(at, what)),

@@ -68,6 +68,12 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// The system's error.
     fn flush(&self) -> io::Result<()>;
 
+    /// What is cached of `len` bytes at `at` and written back may be dropped, so that a read sees what the
+    /// medium has. A hint: after a failed flush the cache may hold bytes that the medium does not.
+    fn forget(&self, at: u64, len: u64) {
+        let _ = (at, len);
+    }
+
     /// The first data or hole at or behind `at`, as lseek(2) finds it; `None` when there is no more
     /// data. The end of the image counts as a hole. Storage that knows no holes is all data.
     ///

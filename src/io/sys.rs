@@ -43,6 +43,15 @@ pub fn fallocate(fd: BorrowedFd<'_>, what: Fallocate, at: u64, len: u64) -> io::
     .map(drop)
 }
 
+/// Lets the page cache drop whole clean pages of a range. Only a hint, so that an error is none.
+pub fn drop_cache(fd: BorrowedFd<'_>, at: u64, len: u64) {
+    let (Ok(at), Ok(len)) = (offset(at), offset(len)) else {
+        return;
+    };
+    // SAFETY: the descriptor is open for as long as it is borrowed; no memory is passed.
+    let _ = unsafe { libc::posix_fadvise64(fd.as_raw_fd(), at, len, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// The next byte of data at or behind `at`; `None` behind the last one.
 ///
 /// # Errors

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::Message;
-use super::pipeline::{Fenced, Pipeline};
-use super::step::{Failure, Scratch, copy_range};
+use super::pipeline::{Fenced, Pipeline, is_of_medium};
+use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
 use super::throttle::pause_after;
 use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId};
 
@@ -43,6 +43,8 @@ struct State {
 #[derive(Debug)]
 struct Run {
     target: MemberId,
+    /// Whether the target is read, and written only where it differs.
+    compares: bool,
     /// Whether it gives way to applications.
     yields: bool,
     state: Mutex<State>,
@@ -62,7 +64,7 @@ impl Copier {
     /// Starts a copy. Without a thread it comes back as failed at once.
     pub(super) fn start(&mut self, work: Box<CopyWork>) {
         let (op, target) = (work.op(), work.target());
-        let yields = work.kind().is_merge();
+        let (compares, yields) = (work.kind().compares(), work.kind().is_merge());
         let state = State {
             work: Some(work),
             paused: false,
@@ -72,6 +74,7 @@ impl Copier {
         };
         let run = Arc::new(Run {
             target,
+            compares,
             yields,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -171,15 +174,20 @@ impl Run {
         fenced: &Fenced<'_>,
         step: &mut CopyStep,
         scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CopyEnd> {
         if !fenced.live().view().writers().contains(self.target) {
-            return Err(Failure::Gone);
+            return Err(CopyEnd::Stopped);
         }
         let permit = fenced.permit_copy(step.regions());
+        let mut target = Target::new(self.target, self.compares);
         for part in step.parts() {
-            copy_range(pipeline, fenced, &permit, (self.target, part), scratch)?;
+            let parts = (&mut [&mut target][..], part);
+            copy_range(pipeline, fenced, &permit, parts, scratch).map_err(|Unreadable| {
+                CopyEnd::SourceFailed("no source could be read".to_owned())
+            })?;
         }
-        Ok(())
+        step.found_equal(target.equal);
+        target.failed.map_or(Ok(()), |failure| Err(end_by(failure)))
     }
 
     /// Lets applications go first, unless the copy has to end.
@@ -222,22 +230,26 @@ impl Run {
         }
     }
 
-    fn finish(&self, step: CopyStep, outcome: Result<(), Failure>) {
+    fn finish(&self, step: CopyStep, outcome: Result<(), CopyEnd>) {
         let mut state = self.lock();
         if let Some(work) = state.work.as_mut() {
             work.finish(step, outcome.is_ok());
         }
-        if let Err(failure) = outcome {
-            let end = match failure {
-                Failure::Target(error) => {
-                    CopyEnd::TargetFailed(format!("a copy step could not be written: {error}"))
-                }
-                Failure::Source(text) => CopyEnd::SourceFailed(text),
-                Failure::Gone => CopyEnd::Stopped,
-            };
+        if let Err(end) = outcome {
             state.end.get_or_insert(end);
         }
         self.changed.notify_all();
+    }
+}
+
+/// How a copy ends whose target has failed.
+fn end_by(failure: Failure) -> CopyEnd {
+    match failure {
+        Failure::Target(error) => {
+            let text = format!("a copy step could not be written: {error}");
+            CopyEnd::TargetFailed(text, is_of_medium(&error))
+        }
+        Failure::Gone => CopyEnd::Stopped,
     }
 }
 

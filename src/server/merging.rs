@@ -5,15 +5,12 @@
 //! write intent in memory only: the durable stale set keeps its bits until the member is flushed.
 
 use super::pipeline::{EIO, Errno, Fenced, Pipeline, Results, WritePermit, not_open};
-use super::step::{Failure, Scratch, copy_range};
+use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
 use crate::set::geometry::BLOCK_BYTES;
 use crate::set::{ByteRange, MemberId, MergeStep, Role};
 
 /// Most bytes that a merge moves at once.
 const BUFFER_BYTES: u64 = 1 << 20;
-
-/// No source could be read somewhere in what was to be merged.
-struct Unreadable;
 
 impl Pipeline {
     /// Reads a range of which some regions may still have to be merged.
@@ -31,12 +28,20 @@ impl Pipeline {
         self.read_from(fenced.live(), range, buf).map(drop)
     }
 
-    fn merge(&self, fenced: &Fenced<'_>, step: MergeStep, asked: ByteRange) -> Result<(), Errno> {
+    fn merge(
+        &self,
+        fenced: &Fenced<'_>,
+        mut step: MergeStep,
+        asked: ByteRange,
+    ) -> Result<(), Errno> {
         let (live, range) = (fenced.live(), step.range());
         let mut scratch = Scratch::new(range.len().min(BUFFER_BYTES) as usize);
         let permit = fenced.permit_copy(step.regions());
         let mut results = match self.merge_parts(fenced, &permit, step.parts(), &mut scratch) {
-            Ok(results) => {
+            Ok((results, equal)) => {
+                equal
+                    .iter()
+                    .for_each(|(id, bytes)| step.found_equal(*id, *bytes));
                 live.view().merged(step, results.good);
                 results
             }
@@ -45,7 +50,7 @@ impl Pipeline {
                 let asked = |(id, part): (_, ByteRange)| Some((id, part.overlap(asked)?));
                 let parts = step.parts().filter_map(asked);
                 let merged = self.merge_parts(fenced, &permit, parts, &mut scratch);
-                merged.map_err(|Unreadable| EIO)?
+                merged.map_err(|Unreadable| EIO)?.0
             }
         };
         // What a member lacks that could not be written, the sources have.
@@ -56,28 +61,29 @@ impl Pipeline {
         self.settle(live, Some(range), &results)
     }
 
-    /// Copies parts from a source into the members that lack them.
+    /// Copies parts from a source into the members that lack them; tells what each had already.
     fn merge_parts(
         &self,
         fenced: &Fenced<'_>,
         permit: &WritePermit<'_>,
         parts: impl Iterator<Item = (MemberId, ByteRange)>,
         scratch: &mut Scratch,
-    ) -> Result<Results, Unreadable> {
-        let mut results = Results::default();
+    ) -> Result<(Results, Vec<(MemberId, u64)>), Unreadable> {
+        let (mut results, mut equal) = (Results::default(), Vec::new());
         for (id, part) in parts {
             if results.failed.contains(id) {
                 continue;
             }
-            let copied = copy_range(self, fenced, permit, (id, part), scratch);
-            let outcome = match copied {
-                Ok(()) => Ok(()),
-                Err(Failure::Target(error)) => Err(error),
-                Err(Failure::Gone) => Err(not_open()),
-                Err(Failure::Source(_)) => return Err(Unreadable),
+            let mut target = Target::new(id, true);
+            copy_range(self, fenced, permit, (&mut [&mut target], part), scratch)?;
+            equal.push((id, target.equal));
+            let outcome = match target.failed {
+                None => Ok(()),
+                Some(Failure::Target(error)) => Err(error),
+                Some(Failure::Gone) => Err(not_open()),
             };
             results.add(id, outcome);
         }
-        Ok(results)
+        Ok((results, equal))
     }
 }

@@ -151,6 +151,8 @@ impl WritePermit<'_> {
 pub(super) struct Results {
     pub(super) good: MemberSet,
     pub(super) failed: MemberSet,
+    /// Those that failed by an error of their medium.
+    media: MemberSet,
     first: Option<io::Error>,
 }
 
@@ -162,6 +164,9 @@ impl Results {
                 tracing::warn!(member = id.index(), %error, "a request failed on a member");
                 self.good.remove(id);
                 self.failed.insert(id);
+                if is_of_medium(&error) {
+                    self.media.insert(id);
+                }
                 self.first.get_or_insert(error);
             }
         }
@@ -175,6 +180,21 @@ impl Results {
                 .unwrap_or(libc::EIO),
         )
     }
+}
+
+/// Whether an error says that a medium may hold other bytes than it was given, not that it is out of reach.
+pub(super) fn is_of_medium(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EIO
+                | libc::EBADMSG
+                | libc::EUCLEAN
+                | libc::ENODATA
+                | libc::EILSEQ
+                | libc::EREMOTEIO
+        )
+    )
 }
 
 pub(super) fn not_open() -> io::Error {
@@ -485,6 +505,7 @@ impl Pipeline {
             range,
             good,
             failed,
+            media: results.media,
         };
         let asked = self.messages.send(Message::Failed(failure, answer));
         match asked.ok().and_then(|()| verdict.recv().ok()) {

@@ -1,4 +1,4 @@
-//! Draining a stale set: one engine for full copy, minicopy and merge.
+//! Draining a stale set: one engine for full copy, minicopy, compare copy and merge.
 //!
 //! The work owns the bitmap it drains; it is moved to the copier and comes back when it ends.
 //! A step is one run of regions, copied under the fence; only a finished step clears bits (I1).
@@ -28,6 +28,8 @@ pub enum CopyKind {
     Full,
     /// A write bitmap.
     Mini,
+    /// Everything, in a member that may be equal in most places: only what differs is written.
+    Compare,
     /// Everything, in a member that holds all acknowledged data already.
     Merge,
     /// What an unclean stop or a write that failed everywhere may have left different.
@@ -41,6 +43,7 @@ impl CopyKind {
         match self {
             Self::Full => "full-copy",
             Self::Mini => "minicopy",
+            Self::Compare => "compare-copy",
             Self::Merge => "merge",
             Self::Minimerge => "minimerge",
         }
@@ -52,9 +55,16 @@ impl CopyKind {
         match self {
             Self::Minimerge => 0,
             Self::Mini => 1,
-            Self::Full => 2,
-            Self::Merge => 3,
+            Self::Compare => 2,
+            Self::Full => 3,
+            Self::Merge => 4,
         }
+    }
+
+    /// Whether the target is read as well, and written only where it differs.
+    #[must_use]
+    pub fn compares(self) -> bool {
+        self.is_merge() || self == Self::Compare
     }
 
     /// Whether the target holds all acknowledged data, and is read where it is not stale.
@@ -69,7 +79,7 @@ impl CopyKind {
 pub struct Progress {
     total: AtomicU64,
     done: AtomicU64,
-    copied: AtomicU64,
+    equal: AtomicU64,
     fence_block: AtomicU64,
 }
 
@@ -86,17 +96,28 @@ impl Progress {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the regions that were copied from a source to the target, holes included.
+    /// Bytes of the regions that were copied from a source to the target, holes included: what has been
+    /// drained and was not found equal.
     #[must_use]
     pub fn copied_bytes(&self) -> u64 {
-        self.copied.load(Ordering::Relaxed)
+        self.done_bytes().saturating_sub(self.equal_bytes())
+    }
+
+    /// Bytes that were compared and found equal, so that they were not written.
+    #[must_use]
+    pub fn equal_bytes(&self) -> u64 {
+        self.equal.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that were found equal in regions that are drained next.
+    pub(super) fn found_equal(&self, bytes: u64) {
+        self.equal.fetch_add(bytes, Ordering::AcqRel);
     }
 
     /// Clears the bits of regions that were copied under their fence. They are counted first: who finds
     /// that nothing is stale any more has to find them counted.
     fn drain(&self, stale: &WriteBitmap, regions: Regions) {
         let bytes = stale.weigh(regions);
-        self.copied.fetch_add(bytes, Ordering::AcqRel);
         self.done.fetch_add(bytes, Ordering::AcqRel);
         let cleared = stale.clear(regions);
         debug_assert!(cleared <= regions.count(), "more bits than regions");
@@ -127,6 +148,11 @@ impl MergeRest {
         &self.stale
     }
 
+    /// The counters of the merge.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// These regions were copied into the member under their fence.
     pub(super) fn merged(&self, regions: Regions) {
         self.progress.drain(&self.stale, regions);
@@ -142,6 +168,7 @@ pub struct CopyStep {
     stale: Arc<WriteBitmap>,
     /// What is copied of it.
     parts: Vec<Regions>,
+    equal: u64,
 }
 
 impl CopyStep {
@@ -163,6 +190,11 @@ impl CopyStep {
         self.parts = self.stale.runs_in(self.regions);
         let geometry = self.stale.geometry();
         self.parts.iter().map(|r| geometry.bytes_of(*r)).collect()
+    }
+
+    /// So many bytes of its parts were found equal and not written.
+    pub fn found_equal(&mut self, bytes: u64) {
+        self.equal += bytes;
     }
 }
 
@@ -280,6 +312,7 @@ impl CopyWork {
             range,
             stale: self.bitmap.marks(),
             parts: vec![regions],
+            equal: 0,
         })
     }
 
@@ -287,8 +320,12 @@ impl CopyWork {
     pub fn finish(&mut self, step: CopyStep, good: bool) {
         assert!(self.in_flight > 0, "a step that was never begun");
         self.in_flight -= 1;
-        for part in step.parts.iter().filter(|_| good) {
-            self.progress.drain(&self.bitmap, *part);
+        if !good {
+            return;
+        }
+        self.progress.found_equal(step.equal);
+        for part in step.parts {
+            self.progress.drain(&self.bitmap, part);
         }
     }
 

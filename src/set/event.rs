@@ -40,9 +40,11 @@ pub struct CandidateId(pub u64);
 pub enum AttachPolicy {
     /// A minicopy or nothing.
     Minicopy,
-    /// A minicopy if possible, else a full copy.
+    /// A minicopy if possible; a compare copy where the image was changed or its medium failed; else a full copy.
     #[default]
     MinicopyOptional,
+    /// A compare copy.
+    Compare,
     /// A full copy.
     Full,
     /// No copy at all.
@@ -143,8 +145,8 @@ pub enum CopyEnd {
     Drained,
     /// It was told to stop.
     Stopped,
-    /// The target could not be written.
-    TargetFailed(String),
+    /// The target could not be written, and whether that was an error of its medium.
+    TargetFailed(String, bool),
     /// No source could be read.
     SourceFailed(String),
 }
@@ -158,6 +160,8 @@ pub struct Failure {
     pub good: MemberSet,
     /// Members on which it failed.
     pub failed: MemberSet,
+    /// Those of them whose medium failed: they may hold other bytes than were ever written.
+    pub media: MemberSet,
 }
 
 /// What goes in.

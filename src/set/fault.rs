@@ -19,6 +19,7 @@ impl ShadowSet {
             range,
             good,
             failed,
+            media,
         } = failure;
         assert!(!failed.is_empty(), "a failure on no member");
         assert!(
@@ -34,7 +35,7 @@ impl ShadowSet {
         } else {
             "a flush failed"
         };
-        if self.expel_all(failed, what) {
+        if self.expel_all(failed, media, what) {
             #[cfg(debug_assertions)]
             let silent = super::planted::is(super::planted::Mistake::NoGeneration);
             #[cfg(not(debug_assertions))]
@@ -56,15 +57,16 @@ impl ShadowSet {
         if self.sources.all().without(failed).is_empty() {
             return self.failed_everywhere(None);
         }
-        if self.expel_all(failed, "a flush failed") {
+        if self.expel_all(failed, failed, "a flush failed") {
             self.advance();
             self.publish();
             self.settle_departures();
         }
     }
 
-    /// Expels those of `failed` that still take part; the caller has made sure that a source stays.
-    fn expel_all(&mut self, failed: MemberSet, reason: &str) -> bool {
+    /// Expels those of `failed` that still take part, of which `media` are suspect; the caller has made sure
+    /// that a source stays.
+    fn expel_all(&mut self, failed: MemberSet, media: MemberSet, reason: &str) -> bool {
         let mut any = false;
         for id in failed.iter() {
             let state = &self.members[id.index()].state;
@@ -72,7 +74,7 @@ impl ShadowSet {
                 state,
                 MemberState::Source | MemberState::Target { .. } | MemberState::Leaving(_)
             ) {
-                self.expel(id, reason);
+                self.expel(id, reason, media.contains(id));
                 any = true;
             }
         }
@@ -166,7 +168,7 @@ impl ShadowSet {
         let members: MemberSet = failed.iter().map(|(id, _)| *id).collect();
         let stays = !self.sources.all().without(members).is_empty();
         let reason = "its storage control block could not be written";
-        let expelled = stays && self.expel_all(members, reason);
+        let expelled = stays && self.expel_all(members, MemberSet::EMPTY, reason);
         for (id, held) in failed {
             self.has_block_of(*id, *held);
         }
@@ -191,14 +193,12 @@ impl ShadowSet {
         };
         tag.generation = before;
         let tag = *tag;
-        self.describe(
-            id,
-            tag,
-            match detached {
-                true => BitmapKind::Untold,
-                false => BitmapKind::Departed,
-            },
-        );
+        let kind = match (detached, departed.suspect) {
+            (true, _) => BitmapKind::Untold,
+            (false, true) => BitmapKind::Suspect,
+            (false, false) => BitmapKind::Departed,
+        };
+        self.describe(id, tag, kind);
     }
 
     /// The own block of a member that has left says so at last.

@@ -29,6 +29,7 @@ impl AttachPlan {
     fn answer(&self, text: String) -> Answer {
         let verdict = match self.kind {
             CopyKind::Mini => "minicopy",
+            CopyKind::Compare => "compare",
             CopyKind::Full | CopyKind::Merge | CopyKind::Minimerge => "full",
         };
         let facts = vec![
@@ -106,10 +107,23 @@ impl ShadowSet {
         }
         let map = match usable {
             Ok(map) => map,
-            Err(refusal) => return self.plan_full(attach.policy, refusal.text),
+            // Somebody who changed an image has changed little of it, mostly.
+            Err(refusal) if refusal.code == Code::ImageChanged && !attach.foreign => {
+                return self.plan_everything(attach.policy, CopyKind::Compare, refusal.text);
+            }
+            Err(refusal) => {
+                return self.plan_everything(attach.policy, CopyKind::Full, refusal.text);
+            }
         };
-        if attach.policy == AttachPolicy::Full {
-            return self.plan_full(attach.policy, "asked for".to_owned());
+        if matches!(attach.policy, AttachPolicy::Full | AttachPolicy::Compare) {
+            let reason = "asked for".to_owned();
+            return self.plan_everything(attach.policy, CopyKind::Full, reason);
+        }
+        let suspect = self.members[id.index()].state.departed();
+        let suspect = suspect.is_some_and(|d| d.suspect);
+        if suspect && attach.policy != AttachPolicy::Minicopy {
+            let reason = format!("an error of its medium expelled {name}");
+            return self.plan_everything(attach.policy, CopyKind::Compare, reason);
         }
         let (bytes, extents) = (map.stale_bytes(), map.runs().count() as u64);
         if attach.policy == AttachPolicy::Nocopy && bytes > 0 {
@@ -173,7 +187,8 @@ impl ShadowSet {
                 Refusal::new(Code::AlreadyMember, text).with_hint("choose another name: as=NAME")
             );
         }
-        let plan = self.plan_full(attach.policy, format!("{} was never a member", attach.word))?;
+        let reason = format!("{} was never a member", attach.word);
+        let plan = self.plan_everything(attach.policy, CopyKind::Full, reason)?;
         if !attach.blank && !attach.confirm {
             let text = format!("{} was never a member and is not blank", attach.word);
             return Err(Refusal::new(Code::NeedsConfirm, text));
@@ -181,7 +196,13 @@ impl ShadowSet {
         Ok(plan)
     }
 
-    fn plan_full(&self, policy: AttachPolicy, reason: String) -> Result<AttachPlan, Refusal> {
+    /// A copy that begins with everything: of this kind, unless the policy names one.
+    fn plan_everything(
+        &self,
+        policy: AttachPolicy,
+        kind: CopyKind,
+        reason: String,
+    ) -> Result<AttachPlan, Refusal> {
         let bytes = self.geometry.size().0;
         match policy {
             AttachPolicy::Minicopy => Err(Refusal::new(Code::NoBitmap, reason)),
@@ -189,12 +210,18 @@ impl ShadowSet {
                 Code::NeedsCopy,
                 format!("{reason}, and nocopy was given"),
             )),
-            AttachPolicy::MinicopyOptional | AttachPolicy::Full => Ok(AttachPlan {
-                kind: CopyKind::Full,
-                reason,
-                bytes,
-                extents: 1,
-            }),
+            AttachPolicy::MinicopyOptional | AttachPolicy::Full | AttachPolicy::Compare => {
+                Ok(AttachPlan {
+                    kind: match policy {
+                        AttachPolicy::Full => CopyKind::Full,
+                        AttachPolicy::Compare => CopyKind::Compare,
+                        _ => kind,
+                    },
+                    reason,
+                    bytes,
+                    extents: 1,
+                })
+            }
         }
     }
 
@@ -291,8 +318,8 @@ impl ShadowSet {
         }
     }
 
-    /// Starts queued copies: minimerges first, then minicopies, full copies and full merges (the order of
-    /// the manual), each in the order of their admission.
+    /// Starts queued copies: minimerges first, then minicopies, compare copies, full copies and full merges (the
+    /// order of the manual), each in the order of their admission.
     pub(super) fn start_copies(&mut self) {
         while !self.closing && self.running().count() < self.copies_max {
             let Some(id) = self.next_queued() else { return };
@@ -339,8 +366,8 @@ impl ShadowSet {
                     self.flush([id].into_iter().collect(), Purpose::Promote(id));
                 }
                 CopyEnd::Stopped => {}
-                CopyEnd::TargetFailed(reason) => {
-                    self.expel(id, &reason);
+                CopyEnd::TargetFailed(reason, media) => {
+                    self.expel(id, &reason, media);
                     self.advance();
                     self.publish();
                     self.settle_departures();
@@ -416,78 +443,6 @@ impl ShadowSet {
         self.push(Effect::Notice(Notice::Joined(id)));
     }
 
-    pub(super) fn pause(&mut self, ticket: Ticket, op: OpId) {
-        self.steer(ticket, op, OpState::Running, OpState::Paused);
-    }
-
-    pub(super) fn resume(&mut self, ticket: Ticket, op: OpId) {
-        self.steer(ticket, op, OpState::Paused, OpState::Running);
-    }
-
-    fn steer(&mut self, ticket: Ticket, op: OpId, from: OpState, to: OpState) {
-        let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);
-        if state != Some(from) {
-            let refusal = match state {
-                Some(s) if !s.is_over() => {
-                    let text = format!("operation {op} is {}", s.name());
-                    Refusal::new(Code::StateChanged, text).at(op.to_string())
-                }
-                _ => self.not_running(op),
-            };
-            return self.refuse(ticket, refusal);
-        }
-        self.set_operation(op, to);
-        self.push(match to {
-            OpState::Paused => Effect::PauseCopy(op),
-            _ => Effect::ResumeCopy(op),
-        });
-        let text = format!("operation {op} is {}", to.name());
-        self.accept(
-            ticket,
-            Answer {
-                text,
-                facts: Vec::new(),
-            },
-        );
-    }
-
-    pub(super) fn forget(&mut self, ticket: Ticket, op: OpId) {
-        let found = self.operations.iter().position(|o| o.id == op);
-        match found.map(|i| (i, self.operations[i].state.is_over())) {
-            Some((index, true)) => {
-                self.operations.remove(index);
-                let text = format!("operation {op} is forgotten");
-                self.accept(
-                    ticket,
-                    Answer {
-                        text,
-                        facts: Vec::new(),
-                    },
-                );
-            }
-            Some((_, false)) => {
-                let text = format!("operation {op} has not ended");
-                self.refuse(ticket, Refusal::new(Code::InUse, text).at(op.to_string()));
-            }
-            None => {
-                let refusal = self.not_running(op);
-                self.refuse(ticket, refusal);
-            }
-        }
-    }
-
-    /// Why an operation cannot be steered: it is over, or there is none.
-    pub(super) fn not_running(&self, op: OpId) -> Refusal {
-        let word = op.to_string();
-        match self.operations.iter().find(|o| o.id == op) {
-            Some(o) => {
-                let text = format!("operation {op} is {} already", o.state.name());
-                Refusal::new(Code::StateChanged, text).at(word)
-            }
-            None => Refusal::new(Code::NoSuchOperation, format!("no operation {op}")).at(word),
-        }
-    }
-
     /// The member that an unfinished operation fills.
     pub(super) fn target_of_running(&self, op: OpId) -> Option<MemberId> {
         let fills = |s: &MemberState| matches!(s, MemberState::Target { op: o, .. } if *o == op);
@@ -498,7 +453,7 @@ impl ShadowSet {
         self.operations.iter().find(|o| o.id == op)?.tag
     }
 
-    fn set_operation(&mut self, op: OpId, state: OpState) {
+    pub(super) fn set_operation(&mut self, op: OpId, state: OpState) {
         let now = self.now;
         if let Some(o) = self.operations.iter_mut().find(|o| o.id == op) {
             o.state = state;

@@ -110,7 +110,7 @@ impl ShadowSet {
             Ok(()) => policy,
             Err(_) => Policy::Full,
         };
-        let departed = self.depart(member, policy);
+        let departed = self.depart(member, policy, false);
         self.enter(member, MemberState::Leaving(departed), "");
         self.advance();
         // What was written up to the cut is flushed behind it, and then not in the way of the new bitmap.
@@ -122,8 +122,14 @@ impl ShadowSet {
     }
 
     /// Takes a member out of the sources or out of its copy; the next View must be published.
-    pub(super) fn depart(&mut self, id: MemberId, policy: Policy) -> Departed {
+    ///
+    /// `suspect` says that an error of its medium is the cause.
+    pub(super) fn depart(&mut self, id: MemberId, policy: Policy, suspect: bool) -> Departed {
         let was = self.members[id.index()].state.name();
+        let kind = match suspect {
+            true => BitmapKind::Suspect,
+            false => BitmapKind::Departed,
+        };
         let (held, tag) = match self.take_state(id) {
             MemberState::Source => {
                 let removed = self.sources.remove(id);
@@ -132,7 +138,7 @@ impl ShadowSet {
                     || policy == Policy::MinicopyOptional && !self.merge_pending();
                 match keeps {
                     true => {
-                        let (map, tag) = self.new_bitmap(id, policy);
+                        let (map, tag) = self.new_bitmap(id, policy, kind);
                         (Held::Here(map), Some(tag))
                     }
                     false => (Held::Nothing, None),
@@ -143,7 +149,7 @@ impl ShadowSet {
                 let mut tag = self.operation_tag(op).unwrap_or(self.tag_of(map, policy));
                 // Its block has the generation of today, not that of its first departure.
                 tag.generation = self.generation.number();
-                self.describe(id, tag, BitmapKind::Departed);
+                self.describe(id, tag, kind);
                 (self.stop(op, phase), Some(tag))
             }
             other => unreachable_state(&other),
@@ -167,14 +173,20 @@ impl ShadowSet {
             closed: false,
             told: false,
             released: false,
+            suspect,
             lost: None,
         }
     }
 
-    fn new_bitmap(&mut self, id: MemberId, policy: Policy) -> (OwnedBitmap, BitmapTag) {
+    fn new_bitmap(
+        &mut self,
+        id: MemberId,
+        policy: Policy,
+        kind: BitmapKind,
+    ) -> (OwnedBitmap, BitmapTag) {
         let owner = self.members[id.index()].uuid;
         let map = OwnedBitmap::new(WriteBitmap::empty(self.geometry).named(self.new_id()));
-        let tag = self.keep(&map.marks(), BitmapKind::Departed, owner, policy);
+        let tag = self.keep(&map.marks(), kind, owner, policy);
         (map, tag)
     }
 
@@ -238,7 +250,7 @@ impl ShadowSet {
     pub(super) fn left(&mut self, id: MemberId, failed: MemberSet) {
         if failed.contains(id) && self.members[id.index()].state.is_leaving() {
             // Nobody is blamed when a flush fails everywhere, but this image is not stable.
-            self.expel(id, "a flush failed");
+            self.expel(id, "a flush failed", true);
             self.advance();
             self.publish();
             return self.settle_departures();
@@ -305,12 +317,13 @@ impl ShadowSet {
         }
     }
 
-    /// Takes a member out because of an error; all its later writes set bits instead.
-    pub(super) fn expel(&mut self, id: MemberId, reason: &str) {
+    /// Takes a member out because of an error, of its medium when it is `suspect`; all its later writes set
+    /// bits instead.
+    pub(super) fn expel(&mut self, id: MemberId, reason: &str, suspect: bool) {
         let op = self.members[id.index()].state.operation();
         let departed = match self.take_checked(id, MemberState::is_leaving) {
-            MemberState::Leaving(departed) => departed,
-            _ => self.depart(id, Policy::MinicopyOptional),
+            MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
+            _ => self.depart(id, Policy::MinicopyOptional, suspect),
         };
         if let Some(op) = op {
             self.end_operation(op, OpState::Failed);
@@ -329,12 +342,21 @@ impl ShadowSet {
         }
     }
 
+    /// A member that was leaving in good order has failed.
+    fn suspected(&mut self, id: MemberId, mut departed: Departed, suspect: bool) -> Departed {
+        departed.suspect |= suspect;
+        if let (true, Some(tag)) = (suspect, departed.tag) {
+            self.describe(id, tag, BitmapKind::Suspect);
+        }
+        departed
+    }
+
     pub(super) fn expel_command(&mut self, ticket: Ticket, name: &str) {
         let id = match self.may_expel(name) {
             Ok(id) => id,
             Err(refusal) => return self.refuse(ticket, refusal),
         };
-        self.expel(id, "expelled by command");
+        self.expel(id, "expelled by command", false);
         self.advance();
         self.publish();
         self.settle_departures();
@@ -378,7 +400,7 @@ impl ShadowSet {
 
     /// Ends a copy in good order: its target leaves as in a detach, with what is left to copy.
     pub(super) fn withdraw(&mut self, id: MemberId, op: OpId, end: OpState, reason: &str) {
-        let departed = self.depart(id, Policy::MinicopyOptional);
+        let departed = self.depart(id, Policy::MinicopyOptional, false);
         self.end_operation(op, end);
         self.enter(id, MemberState::Leaving(departed), reason);
         // A detach that waits for its first flush asked for a whole image, and this is none (I5).

@@ -243,6 +243,8 @@ pub struct Departed {
     pub told: bool,
     /// Whether it was released and is only configured: it has no row in the table of members.
     pub released: bool,
+    /// Whether an error of its medium expelled it: then its bitmap does not tell all.
+    pub suspect: bool,
     /// Why the bitmap that it may have had before the start is lost.
     pub lost: Option<Arc<str>>,
 }
@@ -260,6 +262,7 @@ impl Departed {
             closed: true,
             told: false,
             released: false,
+            suspect: false,
             lost: None,
         }
     }

@@ -385,9 +385,10 @@ impl ShadowSet {
         let mut departed = Departed::without_bitmap(Epoch(0));
         if let Some((record, map)) = own {
             let kind = match record.kind {
-                BitmapKind::Untold => BitmapKind::Untold,
+                kind @ (BitmapKind::Untold | BitmapKind::Suspect) => kind,
                 _ => BitmapKind::Departed,
             };
+            departed.suspect = kind == BitmapKind::Suspect;
             let what = (kind, owner, record.tag.policy);
             let (map, tag) = self.inherit(Some((record, map)), legacy, what);
             (departed.held, departed.tag) = (Held::Here(map), Some(tag));
@@ -412,7 +413,13 @@ impl ShadowSet {
             }
             return Departed::without_bitmap(Epoch(0));
         }
-        let kind = BitmapKind::Departed;
+        let suspect = own
+            .as_ref()
+            .is_some_and(|(r, _)| r.kind == BitmapKind::Suspect);
+        let kind = match suspect {
+            true => BitmapKind::Suspect,
+            false => BitmapKind::Departed,
+        };
         let (map, mut tag) = self.inherit(own, legacy, (kind, owner, policy));
         if tag.generation != self.generation.number() {
             // Its block has the newest generation, not that of its bitmap.
@@ -420,6 +427,7 @@ impl ShadowSet {
             self.push_home(HomeChange::Describe(BitmapRecord { tag, kind, owner }));
         }
         let mut departed = Departed::without_bitmap(Epoch(0));
+        departed.suspect = suspect;
         (departed.held, departed.tag) = (Held::Here(map), Some(tag));
         departed
     }

@@ -1,9 +1,12 @@
-//! Operations: what people see of copies, running and the last sixteen finished.
+//! Operations: what people see of copies, running and the last sixteen finished, and how they hold them.
 
 use std::sync::Arc;
 
 use super::copy::{CopyKind, OpId, Progress};
+use super::event::{Answer, Effect, Ticket};
 use super::member::{BitmapTag, MemberId, Moment};
+use super::refusal::{Code, Refusal};
+use super::shadow::ShadowSet;
 
 /// Finished operations that are remembered.
 pub const OPERATIONS_KEPT: usize = 16;
@@ -69,4 +72,78 @@ pub struct Operation {
     pub finished: Option<Moment>,
     /// Its counters.
     pub progress: Arc<Progress>,
+}
+
+impl ShadowSet {
+    pub(super) fn pause(&mut self, ticket: Ticket, op: OpId) {
+        self.steer(ticket, op, OpState::Running, OpState::Paused);
+    }
+
+    pub(super) fn resume(&mut self, ticket: Ticket, op: OpId) {
+        self.steer(ticket, op, OpState::Paused, OpState::Running);
+    }
+
+    fn steer(&mut self, ticket: Ticket, op: OpId, from: OpState, to: OpState) {
+        let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);
+        if state != Some(from) {
+            let refusal = match state {
+                Some(s) if !s.is_over() => {
+                    let text = format!("operation {op} is {}", s.name());
+                    Refusal::new(Code::StateChanged, text).at(op.to_string())
+                }
+                _ => self.not_running(op),
+            };
+            return self.refuse(ticket, refusal);
+        }
+        self.set_operation(op, to);
+        self.push(match to {
+            OpState::Paused => Effect::PauseCopy(op),
+            _ => Effect::ResumeCopy(op),
+        });
+        let text = format!("operation {op} is {}", to.name());
+        self.accept(
+            ticket,
+            Answer {
+                text,
+                facts: Vec::new(),
+            },
+        );
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket, op: OpId) {
+        let found = self.operations.iter().position(|o| o.id == op);
+        match found.map(|i| (i, self.operations[i].state.is_over())) {
+            Some((index, true)) => {
+                self.operations.remove(index);
+                let text = format!("operation {op} is forgotten");
+                self.accept(
+                    ticket,
+                    Answer {
+                        text,
+                        facts: Vec::new(),
+                    },
+                );
+            }
+            Some((_, false)) => {
+                let text = format!("operation {op} has not ended");
+                self.refuse(ticket, Refusal::new(Code::InUse, text).at(op.to_string()));
+            }
+            None => {
+                let refusal = self.not_running(op);
+                self.refuse(ticket, refusal);
+            }
+        }
+    }
+
+    /// Why an operation cannot be steered: it is over, or there is none.
+    pub(super) fn not_running(&self, op: OpId) -> Refusal {
+        let word = op.to_string();
+        match self.operations.iter().find(|o| o.id == op) {
+            Some(o) => {
+                let text = format!("operation {op} is {} already", o.state.name());
+                Refusal::new(Code::StateChanged, text).at(word)
+            }
+            None => Refusal::new(Code::NoSuchOperation, format!("no operation {op}")).at(word),
+        }
+    }
 }

@@ -89,11 +89,15 @@ pub enum Mistake {
     ForgetAhead,
     /// A command is carried out while the membership that it builds on is not durable.
     CommandWhileHalted,
+    /// A compare copy takes a whole step for equal when its first block is.
+    CompareBySample,
+    /// A compare copy looks at its target before the fence is held.
+    CompareBeforeFence,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -133,6 +137,8 @@ impl Mistake {
         Self::FlushWhileHalted,
         Self::ForgetAhead,
         Self::CommandWhileHalted,
+        Self::CompareBySample,
+        Self::CompareBeforeFence,
     ];
 }
 

@@ -22,6 +22,8 @@ pub enum BitmapKind {
     Departed,
     /// The same of a member that was detached, and whose own storage control block could not say so.
     Untold,
+    /// The write bitmap of a member that was expelled by an error of its medium: it may differ elsewhere too.
+    Suspect,
     /// The stale set of a member that is being filled.
     Copying(CopyKind),
 }

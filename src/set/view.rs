@@ -76,6 +76,7 @@ pub struct MergeStep {
     regions: Regions,
     range: ByteRange,
     parts: Vec<(MemberId, Regions, ByteRange)>,
+    equal: Vec<(MemberId, u64)>,
 }
 
 impl MergeStep {
@@ -95,6 +96,11 @@ impl MergeStep {
     /// copy that fails must not touch that.
     pub fn parts(&self) -> impl Iterator<Item = (MemberId, ByteRange)> + '_ {
         self.parts.iter().map(|(id, _, range)| (*id, *range))
+    }
+
+    /// So many bytes of a member's parts were found equal and not written.
+    pub fn found_equal(&mut self, member: MemberId, bytes: u64) {
+        self.equal.push((member, bytes));
     }
 
     /// The members that are stale there.
@@ -238,6 +244,7 @@ impl View {
             regions,
             range: self.geometry.bytes_of(regions),
             parts,
+            equal: Vec::new(),
         })
     }
 
@@ -245,12 +252,21 @@ impl View {
     /// parts were copied from a source, while the fence of the regions is still held (I1).
     pub fn merged(&self, step: MergeStep, good: MemberSet) {
         assert_eq!(step.epoch, self.epoch, "a merge of another epoch");
-        for (id, run, _) in step.parts.iter().filter(|part| good.contains(part.0)) {
-            let seat = self.seats.iter().find(|s| s.id == *id);
-            if let Some(Role::Merging(rest)) = seat.map(|s| &s.role) {
-                rest.merged(*run);
-            }
+        for (id, bytes) in step.equal.iter().filter(|part| good.contains(part.0)) {
+            self.rest_of(*id)
+                .inspect(|rest| rest.progress().found_equal(*bytes));
         }
+        for (id, run, _) in step.parts.iter().filter(|part| good.contains(part.0)) {
+            self.rest_of(*id).inspect(|rest| rest.merged(*run));
+        }
+    }
+
+    fn rest_of(&self, id: MemberId) -> Option<&MergeRest> {
+        let seat = self.seats.iter().find(|s| s.id == id);
+        seat.and_then(|s| match &s.role {
+            Role::Merging(rest) => Some(rest),
+            _ => None,
+        })
     }
 
     /// The member to read the range from: the cheapest by read cost plus `load`, not one of `tried`.

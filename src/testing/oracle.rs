@@ -156,6 +156,14 @@ impl Oracle {
         b.may.contains(&value) || power && b.ended[b.stable..].iter().any(left)
     }
 
+    /// Whether the block could have this value but for a read that has found another one.
+    #[must_use]
+    pub fn only_read_denies(&self, block: usize, value: Value) -> bool {
+        let b = &self.blocks[block];
+        let denied = |(v, until): &(Value, u64)| *v == value && *until > b.changed;
+        b.could.iter().any(denied)
+    }
+
     /// Whether the block was read since the program began: then all members that take part have what
     /// the oracle knows, also where they were still to be merged (I11).
     #[must_use]

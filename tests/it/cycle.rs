@@ -175,3 +175,48 @@ fn a_cancelled_copy_leaves_a_bitmap_of_what_is_left() {
     bed.stop();
     assert!(bed.image(0) == bed.image(1));
 }
+
+#[test]
+fn a_compare_copy_writes_what_differs_and_nothing_else() {
+    let bed = Bed::new(2, 8 << 20);
+    let unit = bed.handle();
+    unit.pipeline()
+        .write(3 << 20, &[7; 100_000])
+        .expect("written");
+    bed.detach("m2", Policy::Full).expect("detached");
+    let changed = |bed: &Bed| {
+        let metadata = std::fs::metadata(bed.path(1)).expect("there");
+        metadata.modified().expect("a time")
+    };
+    let before = changed(&bed);
+    bed.attach("m2", AttachPolicy::Compare).expect("attached");
+    assert_eq!(bed.wait(), 0, "nothing differs");
+    assert_eq!(changed(&bed), before, "an equal image is not written");
+    // Differences in the source, and in the target alone: in data, in a hole.
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    unit.pipeline().write(1 << 20, &[8; 512]).expect("written");
+    let mut spoilt = bed.image(1);
+    (
+        spoilt[3 << 20],
+        spoilt[(5 << 20) + 4095],
+        spoilt[(8 << 20) - 1],
+    ) = (1, 1, 1);
+    std::fs::write(bed.path(1), spoilt).expect("spoilt");
+    let plan = bed.command(Request::Attach {
+        what: "m2".into(),
+        name: None,
+        policy: AttachPolicy::MinicopyOptional,
+        confirm: false,
+        dry_run: true,
+    });
+    let facts = plan.expect("planned").facts;
+    assert!(facts.contains(&("verdict", "compare".into())), "{facts:?}");
+    bed.attach("m2", AttachPolicy::MinicopyOptional)
+        .expect("attached");
+    assert_eq!(bed.wait(), 4 * 4096);
+    let state = unit.state();
+    let op = state.set.operations.last().expect("a copy");
+    assert_eq!(op.kind.name(), "compare-copy");
+    assert_eq!(op.progress.equal_bytes(), (8 << 20) - 4 * 4096);
+    assert!(bed.image(0) == bed.image(1));
+}

@@ -124,6 +124,7 @@ impl World {
             0 => AttachPolicy::Minicopy,
             1 => AttachPolicy::Full,
             2 => AttachPolicy::Nocopy,
+            3 => AttachPolicy::Compare,
             _ => AttachPolicy::MinicopyOptional,
         };
         let id = match new {

@@ -59,6 +59,9 @@ pub(crate) struct Step {
     todo: Vec<usize>,
     unread: Vec<usize>,
     unwritten: Vec<(usize, Value)>,
+    /// What the planted mistakes have seen: whether the first block was equal, and blocks before the fence.
+    sample: Option<bool>,
+    early: Vec<(usize, Value)>,
 }
 
 impl Step {
@@ -104,6 +107,13 @@ impl World {
         let id = self.next_id();
         self.trace(&[id, step.regions().first().0]);
         let place = self.fences.enter(step.range().blocks());
+        let target = self.copies[at].work.target();
+        let image = &self.disks[target.index()].image;
+        let early = blocks_of(step.range()).map(|b| (b, image.get(b)));
+        let early = match makes!(CompareBeforeFence) {
+            true => early.collect(),
+            false => Vec::new(),
+        };
         let view = makes!(CopyViewBeforeFence).then(|| self.pin());
         self.copies[at].steps.push(Step {
             id,
@@ -118,6 +128,8 @@ impl World {
             source: None,
             tried: MemberSet::EMPTY,
             unwritten: Vec::new(),
+            sample: None,
+            early,
         });
         true
     }
@@ -230,14 +242,40 @@ impl World {
             }
             let next = self.rng.place(left);
             let (block, value) = self.copies[at].steps[n].unwritten.swap_remove(next);
+            if self.has_already(at, n, (block, value)) {
+                self.copies[at].steps[n].step.found_equal(BLOCK);
+                continue;
+            }
             if self.put(target, block, value, false)? {
+                let media = self.rng.chance(300);
                 self.copies[at]
                     .end
-                    .get_or_insert(CopyEnd::TargetFailed("write error".into()));
+                    .get_or_insert(CopyEnd::TargetFailed("write error".into(), media));
                 return self.finish_step(at, n, false);
             }
         }
         Ok(())
+    }
+
+    /// Whether the copy compares, and finds the value in its target; one that cannot be read is written.
+    fn has_already(&mut self, at: usize, n: usize, (block, value): (usize, Value)) -> bool {
+        let work = &self.copies[at].work;
+        let target = work.target();
+        if !work.kind().compares() || self.get_fails(target, true) {
+            return false;
+        }
+        let step = &self.copies[at].steps[n];
+        let seen = step.early.iter().find(|(b, _)| *b == block);
+        let has = match seen {
+            Some((_, before)) => *before,
+            None => self.disks[target.index()].image.get(block),
+        };
+        let equal = step.sample.unwrap_or(has == value);
+        if makes!(CompareBySample) {
+            self.copies[at].steps[n].sample = Some(equal);
+        }
+        self.trace(&[u64::from(equal)]);
+        equal
     }
 
     fn finish_step(&mut self, at: usize, n: usize, good: bool) -> Checked {

@@ -374,6 +374,7 @@ impl World {
         let expected = Expected {
             oracle: self.oracle.clone(),
             unmerged: self.unmerged.clone(),
+            loosely_read: self.loosely_read.clone(),
             power,
         };
         let outcome = self.check_elected(starts, power, stale);
@@ -384,12 +385,14 @@ impl World {
         };
         let power = power || earlier.power;
         let (oracle, unmerged) = (earlier.oracle.clone(), earlier.unmerged.clone());
+        let loosely_read = earlier.loosely_read.clone();
         self.before = Some(Expected { power, ..earlier });
         if outcome.is_ok() {
             return outcome;
         }
         self.mark("another master after a crash during a mount");
         (self.oracle, self.unmerged) = (oracle, unmerged);
+        self.loosely_read = loosely_read;
         self.check_elected(starts, power, stale)
     }
 
@@ -477,7 +480,8 @@ impl World {
             let unsettled = self.unsettled[block] && (power || self.unserved);
             let open = stale[block] && !merged || unsettled;
             let unmerged = open && self.unmerged[block].contains(value);
-            let right = unmerged || self.oracle.survives(block, *value, power);
+            let loose = self.loosely_read[block] && self.oracle.only_read_denies(block, *value);
+            let right = unmerged || loose || self.oracle.survives(block, *value, power);
             ensure!(
                 right,
                 "I14: after a crash (power {power}) block {block} of m{} has {value}, wrong: {:?}",

@@ -8,7 +8,7 @@ use shadowset::testing::memory::Value;
 
 use crate::requests::{Request, Stage};
 use crate::storage::has_other_source;
-use crate::world::{Asker, Checked, Violation, World, blocks_of, usize_of};
+use crate::world::{Asker, BLOCK, Checked, Violation, World, blocks_of, usize_of};
 
 /// What a read merges before it is answered.
 #[derive(Debug)]
@@ -115,6 +115,10 @@ impl World {
             return Ok(());
         };
         let (member, block, value) = merging.carried.swap_remove(n);
+        if self.disks[member.index()].image.get(block) == value {
+            merging.step.found_equal(member, BLOCK);
+            return Ok(());
+        }
         if self.put(member, block, value, false)? {
             let request = &mut self.requests[at];
             request.failed.insert(member);
@@ -147,11 +151,11 @@ impl World {
             self.mark("a merge by reading failed on a member");
             let number = self.next_id();
             self.tickets.insert(number, Asker::Request(id));
-            let range = Some(range);
             let failure = Failure {
-                range,
+                range: Some(range),
                 good,
                 failed,
+                media: self.media_among(failed),
             };
             self.inbox.push(Event::Failed(Ticket::new(number), failure));
             self.requests[at].stage = Stage::Waiting;

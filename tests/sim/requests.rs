@@ -396,6 +396,7 @@ impl World {
                     range,
                     good,
                     failed,
+                    media: self.media_among(failed),
                 };
                 self.inbox.push(Event::Failed(Ticket::new(number), failure));
                 self.requests[at].stage = Stage::Waiting;

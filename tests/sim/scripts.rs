@@ -38,6 +38,8 @@ pub(crate) enum Do {
     Detach(usize),
     /// By minicopy where there is a bitmap.
     Attach(usize),
+    /// By compare copy.
+    Compare(usize),
     /// An attach, of a new image where nobody has this number, that does not wait for the copy.
     Begin(usize),
     /// A new image.
@@ -127,6 +129,7 @@ impl World {
             }
             Do::Detach(m) => self.detach_member(m)?,
             Do::Attach(m) => self.attach_member(m, AttachPolicy::MinicopyOptional)?,
+            Do::Compare(m) => self.attach_member(m, AttachPolicy::Compare)?,
             Do::Begin(m) if m > self.set.members().len() => return self.attach_new(),
             Do::Begin(m) => return self.attach_member(m, AttachPolicy::MinicopyOptional),
             Do::New => self.attach_new()?,
@@ -371,6 +374,17 @@ script!(
     Write(9, 2),
     Start(5, 6),
     Attach(2),
+    Write(9, 1),
+    Flush,
+);
+script!(
+    attach_by_compare_copy,
+    2,
+    Write(0, 2),
+    Detach(2),
+    Write(9, 2),
+    Start(5, 6),
+    Compare(2),
     Write(9, 1),
     Flush,
 );

@@ -274,11 +274,14 @@ impl World {
                     self.mark(kind.name());
                 }
                 let status = self.set.status();
-                let total = status.operation(*op).map(|o| o.progress.total_bytes());
+                let operation = status.operation(*op);
+                let total = operation.map(|o| o.progress.total_bytes());
+                let equal = operation.map_or(0, |o| o.progress.equal_bytes());
+                ensure!(equal == 0 || kind.compares(), "operation {op} compares");
                 let exact = self.plan.faults.none() && *end == "done";
                 let total = total.unwrap_or(*copied_bytes);
                 ensure!(
-                    !exact || *copied_bytes == total,
+                    !exact || *copied_bytes + equal == total,
                     "operation {op} copied {copied_bytes} bytes, {total} were stale"
                 );
             }
@@ -392,5 +395,5 @@ impl World {
 }
 
 fn is_departure(change: &HomeChange) -> bool {
-    matches!(change, HomeChange::Add(record, _) if record.kind == BitmapKind::Departed)
+    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Departed | BitmapKind::Suspect))
 }

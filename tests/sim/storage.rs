@@ -92,6 +92,14 @@ impl World {
         breaks || disk.bad_reads
     }
 
+    /// Those of members that have failed whose medium is to blame: all or none.
+    pub(crate) fn media_among(&mut self, failed: MemberSet) -> MemberSet {
+        match self.rng.chance(300) {
+            true => failed,
+            false => MemberSet::EMPTY,
+        }
+    }
+
     /// Enters blocks as a writer (I4).
     pub(crate) fn go_inside(&mut self, blocks: std::ops::Range<usize>) -> Checked {
         // The data must show the lack of a fence even when nobody counts.

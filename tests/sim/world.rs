@@ -209,6 +209,7 @@ pub(crate) struct World {
 pub(crate) struct Expected {
     pub(crate) oracle: Oracle,
     pub(crate) unmerged: Vec<Vec<Value>>,
+    pub(crate) loosely_read: Vec<bool>,
     /// Whether power was lost before.
     pub(crate) power: bool,
 }

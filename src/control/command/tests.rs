@@ -197,12 +197,6 @@ const WRONG_WORDS: &[Mistake<'static>] = &[
         "not in this version",
         Some("source=m1"),
     ),
-    (
-        b"attach m1 policy=compare",
-        Code::NotSupported,
-        "compare is not in this version",
-        Some("policy=compare"),
-    ),
     (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
     (
         b"delete-bitmap +000001f",

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::set::{BitmapKind, CopyKind, Geometry, Policy};
 
 /// Kinds of bitmaps at the places of their codes on disk.
-const KINDS: [BitmapKind; 8] = [
+const KINDS: [BitmapKind; 10] = [
     BitmapKind::Intent,
     BitmapKind::Departed,
     BitmapKind::Copying(CopyKind::Full),
@@ -16,6 +16,8 @@ const KINDS: [BitmapKind; 8] = [
     BitmapKind::Copying(CopyKind::Minimerge),
     BitmapKind::Opening,
     BitmapKind::Untold,
+    BitmapKind::Copying(CopyKind::Compare),
+    BitmapKind::Suspect,
 ];
 
 pub(super) fn kind_code(kind: BitmapKind) -> u8 {
@@ -28,6 +30,8 @@ pub(super) fn kind_code(kind: BitmapKind) -> u8 {
         BitmapKind::Copying(CopyKind::Minimerge) => 5,
         BitmapKind::Opening => 6,
         BitmapKind::Untold => 7,
+        BitmapKind::Copying(CopyKind::Compare) => 8,
+        BitmapKind::Suspect => 9,
     }
 }
 
@@ -109,4 +113,17 @@ pub enum OpenError {
     /// The system's error.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_the_code_of_its_place() {
+        for (code, kind) in KINDS.iter().enumerate() {
+            assert_eq!(usize::from(kind_code(*kind)), code, "{kind:?}");
+        }
+        assert_eq!(kind_of(10), None);
+    }
 }
