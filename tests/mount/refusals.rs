@@ -88,7 +88,7 @@ fn a_malformed_command_is_refused() {
         "resize 1000",
         "verify",
         "attach m1 source=m2",
-        "attach m1 policy=compare",
+        "attach m1 source=m2",
     ] {
         refused(&unit, command, "not-supported", libc::EOPNOTSUPP);
     }
@@ -201,7 +201,7 @@ fn a_bitmap_that_is_missing_or_not_right_is_no_minicopy() {
     );
     assert!(says.text.contains("written"), "{says:?}");
     let answer = unit.accepted("attach m2");
-    assert_eq!(answer.text("kind"), "full-copy");
+    assert_eq!(answer.text("kind"), "compare-copy");
     unit.finished(answer.number("operation"));
     unit.stop_and_compare();
 }
