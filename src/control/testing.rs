@@ -118,7 +118,7 @@ fn operation(geometry: Geometry) -> Operation {
     map.mark(geometry.regions_of(geometry.clip(Bytes(0), Bytes(65_025)).expect("inside")));
     let mut work = CopyWork::new(OpId(9), CopyKind::Mini, id(1), OwnedBitmap::new(map));
     work.begin();
-    let step = work.next_step(1).expect("marked");
+    let step = work.next_step(|_| 1).expect("marked");
     work.finish(step, true);
     Operation {
         id: OpId(9),

@@ -1,7 +1,8 @@
 //! The copier: moves the steps of copies under the fence, several at once.
 //!
 //! A copy's work is a value that the control thread hands in and gets back. A step takes the fence,
-//! pins the View, reads from a source and writes the target; holes stay holes. Only a finished step
+//! pins the View, reads from a source and writes the target; holes stay holes. Copies that run at the same time
+//! join each other's steps where they lack the same regions, so that the source is read once. Only a finished step
 //! clears bits (I1), and only the fence of a step delays an application (I9). Readers drain a merge too.
 
 use std::collections::HashMap;
@@ -14,19 +15,24 @@ use super::Message;
 use super::pipeline::{Fenced, Pipeline, is_of_medium};
 use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
 use super::throttle::pause_after;
-use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId};
+use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, pieces};
 
 /// Steps of one copy that are under way at once.
 const DEPTH: usize = 2;
 /// Most bytes of a step: 32 regions of 127 blocks.
 const STEP_BYTES: u64 = 32 * 127 * 512;
+/// Most bytes of a step through a hole of the source.
+const HOLE_BYTES: u64 = 1 << 30;
+
+/// The copies that run.
+type Runs = Arc<Mutex<HashMap<OpId, Arc<Run>>>>;
 
 /// Copies that are running.
 #[derive(Debug)]
 pub(super) struct Copier {
     pipeline: Arc<Pipeline>,
     messages: Sender<Message>,
-    runs: HashMap<OpId, Arc<Run>>,
+    runs: Runs,
     halted: bool,
 }
 
@@ -37,18 +43,28 @@ struct State {
     halted: bool,
     end: Option<CopyEnd>,
     threads: usize,
+    /// Where the source has had a hole, in bytes of the unit: steps may be longer there.
+    hole: (u64, u64),
 }
 
 /// One running copy.
-#[derive(Debug)]
 struct Run {
     target: MemberId,
     /// Whether the target is read, and written only where it differs.
     compares: bool,
     /// Whether it gives way to applications.
     yields: bool,
+    /// All copies: who takes a step holds the lock while the others join it. It is taken before that of a state.
+    runs: Runs,
+    messages: Sender<Message>,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// A step of one of the copies that share a fence.
+struct Share {
+    run: Arc<Run>,
+    step: CopyStep,
 }
 
 impl Copier {
@@ -56,37 +72,37 @@ impl Copier {
         Self {
             pipeline,
             messages,
-            runs: HashMap::new(),
+            runs: Runs::default(),
             halted: false,
         }
     }
 
     /// Starts a copy. Without a thread it comes back as failed at once.
     pub(super) fn start(&mut self, work: Box<CopyWork>) {
-        let (op, target) = (work.op(), work.target());
-        let (compares, yields) = (work.kind().compares(), work.kind().is_merge());
-        let state = State {
-            work: Some(work),
-            paused: false,
-            halted: self.halted,
-            end: None,
-            threads: 0,
-        };
+        let (op, kind) = (work.op(), work.kind());
         let run = Arc::new(Run {
-            target,
-            compares,
-            yields,
-            state: Mutex::new(state),
+            target: work.target(),
+            compares: kind.compares(),
+            yields: kind.is_merge(),
+            runs: Arc::clone(&self.runs),
+            messages: self.messages.clone(),
+            state: Mutex::new(State {
+                work: Some(work),
+                paused: false,
+                halted: self.halted,
+                end: None,
+                threads: 0,
+                hole: (0, 0),
+            }),
             changed: Condvar::new(),
         });
-        self.runs.insert(op, Arc::clone(&run));
+        lock(&self.runs).insert(op, Arc::clone(&run));
         // Held until all threads are counted, so that the first cannot take itself for the last.
         let mut state = run.lock();
         for index in 0..DEPTH {
             let (run, pipeline) = (Arc::clone(&run), Arc::clone(&self.pipeline));
-            let messages = self.messages.clone();
             let thread = std::thread::Builder::new().name(format!("copy-{op}.{index}"));
-            match thread.spawn(move || run.work(&pipeline, &messages)) {
+            match thread.spawn(move || Run::work(&run, &pipeline)) {
                 Ok(_) => state.threads += 1,
                 Err(error) => tracing::error!(%op, %error, "no thread for a copy"),
             }
@@ -103,91 +119,102 @@ impl Copier {
         if std::mem::replace(&mut self.halted, halted) == halted {
             return;
         }
-        for run in self.runs.values() {
-            run.lock().halted = halted;
-            run.changed.notify_all();
+        for run in lock(&self.runs).values() {
+            run.change(|state| state.halted = halted);
         }
     }
 
     pub(super) fn pause(&self, op: OpId, paused: bool) {
-        if let Some(run) = self.runs.get(&op) {
-            run.lock().paused = paused;
-            run.changed.notify_all();
+        if let Some(run) = lock(&self.runs).get(&op) {
+            run.change(|state| state.paused = paused);
         }
     }
 
     /// Tells a copy to come back when its steps under way have ended.
     pub(super) fn stop(&self, op: OpId) {
-        if let Some(run) = self.runs.get(&op) {
-            run.lock().end.get_or_insert(CopyEnd::Stopped);
-            run.changed.notify_all();
+        if let Some(run) = lock(&self.runs).get(&op) {
+            run.change(|state| {
+                state.end.get_or_insert(CopyEnd::Stopped);
+            });
         }
     }
 
     /// Forgets a copy that has come back.
     pub(super) fn ended(&mut self, op: OpId) {
-        self.runs.remove(&op);
+        lock(&self.runs).remove(&op);
     }
 }
 
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Each knows all.
+        let mut run = f.debug_struct("Run");
+        run.field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl State {
+    /// Gives the work back when no thread and no step is left, those included that other copies lead.
     fn give_back(&mut self, messages: &Sender<Message>) {
-        if let Some(work) = self.work.take() {
+        let over = |work: &mut Box<CopyWork>| work.is_idle();
+        if self.threads > 0 {
+            return;
+        }
+        if let Some(work) = self.work.take_if(over) {
             let end = self.end.take().filter(|_| !work.is_drained());
             let end = end.unwrap_or(CopyEnd::Drained);
             // A closed channel means that the unit has ended and nobody waits.
             let _ = messages.send(Message::Event(Event::CopyEnded(work, end)));
         }
     }
+
+    fn may_begin(&self) -> bool {
+        !(self.paused || self.halted) && self.end.is_none()
+    }
+
+    /// Most bytes of a step that begins at a byte.
+    fn budget(hole: (u64, u64), at: u64) -> u64 {
+        let inside = (hole.0..hole.1).contains(&at);
+        let rest = if inside { hole.1 - at } else { 0 };
+        rest.clamp(STEP_BYTES, HOLE_BYTES)
+    }
 }
 
 impl Run {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
     }
 
     /// Copies steps until there are none or the copy has to end; the last thread gives the work back.
-    fn work(&self, pipeline: &Pipeline, messages: &Sender<Message>) {
+    fn work(this: &Arc<Self>, pipeline: &Pipeline) {
         let mut scratch = Scratch::new(STEP_BYTES as usize);
-        let _leave = Leave {
-            run: self,
-            messages,
-        };
-        while let Some(mut step) = self.next() {
-            let fenced = pipeline.enter(step.range());
+        let _leave = Leave(this);
+        while let Some(mut shares) = Self::next(this) {
+            let range = shares[0].step.range();
+            let fenced = pipeline.enter(range);
             let (requests, begun) = (pipeline.requests(), Instant::now());
-            let outcome = self.copy(pipeline, &fenced, &mut step, &mut scratch);
+            let outcomes = copy(pipeline, &fenced, &mut shares, &mut scratch);
+            let hole = scratch.hole_at(range.end());
+            this.lock().hole = hole.unwrap_or_default();
             // Under the fence: a mark of a later epoch must come after this clear (I1).
-            self.finish(step, outcome);
+            for (share, outcome) in shares.into_iter().zip(outcomes) {
+                share.run.finish(share.step, outcome);
+            }
             drop(fenced);
-            if self.yields {
+            if this.yields {
                 let came = pipeline.requests().wrapping_sub(requests);
-                self.wait(pause_after(begun.elapsed(), came));
+                this.wait(pause_after(begun.elapsed(), came));
             }
         }
-    }
-
-    /// Copies one step.
-    fn copy(
-        &self,
-        pipeline: &Pipeline,
-        fenced: &Fenced<'_>,
-        step: &mut CopyStep,
-        scratch: &mut Scratch,
-    ) -> Result<(), CopyEnd> {
-        if !fenced.live().view().writers().contains(self.target) {
-            return Err(CopyEnd::Stopped);
-        }
-        let permit = fenced.permit_copy(step.regions());
-        let mut target = Target::new(self.target, self.compares);
-        for part in step.parts() {
-            let parts = (&mut [&mut target][..], part);
-            copy_range(pipeline, fenced, &permit, parts, scratch).map_err(|Unreadable| {
-                CopyEnd::SourceFailed("no source could be read".to_owned())
-            })?;
-        }
-        step.found_equal(target.equal);
-        target.failed.map_or(Ok(()), |failure| Err(end_by(failure)))
     }
 
     /// Lets applications go first, unless the copy has to end.
@@ -204,30 +231,53 @@ impl Run {
         }
     }
 
-    fn next(&self) -> Option<CopyStep> {
-        let mut state = self.lock();
+    /// The next step, and those of the other copies that join it. No other step is taken meanwhile, so that
+    /// two copies at the same place do not both read it.
+    fn next(this: &Arc<Self>) -> Option<Vec<Share>> {
         loop {
+            let runs = lock(&this.runs);
+            let mut state = this.lock();
             if state.end.is_some() {
                 return None;
             }
-            if !(state.paused || state.halted) {
+            if state.may_begin() {
+                let hole = state.hole;
                 let work = state.work.as_mut()?;
-                if let Some(step) = work.next_step(STEP_BYTES) {
-                    return Some(step);
+                if let Some(step) = work.next_step(|at| State::budget(hole, at)) {
+                    drop(state);
+                    return Some(Self::share(this, step, &runs));
                 }
                 // Readers may drain what is left at any moment: the bits were looked at just now, and once more
                 // when the work is given back.
                 if work.is_idle() {
-                    self.changed.notify_all();
+                    this.changed.notify_all();
                     return None;
                 }
             }
-            // Another thread's step may still leave its regions stale.
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            drop(runs);
+            // A step under way may still leave its regions stale.
+            let waited = this.changed.wait(state);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
+    }
+
+    fn share(this: &Arc<Self>, step: CopyStep, runs: &HashMap<OpId, Arc<Self>>) -> Vec<Share> {
+        let lead = step.regions();
+        let mut shares = vec![Share {
+            run: Arc::clone(this),
+            step,
+        }];
+        for run in runs.values().filter(|run| !Arc::ptr_eq(run, this)) {
+            let mut state = run.lock();
+            let work = state.may_begin().then_some(state.work.as_mut()).flatten();
+            if let Some(step) = work.and_then(|work| work.join(lead)) {
+                shares.push(Share {
+                    run: Arc::clone(run),
+                    step,
+                });
+            }
+        }
+        shares
     }
 
     fn finish(&self, step: CopyStep, outcome: Result<(), CopyEnd>) {
@@ -238,8 +288,49 @@ impl Run {
         if let Err(end) = outcome {
             state.end.get_or_insert(end);
         }
+        state.give_back(&self.messages);
         self.changed.notify_all();
     }
+}
+
+/// Copies what steps that share a fence lack, and tells what came of each.
+fn copy(
+    pipeline: &Pipeline,
+    fenced: &Fenced<'_>,
+    shares: &mut [Share],
+    scratch: &mut Scratch,
+) -> Vec<Result<(), CopyEnd>> {
+    let permit = fenced.permit_copy(shares[0].step.regions());
+    let writers = fenced.live().view().writers();
+    let mut targets: Vec<Target> = shares
+        .iter()
+        .map(|share| Target {
+            failed: (!writers.contains(share.run.target)).then_some(Failure::Gone),
+            ..Target::new(share.run.target, share.run.compares)
+        })
+        .collect();
+    for piece in pieces(shares.iter_mut().map(|share| &mut share.step)) {
+        let lacks = |(place, target): &(usize, &mut Target)| {
+            piece.steps.contains(place) && target.failed.is_none()
+        };
+        let lacking = targets.iter_mut().enumerate().filter(lacks);
+        let mut lacking: Vec<&mut Target> = lacking.map(|(_, target)| target).collect();
+        if lacking.is_empty() {
+            continue;
+        }
+        let parts = (&mut lacking[..], piece.range);
+        if let Err(Unreadable) = copy_range(pipeline, fenced, &permit, parts, scratch) {
+            for target in lacking {
+                target.failed = Some(Failure::Source);
+            }
+        }
+    }
+    let shares = shares.iter_mut().zip(targets);
+    let outcomes = shares.map(|(share, target)| {
+        share.step.found_equal(target.equal);
+        target.failed.map_or(Ok(()), |failure| Err(end_by(failure)))
+    });
+    outcomes.collect()
 }
 
 /// How a copy ends whose target has failed.
@@ -249,27 +340,23 @@ fn end_by(failure: Failure) -> CopyEnd {
             let text = format!("a copy step could not be written: {error}");
             CopyEnd::TargetFailed(text, is_of_medium(&error))
         }
+        Failure::Source => CopyEnd::SourceFailed("no source could be read".to_owned()),
         Failure::Gone => CopyEnd::Stopped,
     }
 }
 
 /// Counts a thread out, however it ends; the last one gives the work back.
-struct Leave<'a> {
-    run: &'a Run,
-    messages: &'a Sender<Message>,
-}
+struct Leave<'a>(&'a Run);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let mut state = self.run.lock();
+        let mut state = self.0.lock();
         if std::thread::panicking() {
             let reason = "a copy thread has failed; see the log".to_owned();
             state.end.get_or_insert(CopyEnd::SourceFailed(reason));
-            self.run.changed.notify_all();
+            self.0.changed.notify_all();
         }
         state.threads -= 1;
-        if state.threads == 0 {
-            state.give_back(self.messages);
-        }
+        state.give_back(&self.0.messages);
     }
 }

@@ -80,7 +80,7 @@ impl Pipeline {
             let outcome = match target.failed {
                 None => Ok(()),
                 Some(Failure::Target(error)) => Err(error),
-                Some(Failure::Gone) => Err(not_open()),
+                Some(Failure::Gone | Failure::Source) => Err(not_open()),
             };
             results.add(id, outcome);
         }

@@ -18,6 +18,8 @@ const PIECE: usize = 4096;
 pub(super) enum Failure {
     /// The target could not be written.
     Target(io::Error),
+    /// No source could be read.
+    Source,
     /// The target takes part no more; the control thread knows.
     Gone,
 }
@@ -52,6 +54,8 @@ pub(super) struct Scratch {
     buf: AlignedBuf,
     theirs: Theirs,
     known: Option<Data>,
+    /// Where the source was found to have a hole last, in bytes of the unit.
+    hole: (u64, u64),
 }
 
 impl Scratch {
@@ -61,7 +65,13 @@ impl Scratch {
             buf: AlignedBuf::zeroed(bytes),
             theirs: Theirs { bytes, buf: None },
             known: None,
+            hole: (0, 0),
         }
+    }
+
+    /// The hole that was found last, if it goes on at a byte. Only a hint: it may have been written since.
+    pub(super) fn hole_at(&self, at: u64) -> Option<(u64, u64)> {
+        Some(self.hole).filter(|hole| (hole.0..hole.1).contains(&at))
     }
 }
 
@@ -105,7 +115,7 @@ pub(super) fn copy_range(
 ) -> Result<(), Unreadable> {
     let mut rest = Some(range);
     while let Some(range) = rest {
-        let (part, data, after) = next_part(fenced, targets, range, &mut scratch.known);
+        let (part, data, after) = next_part(fenced, targets, range, scratch);
         rest = after;
         if data {
             copy_data(pipeline, fenced, permit, (targets, part), scratch)?;
@@ -123,7 +133,7 @@ fn next_part(
     fenced: &Fenced<'_>,
     targets: &[&mut Target],
     range: ByteRange,
-    known: &mut Option<Data>,
+    scratch: &mut Scratch,
 ) -> (ByteRange, bool, Option<ByteRange>) {
     let live = fenced.live();
     let tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
@@ -134,16 +144,19 @@ fn next_part(
     let start = range.start();
     let seek = |what| store.seek(start, what).ok();
     let covers = |d: &Data| d.source == source && (d.start..d.end).contains(&start);
-    let (border, data) = match known.filter(covers) {
+    let (border, data) = match scratch.known.filter(covers) {
         Some(found) => (Some(found.end), true),
         None => match seek(Seek::Data) {
             Some(Some(at)) if at <= start => (seek(Seek::Hole).flatten(), true),
-            Some(at) => (at.or(Some(range.end())), false),
+            Some(at) => {
+                scratch.hole = (start, at.unwrap_or(u64::MAX));
+                (at.or(Some(range.end())), false)
+            }
             None => (None, true),
         },
     };
     if let Some(end) = border.filter(|_| data) {
-        *known = Some(Data { source, start, end });
+        scratch.known = Some(Data { source, start, end });
     }
     match border.map(|b| b.saturating_sub(start)) {
         Some(len) if len > 0 => {

@@ -219,12 +219,11 @@ impl WriteBitmap {
     pub fn next_run(&self, from: u64, max: u64) -> Option<Regions> {
         assert!(max > 0, "a run of no region");
         let first = self.find(from, true)?;
-        let end = self
-            .find(first + 1, false)
-            .unwrap_or(self.geometry.regions());
+        let most = self.geometry.regions().min(first.saturating_add(max));
+        let end = self.find_until(first + 1, most, false).unwrap_or(most);
         assert!(first >= from && end > first, "a run goes forward");
         assert!(end <= self.geometry.regions(), "a run ends with the unit");
-        Some(Regions::run(first, end.min(first + max)))
+        Some(Regions::run(first, end))
     }
 
     /// All runs of marked regions, joined, in order.
@@ -257,7 +256,11 @@ impl WriteBitmap {
 
     /// Finds the first region at or behind `from` whose bit equals `value`.
     fn find(&self, from: u64, value: bool) -> Option<u64> {
-        let end = self.geometry.regions();
+        self.find_until(from, self.geometry.regions(), value)
+    }
+
+    /// As [`Self::find`], before `end`: what lies behind it is not looked at.
+    fn find_until(&self, from: u64, end: u64, value: bool) -> Option<u64> {
         let mut at = from;
         while at < end {
             let word = self.words[index(at)].load(Ordering::Acquire);

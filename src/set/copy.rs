@@ -2,6 +2,8 @@
 //!
 //! The work owns the bitmap it drains; it is moved to the copier and comes back when it ends.
 //! A step is one run of regions, copied under the fence; only a finished step clears bits (I1).
+//! Other copies that lack the same regions join a step, so that a source is read once for all of them. Nothing else
+//! is shared: each has its own stale set, cursor and end.
 //! The readers of the unit drain a merge as well: they merge what they are about to read (I11).
 
 use std::sync::Arc;
@@ -169,6 +171,53 @@ pub struct CopyStep {
     /// What is copied of it.
     parts: Vec<Regions>,
     equal: u64,
+    /// What the planted mistake takes for copied besides.
+    #[cfg(debug_assertions)]
+    claimed: Option<Regions>,
+}
+
+/// Bytes that are read once, and who of the steps that share them lacks them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// The bytes, all in regions that these steps drain.
+    pub range: ByteRange,
+    /// The steps, by their places.
+    pub steps: Vec<usize>,
+}
+
+/// What steps that share a fence have to copy, in order: each byte once, for all that lack it. Looked at under
+/// the fence, as [`CopyStep::parts`].
+pub fn pieces<'a>(steps: impl IntoIterator<Item = &'a mut CopyStep>) -> Vec<Piece> {
+    let mut parts: Vec<(usize, Regions)> = Vec::new();
+    let mut geometry = None;
+    for (place, step) in steps.into_iter().enumerate() {
+        geometry = Some(step.stale.geometry());
+        step.look();
+        parts.extend(step.parts.iter().map(|run| (place, *run)));
+    }
+    let Some(geometry) = geometry else {
+        return Vec::new();
+    };
+    let borders = parts
+        .iter()
+        .flat_map(|(_, run)| [run.first().0, run.end().0]);
+    let mut borders: Vec<u64> = borders.collect();
+    borders.sort_unstable();
+    borders.dedup();
+    let pieces = borders.windows(2).map(|border| {
+        let run = Regions::run(border[0], border[1]);
+        let holds =
+            |(_, part): &&(usize, Regions)| part.first() <= run.first() && run.end() <= part.end();
+        Piece {
+            range: geometry.bytes_of(run),
+            steps: parts
+                .iter()
+                .filter(holds)
+                .map(|(place, _)| *place)
+                .collect(),
+        }
+    });
+    pieces.filter(|piece| !piece.steps.is_empty()).collect()
 }
 
 impl CopyStep {
@@ -187,9 +236,13 @@ impl CopyStep {
     /// The bytes to copy, looked at under the fence: readers may have merged some of the regions before.
     /// There the target answers reads, so a copy that fails must not touch them.
     pub fn parts(&mut self) -> Vec<ByteRange> {
-        self.parts = self.stale.runs_in(self.regions);
+        self.look();
         let geometry = self.stale.geometry();
         self.parts.iter().map(|r| geometry.bytes_of(*r)).collect()
+    }
+
+    fn look(&mut self) {
+        self.parts = self.stale.runs_in(self.regions);
     }
 
     /// So many bytes of its parts were found equal and not written.
@@ -206,7 +259,8 @@ pub struct CopyWork {
     target: MemberId,
     bitmap: OwnedBitmap,
     cursor: u64,
-    in_flight: u64,
+    /// The regions of the steps under way.
+    under_way: Vec<Regions>,
     progress: Arc<Progress>,
 }
 
@@ -221,7 +275,7 @@ impl CopyWork {
             target,
             bitmap,
             cursor: 0,
-            in_flight: 0,
+            under_way: Vec::new(),
             progress,
         }
     }
@@ -229,7 +283,7 @@ impl CopyWork {
     /// Fixes the total: from now on no write of an older epoch can set a bit. Readers may have merged
     /// some of it by now.
     pub fn begin(&mut self) {
-        assert_eq!(self.in_flight, 0, "a copy begins once");
+        assert!(self.is_idle(), "a copy begins once");
         let done = self.progress.done_bytes();
         let total = done + self.bitmap.stale_bytes();
         self.progress.total.store(total, Ordering::Relaxed);
@@ -268,7 +322,7 @@ impl CopyWork {
     /// Gives the bitmap back: what is left of it is still right.
     #[must_use]
     pub fn into_bitmap(self) -> OwnedBitmap {
-        assert_eq!(self.in_flight, 0, "a step is still under way");
+        assert!(self.is_idle(), "a step is still under way");
         self.bitmap
     }
 
@@ -281,25 +335,64 @@ impl CopyWork {
     /// Whether no step is under way: when [`Self::next_step`] has none then, the copy has come to its end.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight == 0
+        self.under_way.is_empty()
     }
 
-    /// The next run of stale regions, adjacent ones joined up to `budget` bytes (at least a region).
+    /// The next run of stale regions, adjacent ones joined up to `budget` bytes (at least a region). The budget
+    /// depends on the byte at which the run begins.
     ///
     /// `None` when nothing is left to begin; steps under way may still leave regions stale.
-    pub fn next_step(&mut self, budget: u64) -> Option<CopyStep> {
-        let geometry = self.geometry();
-        let most = (budget / geometry.region_bytes()).max(1);
-        let mut run = self.bitmap.next_run(self.cursor, most);
-        // Behind the cursor lie the steps under way: look there again only when there is none.
-        if run.is_none() && self.in_flight == 0 {
-            run = self.bitmap.next_run(0, most);
+    pub fn next_step(&mut self, budget: impl Fn(u64) -> u64) -> Option<CopyStep> {
+        let mut run = self.next_free(self.cursor, &budget);
+        // What has failed behind the cursor is tried again when nothing else is under way.
+        if run.is_none() && self.is_idle() {
+            run = self.next_free(0, &budget);
         }
         let regions = run?;
         self.cursor = regions.end().0;
-        self.in_flight += 1;
+        Some(self.begin_step(regions))
+    }
+
+    /// A step beside that of another copy, in some of its regions and under its fence; `None` when nothing is stale
+    /// there, or when a step of this copy is on its way there.
+    pub fn join(&mut self, lead: Regions) -> Option<CopyStep> {
+        if self.under_way.iter().any(|run| run.overlaps(lead)) {
+            return None;
+        }
+        let runs = self.bitmap.runs_in(lead);
+        let regions = runs.into_iter().reduce(Regions::join)?;
+        let step = self.begin_step(regions);
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::SharedCursor) {
+            let claimed = Some(Regions::run(0, regions.end().0));
+            return Some(CopyStep { claimed, ..step });
+        }
+        Some(step)
+    }
+
+    /// The first run at or behind `from` that no step under way touches.
+    fn next_free(&self, from: u64, budget: &impl Fn(u64) -> u64) -> Option<Regions> {
+        let region_bytes = self.geometry().region_bytes();
+        let mut from = from;
+        loop {
+            let first = self.bitmap.next_run(from, 1)?.first().0;
+            let most = (budget(first * region_bytes) / region_bytes).max(1);
+            let run = self.bitmap.next_run(first, most)?;
+            let busy = self.under_way.iter().filter(|busy| busy.overlaps(run));
+            match busy.min_by_key(|busy| busy.first().0) {
+                None => return Some(run),
+                Some(busy) if run.first() < busy.first() => {
+                    return Some(Regions::run(run.first().0, busy.first().0));
+                }
+                Some(busy) => from = busy.end().0,
+            }
+        }
+    }
+
+    fn begin_step(&mut self, regions: Regions) -> CopyStep {
+        let geometry = self.geometry();
+        self.under_way.push(regions);
         let range = geometry.bytes_of(regions);
-        assert!(regions.count() <= most, "a step keeps to its budget");
         assert!(
             range.end() <= geometry.size().0,
             "I7: a step beyond the unit"
@@ -307,21 +400,28 @@ impl CopyWork {
         self.progress
             .fence_block
             .store(range.blocks().first().0, Ordering::Relaxed);
-        Some(CopyStep {
+        CopyStep {
             regions,
             range,
             stale: self.bitmap.marks(),
             parts: vec![regions],
             equal: 0,
-        })
+            #[cfg(debug_assertions)]
+            claimed: None,
+        }
     }
 
     /// Ends a step: clears its bits when the copy was good, else leaves them.
     pub fn finish(&mut self, step: CopyStep, good: bool) {
-        assert!(self.in_flight > 0, "a step that was never begun");
-        self.in_flight -= 1;
+        let place = self.under_way.iter().position(|run| *run == step.regions);
+        assert!(place.is_some(), "a step that was never begun");
+        place.map(|place| self.under_way.swap_remove(place));
         if !good {
             return;
+        }
+        #[cfg(debug_assertions)]
+        if let Some(claimed) = step.claimed {
+            self.progress.drain(&self.bitmap, claimed);
         }
         self.progress.found_equal(step.equal);
         for part in step.parts {
@@ -355,17 +455,17 @@ mod tests {
     #[test]
     fn a_failed_step_stays_stale_and_comes_again() {
         let mut work = work(127 * 3, &[(0, 1), (65_024 * 2, 1)]);
-        let first = work.next_step(1).expect("a run");
-        let second = work.next_step(1).expect("a run");
-        assert!(work.next_step(1).is_none(), "both are under way");
+        let first = work.next_step(|_| 1).expect("a run");
+        let second = work.next_step(|_| 1).expect("a run");
+        assert!(work.next_step(|_| 1).is_none(), "both are under way");
         work.finish(first, false);
         assert!(
-            work.next_step(1).is_none(),
+            work.next_step(|_| 1).is_none(),
             "not while the other is under way"
         );
         work.finish(second, true);
         assert!(!work.is_drained());
-        let again = work.next_step(1).expect("the failed one");
+        let again = work.next_step(|_| 1).expect("the failed one");
         assert_eq!(again.range().start(), 0);
         work.finish(again, true);
         assert!(work.is_drained());
@@ -375,7 +475,7 @@ mod tests {
     fn adjacent_regions_are_joined_up_to_the_budget() {
         let mut work = work(127 * 10, &[(0, 65_024 * 10)]);
         let lengths: Vec<u64> = std::iter::from_fn(|| {
-            let step = work.next_step(65_024 * 4)?;
+            let step = work.next_step(|_| 65_024 * 4)?;
             let len = step.range().len();
             work.finish(step, true);
             Some(len)
@@ -385,10 +485,53 @@ mod tests {
     }
 
     #[test]
+    fn what_two_copies_lack_is_read_once_and_each_drains_its_own() {
+        let region = 65_024;
+        let mut lead = work(127 * 8, &[(0, region * 4)]);
+        let mut other = work(127 * 8, &[(region, 1), (region * 3, region * 5)]);
+        let step = lead.next_step(|_| region * 4).expect("a run");
+        let joined = other.join(step.regions()).expect("it lacks some of it");
+        assert_eq!(joined.regions(), Regions::run(1, 4));
+        assert!(
+            other.join(step.regions()).is_none(),
+            "its own step is there"
+        );
+        let own = other.next_step(|_| region * 8).expect("a run");
+        assert_eq!(own.regions(), Regions::run(4, 8), "not what it has joined");
+        let mut steps = [step, joined];
+        let shared: Vec<_> = pieces(&mut steps)
+            .into_iter()
+            .map(|p| (p.range.start() / region, p.range.len() / region, p.steps))
+            .collect();
+        let both = vec![0, 1];
+        let expected = [
+            (0, 1, vec![0]),
+            (1, 1, both.clone()),
+            (2, 1, vec![0]),
+            (3, 1, both),
+        ];
+        assert_eq!(shared, expected);
+        let [step, joined] = steps;
+        lead.finish(step, true);
+        other.finish(joined, false);
+        assert!(lead.is_drained() && !other.is_drained() && !other.is_idle());
+        assert_eq!(
+            other.stale().count(),
+            6,
+            "each copy ends its steps for itself"
+        );
+        other.finish(own, true);
+        assert_eq!(
+            other.next_step(|_| 1).expect("again").regions(),
+            Regions::run(1, 2)
+        );
+    }
+
+    #[test]
     fn what_readers_merge_is_done_and_ends_the_copy() {
         let mut work = work(127 * 3 - 5, &[(0, 1), (65_024, 1), (65_024 * 2, 1)]);
         let rest = MergeRest::new(work.stale(), work.progress());
-        let mut step = work.next_step(1).expect("a run");
+        let mut step = work.next_step(|_| 1).expect("a run");
         assert_eq!(step.parts(), [step.range()]);
         rest.merged(Regions::run(0, 2));
         assert!(step.parts().is_empty(), "a reader was there");
@@ -398,7 +541,7 @@ mod tests {
         assert_eq!(progress.done_bytes(), 65_024 * 2, "counted once");
         assert!(!work.is_drained());
         rest.merged(Regions::run(1, 3));
-        assert!(work.next_step(1).is_none() && work.is_idle() && work.is_drained());
+        assert!(work.next_step(|_| 1).is_none() && work.is_idle() && work.is_drained());
         let total = progress.total_bytes();
         assert_eq!(total, 65_024 * 3 - 5 * BLOCK_BYTES);
         assert_eq!(
@@ -431,7 +574,7 @@ mod tests {
             let mut work = work(blocks, &marked);
             let expected = work.stale().stale_bytes();
             let mut copied = 0;
-            while let Some(step) = work.next_step(budget) {
+            while let Some(step) = work.next_step(|_| budget) {
                 copied += step.range().len();
                 work.finish(step, true);
             }

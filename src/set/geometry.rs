@@ -314,6 +314,12 @@ impl Regions {
         Self::run(self.first.min(other.first), self.end.max(other.end))
     }
 
+    /// Whether both have a region.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first < other.end && other.first < self.end
+    }
+
     /// First region.
     #[must_use]
     pub fn first(self) -> Region {

@@ -32,7 +32,7 @@ mod written;
 
 pub use assess::{Assembly, Found, ScbFound, Start, assess};
 pub use bitmap::{OwnedBitmap, WriteBitmap};
-pub use copy::{CopyKind, CopyStep, CopyWork, MergeRest, OpId, Progress};
+pub use copy::{CopyKind, CopyStep, CopyWork, MergeRest, OpId, Piece, Progress, pieces};
 pub use event::{
     Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
     Joiner, Notice, Ticket, Verdict,

@@ -93,11 +93,17 @@ pub enum Mistake {
     CompareBySample,
     /// A compare copy looks at its target before the fence is held.
     CompareBeforeFence,
+    /// A copy that joins a step of another takes all before it for copied, as the other has it.
+    SharedCursor,
+    /// The bits of a copy step are cleared when it has been read, not when it has been written.
+    ClearAtRead,
+    /// The answer to a cancel comes before the last step has ended.
+    CancelEarly,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -139,6 +145,9 @@ impl Mistake {
         Self::CommandWhileHalted,
         Self::CompareBySample,
         Self::CompareBeforeFence,
+        Self::SharedCursor,
+        Self::ClearAtRead,
+        Self::CancelEarly,
     ];
 }
 

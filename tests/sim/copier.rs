@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use shadowset::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId, View};
+use shadowset::set::{
+    ByteRange, CopyEnd, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId, Regions, View, pieces,
+};
 use shadowset::testing::memory::Value;
 
 use crate::storage::has_other_source;
-use crate::world::{BLOCK, Checked, REGION_BLOCKS, World, blocks_of, makes};
+use crate::world::{BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, makes};
 
 /// Copy steps that run at once.
 const STEPS_MAX: usize = 3;
@@ -44,29 +46,62 @@ impl Copy {
 #[derive(Debug)]
 pub(crate) struct Step {
     id: u64,
-    step: CopyStep,
+    regions: Regions,
+    range: ByteRange,
+    /// The step of this copy, then those of others that have joined it.
+    shares: Vec<Share>,
     /// Its place at the fence.
     place: u64,
-    /// Whether it was good, when its bits are still to be cleared although its fence is gone.
-    late: Option<bool>,
+    /// Whether its bits are still to be cleared although its fence is gone.
+    late: bool,
     inside: bool,
     /// Whether source and target are known.
     ready: bool,
     view: Option<Arc<View>>,
     source: Option<MemberId>,
     tried: MemberSet,
-    /// What is to be copied, known when the fence is held.
-    todo: Vec<usize>,
-    unread: Vec<usize>,
-    unwritten: Vec<(usize, Value)>,
+    /// What is to be copied, known when the fence is held: a block and the shares that lack it.
+    todo: Vec<(usize, Vec<usize>)>,
+    unread: Vec<(usize, Vec<usize>)>,
+    /// Read, and not written yet for a share.
+    unwritten: Vec<(usize, usize, Value)>,
     /// What the planted mistakes have seen: whether the first block was equal, and blocks before the fence.
     sample: Option<bool>,
     early: Vec<(usize, Value)>,
 }
 
+/// A step of one copy.
+#[derive(Debug)]
+struct Share {
+    op: OpId,
+    target: MemberId,
+    compares: bool,
+    /// Gone when a planted mistake has cleared its bits too early.
+    step: Option<CopyStep>,
+    good: bool,
+}
+
+impl Share {
+    fn new(work: &CopyWork, step: CopyStep) -> Self {
+        Self {
+            op: work.op(),
+            target: work.target(),
+            compares: work.kind().compares(),
+            step: Some(step),
+            good: true,
+        }
+    }
+}
+
 impl Step {
     fn blocks(&self) -> std::ops::Range<usize> {
-        blocks_of(self.step.range())
+        blocks_of(self.range)
+    }
+
+    /// Nothing is written for a share any more.
+    fn give_up(&mut self, n: usize) {
+        self.shares[n].good = false;
+        self.unwritten.retain(|(share, ..)| *share != n);
     }
 }
 
@@ -88,6 +123,9 @@ impl World {
         }
         let copy = &self.copies[at];
         if copy.steps.is_empty() {
+            if !copy.work.is_idle() {
+                return self.advance_any();
+            }
             if !halted || copy.end.is_some() {
                 self.give_back(at);
             }
@@ -101,29 +139,34 @@ impl World {
         let budget = self
             .rng
             .between(1, self.plan.budget_regions * REGION_BLOCKS * BLOCK);
-        let Some(step) = self.copies[at].work.next_step(budget) else {
+        let Some(step) = self.copies[at].work.next_step(|_| budget) else {
             return false;
         };
         let id = self.next_id();
-        self.trace(&[id, step.regions().first().0]);
-        let place = self.fences.enter(step.range().blocks());
+        let (regions, range) = (step.regions(), step.range());
+        self.trace(&[id, regions.first().0]);
+        let place = self.fences.enter(range.blocks());
         let target = self.copies[at].work.target();
         let image = &self.disks[target.index()].image;
-        let early = blocks_of(step.range()).map(|b| (b, image.get(b)));
+        let early = blocks_of(range).map(|b| (b, image.get(b)));
         let early = match makes!(CompareBeforeFence) {
             true => early.collect(),
             false => Vec::new(),
         };
         let view = makes!(CopyViewBeforeFence).then(|| self.pin());
+        let mut shares = vec![Share::new(&self.copies[at].work, step)];
+        self.join(at, regions, &mut shares);
         self.copies[at].steps.push(Step {
             id,
+            regions,
+            range,
+            shares,
             unread: Vec::new(),
             todo: Vec::new(),
-            step,
             inside: false,
             ready: false,
             place,
-            late: None,
+            late: false,
             view,
             source: None,
             tried: MemberSet::EMPTY,
@@ -132,6 +175,32 @@ impl World {
             early,
         });
         true
+    }
+
+    /// Has other copies join a step, mostly.
+    fn join(&mut self, at: usize, regions: Regions, shares: &mut Vec<Share>) {
+        for (other, copy) in self.copies.iter_mut().enumerate() {
+            let may = other != at && !copy.paused && copy.end.is_none() && !copy.lost;
+            if !may || !self.rng.chance(700) {
+                continue;
+            }
+            if let Some(step) = copy.work.join(regions) {
+                shares.push(Share::new(&copy.work, step));
+            }
+        }
+        if shares.len() > 1 {
+            self.mark("a step of several copies");
+        }
+    }
+
+    /// Goes on with a step of any copy: one that another leads is not this one's to end.
+    fn advance_any(&mut self) -> Checked {
+        let steps = self.copies.iter().enumerate();
+        let steps = steps.flat_map(|(at, copy)| (0..copy.steps.len()).map(move |n| (at, n)));
+        let steps: Vec<_> = steps.collect();
+        let any = self.rng.place(steps.len());
+        let (at, n) = steps[any];
+        self.advance(at, n)
     }
 
     /// Nothing is under way: the copy goes back when it has ended.
@@ -149,8 +218,8 @@ impl World {
     fn advance(&mut self, at: usize, n: usize) -> Checked {
         self.trace(&[self.copies[at].steps[n].id]);
         let step = &self.copies[at].steps[n];
-        if let Some(good) = step.late {
-            return self.clear(at, n, good);
+        if step.late {
+            return self.clear(at, n);
         }
         if !step.inside {
             if self.fences.may_pass(step.place) || makes!(CopyWithoutFence) {
@@ -168,24 +237,38 @@ impl World {
         self.write_step(at, n)
     }
 
-    /// Loads the View and chooses the source; the target must take part in this View.
+    /// Loads the View and chooses the source; who is filled must take part in this View.
     fn load_step(&mut self, at: usize, n: usize) -> Checked {
         let view = match self.copies[at].steps[n].view.take() {
             Some(view) => view,
             None => self.pin(),
         };
-        let copy = &mut self.copies[at];
-        let target = copy.work.target();
-        let step = &mut copy.steps[n];
+        let step = &mut self.copies[at].steps[n];
         (step.view, step.ready) = (Some(Arc::clone(&view)), true);
-        step.todo = step.step.parts().into_iter().flat_map(blocks_of).collect();
-        step.unread = step.todo.clone();
-        let _marked = view.mark_copy(step.step.regions());
-        if !view.seats().iter().any(|s| s.id == target) {
-            copy.lost = true;
-            return self.finish_step(at, n, false);
+        let steps = step.shares.iter_mut().filter_map(|s| s.step.as_mut());
+        let mut todo = Vec::new();
+        for piece in pieces(steps) {
+            todo.extend(blocks_of(piece.range).map(|block| (block, piece.steps.clone())));
+        }
+        (step.todo, step.unread) = (todo.clone(), todo);
+        let _marked = view.mark_copy(step.regions);
+        let gone = |share: &Share| !view.seats().iter().any(|s| s.id == share.target);
+        let shares = step.shares.iter().enumerate();
+        let gone: Vec<usize> = shares.filter(|(_, s)| gone(s)).map(|(n, _)| n).collect();
+        for share in gone {
+            let op = self.copies[at].steps[n].shares[share].op;
+            self.copy_of(op)?.lost = true;
+            self.copies[at].steps[n].give_up(share);
+        }
+        if self.copies[at].steps[n].shares.iter().all(|s| !s.good) {
+            return self.finish_step(at, n);
         }
         self.choose_source(at, n)
+    }
+
+    fn copy_of(&mut self, op: OpId) -> Result<&mut Copy, Violation> {
+        let copy = self.copies.iter_mut().find(|copy| copy.op == op);
+        copy.ok_or_else(|| Violation(format!("operation {op} is gone under its step")))
     }
 
     fn choose_source(&mut self, at: usize, n: usize) -> Checked {
@@ -195,12 +278,15 @@ impl World {
             return Ok(());
         };
         let cost = |id: MemberId| u64::from(id.index() as u64 == turn);
-        step.source = view.plan_read(step.step.range(), step.tried, cost);
+        step.source = view.plan_read(step.range, step.tried, cost);
         if step.source.is_none() {
-            self.copies[at]
-                .end
-                .get_or_insert(CopyEnd::SourceFailed("no source".into()));
-            return self.finish_step(at, n, false);
+            let ops: Vec<OpId> = step.shares.iter().map(|s| s.op).collect();
+            (0..ops.len()).for_each(|share| step.give_up(share));
+            for op in ops {
+                let end = CopyEnd::SourceFailed("no source".into());
+                self.copy_of(op)?.end.get_or_insert(end);
+            }
+            return self.finish_step(at, n);
         }
         Ok(())
     }
@@ -211,9 +297,10 @@ impl World {
             let (Some(source), Some(view)) = (step.source, &step.view) else {
                 break;
             };
-            let Some(&block) = step.unread.last() else {
+            let Some((block, _)) = step.unread.last() else {
                 break;
             };
+            let block = *block;
             let others = has_other_source(view, step.tried, source);
             // Now and then a copy may lose its only source: that is no loss of data.
             let others = others || self.rng.chance(100);
@@ -227,45 +314,73 @@ impl World {
             }
             let value = self.disks[source.index()].image.get(block);
             let step = &mut self.copies[at].steps[n];
-            step.unread.pop();
-            step.unwritten.push((block, value));
+            let (_, lacking) = step.unread.pop().unwrap_or_default();
+            let lacking = lacking.into_iter().filter(|share| step.shares[*share].good);
+            step.unwritten
+                .extend(lacking.map(|share| (share, block, value)));
+        }
+        if makes!(ClearAtRead) && self.copies[at].steps[n].unread.is_empty() {
+            return self.clear_early(at, n);
+        }
+        Ok(())
+    }
+
+    /// The planted mistake: what is read is taken for copied.
+    fn clear_early(&mut self, at: usize, n: usize) -> Checked {
+        for share in 0..self.copies[at].steps[n].shares.len() {
+            let share = &mut self.copies[at].steps[n].shares[share];
+            let (op, step) = (share.op, share.step.take());
+            let copy = self.copy_of(op)?;
+            step.into_iter()
+                .for_each(|step| copy.work.finish(step, true));
         }
         Ok(())
     }
 
     fn write_step(&mut self, at: usize, n: usize) -> Checked {
-        let target = self.copies[at].work.target();
         for _ in 0..=self.rng.below(6) {
             let left = self.copies[at].steps[n].unwritten.len();
             if left == 0 {
-                return self.finish_step(at, n, true);
+                return self.finish_step(at, n);
             }
             let next = self.rng.place(left);
-            let (block, value) = self.copies[at].steps[n].unwritten.swap_remove(next);
-            if self.has_already(at, n, (block, value)) {
-                self.copies[at].steps[n].step.found_equal(BLOCK);
+            let (share, block, value) = self.copies[at].steps[n].unwritten.swap_remove(next);
+            if self.has_already(at, (n, share), (block, value)) {
+                let share = &mut self.copies[at].steps[n].shares[share];
+                share
+                    .step
+                    .iter_mut()
+                    .for_each(|step| step.found_equal(BLOCK));
                 continue;
             }
+            let (op, target) = {
+                let share = &self.copies[at].steps[n].shares[share];
+                (share.op, share.target)
+            };
             if self.put(target, block, value, false)? {
                 let media = self.rng.chance(300);
-                self.copies[at]
-                    .end
-                    .get_or_insert(CopyEnd::TargetFailed("write error".into(), media));
-                return self.finish_step(at, n, false);
+                let end = CopyEnd::TargetFailed("write error".into(), media);
+                self.copy_of(op)?.end.get_or_insert(end);
+                self.copies[at].steps[n].give_up(share);
             }
         }
         Ok(())
     }
 
     /// Whether the copy compares, and finds the value in its target; one that cannot be read is written.
-    fn has_already(&mut self, at: usize, n: usize, (block, value): (usize, Value)) -> bool {
-        let work = &self.copies[at].work;
-        let target = work.target();
-        if !work.kind().compares() || self.get_fails(target, true) {
+    fn has_already(
+        &mut self,
+        at: usize,
+        (n, share): (usize, usize),
+        (block, value): (usize, Value),
+    ) -> bool {
+        let sharing = &self.copies[at].steps[n].shares[share];
+        let (target, lead) = (sharing.target, share == 0);
+        if !sharing.compares || self.get_fails(target, true) {
             return false;
         }
         let step = &self.copies[at].steps[n];
-        let seen = step.early.iter().find(|(b, _)| *b == block);
+        let seen = step.early.iter().find(|(b, _)| lead && *b == block);
         let has = match seen {
             Some((_, before)) => *before,
             None => self.disks[target.index()].image.get(block),
@@ -278,24 +393,27 @@ impl World {
         equal
     }
 
-    fn finish_step(&mut self, at: usize, n: usize, good: bool) -> Checked {
+    fn finish_step(&mut self, at: usize, n: usize) -> Checked {
         if makes!(ClearAfterFence) {
-            self.copies[at].steps[n].late = Some(good);
+            self.copies[at].steps[n].late = true;
             return self.let_go_early(at, n);
         }
-        self.clear(at, n, good)
+        self.clear(at, n)
     }
 
-    /// Gives the step back to its work, under its fence.
-    fn clear(&mut self, at: usize, n: usize, good: bool) -> Checked {
-        let copy = &mut self.copies[at];
-        let step = copy.steps.swap_remove(n);
+    /// Gives the steps back to their works, under their fence.
+    fn clear(&mut self, at: usize, n: usize) -> Checked {
+        let step = self.copies[at].steps.swap_remove(n);
         let blocks = step.blocks();
-        copy.work.finish(step.step, good);
-        if copy.work.kind().is_merge() && good {
-            self.mark("merge step");
+        for share in step.shares {
+            let Some(own) = share.step else { continue };
+            let work = &mut self.copy_of(share.op)?.work;
+            work.finish(own, share.good);
+            if work.kind().is_merge() && share.good {
+                self.mark("merge step");
+            }
         }
-        if step.late.is_none() {
+        if !step.late {
             self.release(blocks.clone(), step.place, step.view.as_deref());
         }
         self.check_blocks(blocks)

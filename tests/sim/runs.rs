@@ -22,7 +22,8 @@ const BAD_BLOCK_SEEDS: u64 = 1000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 22] = [
+const RARE: [&str; 23] = [
+    "a step of several copies",
     "clock set back",
     "a life with bitmaps in memory only",
     "older image put back in a crash",
@@ -179,7 +180,7 @@ fn replay() {
         return println!("SIM_SEED names no seed");
     };
     let mut world = match number("SIM_BAD") {
-        Some(1) => bad_blocks(seed, true),
+        Some(1) => bad_blocks(seed, 1, true),
         _ => World::new(seed, faults(seed), true),
     };
     println!("{:?}", world.plan);
@@ -188,12 +189,13 @@ fn replay() {
     assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
 }
 
-/// A world in which control blocks often cannot be written.
-fn bad_blocks(seed: u64, log: bool) -> World {
+/// A world in which control blocks often cannot be written, with so many times the commands.
+fn bad_blocks(seed: u64, commands: u64, log: bool) -> World {
     let mut rng = Rng::new(seed);
     let mut plan = Plan::draw(&mut rng, true);
     plan.faults.block = 300;
     plan.crashes = plan.crashes.max(40);
+    plan.deeds[5] *= commands;
     World::with(rng, plan, seed, log)
 }
 
@@ -212,7 +214,7 @@ fn needs_bad_blocks(mistake: shadowset::set::planted::Mistake) -> bool {
 fn seeds_hold_with_bad_blocks() {
     let seeds = number("SIM_BAD_SEEDS").unwrap_or(BAD_BLOCK_SEEDS);
     let failed = (number("SIM_FIRST").unwrap_or(0)..seeds)
-        .find_map(|seed| Some((seed, attempt(&mut bad_blocks(seed, false)).err()?)));
+        .find_map(|seed| Some((seed, attempt(&mut bad_blocks(seed, 1, false)).err()?)));
     assert_eq!(failed, None);
 }
 
@@ -225,8 +227,12 @@ fn planted_mistakes_are_caught() {
     for mistake in Mistake::ALL {
         plant(Some(mistake));
         let found = (0..MISTAKE_SEEDS).find_map(|seed| {
+            let commands = match mistake {
+                Mistake::CommandWhileHalted => 8,
+                _ => 1,
+            };
             let mut world = match needs_bad_blocks(mistake) {
-                true => bad_blocks(seed, false),
+                true => bad_blocks(seed, commands, false),
                 false => World::new(seed, faults(seed), false),
             };
             Some((seed, attempt(&mut world).err()?))
