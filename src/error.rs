@@ -120,9 +120,11 @@ pub fn errno(code: Code) -> i32 {
     match code {
         Code::Syntax | Code::OutOfRange | Code::Config => libc::EINVAL,
         Code::TooLong => libc::E2BIG,
-        Code::NoSuchMember | Code::NoSuchBitmap | Code::NoSuchOperation | Code::NoSuchFile => {
-            libc::ENOENT
-        }
+        Code::NoSuchMember
+        | Code::NoSuchBitmap
+        | Code::NoSuchOperation
+        | Code::NoSuchParameter
+        | Code::NoSuchFile => libc::ENOENT,
         Code::AlreadyMember => libc::EEXIST,
         Code::AlreadyDetached => libc::EALREADY,
         Code::LastSource | Code::IsCopyTarget | Code::ImageLocked | Code::InUse => libc::EBUSY,
@@ -153,6 +155,7 @@ pub fn exit_code(code: Code) -> u8 {
         Code::NoSuchMember
         | Code::NoSuchBitmap
         | Code::NoSuchOperation
+        | Code::NoSuchParameter
         | Code::NoSuchFile
         | Code::NotMounted => 3,
         Code::TimedOut => 124,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::params::AnyParam;
 use super::size::{parse_size, parse_timeout};
 use super::wait::Goal;
 use crate::set::geometry::Bytes;
@@ -60,6 +61,9 @@ pub(super) enum Verb {
     /// Copies and merges.
     #[command(subcommand)]
     Op(OpVerb),
+    /// Parameters of a mounted unit.
+    #[command(subcommand)]
+    Params(ParamsVerb),
     /// Waits until a unit is in a given state.
     Wait(WaitArgs),
     /// Prints what has happened to a unit.
@@ -288,6 +292,43 @@ pub(super) struct OpWaitArgs {
     pub(super) timeout: Option<Duration>,
 }
 
+/// `params`.
+#[derive(Subcommand, Debug)]
+pub(super) enum ParamsVerb {
+    /// Lists the parameters with their values and what they take.
+    List(UnitArgs),
+    /// Prints the value of a parameter.
+    Get(ParamArgs),
+    /// Gives a parameter another value, at once in force.
+    Set(ParamSetArgs),
+}
+
+/// One parameter.
+#[derive(ClapArgs, Debug)]
+pub(super) struct ParamArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Name of the parameter.
+    #[arg(value_parser = AnyParam)]
+    pub(super) name: String,
+}
+
+/// `params set`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct ParamSetArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// Name of the parameter.
+    #[arg(value_parser = AnyParam)]
+    pub(super) name: String,
+    /// The value.
+    #[arg(allow_hyphen_values = true)]
+    pub(super) value: String,
+    /// Write it into the unit's configuration too; its comments stay.
+    #[arg(long)]
+    pub(super) persist: bool,
+}
+
 /// `wait`.
 #[derive(ClapArgs, Debug)]
 pub(super) struct WaitArgs {
@@ -380,6 +421,9 @@ mod tests {
             "op resume dsa1 7",
             "op cancel dsa1 7",
             "op wait dsa1 7 --timeout 5m",
+            "params list dsa1 --json",
+            "params get dsa1 max_copies",
+            "params set dsa1 max_copies 2 --persist",
             "wait dsa1 --for steady --timeout 10",
             "wait dsa1 --for op=3",
             "wait dsa1 --for member=m3:source",
@@ -410,6 +454,7 @@ mod tests {
             ("wait dsa1 --for rain", "rain"),
             ("wait dsa1 --for op=x", "op=x"),
             ("op pause dsa1 seven", "seven"),
+            ("params set dsa1 max_copies", "<VALUE>"),
             ("status --watch", "<UNIT>"),
             ("mount dsa1 /mnt --ready-pipe", "--foreground"),
             ("completions tcl", "tcl"),

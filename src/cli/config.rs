@@ -16,6 +16,7 @@ use toml::Spanned;
 
 use super::{hints, place};
 use crate::error::{Error, Result};
+use crate::server::params::Param;
 use crate::server::setup::{Durability, IoMode, MemberSetup, Protect, Setup, default_scb};
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
 use crate::set::member::MEMBERS_MAX;
@@ -32,6 +33,8 @@ pub(super) struct Config {
     pub(super) setup: Setup,
     /// How it is mounted when the command line says nothing else.
     pub(super) mount: Mount,
+    /// The parameters that it begins with.
+    pub(super) params: Vec<(Param, u64)>,
 }
 
 /// Options of the `[mount]` table.
@@ -78,7 +81,7 @@ struct File {
     #[serde(default)]
     member: Vec<Spanned<Member>>,
     #[serde(default)]
-    params: BTreeMap<Spanned<String>, toml::Value>,
+    params: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
     #[serde(default)]
     mount: Mount,
 }
@@ -121,10 +124,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     let place = Source { text, path };
     let file: File = toml::from_str(text)
         .map_err(|e| place.wrong(e.span().unwrap_or(0..0), &first_line(e.message())))?;
-    if let Some(key) = file.params.keys().next() {
-        let says = format!("there is no parameter {}", key.get_ref());
-        return Err(place.wrong(key.span(), &says));
-    }
+    let params = file
+        .params
+        .iter()
+        .map(|(key, value)| place.param(key, value));
+    let params = params.collect::<Result<Vec<_>>>()?;
     let unit = match &file.unit {
         Some(unit) => place.name(unit)?,
         None => unit_of_file(path)?,
@@ -140,7 +144,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     };
     let log = file.mount.log.as_deref().map(|log| place.absolute(log));
     let mount = Mount { log, ..file.mount };
-    Ok(Config { setup, mount })
+    Ok(Config {
+        setup,
+        mount,
+        params,
+    })
 }
 
 /// The durability of a word; any other word is refused in one sentence.
@@ -272,6 +280,20 @@ impl Source<'_> {
             return Ok(name.get_ref().clone());
         }
         Err(self.wrong(name.span(), &bad_name(name.get_ref())))
+    }
+
+    fn param(&self, key: &Spanned<String>, value: &Spanned<toml::Value>) -> Result<(Param, u64)> {
+        let param = Param::from_name(key.get_ref()).ok_or_else(|| {
+            let says = format!("there is no parameter {}", key.get_ref());
+            self.wrong(key.span(), &says)
+        })?;
+        let text = match value.get_ref() {
+            toml::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let read = param.spec().read(&text);
+        let value = read.map_err(|wrong| self.wrong(value.span(), &wrong.text))?;
+        Ok((param, value))
     }
 
     fn label(&self, label: Option<&Spanned<String>>) -> Result<Option<String>> {

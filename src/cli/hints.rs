@@ -35,6 +35,9 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
     let mut words = command.split_whitespace();
     let (verb, object) = (words.next(), words.next().unwrap_or("MEMBER"));
     match code {
+        Code::Syntax | Code::OutOfRange if verb == Some("set") => {
+            format!("`shadowset params list {unit}` shows what each parameter takes")
+        }
         Code::Syntax | Code::OutOfRange | Code::TooLong => match verb {
             Some(verb) => format!("`shadowset {} --help` shows the form", verb_of(verb)),
             None => "shadowset(8) describes every option".to_owned(),
@@ -42,6 +45,7 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
         Code::NoSuchMember => format!("`shadowset status {unit}` shows the members"),
         Code::NoSuchBitmap => format!("`shadowset bitmap list {unit}` lists the bitmaps"),
         Code::NoSuchOperation => format!("`shadowset op list {unit}` lists the operations"),
+        Code::NoSuchParameter => format!("`shadowset params list {unit}` lists the parameters"),
         Code::AlreadyMember if hint.contains("as=") => "choose another name: --as NAME".to_owned(),
         Code::AlreadyMember if hint == code.hint() => {
             format!("`shadowset status {unit}` shows the members")

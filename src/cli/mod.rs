@@ -20,6 +20,8 @@ mod mount;
 mod mount_options;
 mod op;
 mod output;
+mod params;
+mod persist;
 mod place;
 mod size;
 mod status;
@@ -87,6 +89,7 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Merge(args) => change::merge(args, out),
         Verb::Bitmap(verb) => bitmap::run(verb, out),
         Verb::Op(verb) => op::run(verb, out),
+        Verb::Params(verb) => params::run(verb, out),
         Verb::Wait(args) => wait::run(args, out),
         Verb::Events(args) => events::run(args, out),
         Verb::Loop(verb) => loops::run(verb, out),

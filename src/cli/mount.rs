@@ -65,6 +65,8 @@ struct Plan {
     setup: Setup,
     dir: PathBuf,
     options: Options,
+    /// The configuration that it comes from.
+    config: Option<PathBuf>,
 }
 
 impl Plan {
@@ -74,13 +76,15 @@ impl Plan {
         if args.log.is_some() {
             options.log.clone_from(&args.log);
         }
-        let mut setup = if args.spec == "none" {
-            setup_of_options(&options)?
+        let (mut setup, file) = if args.spec == "none" {
+            (setup_of_options(&options)?, None)
         } else {
             refuse_members(&options)?;
-            let config = config::load(&place::config_file(&args.spec)?)?;
+            let file = place::config_file(&args.spec)?;
+            let config = config::load(&file)?;
             options.complete(config.mount);
-            config.setup
+            options.complete_params(config.params);
+            (config.setup, Some(file))
         };
         if let Some(unit) = options.unit.take() {
             setup.unit = unit;
@@ -113,6 +117,7 @@ impl Plan {
             setup,
             dir,
             options,
+            config: file,
         })
     }
 
@@ -239,6 +244,7 @@ impl Plan {
         let options = MountOptions {
             allow_other: self.options.allow_other,
             mounting: self.options.mounting(),
+            config: self.config.clone(),
         };
         let mut opened = false;
         let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {

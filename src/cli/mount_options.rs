@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::config::{self, Mount};
 use crate::error::{Error, Result};
+use crate::server::params::{Param, Values};
 use crate::server::setup::{Durability, Mounting};
 use crate::set::{Code, Policy};
 
@@ -55,6 +56,8 @@ pub(super) struct Options {
     pub(super) include: bool,
     /// No member may have to be copied.
     pub(super) nocopy: bool,
+    /// Parameters, the later one of two in force.
+    pub(super) params: Vec<(Param, u64)>,
 }
 
 /// Reads lists of options, each as it stands behind a `-o`.
@@ -104,6 +107,11 @@ impl Options {
         self.log = self.log.take().or(mount.log);
     }
 
+    /// Takes the parameters of the configuration, where this mount says nothing else.
+    pub(super) fn complete_params(&mut self, of_file: Vec<(Param, u64)>) {
+        self.params.splice(0..0, of_file);
+    }
+
     /// What the server is told of this mount.
     pub(super) fn mounting(&self) -> Mounting {
         Mounting {
@@ -112,7 +120,16 @@ impl Options {
             require_members: self.require_members,
             include: self.include,
             nocopy: self.nocopy,
+            params: self.values(),
         }
+    }
+
+    fn values(&self) -> Values {
+        let mut values = Values::default();
+        for (param, value) in &self.params {
+            values.set(*param, *value);
+        }
+        values
     }
 
     fn read(&mut self, word: &str) -> Result<()> {
@@ -148,7 +165,11 @@ impl Options {
             "policy" => self.policy = Some(config::policy(value).map_err(wrong)?),
             "log" => return Err(wrong("the path is empty".to_owned())),
             _ if is_for_others(key) => {}
-            _ => return Err(unknown(key)),
+            _ => {
+                let param = Param::from_name(key).ok_or_else(|| unknown(key))?;
+                let read = param.spec().read(value);
+                self.params.push((param, read.map_err(|e| wrong(e.text))?));
+            }
         }
         Ok(())
     }
@@ -162,7 +183,7 @@ fn is_for_others(word: &str) -> bool {
 fn unknown(word: &str) -> Error {
     Error::new(Code::Syntax, format!("mount: unknown option `{word}`")).with_hint(
         "options: ro allow_other foreground log=FILE unit=NAME members=A:B durability=WORD \
-         policy=WORD require_members include nocopy",
+         policy=WORD require_members include nocopy, and any parameter of shadowset-control(7)",
     )
 }
 
@@ -194,7 +215,8 @@ mod tests {
     fn every_option_is_read() {
         let options = read(
             "ro,allow_other,foreground,log=/l,unit=dsa2,members=/a:/b\\:c:/d,durability=crash,\
-             policy=minicopy,require_members,include,nocopy",
+             policy=minicopy,require_members,include,nocopy,max_copies=2,\
+             default_detach_policy=minicopy",
         );
         let expected = Options {
             allow_other: true,
@@ -208,6 +230,7 @@ mod tests {
             require_members: true,
             include: true,
             nocopy: true,
+            params: vec![(Param::MaxCopies, 2), (Param::DefaultDetachPolicy, 0)],
         };
         assert_eq!(options.expect("valid"), expected);
     }
@@ -249,6 +272,8 @@ mod tests {
             ),
             ("nocopy=yes", "unknown option `nocopy`"),
             ("policy", "unknown option `policy`"),
+            ("max_copies=x", "max_copies: takes 0 to 200 copies, not x"),
+            ("max_copies", "unknown option `max_copies`"),
         ] {
             let error = read(line).expect_err(line);
             assert!(error.to_string().contains(says), "{error}");
@@ -274,6 +299,7 @@ mod tests {
             require_members: false,
             include: true,
             nocopy: false,
+            params: Values::default(),
         };
         assert_eq!(silent.mounting(), expected);
         let mut loud =
@@ -287,5 +313,25 @@ mod tests {
         };
         assert_eq!(loud.mounting(), expected);
         assert_eq!(loud.log.as_deref(), Some(std::path::Path::new("/l")));
+    }
+
+    #[test]
+    fn a_parameter_of_the_mount_stands_over_that_of_the_configuration() {
+        let mut options = read("max_copies=2,max_copies=3").expect("valid");
+        options.complete_params(vec![(Param::MaxCopies, 9), (Param::Priority, 0)]);
+        let params = options.mounting().params;
+        let timeout = Values::default().get(Param::CommandTimeout);
+        let values = [Param::MaxCopies, Param::Priority, Param::CommandTimeout];
+        assert_eq!(values.map(|param| params.get(param)), [3, 0, timeout]);
+    }
+
+    #[test]
+    fn no_parameter_has_the_name_of_an_option() {
+        for param in Param::ALL {
+            let option = read(&format!("{}=", param.name())).expect_err("nothing");
+            let says = format!("mount: {}: takes", param.name());
+            assert!(option.to_string().starts_with(&says), "{option}");
+            assert!(read(param.name()).is_err(), "{}", param.name());
+        }
     }
 }

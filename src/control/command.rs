@@ -83,6 +83,15 @@ pub static COMMANDS: &[Spec] = &[
         doc: "End an operation; its target is detached and keeps what is left of its bitmap.",
         parse: |words| Ok(Request::Cancel(operation(words)?)),
     },
+    Spec {
+        verb: "set",
+        syntax: "set <parameter> <value>",
+        doc: "Give a parameter another value, at once in force; `params/HELP` lists them.",
+        parse: |words| {
+            let (name, value) = (words.object("a parameter")?, words.object("a value")?);
+            Ok(Request::Set { name, value })
+        },
+    },
 ];
 
 /// Verbs of the interface that this version does not know.
@@ -92,7 +101,6 @@ const LATER: &[&str] = &[
     "stall",
     "unstall",
     "abort",
-    "set",
     "reset-counters",
     "dissolve",
 ];
@@ -121,6 +129,22 @@ pub fn parse_for(bytes: &[u8], object: &str, verbs: &[&str]) -> Result<Request, 
     }
     words.rest.push(object.to_owned());
     finish(spec, words)
+}
+
+/// Parses what was written to the file of a parameter: the value alone.
+///
+/// # Errors
+/// A refusal that names the word at fault.
+pub fn parse_value(bytes: &[u8], name: &str) -> Result<Request, Refusal> {
+    let mut words = split(line(bytes)?)?.into_iter().map(|token| token.text);
+    match (words.next(), words.next()) {
+        (Some(value), None) => Ok(Request::Set {
+            name: name.to_owned(),
+            value,
+        }),
+        (None, _) => Err(syntax(format!("{name} needs a value"))),
+        (_, Some(word)) => Err(syntax(format!("{name} takes one value")).at(word)),
+    }
 }
 
 /// The column of a word in a command, in characters.

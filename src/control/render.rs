@@ -3,6 +3,7 @@
 use super::logbook::Logbook;
 use super::table::{Drawn, Node, Show};
 use super::text;
+use crate::server::params::Param;
 use crate::server::{EventRecord, Published};
 use crate::set::{BitmapId, MemberId, OpId};
 
@@ -13,6 +14,7 @@ pub(super) enum Key {
     Member(MemberId),
     Bitmap(BitmapId),
     Operation(OpId),
+    Param(Param),
 }
 
 /// What a node's text is made of.
@@ -47,6 +49,7 @@ pub(super) fn render(node: &Node, key: Key, context: &Context<'_>) -> Option<Vec
             let tag = status.tag?;
             show(context, &Drawn { status, tag })
         }
+        (Show::Param, Key::Param(param)) => param.spec().write(context.now.params.get(param)),
         (Show::Map, Key::Bitmap(id)) => {
             return Some(set.bitmap(id)?.map.to_bits().into_vec());
         }

@@ -35,7 +35,7 @@ struct Status<'a> {
     members: Vec<Member<'a>>,
     bitmaps: Vec<Bitmap<'a>>,
     operations: Vec<Op<'a>>,
-    params: BTreeMap<&'static str, String>,
+    params: BTreeMap<&'static str, serde_json::Value>,
 }
 
 #[derive(Serialize)]
@@ -116,7 +116,7 @@ impl<'a> Status<'a> {
                 .filter_map(|b| Bitmap::of(now, b))
                 .collect(),
             operations: set.operations.iter().map(|o| Op::of(now, o)).collect(),
-            params: BTreeMap::new(),
+            params: now.params.texts().map(param).collect(),
         }
     }
 }
@@ -182,6 +182,12 @@ impl<'a> Op<'a> {
     }
 }
 
+/// A parameter: its value is a number where it is written as one.
+fn param((name, text): (&'static str, String)) -> (&'static str, serde_json::Value) {
+    let number = text.parse::<u64>().map(serde_json::Value::from);
+    (name, number.unwrap_or_else(|_| text.into()))
+}
+
 /// `status.json`.
 pub(super) fn json(c: &Context<'_>) -> String {
     serde_json::to_string_pretty(&Status::of(c)).unwrap_or_default()
@@ -194,7 +200,10 @@ pub(super) fn flat(c: &Context<'_>) -> String {
     };
     let mut out = String::new();
     let blocks = ["members", "bitmaps", "operations"].map(|key| (key, whole.remove(key)));
-    whole.remove("params");
+    let params = whole.remove("params");
+    for (name, content) in params.iter().filter_map(|p| p.as_object()).flatten() {
+        whole.insert(format!("params.{name}"), content.clone());
+    }
     let _ = block(&mut out, "unit", "unit", &whole);
     for (key, objects) in blocks {
         let (heading, id) = match key {

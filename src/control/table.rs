@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::command::COMMANDS;
 use super::render::Context;
 use super::{show, status};
+use crate::server::params;
 use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation};
 
 /// Kind of a node.
@@ -31,6 +32,8 @@ pub(super) enum Show {
     Member(fn(&Context<'_>, &MemberStatus) -> String),
     Bitmap(fn(&Context<'_>, &Drawn<'_>) -> String),
     Operation(fn(&Context<'_>, &Operation) -> String),
+    /// The value of a parameter.
+    Param,
     /// Raw bytes, with no newline.
     Map,
     /// Target of a link, with no newline; `None` where there is no link.
@@ -44,6 +47,8 @@ pub(super) enum Store {
     Command,
     /// One of these commands, for the object that the node belongs to.
     ObjectCommand(&'static [&'static str]),
+    /// A value for the parameter that the node is.
+    Value,
     /// Clears the error log.
     ClearErrors,
 }
@@ -457,6 +462,20 @@ pub static TABLE: &[Node] = &[
         "Announcements of first writes to regions, and how they were committed.",
         show::announcements,
     ),
+    dir("params", "The parameters, by name."),
+    set(
+        "params/HELP",
+        "Name, type, smallest and largest value, default, unit and meaning of each parameter.",
+        |_| params::help(),
+    )
+    .fixed(),
+    node(
+        "params/<p>",
+        "One parameter; takes another value.",
+        Show::Param,
+        Changes::WithSet,
+    )
+    .stores(Store::Value),
 ];
 
 /// The tree and the commands, from the tables that serve them.

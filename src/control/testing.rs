@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::tree::Unit;
+use crate::server::params::Values;
 use crate::server::setup::Durability;
 use crate::server::{Done, EventRecord, Published, Rate, Request};
 use crate::set::{
@@ -171,5 +172,6 @@ pub(crate) fn published() -> Published {
             eta_s: Some(2),
         }],
         announced: Arc::default(),
+        params: Values::default(),
     }
 }

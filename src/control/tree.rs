@@ -12,6 +12,7 @@ use super::logbook::Logbook;
 use super::render::{Context, Key, render};
 use super::table::{Changes, Kind, Node, Store, TABLE};
 use crate::error::errno;
+use crate::server::params::Param;
 use crate::server::{Done, EventRecord, Handle, Published, Request};
 use crate::set::{Answer, BitmapId, Code, MemberId, Moment, OpId, Refusal};
 
@@ -94,6 +95,9 @@ impl NodeRef {
             Some(Key::Bitmap(BitmapId(id)))
         } else if path.starts_with("operations/<n>") {
             Some(Key::Operation(OpId(self.object)))
+        } else if path == "params/<p>" {
+            let place = usize::try_from(self.object).ok()?;
+            Param::ALL.get(place).copied().map(Key::Param)
         } else {
             Some(Key::Set)
         }
@@ -238,6 +242,7 @@ impl Tree {
             (Some(Store::ObjectCommand(verbs)), Some(name)) => {
                 command::parse_for(bytes, &name, verbs)
             }
+            (Some(Store::Value), Some(name)) => command::parse_value(bytes, &name),
             (None, _) => Err(Refusal::new(
                 Code::NotPermitted,
                 format!("{} takes no writes", node.node().path),
@@ -334,6 +339,7 @@ fn object_name(state: &Published, node: NodeRef) -> Option<String> {
         Key::Member(id) => state.set.members.get(id.index()).map(|m| m.name.clone()),
         Key::Bitmap(id) => state.set.bitmap(id).map(|_| id.to_string()),
         Key::Operation(id) => state.set.operation(id).map(|_| id.to_string()),
+        Key::Param(param) => Some(param.name().to_owned()),
     }
 }
 
@@ -407,6 +413,10 @@ fn objects(state: &Published, node: &Node) -> Vec<(String, u64)> {
             let tags = set.bitmaps.iter().filter_map(|b| b.tag);
             tags.map(|t| (t.id.to_string(), u64::from(t.id.0)))
                 .collect()
+        }
+        "params/<p>" => {
+            let one = |param: &Param| (param.name().to_owned(), param.index() as u64);
+            Param::ALL.iter().map(one).collect()
         }
         _ => set
             .operations

@@ -9,7 +9,7 @@ mod requests;
 mod session;
 mod unit;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::server::setup::{Mounting, Setup};
@@ -21,6 +21,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// What the server is told of this mount.
     pub mounting: Mounting,
+    /// The configuration that the unit is mounted from, for those who change it.
+    pub config: Option<PathBuf>,
 }
 
 /// Serves a unit until it is unmounted and its members are marked clean.

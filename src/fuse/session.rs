@@ -73,6 +73,9 @@ pub(super) fn serve(
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
     let claimed = Runtime::from_env()?.claim(unit)?;
+    if let Some(config) = &options.config {
+        claimed.set_config(config)?;
+    }
     let mut notes = clear_left(unit, claimed.left_mountpoint());
     notes.extend(clear(unit, dir)?);
     let dir = dir.canonicalize().map_err(failed)?;

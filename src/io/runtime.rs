@@ -1,6 +1,6 @@
 //! Runtime directory: which units are served on this machine, by whom and where.
 //!
-//! `<base>/<unit>/` holds `lock`, `pid` and `mountpoint`, and `failed` after a bad end. The lock decides who serves the unit, the
+//! `<base>/<unit>/` holds `lock`, `pid`, `mountpoint` and `config`, and `failed` after a bad end. The lock decides who serves the unit, the
 //! other files only tell about it: they must not be believed when nobody holds the lock.
 
 use std::ffi::OsString;
@@ -21,6 +21,9 @@ const ATTEMPTS: usize = 100;
 
 /// Who can read the lock's file can hold a read lock, which would keep every server out.
 const LOCK_MODE: u32 = 0o600;
+
+/// File with the path of the configuration that the unit is mounted from.
+const CONFIG: &str = "config";
 
 /// File with the sentence of a server that has not ended well.
 const FAILED: &str = "failed";
@@ -179,6 +182,17 @@ impl Runtime {
         Ok(sentence.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// The configuration that `unit` is mounted from; `None` when it is mounted without one, or not at all.
+    ///
+    /// # Errors
+    /// `Syntax` when the name cannot name a directory; the system's error.
+    pub fn config(&self, unit: &str) -> Result<Option<PathBuf>> {
+        let dir = self.dir(unit)?;
+        let path = read(&dir, CONFIG)
+            .map_err(|e| Error::io(format!("{} cannot be read", dir.display()), e))?;
+        Ok(path.map(|bytes| PathBuf::from(OsString::from_vec(bytes))))
+    }
+
     fn dir(&self, unit: &str) -> Result<PathBuf> {
         let mut parts = Path::new(unit).components();
         match (parts.next(), parts.next()) {
@@ -212,6 +226,15 @@ impl RuntimeDir {
     /// The system's error.
     pub fn set_mountpoint(&self, mountpoint: &Path) -> Result<()> {
         replace(&self.dir, "mountpoint", mountpoint.as_os_str().as_bytes())
+            .map_err(|e| Error::io(format!("{} cannot be written", self.dir.display()), e))
+    }
+
+    /// Tells which configuration the unit is mounted from.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn set_config(&self, config: &Path) -> Result<()> {
+        replace(&self.dir, CONFIG, config.as_os_str().as_bytes())
             .map_err(|e| Error::io(format!("{} cannot be written", self.dir.display()), e))
     }
 

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{SendError, Sender};
 
 use super::Message;
+use super::params::Values;
 use super::pipeline::Pipeline;
 use super::setup::Durability;
 use crate::io::journal::MessageCounts;
@@ -68,6 +69,13 @@ pub enum Request {
     Cancel(OpId),
     /// Forget a finished operation.
     Forget(OpId),
+    /// Give a parameter another value.
+    Set {
+        /// Its name.
+        name: String,
+        /// The value, as it is written.
+        value: String,
+    },
 }
 
 /// Called once with the outcome of a command, from the control thread: it must not block.
@@ -111,6 +119,8 @@ pub struct Published {
     pub rates: Vec<Rate>,
     /// What is counted of announcements of new marks to the durable bitmaps; goes on counting.
     pub announced: Arc<MessageCounts>,
+    /// The parameters.
+    pub params: Values,
 }
 
 impl Published {

@@ -15,6 +15,7 @@ mod home;
 mod immutable;
 mod lane;
 mod merging;
+pub mod params;
 pub mod pipeline;
 mod record;
 mod roster;
@@ -27,6 +28,7 @@ mod start;
 mod step;
 mod streams;
 mod throttle;
+mod tune;
 
 pub use handle::{Done, EventRecord, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};

@@ -32,6 +32,14 @@ pub(super) fn record_start(board: &Board, time: Moment, set: &SetStatus) {
     }
 }
 
+/// Writes down that a parameter has another value.
+pub(super) fn record_set(board: &Board, time: Moment, name: &str, old: &str, new: &str) {
+    let facts = [("parameter", name), ("old", old), ("new", new)];
+    tracing::info!("parameter-set parameter={name} old={old} new={new}");
+    let facts = facts.map(|(key, value)| (key, value.to_owned()));
+    keep(board, time, "parameter-set", facts.into());
+}
+
 fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {
     let mut events = board.events.lock().unwrap_or_else(PoisonError::into_inner);
     let seq = events.back().map_or(1, |e| e.seq + 1);

@@ -11,6 +11,7 @@ use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::handle::{Board, Done, Published, Request};
 use super::home::Snapshots;
+use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
 use super::record::record;
 use super::seat::{Identity, Seat};
@@ -20,11 +21,9 @@ use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
-    Moment, Notice, Policy, Refusal, ShadowSet, Ticket, Verdict, Written,
+    Moment, Notice, Refusal, ShadowSet, Ticket, Verdict, Written,
 };
 
-/// Time after which a command that has not ended is given up.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the write-intent bitmap may be rotated.
 const TICK: Duration = Duration::from_secs(5);
 /// How often the progress of copies is published.
@@ -50,6 +49,7 @@ pub(super) struct Runner {
     pub(super) copier: Copier,
     pub(super) board: Arc<Board>,
     pub(super) messages: Sender<Message>,
+    pub(super) params: Arc<Params>,
     waiters: HashMap<u64, Waiter>,
     queue: VecDeque<(Request, Done)>,
     current: Option<(u64, Instant)>,
@@ -80,6 +80,7 @@ pub(super) struct Parts {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) board: Arc<Board>,
     pub(super) messages: Sender<Message>,
+    pub(super) params: Arc<Params>,
     /// The generations that the members' blocks hold.
     pub(super) blocks: Vec<(MemberId, Generation)>,
 }
@@ -102,6 +103,7 @@ impl Runner {
             copier,
             board: parts.board,
             messages: parts.messages,
+            params: parts.params,
             waiters: HashMap::new(),
             queue: VecDeque::new(),
             current: None,
@@ -218,7 +220,10 @@ impl Runner {
                 self.reply(&ticket, Err(refusal));
                 continue;
             }
-            self.current = Some((ticket.number(), Instant::now() + COMMAND_TIMEOUT));
+            self.current = Some((
+                ticket.number(),
+                Instant::now() + self.params.command_timeout(),
+            ));
             match request {
                 Request::Attach {
                     what,
@@ -238,8 +243,9 @@ impl Runner {
                         self.reply(&ticket, Err(refusal));
                     }
                 }
+                Request::Set { name, value } => self.set_param(&ticket, &name, &value),
                 request => {
-                    if let Some(command) = command(request) {
+                    if let Some(command) = command(request, &self.params) {
                         self.feed(Event::Command(ticket, command));
                     }
                 }
@@ -406,7 +412,7 @@ impl Runner {
             .flush_later(self.stores.clone(), members, done);
     }
 
-    fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {
+    pub(super) fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {
         if self
             .current
             .is_some_and(|(number, _)| number == ticket.number())
@@ -459,6 +465,7 @@ impl Runner {
             set: self.set.status(),
             rates: self.speeds.rates(),
             announced: Arc::clone(&last.announced),
+            params: self.params.values(),
         };
         self.board.publish(state);
     }
@@ -472,21 +479,21 @@ fn is_dry_run(request: &Request) -> bool {
     )
 }
 
-fn command(request: Request) -> Option<Command> {
+fn command(request: Request, params: &Params) -> Option<Command> {
     Some(match request {
         Request::Detach {
             member,
             policy,
             dry_run,
         } => {
-            let policy = policy.unwrap_or(Policy::MinicopyOptional);
+            let policy = policy.unwrap_or_else(|| params.default_detach_policy());
             Command::Detach {
                 member,
                 policy,
                 dry_run,
             }
         }
-        Request::Attach { .. } => return None,
+        Request::Attach { .. } | Request::Set { .. } => return None,
         Request::Expel { member } => Command::Expel { member },
         Request::Release { member } => Command::Release { member },
         Request::Merge { full } => Command::Merge { full },

@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use super::params::Values;
 use crate::error::{Error, Result};
 pub use crate::io::IoMode;
 use crate::set::{Code, Policy};
@@ -53,6 +54,8 @@ pub struct Mounting {
     pub include: bool,
     /// Refuse when a member would have to be copied.
     pub nocopy: bool,
+    /// The parameters that the unit begins with.
+    pub params: Values,
 }
 
 /// What is done for the image of a member that is away, beside its stamp.

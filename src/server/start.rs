@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use super::create::random_mark;
 use super::handle::{Board, Handle, Published};
 use super::home::{self, Settled};
+use super::params::Params;
 use super::pipeline::{Live, Pipeline};
 use super::record::record_start;
 use super::roster::Roster;
@@ -18,7 +19,7 @@ use super::{Message, admission};
 use crate::error::{Error, Result};
 use crate::io::state_dir::StateDir;
 use crate::set::assess::{Assembly, assess};
-use crate::set::{Beginning, Code, Effect, Event, MemberId, MemberSet, ShadowSet, View};
+use crate::set::{Beginning, Code, Effect, Event, MemberId, MemberSet, Moment, ShadowSet, View};
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let (roster, assembly, home) = elect(setup, mounting)?;
     let kept = home.home.clone();
     let mark = random_mark();
+    let params = Arc::new(Params::new(mounting.params));
     let beginning = Beginning {
         geometry: assembly.geometry,
         generation: assembly.generation,
@@ -75,13 +77,13 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         absent: mounting.policy,
         past: home.past,
         home: home.home,
+        limits: params.limits(),
         now: now(),
     };
     let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;
     admission::check_bitmaps(&set.status(), &kept, mounting, setup.durability)?;
     let effects = set.begin();
-    let first =
-        first_view(&effects).ok_or_else(|| Error::new(Code::Io, "there is no first View"))?;
+    let first = first_view(&effects)?;
     let (messages, inbox) = unbounded();
     let unfinished = roster.unfinished(&assembly, &set);
     let (seats, created) = (roster.seats(&assembly), roster.created());
@@ -99,13 +101,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         pipeline: Arc::clone(&pipeline),
         messages: messages.clone(),
     };
-    let identity = Identity {
-        set: assembly.set,
-        label: assembly.label,
-        lineage: assembly.lineage.mounted(assembly.generation.next(), mark),
-        created,
-        state_dir: setup.state_dir.clone(),
-    };
+    let identity = identity(setup, assembly, created, mark);
     let parts = Parts {
         set,
         identity,
@@ -114,11 +110,23 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         pipeline,
         board,
         messages,
+        params,
         blocks,
     };
     let mut runner = Runner::new(parts);
     let rest = first_effects(&mut runner, effects, unfinished)?;
     run(runner, rest, inbox, handle, state_dir)
+}
+
+/// What the members' blocks say of the set from this mount on.
+fn identity(setup: &Setup, assembly: Assembly, created: Option<Moment>, mark: u64) -> Identity {
+    Identity {
+        set: assembly.set,
+        label: assembly.label,
+        lineage: assembly.lineage.mounted(assembly.generation.next(), mark),
+        created,
+        state_dir: setup.state_dir.clone(),
+    }
 }
 
 /// Looks at everything that is there and decides who starts as what; all refusals but those that bitmaps
@@ -190,11 +198,12 @@ fn run(
     })
 }
 
-fn first_view(effects: &[Effect]) -> Option<View> {
-    effects.iter().find_map(|e| match e {
+fn first_view(effects: &[Effect]) -> Result<View> {
+    let view = effects.iter().find_map(|e| match e {
         Effect::Publish(view) => Some((**view).clone()),
         _ => None,
-    })
+    });
+    view.ok_or_else(|| Error::new(Code::Io, "there is no first View"))
 }
 
 fn published(
@@ -216,5 +225,6 @@ fn published(
         set: set.status(),
         rates: Vec::new(),
         announced: Arc::default(),
+        params: mounting.params,
     }
 }

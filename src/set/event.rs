@@ -2,6 +2,7 @@
 
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::geometry::{ByteRange, Bytes};
+use super::limits::Limits;
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::record::HomeChange;
 use super::refusal::Refusal;
@@ -189,6 +190,8 @@ pub enum Event {
     HomeLost(Refusal),
     /// Some time has passed: a moment to rotate the write-intent bitmap.
     Tick,
+    /// Other limits for copies are in force.
+    Limits(Limits),
     /// No request will come any more: stop copies, flush, mark the members clean.
     Shutdown,
 }

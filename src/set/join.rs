@@ -321,7 +321,7 @@ impl ShadowSet {
     /// Starts queued copies: minimerges first, then minicopies, compare copies, full copies and full merges (the
     /// order of the manual), each in the order of their admission.
     pub(super) fn start_copies(&mut self) {
-        while !self.closing && self.running().count() < self.copies_max {
+        while !self.closing && self.running().count() < self.limits.at_once() {
             let Some(id) = self.next_queued() else { return };
             if let MemberState::Target {
                 op,

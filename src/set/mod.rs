@@ -13,6 +13,7 @@ mod fault;
 pub mod geometry;
 pub mod join;
 mod leave;
+mod limits;
 pub mod member;
 pub mod mount;
 pub mod operation;
@@ -39,6 +40,7 @@ pub use event::{
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::AttachPlan;
+pub use limits::Limits;
 pub use member::{
     BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Sources,
 };

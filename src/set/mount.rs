@@ -15,13 +15,14 @@ use super::copy::CopyKind;
 use super::epochs::{OldIntent, Pace};
 use super::event::Effect;
 use super::geometry::Geometry;
+use super::limits::Limits;
 use super::member::{
     BitmapId, BitmapTag, Departed, Held, Member, MemberId, MemberState, Moment, Policy, Sources,
 };
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::scb::Generation;
-use super::shadow::{COPIES_MAX_DEFAULT, ShadowSet};
+use super::shadow::ShadowSet;
 use super::view::Epoch;
 
 /// Bitmaps that were kept over the last mount.
@@ -52,6 +53,8 @@ pub struct Beginning {
     pub past: Past,
     /// Why bitmaps cannot be kept, when they should be and cannot.
     pub home: Result<(), Refusal>,
+    /// How many copies may run.
+    pub limits: Limits,
     /// The time, for people.
     pub now: Moment,
 }
@@ -165,7 +168,7 @@ impl ShadowSet {
             flushes: BTreeMap::new(),
             pending: None,
             operations: Vec::new(),
-            copies_max: COPIES_MAX_DEFAULT,
+            limits: from.limits,
             closing: false,
             closed: false,
             now: from.now,
@@ -465,6 +468,7 @@ mod tests {
                 absent: Policy::default(),
                 past: Past::Unknown("why".to_owned()),
                 home: Ok(()),
+                limits: Limits::default(),
                 now: Moment(0),
             };
             let members = vec![(member(1), Start::Source), (member(2), second)];
@@ -508,6 +512,7 @@ mod tests {
                 absent: Policy::Minicopy,
                 past: Past::Known(order.map(kept).into()),
                 home: Ok(()),
+                limits: Limits::default(),
                 now: Moment(0),
             };
             let members = vec![(member(1), Start::Source), (member(2), Start::Detached)];

@@ -99,11 +99,15 @@ pub enum Mistake {
     ClearAtRead,
     /// The answer to a cancel comes before the last step has ended.
     CancelEarly,
+    /// More copies may run, and none of those that wait starts.
+    LimitRaisedInVain,
+    /// A copy starts although all are held.
+    HeldCopyStarts,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -148,6 +152,8 @@ impl Mistake {
         Self::SharedCursor,
         Self::ClearAtRead,
         Self::CancelEarly,
+        Self::LimitRaisedInVain,
+        Self::HeldCopyStarts,
     ];
 }
 

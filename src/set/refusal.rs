@@ -52,6 +52,8 @@ codes! {
     NoSuchBitmap = "no-such-bitmap", "`ls .shadow/bitmaps` lists the bitmaps";
     /// No operation has this number.
     NoSuchOperation = "no-such-operation", "`ls .shadow/operations` lists the operations";
+    /// No parameter has this name.
+    NoSuchParameter = "no-such-parameter", "`cat .shadow/params/HELP` lists the parameters";
     /// The image does not exist.
     NoSuchFile = "no-such-file", "check the path";
     /// The image or the name is a member already.

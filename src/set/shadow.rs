@@ -13,6 +13,7 @@ use super::copy::{CopyKind, CopyWork, OpId};
 use super::epochs::{OldIntent, Pace};
 use super::event::{Answer, Command, Effect, Event, FlushId, Notice, Ticket};
 use super::geometry::Geometry;
+use super::limits::Limits;
 use super::member::{
     BitmapId, BitmapTag, Departed, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment,
     Phase, Policy, Sources,
@@ -22,9 +23,6 @@ use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::scb::Generation;
 use super::view::Epoch;
-
-/// Copies that run at once unless told otherwise (SHADOW_MAX_COPY).
-pub const COPIES_MAX_DEFAULT: usize = 4;
 
 /// What a flush is for.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ pub struct ShadowSet {
     pub(super) flushes: BTreeMap<FlushId, Purpose>,
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,
-    pub(super) copies_max: usize,
+    pub(super) limits: Limits,
     pub(super) closing: bool,
     /// The last generation is written.
     pub(super) closed: bool,
@@ -130,6 +128,7 @@ impl ShadowSet {
             Event::Told(id) => self.told(id),
             Event::HomeLost(why) => self.home_lost(why),
             Event::Tick => self.tick(),
+            Event::Limits(limits) => self.limit(limits),
             Event::Shutdown => self.shutdown(),
         }
         self.forget_lost();

@@ -17,6 +17,7 @@ mod devices;
 mod filesystems;
 mod hang;
 mod kill;
+mod params;
 mod polling;
 mod refusals;
 mod semantics;

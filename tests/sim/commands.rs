@@ -14,6 +14,9 @@ use crate::world::{
 impl World {
     /// Gives a command, or lets one time out.
     pub(crate) fn command(&mut self) -> Checked {
+        if self.plan.limits > 0 && self.rng.chance(self.plan.limits) {
+            return self.change_limits();
+        }
         let waits = |(n, a): (&u64, &Asker)| matches!(a, Asker::Command(_)).then_some(*n);
         let waiting: Option<u64> = self.tickets.iter().find_map(waits);
         if let Some(number) = waiting {

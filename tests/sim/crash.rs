@@ -201,6 +201,7 @@ impl World {
             absent: Policy::MinicopyOptional,
             past,
             home: Ok(()),
+            limits: self.limits,
             now: self.moment(),
         };
         self.live_again(beginning, members.collect())

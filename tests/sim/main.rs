@@ -10,6 +10,7 @@ mod commands;
 mod copier;
 mod crash;
 mod home;
+mod limits;
 mod merging;
 mod ops;
 mod others;

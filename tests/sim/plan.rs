@@ -41,6 +41,10 @@ pub(crate) struct Plan {
     pub(crate) memory: u64,
     /// Commands are given although another is not answered yet, per mille.
     pub(crate) impatience: u64,
+    /// The limits of copies are changed instead of a command, per mille; with 0 they never differ from the default.
+    pub(crate) limits: u64,
+    /// All copies are held until the quiet phase, unless limits are changed.
+    pub(crate) held: bool,
 }
 
 /// Rates per mille.
@@ -90,14 +94,7 @@ impl Plan {
         };
         let blocks = (regions - 1) * 8 + rng.between(1, 8);
         let mut weight = |most| rng.between(1, most);
-        let deeds = [
-            weight(20),
-            weight(60),
-            weight(40),
-            weight(20),
-            weight(10),
-            weight(4),
-        ];
+        let deeds = [20, 60, 40, 20, 10, 4].map(&mut weight);
         let kinds = [weight(20), weight(5), weight(3), weight(10)];
         Self {
             blocks,
@@ -141,7 +138,18 @@ impl Plan {
             clock: if rng.chance(300) { 20 } else { 0 },
             memory: if rng.chance(300) { 200 } else { 0 },
             impatience: if rng.chance(300) { 100 } else { 0 },
+            limits: 0,
+            held: false,
         }
+    }
+}
+
+/// Most runs change no limit. Drawn apart, so that those runs are what they are without limits.
+pub(crate) fn limits(seed: u64) -> u64 {
+    let rng = &mut Rng::new(seed ^ 0x11_4175);
+    match rng.chance(400) {
+        true => rng.between(1, 300),
+        false => 0,
     }
 }
 

@@ -19,11 +19,15 @@ const FAILURES_MAX: usize = 100;
 const MISTAKE_SEEDS: u64 = 10_000;
 /// Seeds of worlds in which control blocks often cannot be written.
 const BAD_BLOCK_SEEDS: u64 = 1000;
+/// Seeds of worlds in which merges are held.
+const HELD_SEEDS: u64 = 1000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 23] = [
+const RARE: [&str; 25] = [
     "a step of several copies",
+    "all copies are held",
+    "more copies may run, and one waits",
     "clock set back",
     "a life with bitmaps in memory only",
     "older image put back in a crash",
@@ -199,6 +203,15 @@ fn bad_blocks(seed: u64, commands: u64, log: bool) -> World {
     World::with(rng, plan, seed, log)
 }
 
+/// A world in which all copies and merges are held, so that reads have to merge.
+fn held_merges(seed: u64) -> World {
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::draw(&mut rng, faults(seed));
+    plan.held = true;
+    plan.crashes = plan.crashes.max(40);
+    World::with(rng, plan, seed, false)
+}
+
 #[cfg(debug_assertions)]
 fn needs_bad_blocks(mistake: shadowset::set::planted::Mistake) -> bool {
     use shadowset::set::planted::Mistake::*;
@@ -218,6 +231,14 @@ fn seeds_hold_with_bad_blocks() {
     assert_eq!(failed, None);
 }
 
+/// Every seed holds where reads have to merge.
+#[test]
+fn seeds_hold_with_held_merges() {
+    let failed =
+        (0..HELD_SEEDS).find_map(|seed| Some((seed, attempt(&mut held_merges(seed)).err()?)));
+    assert_eq!(failed, None);
+}
+
 /// The simulator finds every mistake that can be planted.
 #[cfg(debug_assertions)]
 #[test]
@@ -233,6 +254,7 @@ fn planted_mistakes_are_caught() {
             };
             let mut world = match needs_bad_blocks(mistake) {
                 true => bad_blocks(seed, commands, false),
+                false if mistake == Mistake::ReadUnmerged => held_merges(seed),
                 false => World::new(seed, faults(seed), false),
             };
             Some((seed, attempt(&mut world).err()?))

@@ -78,6 +78,7 @@ impl World {
         }
         self.log("quiet");
         self.resume_all();
+        self.raise_limits()?;
         for _ in 0..QUIET_STEPS {
             if self.is_idle() || self.crashed {
                 return Ok(());

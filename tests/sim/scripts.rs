@@ -80,6 +80,8 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         clock: 0,
         memory: 0,
         impatience: 0,
+        limits: 0,
+        held: false,
     };
     World::with(Rng::new(seed), plan, seed, log)
 }

@@ -85,6 +85,7 @@ impl World {
                 self.flushes.push(Flushing { id, covers });
             }
             Effect::StartCopy(work) => {
+                self.check_limit()?;
                 let copy = crate::copier::Copy::new(work);
                 if let (Some(promised), true) =
                     (self.promised.remove(&copy.op.0), self.plan.faults.none())

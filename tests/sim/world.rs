@@ -7,14 +7,16 @@ use shadowset::server::fence::FenceTable;
 use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
-    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange, Member,
-    MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View, Written,
+    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange, Limits,
+    Member, MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
+    Written,
 };
 use shadowset::testing::memory::Value;
 use shadowset::testing::{Image, Oracle, Rng};
 
 use crate::copier::Copy;
 use crate::home::SimHome;
+use crate::limits::first_limits;
 use crate::ops::Ops;
 use crate::plan::Plan;
 use crate::requests::Request;
@@ -199,6 +201,8 @@ pub(crate) struct World {
     pub(crate) held_back: Vec<HomeChange>,
     /// Members that are absent at the next mount.
     pub(crate) away: Vec<usize>,
+    /// How many copies may run.
+    pub(crate) limits: Limits,
     pub(crate) marks: Marks,
     pub(crate) trace: u64,
     log: Option<Vec<String>>,
@@ -225,7 +229,8 @@ pub(crate) struct Ran {
 impl World {
     pub(crate) fn new(seed: u64, faults: bool, log: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::draw(&mut rng, faults);
+        let mut plan = Plan::draw(&mut rng, faults);
+        plan.limits = crate::plan::limits(seed);
         Self::with(rng, plan, seed, log)
     }
 
@@ -236,7 +241,8 @@ impl World {
         let unit: Vec<Value> = (0..blocks).map(|b| value_of(b as u64) % 5).collect();
         let mut unmerged = vec![Vec::new(); blocks];
         let (disks, members) = furnish(&mut rng, &plan, &unit, &mut unmerged);
-        let set = ShadowSet::assemble(first_beginning(geometry), members);
+        let limits = first_limits(&mut rng, &plan);
+        let set = ShadowSet::assemble(first_beginning(geometry, limits), members);
         let plan_home = plan.home;
         Self {
             set: set.expect("there is a source"),
@@ -282,6 +288,7 @@ impl World {
             written: Written::new(Generation::FIRST),
             held_back: Vec::new(),
             away: Vec::new(),
+            limits,
             marks: Marks::new(),
             trace: seed,
             log: log.then(Vec::new),
@@ -419,7 +426,7 @@ pub(crate) fn value_of(n: u64) -> Value {
 }
 
 /// What a set that has never run begins with.
-fn first_beginning(geometry: Geometry) -> Beginning {
+fn first_beginning(geometry: Geometry, limits: Limits) -> Beginning {
     Beginning {
         geometry,
         generation: Generation::FIRST,
@@ -429,6 +436,7 @@ fn first_beginning(geometry: Geometry) -> Beginning {
         absent: Policy::MinicopyOptional,
         past: Past::Unknown("it has just been created".to_owned()),
         home: Ok(()),
+        limits,
         now: Moment(0),
     }
 }

@@ -64,6 +64,27 @@ pub(crate) fn help(help: &str, page: &str) -> Vec<Finding> {
         .collect()
 }
 
+/// The table of parameters in the manual page is that of the program: each row is name, what it takes, default.
+pub(crate) fn params(rows: &[[String; 3]], page: &str) -> Vec<Finding> {
+    let page = plain(page);
+    let described: Vec<Vec<&str>> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It Va "))
+        .map(|row| row.split(" Ta ").take(3).collect())
+        .collect();
+    let missing = rows
+        .iter()
+        .filter(|row| !described.contains(&row.iter().map(|c| &**c).collect()));
+    let missing = missing.map(|row| format!("parameter {} is missing", row.join(" Ta ")));
+    let names: Vec<&str> = rows.iter().map(|row| &*row[0]).collect();
+    let invented = described.iter().filter(|row| !names.contains(&row[0]));
+    let invented = invented.map(|row| format!("parameter {} does not exist", row[0]));
+    missing
+        .chain(invented)
+        .map(|text| Finding::new(PAGE, 1, &text))
+        .collect()
+}
+
 /// Nodes (`.It Pa`) and commands (`.It Ic`) that the page describes.
 fn described(page: &str) -> impl Iterator<Item = &str> {
     page.lines().filter_map(|line| {
@@ -137,6 +158,24 @@ mod tests {
         let page = ".It Er EBUSY Ta last\\-source Ta x\nsyntax is only mentioned\n";
         let found = codes(["last-source", "syntax"].into_iter(), page);
         assert_eq!(texts(&found), ["code syntax is missing"]);
+    }
+
+    #[test]
+    fn params_fires() {
+        let page = ".It Va max_copies Ta 0 to 200 Ta 4 Ta Copies.\n.It Va gone Ta 1 Ta 1 Ta x\n";
+        let rows = [["max_copies", "0 to 200", "4"], ["priority", "0 to 9", "1"]];
+        let rows = rows.map(|row| row.map(str::to_owned));
+        let found = params(&rows, page);
+        let expected = [
+            "parameter priority Ta 0 to 9 Ta 1 is missing",
+            "parameter gone does not exist",
+        ];
+        assert_eq!(texts(&found), expected);
+        let found = params(&rows[..1], &page.replace("Ta 4", "Ta 5"));
+        assert_eq!(
+            texts(&found)[0],
+            "parameter max_copies Ta 0 to 200 Ta 4 is missing"
+        );
     }
 
     #[test]

@@ -172,3 +172,14 @@ fn every_node_and_command_stands_in_the_manual_page() {
         report(&docs::help(&help(), &read("man/shadowset-control.7")));
     }
 }
+
+#[test]
+fn every_parameter_stands_in_the_manual_page() {
+    use shadowset::server::params::Param;
+    let row = |param: &Param| {
+        let spec = param.spec();
+        [spec.name.to_owned(), spec.takes(), spec.write(spec.default)]
+    };
+    let rows: Vec<_> = Param::ALL.iter().map(row).collect();
+    report(&docs::params(&rows, &read("man/shadowset-control.7")));
+}

@@ -142,7 +142,22 @@ fn unknown_keys_are_named_with_line_and_column() {
         (
             "[params]",
             "[params]\ncopies = 3",
-            "line 22, column 1: copies: there is no param",
+            "line 22, column 1: copies: there is no parameter copies",
+        ),
+        (
+            "[params]",
+            "[params]\npriority = 1\nmax_copies = 201",
+            "line 23, column 14: max_copies: takes 0 to 200 copies, not 201",
+        ),
+        (
+            "[params]",
+            "[params]\nmax_copies = true",
+            "line 22, column 14: max_copies: takes 0 to 200 copies, not true",
+        ),
+        (
+            "[params]",
+            "[params]\ndefault_detach_policy = \"full\"",
+            "line 22, column 25: default_detach_policy: takes minicopy, minicopy=optional, none, not full",
         ),
     ] {
         is_refused(&change(from, to), says);
@@ -304,4 +319,16 @@ fn the_examples_are_valid() {
         let setup = read(text).expect(unit).setup;
         assert_eq!((setup.unit.as_str(), setup.members.len()), (unit, members));
     }
+}
+
+#[test]
+fn parameters_are_read_by_the_table() {
+    let text = "[params]\nmax_copies = 0\ndefault_detach_policy = \"none\"\npriority = \"7\"";
+    let params = read(&change("[params]", text)).expect("valid").params;
+    let expected = [
+        (Param::DefaultDetachPolicy, 2),
+        (Param::MaxCopies, 0),
+        (Param::Priority, 7),
+    ];
+    assert_eq!(params, expected);
 }

@@ -22,6 +22,11 @@ fn detach_of(policy: Option<Policy>, dry_run: bool) -> Request {
     }
 }
 
+fn set_of(name: &str, value: &str) -> Request {
+    let [name, value] = [name, value].map(str::to_owned);
+    Request::Set { name, value }
+}
+
 #[test]
 fn commands_become_requests() {
     let cases: Vec<(&str, Request)> = vec![
@@ -52,6 +57,7 @@ fn commands_become_requests() {
                 dry_run: true,
             },
         ),
+        ("set max_copies 2\n", set_of("max_copies", "2")),
         (
             "expel m1",
             Request::Expel {

@@ -123,6 +123,8 @@ const SHOWN: &[(&str, &str)] = &[
              {\"start\":130048,\"length\":66048,\"data\":true}]\n",
     ),
     ("operations/9/kind", "minicopy\n"),
+    ("params/max_copies", "4\n"),
+    ("params/default_detach_policy", "minicopy=optional\n"),
     ("operations/9/target", "m2\n"),
     ("operations/9/finished", "-\n"),
     (
@@ -206,6 +208,10 @@ fn status_json_has_every_field_of_the_interface() {
              percent rate_bps eta_s started finished",
         );
     }
+    assert_eq!(json["params"]["max_copies"], 4);
+    assert_eq!(json["params"]["default_detach_policy"], "minicopy=optional");
+    let params = json["params"].as_object().expect("an object");
+    assert_eq!(params.len(), Param::ALL.len());
     assert_eq!(json["operations"][0]["percent"], 50.0);
     assert_eq!(json["operations"][0]["finished"], serde_json::Value::Null);
 }
@@ -217,6 +223,9 @@ fn the_flat_status_has_a_block_for_each_object() {
     let blocks: Vec<&str> = status.split("\n\n").collect();
     assert_eq!(blocks.len(), 1 + 3 + 2 + 1);
     assert!(blocks[0].starts_with("unit dsa1\n") && blocks[0].contains("\nstate copying\n"));
+    assert!(blocks[0].contains("\nparams.max_copies 4\n"), "{status}");
+    let policy = "\nparams.default_detach_policy minicopy=optional\n";
+    assert!(blocks[0].contains(policy), "{status}");
     assert!(blocks[3].starts_with("member m3\n") && blocks[3].contains("\nbitmap 00000007\n"));
     assert!(blocks[1].contains("\nreason -\n"));
     assert!(blocks[5].starts_with("bitmap 00000007\n"));
@@ -237,6 +246,36 @@ fn commands_go_to_the_server_and_answers_come_back() {
     assert_eq!(requests[0], Request::DeleteBitmap(BitmapId(7)));
     assert!(matches!(&requests[1], Request::Attach { what, .. } if what == "m3"));
     assert_eq!(requests[2], Request::Pause(OpId(9)));
+}
+
+#[test]
+fn the_file_of_a_parameter_takes_its_value_alone() {
+    let (fake, tree) = tree();
+    assert_eq!(store(&tree, "params/max_copies", b"2\n").errno, 0);
+    for wrong in [&b""[..], b"1 2", b"set max_copies 2", b"\"2"] {
+        let refused = store(&tree, "params/max_copies", wrong);
+        assert_eq!(refused.errno, libc::EINVAL, "{refused:?}");
+        assert!(
+            refused.text.starts_with("error: syntax EINVAL\n"),
+            "{refused:?}"
+        );
+    }
+    let refused = store(&tree, "params/HELP", b"1");
+    assert_eq!(refused.errno, libc::EPERM);
+    let requests = fake.requests.lock().expect("not poisoned");
+    let set = Request::Set {
+        name: "max_copies".to_owned(),
+        value: "2".to_owned(),
+    };
+    assert_eq!(*requests, [set]);
+    for name in text(&tree, "params/HELP")
+        .lines()
+        .skip(1)
+        .map(|l| l.split(' ').next())
+    {
+        let name = name.expect("a name");
+        assert!(tree.lookup(at(&tree, "params"), name).is_some(), "{name}");
+    }
 }
 
 #[test]

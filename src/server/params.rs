@@ -1,0 +1,356 @@
+//! The parameters of a running unit: one table, and their values.
+//!
+//! The table is the only list of parameters: configuration, mount options, `.shadow/params/`, commands and
+//! command line go by it, and so does every text that a value is read from or written as. A value
+//! is one number, so that the data path and copies read it with one relaxed load. What follows from a
+//! change is the control thread's business, not that of this module.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::set::{Code, Limits, Policy, Refusal};
+
+/// The value of a rate without a limit.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// What the values of a parameter are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A whole number within a range, in a unit.
+    Number {
+        /// The smallest.
+        least: u64,
+        /// The largest.
+        most: u64,
+        /// What it counts, such as `seconds`; may be empty.
+        unit: &'static str,
+    },
+    /// Bytes per second, with k, M or G for powers of 1024, or `max`: no limit.
+    Rate,
+    /// A word of a list; its value is its place.
+    Word(&'static [&'static str]),
+}
+
+/// One parameter of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Name in files, commands and configuration.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// The value unless something else is said.
+    pub default: u64,
+    doc: &'static str,
+}
+
+/// Why a text is no value of a parameter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wrong {
+    /// [`Code::Syntax`] or [`Code::OutOfRange`].
+    pub code: Code,
+    /// The rest of a sentence that begins with the parameter.
+    pub text: String,
+}
+
+macro_rules! params {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $kind:expr, $default:expr;)+) => {
+        /// One parameter.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Param { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Param {
+            /// Every parameter, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+        }
+
+        const TABLE: &[Spec] = &[$(Spec {
+            name: $name,
+            kind: $kind,
+            default: $default,
+            doc: concat!($($doc),+),
+        },)+];
+    };
+}
+
+/// Words of `default_detach_policy`, as [`DETACH_POLICIES`] has them.
+const DETACH_WORDS: &[&str] = &["minicopy", "minicopy=optional", "none"];
+const DETACH_POLICIES: [Policy; 3] = [Policy::Minicopy, Policy::MinicopyOptional, Policy::Full];
+
+const fn number(least: u64, most: u64, unit: &'static str) -> Kind {
+    Kind::Number { least, most, unit }
+}
+
+params! {
+    /// Copies and merges of this unit that run at once; 0 holds all, and lowering it stops none that runs.
+    MaxCopies = "max_copies", number(0, 200, "copies"), 4;
+    /// With 0 no copy and no merge of this unit starts; those that wait are held.
+    Priority = "priority", number(0, 10_000, ""), 5000;
+    /// Time after which a command that has not ended is given up, with nothing changed.
+    CommandTimeout = "command_timeout", number(1, 3600, "seconds"), 30;
+    /// What is wanted of a bitmap by a detach that does not say.
+    DefaultDetachPolicy = "default_detach_policy", Kind::Word(DETACH_WORDS), 1;
+}
+
+impl Param {
+    /// What the table says of it.
+    #[must_use]
+    pub fn spec(self) -> &'static Spec {
+        &TABLE[self as usize]
+    }
+
+    /// Its name in files, commands and configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// Its place in the table.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The parameter of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|param| param.name() == name)
+    }
+
+    /// The parameter of this name.
+    ///
+    /// # Errors
+    /// [`Code::NoSuchParameter`].
+    pub fn find(name: &str) -> Result<Self, Refusal> {
+        Self::from_name(name).ok_or_else(|| {
+            let text = format!("there is no parameter {name}");
+            Refusal::new(Code::NoSuchParameter, text).at(name)
+        })
+    }
+
+    /// The value that a command names.
+    ///
+    /// # Errors
+    /// [`Code::Syntax`] or [`Code::OutOfRange`], with the values that it takes.
+    pub fn value(self, text: &str) -> Result<u64, Refusal> {
+        self.spec().read(text).map_err(|wrong| {
+            let says = format!("{} {}", self.name(), wrong.text);
+            let hint = "`cat .shadow/params/HELP` shows what each parameter takes";
+            Refusal::new(wrong.code, says).at(text).with_hint(hint)
+        })
+    }
+}
+
+impl Spec {
+    /// Its meaning, one sentence.
+    #[must_use]
+    pub fn doc(&self) -> &'static str {
+        self.doc.trim_ascii_start()
+    }
+
+    /// The value that a text means.
+    ///
+    /// # Errors
+    /// What it takes, and what it was given.
+    pub fn read(&self, text: &str) -> Result<u64, Wrong> {
+        let wrong = |code| Wrong {
+            code,
+            text: format!("takes {}, not {text}", self.takes()),
+        };
+        match self.kind {
+            Kind::Number { least, most, .. } => match digits(text) {
+                Some(value) if (least..=most).contains(&value) => Ok(value),
+                Some(_) => Err(wrong(Code::OutOfRange)),
+                None => Err(wrong(Code::Syntax)),
+            },
+            Kind::Rate if text == "max" => Ok(UNLIMITED),
+            Kind::Rate => match rate(text) {
+                Some(value) if value > 0 => Ok(value),
+                Some(_) => Err(wrong(Code::OutOfRange)),
+                None => Err(wrong(Code::Syntax)),
+            },
+            Kind::Word(words) => {
+                let place = words.iter().position(|word| *word == text);
+                place
+                    .and_then(|place| u64::try_from(place).ok())
+                    .ok_or_else(|| wrong(Code::OutOfRange))
+            }
+        }
+    }
+
+    /// How a value is written; what is written is read as the same value.
+    #[must_use]
+    pub fn write(&self, value: u64) -> String {
+        match self.kind {
+            Kind::Rate if value == UNLIMITED => "max".to_owned(),
+            Kind::Number { .. } | Kind::Rate => value.to_string(),
+            Kind::Word(words) => {
+                let word = usize::try_from(value).ok().and_then(|at| words.get(at));
+                word.copied().unwrap_or_default().to_owned()
+            }
+        }
+    }
+
+    /// Type, smallest and largest value, default and unit, as columns of text; `-` where there is none.
+    #[must_use]
+    pub fn columns(&self) -> [String; 5] {
+        let none = || "-".to_owned();
+        let (kind, least, most, unit) = match self.kind {
+            Kind::Number { least, most, unit } => (
+                "number".to_owned(),
+                least.to_string(),
+                most.to_string(),
+                unit.to_owned(),
+            ),
+            Kind::Rate => (
+                "rate".to_owned(),
+                "1".into(),
+                "max".into(),
+                "bytes/s".into(),
+            ),
+            Kind::Word(words) => (words.join("|"), none(), none(), String::new()),
+        };
+        let unit = if unit.is_empty() { none() } else { unit };
+        [kind, least, most, self.write(self.default), unit]
+    }
+
+    /// The values that it takes, as part of a sentence.
+    #[must_use]
+    pub fn takes(&self) -> String {
+        match self.kind {
+            Kind::Number { least, most, unit } => {
+                format!("{least} to {most} {unit}").trim_end().to_owned()
+            }
+            Kind::Rate => "bytes per second, with k, M or G, or max".to_owned(),
+            Kind::Word(words) => words.join(", "),
+        }
+    }
+}
+
+fn digits(text: &str) -> Option<u64> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // More digits than a number has are a number that is too large.
+    plain.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Bytes per second; none for what is no rate or more than can be told apart from no limit.
+fn rate(text: &str) -> Option<u64> {
+    let powers = [('k', 10), ('K', 10), ('M', 20), ('G', 30)];
+    let power = powers.iter().find(|(letter, _)| text.ends_with(*letter));
+    let (number, shift) = match power {
+        Some((letter, shift)) => (text.strip_suffix(*letter)?, *shift),
+        None => (text, 0),
+    };
+    let value = digits(number)?.checked_mul(1 << shift)?;
+    (value < UNLIMITED).then_some(value)
+}
+
+/// The values of all parameters at one instant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Values([u64; TABLE.len()]);
+
+impl Default for Values {
+    fn default() -> Self {
+        Self(std::array::from_fn(|at| TABLE[at].default))
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.texts()).finish()
+    }
+}
+
+impl Values {
+    /// The value of a parameter.
+    #[must_use]
+    pub fn get(&self, param: Param) -> u64 {
+        self.0[param.index()]
+    }
+
+    /// Gives a parameter another value, one that [`Spec::read`] has given.
+    pub fn set(&mut self, param: Param, value: u64) {
+        self.0[param.index()] = value;
+    }
+
+    /// Name and value of every parameter, as they are written.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let text = |param: &Param| (param.name(), param.spec().write(self.get(*param)));
+        Param::ALL.iter().map(text)
+    }
+}
+
+/// The values of a running unit: the control thread sets them, anybody reads them.
+#[derive(Debug)]
+pub struct Params([AtomicU64; TABLE.len()]);
+
+impl Params {
+    /// These values.
+    #[must_use]
+    pub fn new(values: Values) -> Self {
+        Self(values.0.map(AtomicU64::new))
+    }
+
+    /// The values at one instant, as far as nobody sets them meanwhile.
+    #[must_use]
+    pub fn values(&self) -> Values {
+        Values(std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed)))
+    }
+
+    /// Gives a parameter another value; gives the one before.
+    pub(super) fn set(&self, param: Param, value: u64) -> u64 {
+        self.0[param.index()].swap(value, Ordering::Relaxed)
+    }
+
+    fn get(&self, param: Param) -> u64 {
+        self.0[param.index()].load(Ordering::Relaxed)
+    }
+
+    /// How many copies may run.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let (copies, priority) = (self.get(Param::MaxCopies), self.get(Param::Priority));
+        Limits {
+            copies: usize::try_from(copies).unwrap_or(usize::MAX),
+            held: priority == 0,
+        }
+    }
+
+    /// Time after which a command is given up.
+    #[must_use]
+    pub fn command_timeout(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.get(Param::CommandTimeout))
+    }
+
+    /// The policy of a detach that does not say.
+    #[must_use]
+    pub fn default_detach_policy(&self) -> Policy {
+        let place = usize::try_from(self.get(Param::DefaultDetachPolicy));
+        let policy = place.ok().and_then(|place| DETACH_POLICIES.get(place));
+        policy.copied().unwrap_or_default()
+    }
+}
+
+/// Name, type, smallest, largest, default, unit and meaning of every parameter, one on a line.
+#[must_use]
+pub fn help() -> String {
+    let mut rows = vec![["# name", "type", "min", "max", "default", "unit"].map(str::to_owned)];
+    rows.extend(TABLE.iter().map(|spec| {
+        let [kind, least, most, default, unit] = spec.columns();
+        [spec.name.to_owned(), kind, least, most, default, unit]
+    }));
+    let longest = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(longest);
+    let meanings = std::iter::once("meaning").chain(TABLE.iter().map(Spec::doc));
+    let mut out = String::new();
+    for (row, meaning) in rows.iter().zip(meanings) {
+        for (cell, width) in row.iter().zip(widths) {
+            out.push_str(&format!("{cell:<width$}  "));
+        }
+        out.push_str(meaning);
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! How many copies may run, and what follows when that changes.
+
+use super::shadow::ShadowSet;
+
+/// Copies that run at once unless told otherwise (SHADOW_MAX_COPY).
+const COPIES_DEFAULT: usize = 4;
+
+/// How many copies and merges may run at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The most that run at once.
+    pub copies: usize,
+    /// Whether none may start, whatever the number.
+    pub held: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            copies: COPIES_DEFAULT,
+            held: false,
+        }
+    }
+}
+
+impl Limits {
+    /// As many may run; one more starts only while fewer do.
+    #[must_use]
+    pub fn at_once(self) -> usize {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::HeldCopyStarts) {
+            return self.copies;
+        }
+        if self.held { 0 } else { self.copies }
+    }
+}
+
+impl ShadowSet {
+    /// Other limits are in force: what waits may start. What runs goes on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::LimitRaisedInVain) {
+            return;
+        }
+        self.start_copies();
+    }
+}

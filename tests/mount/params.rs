@@ -1,0 +1,207 @@
+//! Parameters of a mounted unit: through its files, its commands, its configuration and the command line.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::bed::{MIB, Plan, Unit};
+
+/// Value of a parameter in `status.json`.
+fn param(unit: &Unit, name: &str) -> Value {
+    unit.status()["params"][name].clone()
+}
+
+/// States of the operations that have not ended, by target.
+fn copies(unit: &Unit) -> Vec<(String, String)> {
+    let status = unit.status();
+    let text = |op: &Value, key: &str| op[key].as_str().expect("a text").to_owned();
+    let all = status["operations"].as_array().expect("a list");
+    let all = all
+        .iter()
+        .map(|op| (text(op, "target"), text(op, "state")))
+        .filter(|(_, state)| state == "running" || state == "queued" || state == "paused");
+    all.collect()
+}
+
+#[test]
+fn a_parameter_is_set_by_its_file_and_by_a_command() {
+    let unit = Unit::new(2, 4 * MIB);
+    let dir = unit.path("mnt/.shadow/params");
+    let mode = |name: &str| {
+        let meta = fs::metadata(dir.join(name)).expect("there");
+        meta.permissions().mode() & 0o7777
+    };
+    assert_eq!(
+        (mode(""), mode("HELP"), mode("max_copies")),
+        (0o755, 0o444, 0o600)
+    );
+    assert_eq!(unit.sh("cat $M/.shadow/params/max_copies"), "4");
+    unit.sh("echo 2 > $M/.shadow/params/max_copies");
+    assert_eq!(unit.sh("cat $M/.shadow/params/max_copies"), "2");
+    let answer = unit.accepted("set max_copies 3");
+    assert_eq!((answer.number("value"), answer.number("old")), (3, 2));
+    assert_eq!(param(&unit, "max_copies"), 3);
+    for (command, errno, code) in [
+        ("set max_copies 201", libc::EINVAL, "out-of-range"),
+        ("set max_copies few", libc::EINVAL, "syntax"),
+        ("set max_copies", libc::EINVAL, "syntax"),
+        ("set copies 1", libc::ENOENT, "no-such-parameter"),
+        (
+            "set default_detach_policy full",
+            libc::EINVAL,
+            "out-of-range",
+        ),
+    ] {
+        let refused = unit.command(command.as_bytes()).expect_err(command);
+        assert_eq!(refused.errno, errno, "{refused:?}");
+        assert!(
+            refused.text.starts_with(&format!("error: {code} ")),
+            "{refused:?}"
+        );
+    }
+    let refused = unit
+        .command_on("params/max_copies", b"201")
+        .expect_err("too many");
+    let says =
+        "error: out-of-range EINVAL\nmax_copies takes 0 to 200 copies, not 201\n  201\n  ^\n";
+    assert!(refused.text.starts_with(says), "{refused:?}");
+    assert_eq!(param(&unit, "max_copies"), 3);
+    let events = unit.sh("cat $M/.shadow/events");
+    let set: Vec<&str> = events
+        .lines()
+        .filter(|l| l.contains("\"parameter-set\""))
+        .collect();
+    assert_eq!(set.len(), 2, "{events}");
+    let facts = "\"parameter\":\"max_copies\",\"old\":\"2\",\"new\":\"3\"";
+    assert!(set[1].contains(facts), "{events}");
+}
+
+#[test]
+fn copies_are_held_and_start_when_they_may() {
+    let unit = Plan::new(3, 4 * MIB).options("max_copies=0").mount();
+    unit.accepted("detach m2");
+    unit.accepted("detach m3");
+    for member in ["m2", "m3"] {
+        unit.accepted(&format!("attach {member} policy=full"));
+    }
+    let waits = |m: &str| (m.to_owned(), "queued".to_owned());
+    assert_eq!(copies(&unit), [waits("m2"), waits("m3")]);
+    unit.accepted("set priority 0");
+    unit.accepted("set max_copies 1");
+    assert_eq!(
+        copies(&unit),
+        [waits("m2"), waits("m3")],
+        "the priority is 0"
+    );
+    unit.accepted("set priority 1");
+    unit.sh("shadowset wait dsa1 --timeout 30");
+    assert_eq!(unit.state_of("m2"), "source");
+    assert_eq!(unit.state_of("m3"), "source");
+    let events = unit.sh("grep -o 'copy-[a-z]*\",\"operation\":\"[0-9]*' $M/.shadow/events");
+    let started: Vec<&str> = events.lines().filter(|l| l.contains("started")).collect();
+    let order = [1, 2].map(|op| format!("copy-started\",\"operation\":\"{op}"));
+    assert_eq!(started, order, "{events}");
+}
+
+#[test]
+fn a_detach_that_does_not_say_goes_by_the_parameter() {
+    let unit = Unit::new(3, 4 * MIB);
+    unit.accepted("set default_detach_policy none");
+    let answer = unit.accepted("detach m3");
+    assert!(!answer.0.contains("bitmap 0"), "{}", answer.0);
+    let answer = unit.accepted("detach m2 policy=minicopy");
+    assert!(answer.0.contains("bitmap 0"), "{}", answer.0);
+}
+
+#[test]
+fn a_value_is_kept_in_the_configuration_and_in_force_at_the_next_mount() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("printf '# mine\n[params]\npriority = 9 # nine\n' >> $D/conf/dsa1.toml");
+    unit.sh("chmod 640 $D/conf/dsa1.toml");
+    let before = unit.sh("cat $D/conf/dsa1.toml");
+    unit.sh("shadowset params set dsa1 max_copies 7");
+    assert_eq!(unit.sh("cat $D/conf/dsa1.toml"), before);
+    unit.sh("shadowset params set $M max_copies 6 --persist");
+    unit.sh("shadowset params set dsa1 priority 0 --persist");
+    let expected = before.replace("priority = 9", "priority = 0") + "\nmax_copies = 6";
+    assert_eq!(unit.sh("cat $D/conf/dsa1.toml"), expected);
+    assert_eq!(unit.sh("stat -c %a $D/conf/dsa1.toml"), "640");
+    assert_eq!(unit.sh("ls -A $D/conf"), "dsa1.toml");
+    unit.stop();
+    unit.mount();
+    assert_eq!(
+        (param(&unit, "max_copies"), param(&unit, "priority")),
+        (6.into(), 0.into())
+    );
+    unit.stop();
+    unit.sh("sed -i 's/max_copies = 6/max_copies = 600/' $D/conf/dsa1.toml");
+    let ran = unit.try_sh("shadowset mount $D/conf/dsa1.toml $M");
+    assert_eq!(ran.code, 32, "{ran:?}");
+    assert!(
+        ran.err
+            .contains("max_copies: takes 0 to 200 copies, not 600"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn the_command_line_lists_gets_and_sets() {
+    let unit = Plan::new(2, 4 * MIB).options("command_timeout=20").mount();
+    let list = unit.sh("shadowset params list dsa1");
+    let lines: Vec<Vec<&str>> = list
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let timeout = lines
+        .iter()
+        .find(|l| l[0] == "command_timeout")
+        .expect("listed");
+    assert_eq!(timeout[..3], ["command_timeout", "20", "30"]);
+    let json = unit.sh("shadowset params list dsa1 --json");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json, unit.status()["params"]);
+    assert_eq!(unit.sh("shadowset params get dsa1 command_timeout"), "20");
+    let one = unit.sh("shadowset --json params get dsa1 command_timeout");
+    assert_eq!(one, "{\"parameter\":\"command_timeout\",\"value\":20}");
+    for (line, code, says) in [
+        ("get dsa1 rate", 3, "there is no parameter rate"),
+        ("set dsa1 rate 1", 3, "set rate: there is no parameter rate"),
+        (
+            "set dsa1 max_copies -1",
+            2,
+            "max_copies takes 0 to 200 copies, not -1",
+        ),
+        (
+            "set dsa1 max_copies 999 --persist",
+            2,
+            "max_copies takes 0 to 200",
+        ),
+    ] {
+        let ran = unit.try_sh(&format!("shadowset params {line}"));
+        assert_eq!(ran.code, code, "{line}: {ran:?}");
+        assert!(ran.err.contains(says), "{line}: {ran:?}");
+    }
+    assert_eq!(param(&unit, "max_copies"), 4);
+    let names = unit.sh("shadowset completions bash");
+    assert!(
+        names.contains("default_detach_policy"),
+        "completions know the names"
+    );
+}
+
+#[test]
+fn nothing_is_kept_for_a_unit_without_a_configuration() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.stop();
+    unit.sh("for m in m1 m2; do mv $I/$m.scb $I/$m.img.scb; done");
+    unit.sh("shadowset mount none $M -o members=$I/m1.img:$I/m2.img,unit=dsa1,durability=memory");
+    let ran = unit.try_sh("shadowset params set dsa1 max_copies 1 --persist");
+    let kept = (ran.code, param(&unit, "max_copies"));
+    unit.sh("shadowset stop dsa1");
+    assert_eq!(kept, (1, 4.into()), "{ran:?}");
+    assert!(
+        ran.err.contains("mounted without a configuration"),
+        "{ran:?}"
+    );
+}

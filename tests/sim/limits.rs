@@ -1,0 +1,95 @@
+//! The limits of copies in the simulator: changed at any time, and raised again in the end.
+
+use shadowset::set::member::Phase;
+use shadowset::set::{Event, Limits, MemberState};
+use shadowset::testing::Rng;
+
+use crate::plan::Plan;
+use crate::world::{Checked, World, ensure};
+
+/// The limits that a world begins with.
+pub(crate) fn first_limits(rng: &mut Rng, plan: &Plan) -> Limits {
+    match plan.limits {
+        0 => Limits {
+            held: plan.held,
+            ..Limits::default()
+        },
+        _ => draw_limits(rng),
+    }
+}
+
+/// Limits at random: few copies, or none.
+fn draw_limits(rng: &mut Rng) -> Limits {
+    Limits {
+        copies: rng.place(4),
+        held: rng.chance(200),
+    }
+}
+
+impl World {
+    /// Other limits, while anything is under way.
+    pub(crate) fn change_limits(&mut self) -> Checked {
+        let limits = draw_limits(&mut self.rng);
+        self.limit(limits)
+    }
+
+    /// No limit that matters: what waits goes on.
+    pub(crate) fn raise_limits(&mut self) -> Checked {
+        match self.limits == Limits::default() {
+            true => Ok(()),
+            false => self.limit(Limits::default()),
+        }
+    }
+
+    fn limit(&mut self, limits: Limits) -> Checked {
+        self.limits = limits;
+        let (running, waiting) = self.copies_of_set();
+        if waiting > 0 && running < self.at_once() {
+            self.mark("more copies may run, and one waits");
+        }
+        if self.at_once() == 0 {
+            self.mark("all copies are held");
+        }
+        self.handle(Event::Limits(limits))?;
+        let (still, waiting) = self.copies_of_set();
+        let closing = self.stopping || self.crashed;
+        ensure!(
+            closing || waiting == 0 || still >= self.at_once(),
+            "{still} copies run and {waiting} wait, {} may run",
+            self.at_once()
+        );
+        ensure!(
+            closing || still >= running,
+            "a limit has stopped a copy: {running} ran, {still} run"
+        );
+        Ok(())
+    }
+
+    /// A copy starts: no more run than may.
+    pub(crate) fn check_limit(&self) -> Checked {
+        let (running, _) = self.copies_of_set();
+        ensure!(
+            running <= self.at_once(),
+            "{running} copies run, {} may",
+            self.at_once()
+        );
+        Ok(())
+    }
+
+    fn at_once(&self) -> usize {
+        match self.limits.held {
+            true => 0,
+            false => self.limits.copies,
+        }
+    }
+
+    /// Copies that run, and copies that wait for their turn.
+    fn copies_of_set(&self) -> (usize, usize) {
+        let count = |is: fn(&Phase) -> bool| {
+            let of = |id| matches!(self.state(id), MemberState::Target { phase, .. } if is(phase));
+            self.ids().filter(|id| of(*id)).count()
+        };
+        let running = count(|phase| matches!(phase, Phase::Running(_)));
+        (running, count(|phase| matches!(phase, Phase::Queued(_))))
+    }
+}
