@@ -122,8 +122,7 @@ pub(super) fn load(path: &Path) -> Result<Config> {
 /// Reads the text of a configuration file; `path` names it and gives defaults.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     let place = Source { text, path };
-    let file: File = toml::from_str(text)
-        .map_err(|e| place.wrong(e.span().unwrap_or(0..0), &first_line(e.message())))?;
+    let file: File = place.read()?;
     let params = file
         .params
         .iter()
@@ -252,13 +251,20 @@ fn first_line(text: &str) -> String {
 }
 
 /// The text of a file, to say where in it a mistake stands.
-struct Source<'a> {
-    text: &'a str,
-    path: &'a Path,
+pub(super) struct Source<'a> {
+    pub(super) text: &'a str,
+    pub(super) path: &'a Path,
 }
 
 impl Source<'_> {
-    fn wrong(&self, span: Range<usize>, says: &str) -> Error {
+    /// What the file says, by the names of its keys.
+    pub(super) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        toml::from_str(self.text)
+            .map_err(|e| self.wrong(e.span().unwrap_or(0..0), &first_line(e.message())))
+    }
+
+    /// A mistake at a place of the file.
+    pub(super) fn wrong(&self, span: Range<usize>, says: &str) -> Error {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let start = before.rfind('\n').map_or(0, |i| i + 1);

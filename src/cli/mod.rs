@@ -18,6 +18,7 @@ mod loops;
 mod model;
 mod mount;
 mod mount_options;
+mod node;
 mod op;
 mod output;
 mod params;

@@ -16,6 +16,9 @@ pub(super) fn config_dir() -> PathBuf {
         .map_or_else(|| PathBuf::from("/etc/shadowset"), PathBuf::from)
 }
 
+/// The configuration of the node, among those of its units.
+pub(super) const NODE_FILE: &str = "node.toml";
+
 /// The usual state directory of a unit: of the system for root, of the user for others.
 pub(super) fn state_dir(unit: &str) -> PathBuf {
     let user_state = || {
@@ -41,6 +44,10 @@ pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
     if is_path(argument) {
         let doing = || format!("cannot use the path {argument}");
         return std::path::absolute(argument).map_err(|cause| Error::io(doing(), cause));
+    }
+    if argument == "node" {
+        let says = "no unit is called `node`: node.toml is the configuration of the node";
+        return Err(Error::new(Code::NoSuchFile, says).with_hint("choose another name"));
     }
     if valid_name(argument) {
         return Ok(config_dir().join(format!("{argument}.toml")));
@@ -136,6 +143,7 @@ pub(super) fn configured() -> Vec<(PathBuf, Result<config::Config>)> {
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .filter(|path| path.file_name().is_none_or(|name| name != NODE_FILE))
         .collect();
     files.sort();
     files
@@ -157,6 +165,7 @@ mod tests {
         );
         assert_eq!(config_file("/x/conf").unwrap(), Path::new("/x/conf"));
         assert!(config_file("dsa1.toml").unwrap().is_absolute());
+        assert!(config_file("node").is_err(), "that file is the node's");
         let error = config_file("dsa 1").unwrap_err();
         assert_eq!((error.code(), error.exit_code()), (Code::NoSuchFile, 3));
     }

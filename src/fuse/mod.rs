@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::server::setup::{Mounting, Setup};
 
 /// Options of the mount itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MountOptions {
     /// Other users may enter the mount.
     pub allow_other: bool,
@@ -23,6 +23,8 @@ pub struct MountOptions {
     pub mounting: Mounting,
     /// The configuration that the unit is mounted from, for those who change it.
     pub config: Option<PathBuf>,
+    /// The most units that are served on this node.
+    pub units_max: usize,
 }
 
 /// Serves a unit until it is unmounted and its members are marked clean.

@@ -72,7 +72,9 @@ pub(super) fn serve(
 ) -> Result<()> {
     let unit = setup.unit.as_str();
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
-    let claimed = Runtime::from_env()?.claim(unit)?;
+    let runtime = Runtime::from_env()?;
+    let claimed = runtime.claim(unit)?;
+    refuse_more(&runtime, options.units_max)?;
     if let Some(config) = &options.config {
         claimed.set_config(config)?;
     }
@@ -98,6 +100,18 @@ pub(super) fn serve(
         served
     };
     tell_failure(&claimed, ended)
+}
+
+/// Refuses a unit beyond those that the node serves; this one is counted among the living already.
+fn refuse_more(runtime: &Runtime, most: usize) -> Result<()> {
+    let units = runtime.list()?;
+    let served = units.iter().filter(|unit| unit.alive).count();
+    if served <= most {
+        return Ok(());
+    }
+    let text = format!("this node serves at most {most} units");
+    let hint = "stop another unit first, or raise max_units in node.toml";
+    Err(Error::new(Code::TooManyUnits, text).with_hint(hint))
 }
 
 /// Leaves the sentence of a bad end to those who stop the unit.

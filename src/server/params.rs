@@ -87,6 +87,10 @@ params! {
     Priority = "priority", number(0, 10_000, ""), 5000;
     /// Time after which a command that has not ended is given up, with nothing changed.
     CommandTimeout = "command_timeout", number(1, 3600, "seconds"), 30;
+    /// Time between two looks at the write-intent bitmap; it doubles while writes mark the same again, up to 32 times.
+    HbmmRtc = "hbmm_rtc", number(1, 65_535, "seconds"), 5;
+    /// The write-intent bitmap begins anew at a look only when it marks more blocks than this.
+    HbmmResetThreshold = "hbmm_reset_threshold", number(0, 4_294_967_295, "blocks"), 0;
     /// What is wanted of a bitmap by a detach that does not say.
     DefaultDetachPolicy = "default_detach_policy", Kind::Word(DETACH_WORDS), 1;
 }
@@ -305,14 +309,21 @@ impl Params {
         self.0[param.index()].load(Ordering::Relaxed)
     }
 
-    /// How many copies may run.
+    /// What the set is told.
     #[must_use]
     pub fn limits(&self) -> Limits {
         let (copies, priority) = (self.get(Param::MaxCopies), self.get(Param::Priority));
         Limits {
             copies: usize::try_from(copies).unwrap_or(usize::MAX),
             held: priority == 0,
+            reset_blocks: self.get(Param::HbmmResetThreshold),
         }
+    }
+
+    /// Time between two looks at the write-intent bitmap.
+    #[must_use]
+    pub fn hbmm_rtc(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.get(Param::HbmmRtc))
     }
 
     /// Time after which a command is given up.

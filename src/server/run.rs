@@ -24,7 +24,7 @@ use crate::set::{
     Moment, Notice, Refusal, ShadowSet, Ticket, Verdict, Written,
 };
 
-/// How often the write-intent bitmap may be rotated.
+/// How often what was begun is driven on.
 const TICK: Duration = Duration::from_secs(5);
 /// How often the progress of copies is published.
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -56,6 +56,8 @@ pub(super) struct Runner {
     last_ticket: u64,
     speeds: Speeds,
     last_tick: Instant,
+    /// When the write-intent bitmap was looked at last.
+    last_look: Instant,
     /// Bits of all bitmaps when the state was published last, and when that was.
     last_bits: (u64, Instant),
     pub(super) snapshots: Snapshots,
@@ -110,6 +112,7 @@ impl Runner {
             last_ticket: 0,
             speeds: Speeds::default(),
             last_tick: Instant::now(),
+            last_look: Instant::now(),
             last_bits: (0, Instant::now()),
             snapshots: Snapshots::default(),
             written,
@@ -153,7 +156,7 @@ impl Runner {
         let busy = match self.speeds.is_idle() {
             false => PROGRESS,
             true if self.set.has_departed() => BITS,
-            true => TICK,
+            true => TICK.min(self.params.hbmm_rtc()),
         };
         deadline.map_or(busy, |left| left.min(busy))
     }
@@ -187,15 +190,26 @@ impl Runner {
             self.feed(Event::TimedOut(ticket));
             self.give_up_look(ticket);
         }
-        if now.duration_since(self.last_tick) >= TICK {
-            self.last_tick = now;
-            match self.is_undurable() {
-                true => self.persist_again(),
-                false => self.feed(Event::Tick),
-            }
-        }
+        self.tick(now);
         if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) {
             self.publish_state();
+        }
+    }
+
+    /// Drives on what was begun, and looks at the write-intent bitmap when its time has come.
+    fn tick(&mut self, now: Instant) {
+        let look = now.duration_since(self.last_look) >= self.params.hbmm_rtc();
+        if !look && now.duration_since(self.last_tick) < TICK {
+            return;
+        }
+        self.last_tick = now;
+        if look {
+            self.last_look = now;
+        }
+        match self.is_undurable() {
+            true => self.persist_again(),
+            false if look => self.feed(Event::Tick),
+            false => self.feed(Event::Beat),
         }
     }
 
@@ -300,7 +314,10 @@ impl Runner {
 
     /// Feeds one event to the set and carries out what comes of it.
     pub(super) fn feed(&mut self, event: Event) {
-        let quiet = matches!(event, Event::Tick | Event::Retired(_) | Event::Flushed(..));
+        let quiet = matches!(
+            event,
+            Event::Tick | Event::Beat | Event::Retired(_) | Event::Flushed(..)
+        );
         let effects = self.set.handle(now(), event);
         if !(quiet && effects.is_empty()) {
             self.carry_out(effects);

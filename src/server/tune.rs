@@ -35,8 +35,10 @@ impl Runner {
     /// What follows from another value; most parameters are read when they are needed.
     fn follow(&mut self, param: Param) {
         match param {
-            Param::MaxCopies | Param::Priority => self.feed(Event::Limits(self.params.limits())),
-            Param::CommandTimeout | Param::DefaultDetachPolicy => {}
+            Param::MaxCopies | Param::Priority | Param::HbmmResetThreshold => {
+                self.feed(Event::Limits(self.params.limits()));
+            }
+            Param::CommandTimeout | Param::HbmmRtc | Param::DefaultDetachPolicy => {}
         }
     }
 }

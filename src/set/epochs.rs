@@ -14,8 +14,7 @@ use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::shadow::{Purpose, ShadowSet};
 use super::view::{Epoch, Role, Seat, View};
 
-/// Most ticks between two rotations of intent that finds its bits set again each time: with a tick of 5 s
-/// about SHADOW_HBMM_RTC, which is 150 s.
+/// Most ticks between two rotations of intent that finds its bits set again each time.
 const PACE_MAX: u32 = 32;
 
 /// A write-intent bitmap whose writes are not flushed yet.
@@ -163,10 +162,16 @@ impl ShadowSet {
     pub(super) fn tick(&mut self) {
         if self.old_intents.is_empty() && self.pending.is_none() && !self.closing {
             let bits = self.intent.count();
-            if self.pace.beat(bits) {
+            let blocks = bits.saturating_mul(u64::from(self.geometry.region_blocks()));
+            if blocks > self.limits.reset_blocks && self.pace.beat(bits) {
                 self.rotate();
             }
         }
+        self.beat();
+    }
+
+    /// Drives on what was begun: flushes for intents of the past and for what copies have drained.
+    pub(super) fn beat(&mut self) {
         self.trim_intents();
         self.note_drained();
     }

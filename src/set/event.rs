@@ -190,7 +190,9 @@ pub enum Event {
     HomeLost(Refusal),
     /// Some time has passed: a moment to rotate the write-intent bitmap.
     Tick,
-    /// Other limits for copies are in force.
+    /// As a tick, but the write-intent bitmap stays.
+    Beat,
+    /// Other limits are in force.
     Limits(Limits),
     /// No request will come any more: stop copies, flush, mark the members clean.
     Shutdown,

@@ -1,17 +1,19 @@
-//! How many copies may run, and what follows when that changes.
+//! Limits that the operator sets: of copies, and of the write-intent bitmap; and what follows when they change.
 
 use super::shadow::ShadowSet;
 
 /// Copies that run at once unless told otherwise (SHADOW_MAX_COPY).
 const COPIES_DEFAULT: usize = 4;
 
-/// How many copies and merges may run at once.
+/// What the operator has limited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// The most that run at once.
+    /// The most copies and merges that run at once.
     pub copies: usize,
     /// Whether none may start, whatever the number.
     pub held: bool,
+    /// The write-intent bitmap is rotated only when it marks more blocks than this.
+    pub reset_blocks: u64,
 }
 
 impl Default for Limits {
@@ -19,6 +21,7 @@ impl Default for Limits {
         Self {
             copies: COPIES_DEFAULT,
             held: false,
+            reset_blocks: 0,
         }
     }
 }

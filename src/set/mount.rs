@@ -53,7 +53,7 @@ pub struct Beginning {
     pub past: Past,
     /// Why bitmaps cannot be kept, when they should be and cannot.
     pub home: Result<(), Refusal>,
-    /// How many copies may run.
+    /// What the operator has limited.
     pub limits: Limits,
     /// The time, for people.
     pub now: Moment,
@@ -439,6 +439,7 @@ impl ShadowSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::set::event::Event;
     use crate::set::geometry::{Bytes, Regions};
 
     fn member(place: u128) -> Member {
@@ -524,5 +525,40 @@ mod tests {
             let bits = departed.marks().expect("it has a bitmap");
             assert!(bits.covers(Regions::run(3, 5)), "all bits in one");
         }
+    }
+
+    /// Bits below the threshold stay; a beat never rotates.
+    #[test]
+    fn intent_is_rotated_at_a_tick_that_finds_more_than_the_threshold() {
+        let from = Beginning {
+            geometry: Geometry::new(Bytes(1 << 20), 8).expect("a small unit"),
+            generation: Generation::from_number(1).expect("not zero"),
+            clean: true,
+            last_mark: 0,
+            mark: 1,
+            absent: Policy::default(),
+            past: Past::Unknown("why".to_owned()),
+            home: Ok(()),
+            limits: Limits {
+                reset_blocks: 8,
+                ..Limits::default()
+            },
+            now: Moment(0),
+        };
+        let mut set =
+            ShadowSet::assemble(from, vec![(member(1), Start::Source)]).expect("a source");
+        let _ = set.begin();
+        set.old_intents.clear();
+        let mut rotates = |region: Option<u64>, event: Event| {
+            if let Some(region) = region {
+                set.intent.mark(Regions::run(region, region + 1));
+            }
+            let before = set.epoch;
+            let _ = set.handle(Moment(0), event);
+            set.epoch != before
+        };
+        assert!(!rotates(Some(0), Event::Tick), "one region of 8 blocks");
+        assert!(!rotates(Some(1), Event::Beat), "a beat is no look");
+        assert!(rotates(None, Event::Tick), "two regions");
     }
 }

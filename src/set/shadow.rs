@@ -128,6 +128,7 @@ impl ShadowSet {
             Event::Told(id) => self.told(id),
             Event::HomeLost(why) => self.home_lost(why),
             Event::Tick => self.tick(),
+            Event::Beat => self.beat(),
             Event::Limits(limits) => self.limit(limits),
             Event::Shutdown => self.shutdown(),
         }

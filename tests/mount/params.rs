@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Plan, Unit};
+use crate::bed::{MIB, Plan, Unit, eventually};
 
 /// Value of a parameter in `status.json`.
 fn param(unit: &Unit, name: &str) -> Value {
@@ -204,4 +204,42 @@ fn nothing_is_kept_for_a_unit_without_a_configuration() {
         ran.err.contains("mounted without a configuration"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn intent_begins_anew_as_often_as_the_parameter_says() {
+    let unit = Plan::new(2, 4 * MIB).options("hbmm_rtc=65535").mount();
+    let write = || unit.sh("printf x | dd of=$U bs=1 seek=1M conv=notrunc,fsync status=none");
+    let announced = || {
+        let stats = unit.read("stats/bitmap");
+        let line = stats.lines().find_map(|l| l.strip_prefix("announcements "));
+        line.expect("a line").parse::<u64>().expect("a number")
+    };
+    write();
+    let first = announced();
+    assert!(first > 0, "the first write marks its region");
+    write();
+    assert_eq!(announced(), first, "the mark stands");
+    unit.accepted("set hbmm_rtc 1");
+    eventually("the region is announced anew", || {
+        write();
+        announced() > first
+    });
+}
+
+#[test]
+fn a_node_serves_as_many_units_as_it_may() {
+    let unit = Unit::new(2, 4 * MIB);
+    unit.sh("echo 'max_units = 1' > $D/conf/node.toml; mkdir $D/second $D/state2; truncate -s 1M $I/x1.img");
+    unit.sh("shadowset create dsa2 --size 1M --member m1=$I/x1.img --state-dir $D/state2");
+    let list = unit.sh("shadowset list");
+    assert!(list.contains("dsa2") && !list.contains("node"), "{list}");
+    let ran = unit.try_sh("shadowset mount dsa2 $D/second --log $D/log2");
+    assert_eq!(ran.code, 32, "{ran:?}");
+    let says =
+        "shadowset: mount dsa2: this node serves at most 1 units\nhint: stop another unit first";
+    assert!(ran.err.starts_with(says), "{ran:?}");
+    assert_eq!(unit.sh("ls $D/run"), "dsa1", "nothing is left of it");
+    unit.sh("echo 'max_units = 2' > $D/conf/node.toml");
+    unit.sh("shadowset mount dsa2 $D/second --log $D/log2; shadowset stop dsa2");
 }

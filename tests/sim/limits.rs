@@ -18,11 +18,12 @@ pub(crate) fn first_limits(rng: &mut Rng, plan: &Plan) -> Limits {
     }
 }
 
-/// Limits at random: few copies, or none.
+/// Limits at random: few copies, or none; intent that is rotated late.
 fn draw_limits(rng: &mut Rng) -> Limits {
     Limits {
         copies: rng.place(4),
         held: rng.chance(200),
+        reset_blocks: rng.below(4) * 8,
     }
 }
 

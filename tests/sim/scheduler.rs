@@ -164,7 +164,8 @@ impl World {
     pub(crate) fn deliver(&mut self) -> Checked {
         if self.inbox.is_empty() {
             if !self.quiet && self.rng.chance(200) {
-                return self.handle(Event::Tick);
+                let late = self.plan.limits > 0 && self.rng.chance(500);
+                return self.handle(if late { Event::Beat } else { Event::Tick });
             }
             return match self.quiet {
                 true => self.persist_again(),

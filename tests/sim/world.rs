@@ -311,7 +311,7 @@ impl World {
             ));
         }
         let now = self.moment();
-        if matches!(event, Event::Tick) && self.is_undurable() {
+        if matches!(event, Event::Tick | Event::Beat) && self.is_undurable() {
             return self.persist_again();
         }
         let effects = self.set.handle(now, event);
