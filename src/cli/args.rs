@@ -308,7 +308,7 @@ pub(super) enum ParamsVerb {
 pub(super) struct ParamArgs {
     /// Name of a mounted unit, its mount point, or its configuration file.
     pub(super) unit: String,
-    /// Name of the parameter.
+    /// Name of the parameter, or MEMBER.read_cost and MEMBER.site.
     #[arg(value_parser = AnyParam)]
     pub(super) name: String,
 }
@@ -318,7 +318,7 @@ pub(super) struct ParamArgs {
 pub(super) struct ParamSetArgs {
     /// Name of a mounted unit, its mount point, or its configuration file.
     pub(super) unit: String,
-    /// Name of the parameter.
+    /// Name of the parameter, or MEMBER.read_cost and MEMBER.site.
     #[arg(value_parser = AnyParam)]
     pub(super) name: String,
     /// The value.

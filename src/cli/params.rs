@@ -11,7 +11,7 @@ use super::persist::Edit;
 use super::place;
 use super::system;
 use crate::error::{Error, Result};
-use crate::server::params::Param;
+use crate::server::params::{OfMember, Param};
 use crate::set::Code;
 
 /// `params`.
@@ -83,7 +83,10 @@ fn shown(value: &Value) -> String {
 
 fn get(args: &ParamArgs, out: Out) -> Result<u8> {
     let text = place::tree(&args.unit)?.read("status.json")?;
-    let values = raw(&text, "params");
+    let values = match OfMember::find(&args.name)? {
+        None => raw(&text, "params"),
+        Some((member, _)) => of_member(&raw(&text, "members"), member),
+    };
     let value = values.get(&args.name).ok_or_else(|| {
         let says = format!("there is no parameter {}", args.name);
         Error::new(Code::NoSuchParameter, says)
@@ -94,6 +97,16 @@ fn get(args: &ParamArgs, out: Out) -> Result<u8> {
         &shown(value),
     )?;
     Ok(0)
+}
+
+/// The parameters of a member, by the names that `set` takes.
+fn of_member(members: &Value, name: &str) -> Value {
+    let mut members = members.as_array().into_iter().flatten();
+    let member = members.find(|member| member["name"] == name);
+    let values = member.into_iter().flat_map(|member| {
+        ["read_cost", "site"].map(|key| (format!("{name}.{key}"), member[key].clone()))
+    });
+    Value::Object(values.collect())
 }
 
 fn set(args: &ParamSetArgs, out: Out) -> Result<u8> {
@@ -116,7 +129,10 @@ fn set(args: &ParamSetArgs, out: Out) -> Result<u8> {
 
 /// What the configuration of a mounted unit becomes.
 fn edit(unit: &str, args: &ParamSetArgs) -> Result<Edit> {
-    Param::find(&args.name)?.value(&args.value)?;
+    match OfMember::find(&args.name)? {
+        Some((_, param)) => param.tuning(&args.name, &args.value).map(|_| ())?,
+        None => Param::find(&args.name)?.value(&args.value).map(|_| ())?,
+    }
     let path = system::runtime()?.config(unit)?.ok_or_else(|| {
         let says = format!(
             "{unit} is mounted without a configuration to keep {} in",

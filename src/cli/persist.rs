@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use toml_edit::{DocumentMut, Item, Table, Value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
 use super::config;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ pub(super) struct Edit {
 }
 
 impl Edit {
-    /// Gives a parameter of `[params]` another value; nothing is written yet.
+    /// Gives a parameter of `[params]`, or with a name such as `m1.site` one of a member, another value; nothing is written yet.
     ///
     /// # Errors
     /// [`Code::Config`] when the file, or what it would become, cannot be understood; the system's error.
@@ -54,12 +54,10 @@ impl Edit {
 /// The text with another value of a parameter.
 fn with_param(text: &str, name: &str, value: &str) -> std::result::Result<String, String> {
     let mut document: DocumentMut = text.parse().map_err(|e| format!("{e}"))?;
-    let params = document
-        .entry("params")
-        .or_insert_with(|| Item::Table(Table::new()));
-    let params = params
-        .as_table_like_mut()
-        .ok_or("params is not a table of parameters")?;
+    let (params, name) = match name.rsplit_once('.') {
+        Some((member, name)) => (member_of(&mut document, member)?, name),
+        None => (params_of(&mut document)?, name),
+    };
     let mut new: Value = match value.parse::<i64>() {
         Ok(number) => number.into(),
         Err(_) => value.into(),
@@ -75,6 +73,28 @@ fn with_param(text: &str, name: &str, value: &str) -> std::result::Result<String
         }
     }
     Ok(document.to_string())
+}
+
+/// The table of the unit's parameters; a new one where there is none.
+fn params_of(document: &mut DocumentMut) -> std::result::Result<&mut dyn TableLike, String> {
+    let params = document
+        .entry("params")
+        .or_insert_with(|| Item::Table(Table::new()));
+    let params = params.as_table_like_mut();
+    params.ok_or_else(|| "params is not a table of parameters".to_owned())
+}
+
+/// The table of a member.
+fn member_of<'a>(
+    document: &'a mut DocumentMut,
+    name: &str,
+) -> std::result::Result<&'a mut dyn TableLike, String> {
+    let members = document.get_mut("member");
+    let members = members.and_then(Item::as_array_of_tables_mut);
+    let is_it = |table: &&mut Table| table.get("name").and_then(Item::as_str) == Some(name);
+    let found = members.and_then(|members| members.iter_mut().find(is_it));
+    let found = found.map(|table| table as &mut dyn TableLike);
+    found.ok_or_else(|| format!("there is no [[member]] {name}"))
 }
 
 /// Replaces a file by one of the same owner and mode; a link to it stays one.
@@ -138,6 +158,18 @@ mod tests {
         let new = with_param(&inline, "priority", "2").expect("an inline table");
         assert_eq!(new, inline.replace("priority = 1", "priority = 2"));
         assert!(with_param("params = 3\n", "priority", "2").is_err());
+    }
+
+    #[test]
+    fn a_parameter_of_a_member_goes_into_its_table() {
+        let two =
+            format!("{MEMBERS}read_cost = 1 # near\n\n[[member]]\nname = \"m.2\"\npath = \"/b\"\n");
+        let new = with_param(&two, "m1.read_cost", "5").expect("there");
+        assert_eq!(new, two.replace("read_cost = 1", "read_cost = 5"));
+        let new = with_param(&two, "m.2.site", "3").expect("there");
+        assert_eq!(new, format!("{two}site = 3\n"));
+        let says = with_param(&two, "m3.site", "3").expect_err("not there");
+        assert_eq!(says, "there is no [[member]] m3");
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) enum Store {
     Command,
     /// One of these commands, for the object that the node belongs to.
     ObjectCommand(&'static [&'static str]),
-    /// A value for the parameter that the node is.
+    /// A value for the parameter, of the unit or of a member, that the node is.
     Value,
     /// Clears the error log.
     ClearErrors,
@@ -309,10 +309,12 @@ pub static TABLE: &[Node] = &[
         "members/<m>/read_cost",
         "Cost of a read; lower is preferred.",
         |_, m| m.read_cost.to_string(),
-    ),
+    )
+    .stores(Store::Value),
     member("members/<m>/site", "Site of the member.", |_, m| {
         m.site.to_string()
-    }),
+    })
+    .stores(Store::Value),
     link(
         "members/<m>/bitmap",
         "The member's bitmap, where it has one.",

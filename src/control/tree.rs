@@ -242,7 +242,13 @@ impl Tree {
             (Some(Store::ObjectCommand(verbs)), Some(name)) => {
                 command::parse_for(bytes, &name, verbs)
             }
-            (Some(Store::Value), Some(name)) => command::parse_value(bytes, &name),
+            (Some(Store::Value), Some(name)) => match node.key() {
+                Some(Key::Member(_)) => {
+                    let name = format!("{name}.{}", node.node().name());
+                    command::parse_value(bytes, &name)
+                }
+                _ => command::parse_value(bytes, &name),
+            },
             (None, _) => Err(Refusal::new(
                 Code::NotPermitted,
                 format!("{} takes no writes", node.node().path),

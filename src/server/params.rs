@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::set::{Code, Limits, Policy, Refusal};
+use crate::set::{Code, Limits, Policy, Refusal, Tuning};
 
 /// The value of a rate without a limit.
 pub const UNLIMITED: u64 = u64::MAX;
@@ -93,6 +93,55 @@ params! {
     HbmmResetThreshold = "hbmm_reset_threshold", number(0, 4_294_967_295, "blocks"), 0;
     /// What is wanted of a bitmap by a detach that does not say.
     DefaultDetachPolicy = "default_detach_policy", Kind::Word(DETACH_WORDS), 1;
+}
+
+/// What decides which member is read: parameters of a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OfMember {
+    /// Cost of a read.
+    ReadCost,
+    /// Site of the member.
+    Site,
+}
+
+impl OfMember {
+    /// Member and parameter of a name such as `m1.read_cost`; none for the name of a parameter of the unit.
+    ///
+    /// # Errors
+    /// [`Code::NoSuchParameter`] when members have no such parameter.
+    pub fn find(name: &str) -> Result<Option<(&str, Self)>, Refusal> {
+        let Some((member, of_member)) = name.rsplit_once('.') else {
+            return Ok(None);
+        };
+        let all = [("read_cost", Self::ReadCost), ("site", Self::Site)];
+        let found = all.into_iter().find(|(name, _)| *name == of_member);
+        let (_, found) = found.ok_or_else(|| {
+            let text = format!("members have no parameter {of_member}");
+            Refusal::new(Code::NoSuchParameter, text)
+                .at(name)
+                .with_hint("members have read_cost and site")
+        })?;
+        Ok(Some((member, found)))
+    }
+
+    /// The change that a value means.
+    ///
+    /// # Errors
+    /// [`Code::Syntax`] or [`Code::OutOfRange`].
+    pub fn tuning(self, name: &str, value: &str) -> Result<Tuning, Refusal> {
+        let number = digits(value).map(u32::try_from);
+        let wrong = |code| {
+            let text = format!("{name} takes 0 to {}, not {value}", u32::MAX);
+            Refusal::new(code, text).at(value)
+        };
+        let number = number
+            .ok_or_else(|| wrong(Code::Syntax))?
+            .map_err(|_| wrong(Code::OutOfRange))?;
+        Ok(match self {
+            Self::ReadCost => Tuning::ReadCost(number),
+            Self::Site => Tuning::Site(number),
+        })
+    }
 }
 
 impl Param {

@@ -92,6 +92,14 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
         Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
+        Notice::Tuned(name, what, old, new) => {
+            let facts = vec![
+                ("parameter", format!("{name}.{what}")),
+                ("old", old.to_string()),
+                ("new", new.to_string()),
+            ];
+            ("parameter-set", facts)
+        }
         Notice::Released(name) => ("member-released", vec![("member", name.clone())]),
         Notice::HomeLost(why) => ("bitmaps-in-memory", vec![("reason", why.clone())]),
         Notice::BitmapDeleted(id) => ("bitmap-deleted", vec![("bitmap", id.to_string())]),

@@ -257,7 +257,7 @@ impl Runner {
                         self.reply(&ticket, Err(refusal));
                     }
                 }
-                Request::Set { name, value } => self.set_param(&ticket, &name, &value),
+                Request::Set { name, value } => self.set_param(ticket, &name, &value),
                 request => {
                     if let Some(command) = command(request, &self.params) {
                         self.feed(Event::Command(ticket, command));

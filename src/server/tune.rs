@@ -1,16 +1,30 @@
 //! Setting a parameter: the value is checked, is in force at once, and is told.
 
-use super::params::Param;
+use super::params::{OfMember, Param};
 use super::record::record_set;
 use super::run::{Runner, now};
-use crate::set::{Answer, Event, Refusal, Ticket};
+use crate::set::{Answer, Command, Event, Refusal, Ticket};
+
+/// The command that sets a parameter of a member, where the name is one.
+fn of_member(name: &str, value: &str) -> Result<Option<Command>, Refusal> {
+    let Some((member, param)) = OfMember::find(name)? else {
+        return Ok(None);
+    };
+    let tuning = param.tuning(name, value)?;
+    let member = member.to_owned();
+    Ok(Some(Command::Tune { member, tuning }))
+}
 
 impl Runner {
     /// Answers `set`; a value that is refused changes nothing.
-    pub(super) fn set_param(&mut self, ticket: &Ticket, name: &str, value: &str) {
-        let answer = self.tune(name, value);
+    pub(super) fn set_param(&mut self, ticket: Ticket, name: &str, value: &str) {
+        let answer = match of_member(name, value) {
+            Ok(Some(command)) => return self.feed(Event::Command(ticket, command)),
+            Ok(None) => self.tune(name, value),
+            Err(refusal) => Err(refusal),
+        };
         self.publish_state();
-        self.reply(ticket, answer);
+        self.reply(&ticket, answer);
     }
 
     fn tune(&mut self, name: &str, value: &str) -> Result<Answer, Refusal> {

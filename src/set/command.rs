@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
-use super::event::{Answer, Effect, Notice, Ticket};
+use super::event::{Answer, Effect, Notice, Ticket, Tuning};
 use super::member::{BitmapTag, Held, MEMBERS_MAX, Member, MemberId, MemberState};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
@@ -48,6 +48,37 @@ impl ShadowSet {
             return Err(Refusal::new(Code::InUse, text).at(name));
         }
         Ok((id, departed.tag))
+    }
+
+    /// Gives a member another cost or site; requests of the next View go by it.
+    pub(super) fn tune(&mut self, ticket: Ticket, name: &str, tuning: Tuning) {
+        let id = match self.find(name) {
+            Ok(id) => id,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        let member = &mut self.members[id.index()];
+        let (what, place, new) = match tuning {
+            Tuning::ReadCost(new) => ("read_cost", &mut member.read_cost, new),
+            Tuning::Site(new) => ("site", &mut member.site, new),
+        };
+        let old = std::mem::replace(place, new);
+        if old != new {
+            self.publish();
+            self.push(Effect::Notice(Notice::Tuned(
+                name.to_owned(),
+                what,
+                old,
+                new,
+            )));
+        }
+        let parameter = format!("{name}.{what}");
+        let text = format!("{parameter} is {new}");
+        let facts = vec![
+            ("parameter", parameter),
+            ("value", new.to_string()),
+            ("old", old.to_string()),
+        ];
+        self.accept(ticket, Answer { text, facts });
     }
 
     /// Has the other sources made equal to the master.

@@ -264,4 +264,27 @@ impl ShadowSet {
             self.push_home(HomeChange::Retain(Arc::new(left)));
         }
     }
+
+    /// Checks what must hold of the write-intent bitmaps after every event.
+    pub(super) fn check_intents(&self) {
+        assert_eq!(
+            self.intent.geometry(),
+            self.geometry,
+            "I1: coverage of the intent"
+        );
+        let mut last = None;
+        for old in &self.old_intents {
+            assert_eq!(
+                old.map.geometry(),
+                self.geometry,
+                "I1: coverage of an old intent"
+            );
+            assert!(
+                last < Some(old.until),
+                "intents are kept in the order of their epochs"
+            );
+            assert!(old.until < self.epoch, "the current intent is no old one");
+            last = Some(old.until);
+        }
+    }
 }

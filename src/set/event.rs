@@ -95,6 +95,15 @@ pub struct Attach {
     pub dry_run: bool,
 }
 
+/// What decides which member is read, with its new value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tuning {
+    /// Cost of a read.
+    ReadCost(u32),
+    /// Site of the member.
+    Site(u32),
+}
+
 /// A command of the operator.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -123,6 +132,13 @@ pub enum Command {
     Merge {
         /// Everywhere, not only where writes may be in flight.
         full: bool,
+    },
+    /// Read a member sooner or later than the others from now on.
+    Tune {
+        /// Its name.
+        member: String,
+        /// What changes.
+        tuning: Tuning,
     },
     /// Delete an unused bitmap.
     DeleteBitmap {
@@ -258,6 +274,8 @@ pub enum Notice {
     ReadError(MemberId),
     /// A bitmap was deleted.
     BitmapDeleted(BitmapId),
+    /// A member is read sooner or later than before: its name, what has changed, the old and the new value.
+    Tuned(String, &'static str, u32, u32),
     /// A member has given up its membership.
     Released(String),
     /// Bitmaps are in memory only from now on.

@@ -36,7 +36,7 @@ pub use bitmap::{OwnedBitmap, WriteBitmap};
 pub use copy::{CopyKind, CopyStep, CopyWork, MergeRest, OpId, Piece, Progress, pieces};
 pub use event::{
     Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
-    Joiner, Notice, Ticket, Verdict,
+    Joiner, Notice, Ticket, Tuning, Verdict,
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::AttachPlan;

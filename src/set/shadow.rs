@@ -170,6 +170,7 @@ impl ShadowSet {
             Command::Attach(attach) => self.attach(ticket, *attach),
             Command::Expel { member } => self.expel_command(ticket, &member),
             Command::Release { member } => self.release(ticket, &member),
+            Command::Tune { member, tuning } => self.tune(ticket, &member, tuning),
             Command::Merge { full } => self.merge(ticket, full),
             Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
             Command::Pause(op) => self.pause(ticket, op),
@@ -554,28 +555,6 @@ impl ShadowSet {
                 );
             }
             MemberState::Vacant => {}
-        }
-    }
-
-    fn check_intents(&self) {
-        assert_eq!(
-            self.intent.geometry(),
-            self.geometry,
-            "I1: coverage of the intent"
-        );
-        let mut last = None;
-        for old in &self.old_intents {
-            assert_eq!(
-                old.map.geometry(),
-                self.geometry,
-                "I1: coverage of an old intent"
-            );
-            assert!(
-                last < Some(old.until),
-                "intents are kept in the order of their epochs"
-            );
-            assert!(old.until < self.epoch, "the current intent is no old one");
-            last = Some(old.until);
         }
     }
 }

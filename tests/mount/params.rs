@@ -243,3 +243,35 @@ fn a_node_serves_as_many_units_as_it_may() {
     unit.sh("echo 'max_units = 2' > $D/conf/node.toml");
     unit.sh("shadowset mount dsa2 $D/second --log $D/log2; shadowset stop dsa2");
 }
+
+#[test]
+fn cost_and_site_of_a_member_are_set_and_kept() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("echo 5 > $M/.shadow/members/m1/read_cost");
+    assert_eq!(unit.read("members/m1/read_cost"), "5\n");
+    let answer = unit.accepted("set m2.site 3");
+    assert_eq!((answer.number("value"), answer.number("old")), (3, 0));
+    for (command, code) in [
+        ("set m9.site 3", "no-such-member ENOENT"),
+        ("set m1.weight 3", "no-such-parameter ENOENT"),
+        ("set m1.site x", "syntax EINVAL"),
+        ("set m1.site 4294967296", "out-of-range EINVAL"),
+    ] {
+        let refused = unit.command(command.as_bytes()).expect_err(command);
+        assert!(
+            refused.text.starts_with(&format!("error: {code}\n")),
+            "{refused:?}"
+        );
+    }
+    let events = unit.sh("cat $M/.shadow/events");
+    assert!(
+        events.contains("\"parameter\":\"m1.read_cost\",\"old\":\"2\",\"new\":\"5\""),
+        "{events}"
+    );
+    assert_eq!(unit.sh("shadowset params get dsa1 m2.site"), "3");
+    unit.sh("shadowset params set dsa1 m2.read_cost 9 --persist");
+    unit.stop();
+    unit.mount();
+    assert_eq!(unit.read("members/m2/read_cost"), "9\n");
+    assert_eq!(unit.read("members/m1/read_cost"), "2\n", "it was not kept");
+}

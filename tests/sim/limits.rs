@@ -1,7 +1,7 @@
 //! The limits of copies in the simulator: changed at any time, and raised again in the end.
 
 use shadowset::set::member::Phase;
-use shadowset::set::{Event, Limits, MemberState};
+use shadowset::set::{Command, Event, Limits, MemberState, Tuning};
 use shadowset::testing::Rng;
 
 use crate::plan::Plan;
@@ -30,6 +30,16 @@ fn draw_limits(rng: &mut Rng) -> Limits {
 impl World {
     /// Other limits, while anything is under way.
     pub(crate) fn change_limits(&mut self) -> Checked {
+        if self.rng.chance(200) {
+            let place = self.rng.place(self.set.members().len());
+            let number = u32::try_from(self.rng.below(3)).unwrap_or(0);
+            let tuning = match self.rng.chance(500) {
+                true => Tuning::ReadCost(number),
+                false => Tuning::Site(number),
+            };
+            let member = format!("m{}", place + 1);
+            return self.give("tune", None, Command::Tune { member, tuning });
+        }
         let limits = draw_limits(&mut self.rng);
         self.limit(limits)
     }

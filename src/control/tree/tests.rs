@@ -260,14 +260,18 @@ fn the_file_of_a_parameter_takes_its_value_alone() {
             "{refused:?}"
         );
     }
+    assert_eq!(store(&tree, "members/m1/read_cost", b"7").errno, 0);
     let refused = store(&tree, "params/HELP", b"1");
     assert_eq!(refused.errno, libc::EPERM);
     let requests = fake.requests.lock().expect("not poisoned");
-    let set = Request::Set {
-        name: "max_copies".to_owned(),
-        value: "2".to_owned(),
+    let set = |name: &str, value: &str| Request::Set {
+        name: name.to_owned(),
+        value: value.to_owned(),
     };
-    assert_eq!(*requests, [set]);
+    assert_eq!(
+        *requests,
+        [set("max_copies", "2"), set("m1.read_cost", "7")]
+    );
     for name in text(&tree, "params/HELP")
         .lines()
         .skip(1)

@@ -130,6 +130,21 @@ fn no_limit_and_no_priority_hold_copies() {
 }
 
 #[test]
+fn members_have_a_cost_and_a_site() {
+    let find = |name| OfMember::find(name).expect("a parameter");
+    assert_eq!(find("a.b.read_cost"), Some(("a.b", OfMember::ReadCost)));
+    assert_eq!(find("m1.site"), Some(("m1", OfMember::Site)));
+    assert_eq!(find("max_copies"), None);
+    let refusal = OfMember::find("m1.weight").expect_err("none");
+    assert_eq!(refusal.code, Code::NoSuchParameter);
+    let tuning = |value| OfMember::Site.tuning("m1.site", value);
+    assert_eq!(tuning("4294967295"), Ok(Tuning::Site(u32::MAX)));
+    for (value, code) in [("4294967296", Code::OutOfRange), ("-1", Code::Syntax)] {
+        assert_eq!(tuning(value).expect_err(value).code, code);
+    }
+}
+
+#[test]
 fn the_help_has_a_line_of_columns_for_each_parameter() {
     let help = help();
     let lines: Vec<Vec<&str>> = help
