@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::set::{Code, Limits, Policy, Refusal, Tuning};
 
@@ -87,6 +88,8 @@ params! {
     Priority = "priority", number(0, 10_000, ""), 5000;
     /// Time after which a command that has not ended is given up, with nothing changed.
     CommandTimeout = "command_timeout", number(1, 3600, "seconds"), 30;
+    /// Time after a mount before the merges and copies begin that it has queued.
+    RecDly = "rec_dly", number(0, 65_535, "seconds"), 0;
     /// Time between two looks at the write-intent bitmap; it doubles while writes mark the same again, up to 32 times.
     HbmmRtc = "hbmm_rtc", number(1, 65_535, "seconds"), 5;
     /// The write-intent bitmap begins anew at a look only when it marks more blocks than this.
@@ -358,27 +361,28 @@ impl Params {
         self.0[param.index()].load(Ordering::Relaxed)
     }
 
-    /// What the set is told.
+    /// What the set is told so long after the mount.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self, since_mount: Duration) -> Limits {
         let (copies, priority) = (self.get(Param::MaxCopies), self.get(Param::Priority));
         Limits {
             copies: usize::try_from(copies).unwrap_or(usize::MAX),
             held: priority == 0,
             reset_blocks: self.get(Param::HbmmResetThreshold),
+            delayed: since_mount < Duration::from_secs(self.get(Param::RecDly)),
         }
     }
 
     /// Time between two looks at the write-intent bitmap.
     #[must_use]
-    pub fn hbmm_rtc(&self) -> std::time::Duration {
-        std::time::Duration::from_secs(self.get(Param::HbmmRtc))
+    pub fn hbmm_rtc(&self) -> Duration {
+        Duration::from_secs(self.get(Param::HbmmRtc))
     }
 
     /// Time after which a command is given up.
     #[must_use]
-    pub fn command_timeout(&self) -> std::time::Duration {
-        std::time::Duration::from_secs(self.get(Param::CommandTimeout))
+    pub fn command_timeout(&self) -> Duration {
+        Duration::from_secs(self.get(Param::CommandTimeout))
     }
 
     /// The policy of a detach that does not say.

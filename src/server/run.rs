@@ -55,6 +55,9 @@ pub(super) struct Runner {
     current: Option<(u64, Instant)>,
     last_ticket: u64,
     speeds: Speeds,
+    /// When the mount began, and whether its merges and copies still wait for their time.
+    pub(super) begun: Instant,
+    pub(super) delayed: bool,
     last_tick: Instant,
     /// When the write-intent bitmap was looked at last.
     last_look: Instant,
@@ -111,6 +114,8 @@ impl Runner {
             current: None,
             last_ticket: 0,
             speeds: Speeds::default(),
+            begun: Instant::now(),
+            delayed: true,
             last_tick: Instant::now(),
             last_look: Instant::now(),
             last_bits: (0, Instant::now()),
@@ -155,7 +160,7 @@ impl Runner {
             .map(|(_, at)| at.saturating_duration_since(Instant::now()));
         let busy = match self.speeds.is_idle() {
             false => PROGRESS,
-            true if self.set.has_departed() => BITS,
+            true if self.delayed || self.set.has_departed() => BITS,
             true => TICK.min(self.params.hbmm_rtc()),
         };
         deadline.map_or(busy, |left| left.min(busy))
@@ -190,6 +195,7 @@ impl Runner {
             self.feed(Event::TimedOut(ticket));
             self.give_up_look(ticket);
         }
+        self.end_delay();
         self.tick(now);
         if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) {
             self.publish_state();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 
@@ -77,7 +78,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         absent: mounting.policy,
         past: home.past,
         home: home.home,
-        limits: params.limits(),
+        limits: params.limits(Duration::ZERO),
         now: now(),
     };
     let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;

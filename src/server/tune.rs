@@ -46,11 +46,25 @@ impl Runner {
         })
     }
 
+    /// Tells the set what is limited now.
+    fn limit(&mut self) {
+        let limits = self.params.limits(self.begun.elapsed());
+        self.delayed = limits.delayed;
+        self.feed(Event::Limits(limits));
+    }
+
+    /// Lets merges and copies of the mount begin when they have waited long enough.
+    pub(super) fn end_delay(&mut self) {
+        if self.delayed && !self.params.limits(self.begun.elapsed()).delayed {
+            self.limit();
+        }
+    }
+
     /// What follows from another value; most parameters are read when they are needed.
     fn follow(&mut self, param: Param) {
         match param {
-            Param::MaxCopies | Param::Priority | Param::HbmmResetThreshold => {
-                self.feed(Event::Limits(self.params.limits()));
+            Param::MaxCopies | Param::Priority | Param::RecDly | Param::HbmmResetThreshold => {
+                self.limit();
             }
             Param::CommandTimeout | Param::HbmmRtc | Param::DefaultDetachPolicy => {}
         }

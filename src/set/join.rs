@@ -344,7 +344,7 @@ impl ShadowSet {
                 op,
                 kind,
                 phase: Phase::Queued(_),
-            } => Some((kind.turn(), *op)),
+            } if !self.limits.delayed || op.0 > self.mount_op => Some((kind.turn(), *op)),
             _ => None,
         };
         self.ids()

@@ -12,6 +12,8 @@ pub struct Limits {
     pub copies: usize,
     /// Whether none may start, whatever the number.
     pub held: bool,
+    /// Whether those that the mount has queued may not start yet.
+    pub delayed: bool,
     /// The write-intent bitmap is rotated only when it marks more blocks than this.
     pub reset_blocks: u64,
 }
@@ -21,6 +23,7 @@ impl Default for Limits {
         Self {
             copies: COPIES_DEFAULT,
             held: false,
+            delayed: false,
             reset_blocks: 0,
         }
     }

@@ -174,6 +174,7 @@ impl ShadowSet {
             now: from.now,
             effects: Vec::new(),
             last_op: 0,
+            mount_op: 0,
             last_bitmap,
             last_flush: 0,
         };
@@ -205,6 +206,7 @@ impl ShadowSet {
         self.push_home(HomeChange::Add(record, Arc::clone(&self.intent)));
         self.write_generation();
         self.publish();
+        self.mount_op = self.last_op;
         // No request is older than the first View.
         self.settle_joins();
         self.trim_intents();

@@ -107,6 +107,8 @@ pub struct ShadowSet {
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
     pub(super) last_op: u64,
+    /// The last operation that the mount has queued.
+    pub(super) mount_op: u64,
     pub(super) last_bitmap: u32,
     pub(super) last_flush: u64,
 }

@@ -275,3 +275,23 @@ fn cost_and_site_of_a_member_are_set_and_kept() {
     assert_eq!(unit.read("members/m2/read_cost"), "9\n");
     assert_eq!(unit.read("members/m1/read_cost"), "2\n", "it was not kept");
 }
+
+#[test]
+fn copies_of_a_mount_begin_when_they_have_waited() {
+    let mut unit = Plan::new(3, 4 * MIB).mount();
+    unit.accepted("set max_copies 0");
+    unit.accepted("detach m3");
+    unit.accepted("attach m3 policy=full");
+    unit.stop();
+    unit.sh("printf '[params]\nrec_dly = 65535\n' >> $D/conf/dsa1.toml");
+    unit.mount();
+    assert_eq!(copies(&unit), [("m3".to_owned(), "queued".to_owned())]);
+    unit.accepted("detach m2");
+    unit.sh("shadowset attach dsa1 m2 --wait");
+    assert_eq!(unit.state_of("m2"), "source", "a command does not wait");
+    assert_eq!(copies(&unit), [("m3".to_owned(), "queued".to_owned())]);
+    // Longer than the mount is old, so that the end of the time is seen by itself.
+    unit.accepted("set rec_dly 5");
+    unit.sh("shadowset wait dsa1 --timeout 30");
+    assert_eq!(unit.state_of("m3"), "source");
+}

@@ -23,6 +23,7 @@ fn draw_limits(rng: &mut Rng) -> Limits {
     Limits {
         copies: rng.place(4),
         held: rng.chance(200),
+        delayed: rng.chance(100),
         reset_blocks: rng.below(4) * 8,
     }
 }
@@ -65,7 +66,7 @@ impl World {
         let (still, waiting) = self.copies_of_set();
         let closing = self.stopping || self.crashed;
         ensure!(
-            closing || waiting == 0 || still >= self.at_once(),
+            closing || waiting == 0 || limits.delayed || still >= self.at_once(),
             "{still} copies run and {waiting} wait, {} may run",
             self.at_once()
         );

@@ -118,15 +118,18 @@ fn rates_are_bytes_with_letters_or_max() {
 #[test]
 fn no_limit_and_no_priority_hold_copies() {
     let params = Params::new(Values::default());
-    assert_eq!(params.limits(), Limits::default());
+    assert_eq!(params.limits(Duration::ZERO), Limits::default());
     assert_eq!(params.set(Param::MaxCopies, 0), 4);
-    assert_eq!(params.limits().at_once(), 0);
+    assert_eq!(params.limits(Duration::ZERO).at_once(), 0);
     params.set(Param::MaxCopies, 200);
-    assert_eq!(params.limits().at_once(), 200);
+    assert_eq!(params.limits(Duration::ZERO).at_once(), 200);
     params.set(Param::Priority, 0);
-    assert_eq!(params.limits().at_once(), 0);
+    assert_eq!(params.limits(Duration::ZERO).at_once(), 0);
     params.set(Param::Priority, 1);
-    assert_eq!(params.limits().at_once(), 200);
+    assert_eq!(params.limits(Duration::ZERO).at_once(), 200);
+    params.set(Param::RecDly, 2);
+    let delayed = [0, 1, 2, 3].map(|s| params.limits(Duration::from_secs(s)).delayed);
+    assert_eq!(delayed, [true, true, false, false]);
 }
 
 #[test]
