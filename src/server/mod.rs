@@ -15,6 +15,7 @@ mod home;
 mod immutable;
 mod lane;
 mod merging;
+mod message_mode;
 pub mod params;
 pub mod pipeline;
 mod record;

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::io::journal::{MessageMode, MessageSettings};
 use crate::set::{Code, Limits, Policy, Refusal, Tuning};
 
 /// The value of a rate without a limit.
@@ -77,6 +78,13 @@ macro_rules! params {
 const DETACH_WORDS: &[&str] = &["minicopy", "minicopy=optional", "none"];
 const DETACH_POLICIES: [Policy; 3] = [Policy::Minicopy, Policy::MinicopyOptional, Policy::Full];
 
+/// Words of `read_policy`.
+const READ_WORDS: &[&str] = &["cost", "round-robin"];
+/// Words of `wbm_msg_mode`, as [`MessageMode::ALL`] has them.
+const MESSAGE_WORDS: &[&str] = &[MessageMode::ALL[0].name(), MessageMode::ALL[1].name()];
+/// Defaults of the message modes.
+const MESSAGES: MessageSettings = MessageSettings::DEFAULT;
+
 const fn number(least: u64, most: u64, unit: &'static str) -> Kind {
     Kind::Number { least, most, unit }
 }
@@ -96,6 +104,18 @@ params! {
     HbmmResetThreshold = "hbmm_reset_threshold", number(0, 4_294_967_295, "blocks"), 0;
     /// What is wanted of a bitmap by a detach that does not say.
     DefaultDetachPolicy = "default_detach_policy", Kind::Word(DETACH_WORDS), 1;
+    /// Which member a read that continues no stream goes to: cost and load, or those of least cost in turn.
+    ReadPolicy = "read_policy", Kind::Word(READ_WORDS), 0;
+    /// Site of this node: members of another one are read only when no other can; 0 is no site.
+    SiteId = "site_id", number(0, 255, ""), 0;
+    /// When first writes to regions are committed: as soon as possible together, or by the next three.
+    WbmMsgMode = "wbm_msg_mode", Kind::Word(MESSAGE_WORDS), 0;
+    /// In mode manual: how long announcements are counted, and wait in buffered-message mode.
+    WbmMsgInt = "wbm_msg_int", number(10, 10_000, "milliseconds"), MESSAGES.interval_ms;
+    /// In mode manual: as many announcements in an interval switch to buffered-message mode.
+    WbmMsgUpper = "wbm_msg_upper", number(0, 4_294_967_295, "announcements"), MESSAGES.upper;
+    /// In mode manual: fewer announcements in an interval switch back to single-message mode.
+    WbmMsgLower = "wbm_msg_lower", number(0, 4_294_967_295, "announcements"), MESSAGES.lower;
 }
 
 /// What decides which member is read: parameters of a member.
@@ -383,6 +403,31 @@ impl Params {
     #[must_use]
     pub fn command_timeout(&self) -> Duration {
         Duration::from_secs(self.get(Param::CommandTimeout))
+    }
+
+    /// Whether reads that continue no stream take turns.
+    #[must_use]
+    pub fn takes_turns(&self) -> bool {
+        self.get(Param::ReadPolicy) != 0
+    }
+
+    /// Site of this node; 0 when it has none.
+    #[must_use]
+    pub fn site(&self) -> u32 {
+        u32::try_from(self.get(Param::SiteId)).unwrap_or(0)
+    }
+
+    /// How announcements of first writes are committed.
+    #[must_use]
+    pub fn messages(&self) -> MessageSettings {
+        let place = usize::try_from(self.get(Param::WbmMsgMode));
+        let mode = place.ok().and_then(|place| MessageMode::ALL.get(place));
+        MessageSettings {
+            mode: mode.copied().unwrap_or_default(),
+            interval_ms: self.get(Param::WbmMsgInt),
+            upper: self.get(Param::WbmMsgUpper),
+            lower: self.get(Param::WbmMsgLower),
+        }
     }
 
     /// The policy of a detach that does not say.

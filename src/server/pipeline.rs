@@ -16,6 +16,7 @@ use super::Message;
 use super::fence::{Fence, FenceGuard};
 use super::home::Home;
 use super::lane::Lanes;
+use super::params::Params;
 use super::streams::Streams;
 use crate::io::journal::{Journal, MessageCounts};
 use crate::io::{Storage, Zero};
@@ -213,6 +214,9 @@ pub struct Pipeline {
     lanes: Lanes,
     reading: [AtomicU64; MEMBERS_MAX],
     streams: Streams,
+    /// Reads so far that continued no stream, where members take turns.
+    turns: AtomicU64,
+    params: Arc<Params>,
     /// Requests of applications that have come in, ever.
     requests: AtomicU64,
     /// Where bits become durable; none when bitmaps are kept in memory only.
@@ -223,7 +227,12 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(live: Live, read_only: bool, home: Option<Journal>) -> Self {
+    pub(super) fn new(
+        live: Live,
+        read_only: bool,
+        home: Option<Journal>,
+        params: Arc<Params>,
+    ) -> Self {
         let pipeline = Self {
             geometry: live.view.geometry(),
             gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
@@ -233,6 +242,8 @@ impl Pipeline {
             lanes: Lanes::default(),
             reading: Default::default(),
             streams: Streams::default(),
+            turns: AtomicU64::new(0),
+            params,
             requests: AtomicU64::new(0),
             home: ArcSwapOption::empty(),
             announced: Arc::default(),
@@ -256,8 +267,16 @@ impl Pipeline {
     pub(super) fn set_home(&self, home: Home) {
         if let Some(journal) = &home {
             journal.count_into(Arc::clone(&self.announced));
+            journal.set_messages(self.params.messages());
         }
         self.home.store(home);
+    }
+
+    /// Has announcements to the home committed as the parameters say now.
+    pub(super) fn follow_messages(&self) {
+        if let Some(journal) = &*self.home.load() {
+            journal.set_messages(self.params.messages());
+        }
     }
 
     /// What is counted of announcements of new marks.
@@ -370,6 +389,19 @@ impl Pipeline {
         Ok(len)
     }
 
+    /// What is preferred for a read beside low costs: its stream, this site, and those whose turn it is.
+    fn preference(&self, range: ByteRange) -> Preference {
+        let last = self.streams.member_at(range.start());
+        // A read that stays with its stream uses up no turn.
+        let taken = u64::from(last.is_none());
+        let turn = || self.turns.fetch_add(taken, Ordering::Relaxed);
+        Preference {
+            site: self.params.site(),
+            last,
+            turn: self.params.takes_turns().then(turn),
+        }
+    }
+
     /// Reads a range from the best member that has it, or the next one when that fails.
     pub(super) fn read_from(
         &self,
@@ -379,10 +411,7 @@ impl Pipeline {
     ) -> Result<MemberId, Errno> {
         let mut tried = MemberSet::EMPTY;
         let load = |id: MemberId| self.reading[id.index()].load(Ordering::Relaxed);
-        let prefer = Preference {
-            last: self.streams.member_at(range.start()),
-            ..Preference::default()
-        };
+        let prefer = self.preference(range);
         while let Some(id) = live.view.route(range, tried, &prefer, load) {
             // Before the read: the next one of the stream may come while this one is under way.
             self.streams.note(range.end(), id);

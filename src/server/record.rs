@@ -40,6 +40,16 @@ pub(super) fn record_set(board: &Board, time: Moment, name: &str, old: &str, new
     keep(board, time, "parameter-set", facts.into());
 }
 
+/// Writes down that announcements are committed in another mode, after so many switches.
+pub(super) fn record_mode(board: &Board, time: Moment, mode: &str, switches: u64) {
+    tracing::info!("message-mode mode={mode} switches={switches}");
+    let facts = vec![
+        ("mode", mode.to_owned()),
+        ("switches", switches.to_string()),
+    ];
+    keep(board, time, "message-mode", facts);
+}
+
 fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {
     let mut events = board.events.lock().unwrap_or_else(PoisonError::into_inner);
     let seq = events.back().map_or(1, |e| e.seq + 1);

@@ -11,6 +11,7 @@ use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::handle::{Board, Done, Published, Request};
 use super::home::Snapshots;
+use super::message_mode::Told;
 use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
 use super::record::record;
@@ -58,6 +59,7 @@ pub(super) struct Runner {
     /// When the mount began, and whether its merges and copies still wait for their time.
     pub(super) begun: Instant,
     pub(super) delayed: bool,
+    pub(super) told: Told,
     last_tick: Instant,
     /// When the write-intent bitmap was looked at last.
     last_look: Instant,
@@ -116,6 +118,7 @@ impl Runner {
             speeds: Speeds::default(),
             begun: Instant::now(),
             delayed: true,
+            told: Told::default(),
             last_tick: Instant::now(),
             last_look: Instant::now(),
             last_bits: (0, Instant::now()),
@@ -160,7 +163,7 @@ impl Runner {
             .map(|(_, at)| at.saturating_duration_since(Instant::now()));
         let busy = match self.speeds.is_idle() {
             false => PROGRESS,
-            true if self.delayed || self.set.has_departed() => BITS,
+            true if self.delayed || self.set.has_departed() || self.switches_modes() => BITS,
             true => TICK.min(self.params.hbmm_rtc()),
         };
         deadline.map_or(busy, |left| left.min(busy))
@@ -197,7 +200,8 @@ impl Runner {
         }
         self.end_delay();
         self.tick(now);
-        if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) {
+        let switched = self.notice_mode(now);
+        if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) || switched {
             self.publish_state();
         }
     }

@@ -91,7 +91,12 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let blocks = roster.generations();
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
-    let pipeline = Arc::new(Pipeline::new(live, mounting.read_only, home.journal));
+    let pipeline = Arc::new(Pipeline::new(
+        live,
+        mounting.read_only,
+        home.journal,
+        Arc::clone(&params),
+    ));
     let board = Arc::new(Board::new(Published {
         created,
         announced: Arc::clone(pipeline.announced()),

@@ -66,7 +66,14 @@ impl Runner {
             Param::MaxCopies | Param::Priority | Param::RecDly | Param::HbmmResetThreshold => {
                 self.limit();
             }
-            Param::CommandTimeout | Param::HbmmRtc | Param::DefaultDetachPolicy => {}
+            Param::WbmMsgMode | Param::WbmMsgInt | Param::WbmMsgUpper | Param::WbmMsgLower => {
+                self.pipeline.follow_messages();
+            }
+            Param::CommandTimeout
+            | Param::HbmmRtc
+            | Param::DefaultDetachPolicy
+            | Param::ReadPolicy
+            | Param::SiteId => {}
         }
     }
 }

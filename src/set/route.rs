@@ -17,7 +17,7 @@ pub struct Preference {
     pub site: u32,
     /// Which member answered the read that ended where this one begins.
     pub last: Option<MemberId>,
-    /// Number of this read, when members of equal read cost take turns.
+    /// Number of this read among those that continue no stream, when members of equal read cost take turns.
     pub turn: Option<u64>,
 }
 

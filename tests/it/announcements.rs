@@ -1,5 +1,9 @@
 //! First writes to regions are announced to the durable bitmaps, and no others.
 
+use std::sync::mpsc;
+use std::time::Duration;
+
+use shadowset::server::Request;
 use shadowset::server::setup::Durability;
 
 use crate::bed::Bed;
@@ -17,6 +21,51 @@ fn the_first_write_to_a_region_is_announced_and_counted() {
     assert_eq!(after, (before.0 + 1, before.1 + 1));
     assert_eq!((counts.mode(), counts.switches()), ("auto", 0));
     assert_eq!(counts.sizes()[0], after.1, "nobody else writes");
+}
+
+/// With thresholds of 0 the first announcement switches to buffered messages for good: each waits for others.
+#[test]
+fn a_switch_of_the_message_mode_is_seen_and_told() {
+    let bed = Bed::durable(2, 4 << 20, Durability::Power);
+    let unit = bed.handle();
+    let set = |name: &str, value: &str| {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        bed.command(Request::Set { name, value }).expect("set");
+    };
+    for name in ["wbm_msg_upper", "wbm_msg_lower"] {
+        set(name, "0");
+    }
+    set("wbm_msg_int", "50");
+    set("wbm_msg_mode", "manual");
+    let counts = std::sync::Arc::clone(&unit.state().announced);
+    assert_eq!((counts.mode(), counts.switches()), ("single", 0));
+    let (sender, changes) = mpsc::channel();
+    unit.on_change(Box::new(move || {
+        let _ = sender.send(());
+    }));
+    let begun = std::time::Instant::now();
+    unit.pipeline().write(70_000, &[1; 512]).expect("written");
+    assert!(begun.elapsed() >= Duration::from_millis(50));
+    assert_eq!((counts.mode(), counts.switches()), ("buffered", 1));
+    let told = || {
+        unit.events()
+            .into_iter()
+            .find(|e| e.event == "message-mode")
+    };
+    let event = loop {
+        if let Some(event) = told() {
+            break event;
+        }
+        let change = changes.recv_timeout(Duration::from_secs(60));
+        change.expect("it is told within a second or so");
+    };
+    let facts = [("mode", "buffered"), ("switches", "1")];
+    assert_eq!(
+        event.facts,
+        facts.map(|(key, value)| (key, value.to_owned()))
+    );
+    set("wbm_msg_mode", "auto");
+    assert_eq!((counts.mode(), counts.switches()), ("auto", 1));
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod cycle;
 mod formats;
 mod kept;
 mod refusals;
+mod routing;
 mod trouble;

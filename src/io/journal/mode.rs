@@ -27,7 +27,7 @@ impl MessageMode {
 
     /// The word of the parameter.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Manual => "manual",
@@ -41,22 +41,31 @@ pub struct MessageSettings {
     /// Who decides.
     pub mode: MessageMode,
     /// How long announcements are counted for a switch of the mode, and how long the first that is collected
-    /// waits at most in buffered-message mode.
-    pub interval: Duration,
+    /// waits at most in buffered-message mode, in milliseconds.
+    pub interval_ms: u64,
     /// As many announcements in an interval switch to buffered-message mode.
     pub upper: u64,
     /// Fewer announcements in an interval switch back to single-message mode.
     pub lower: u64,
 }
 
+impl MessageSettings {
+    /// Those of the manual, which are not in force in the mode that is the default here.
+    pub const DEFAULT: Self = Self {
+        mode: MessageMode::Auto,
+        interval_ms: 10,
+        upper: 100,
+        lower: 10,
+    };
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms)
+    }
+}
+
 impl Default for MessageSettings {
     fn default() -> Self {
-        Self {
-            mode: MessageMode::Auto,
-            interval: Duration::from_millis(10),
-            upper: 100,
-            lower: 10,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -163,12 +172,8 @@ impl Messages {
         if !self.needs_time() {
             return;
         }
-        let MessageSettings {
-            interval,
-            upper,
-            lower,
-            ..
-        } = self.settings;
+        let MessageSettings { upper, lower, .. } = self.settings;
+        let interval = self.settings.interval();
         let passed = now.saturating_sub(self.since);
         if passed >= interval {
             // Intervals follow each other without a gap; in all but the first that is over nothing came.
@@ -193,7 +198,7 @@ impl Messages {
             (MessageMode::Auto, _) => Due::Now(waiting),
             (MessageMode::Manual, false) => Due::Now(1),
             (MessageMode::Manual, true) => {
-                let end = oldest.saturating_add(self.settings.interval);
+                let end = oldest.saturating_add(self.settings.interval());
                 match waiting >= MOST || now >= end {
                     true => Due::Now(MOST),
                     false => Due::At(end),
@@ -232,7 +237,7 @@ mod tests {
 
     const MANUAL: MessageSettings = MessageSettings {
         mode: MessageMode::Manual,
-        interval: Duration::from_millis(10),
+        interval_ms: 10,
         upper: 100,
         lower: 10,
     };

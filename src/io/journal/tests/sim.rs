@@ -4,7 +4,6 @@
 //! afterwards; what is there must be what was acknowledged or under way.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::super::planted::{Mistake, plant};
 use super::disk::{Rng, SECTOR, Sim, Trouble};
@@ -68,7 +67,7 @@ impl Case {
             0 => {}
             1 => opened.0.set_messages(single()),
             // Nobody else comes in a script.
-            _ => opened.0.set_messages(buffered(Duration::ZERO)),
+            _ => opened.0.set_messages(buffered(0)),
         }
         Ok(opened)
     }

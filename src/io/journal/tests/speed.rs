@@ -171,7 +171,7 @@ fn announcements_in_each_message_mode() {
         ("manual, always single", threads::single()),
         (
             "manual, always buffered",
-            threads::buffered(manual.interval),
+            threads::buffered(manual.interval_ms),
         ),
     ];
     println!("| mode | threads | announcements/s | p50 us | p99 us | commits each | switches |");

@@ -90,7 +90,7 @@ fn threads_that_wait_share_one_sync() {
     assert_eq!(maps[0].1.count(), 9 * 128);
 }
 
-/// Message modes that never switch: single-message, and buffered-message mode with such an interval.
+/// Message modes that never switch: single-message, and buffered-message mode with an interval in milliseconds.
 pub(super) fn single() -> MessageSettings {
     MessageSettings {
         mode: MessageMode::Manual,
@@ -99,10 +99,10 @@ pub(super) fn single() -> MessageSettings {
     }
 }
 
-pub(super) fn buffered(interval: Duration) -> MessageSettings {
+pub(super) fn buffered(interval_ms: u64) -> MessageSettings {
     MessageSettings {
         mode: MessageMode::Manual,
-        interval,
+        interval_ms,
         upper: 0,
         lower: 0,
     }
@@ -154,7 +154,7 @@ fn nine_buffered_messages_are_one_commit() {
     let sim = Sim::formatted(&id, POWER);
     let (journal, syncs, _) = held(&sim, &id);
     journal.add(record(1), &WriteBitmap::empty(g)).unwrap();
-    journal.set_messages(buffered(Duration::from_secs(3600)));
+    journal.set_messages(buffered(3_600_000));
     let before = syncs.load(Ordering::SeqCst);
     let mark = |at: u64| {
         let regions = regions(g, at * 200, at * 200 + 1);
@@ -179,7 +179,7 @@ fn nine_buffered_messages_are_one_commit() {
         scope.spawn(|| mark(9));
         eventually(|| (journal.gate.waiting() == 1).then_some(()));
         assert_eq!(syncs.load(Ordering::SeqCst), before + 1);
-        journal.set_messages(buffered(Duration::from_millis(20)));
+        journal.set_messages(buffered(20));
     });
     let begun = std::time::Instant::now();
     mark(10);
@@ -196,11 +196,7 @@ fn nine_buffered_messages_are_one_commit() {
 fn only_the_first_write_to_a_region_is_announced() {
     let g = unit(64 * 64);
     let id = Identity::of(SET, g);
-    let modes = [
-        MessageSettings::default(),
-        single(),
-        buffered(Duration::from_millis(1)),
-    ];
+    let modes = [MessageSettings::default(), single(), buffered(1)];
     for settings in modes {
         let sim = Sim::formatted(&id, POWER);
         let (journal, _) = Journal::open_on(sim.pair(), &id, POWER).unwrap();
@@ -384,7 +380,7 @@ fn many_threads_lose_nothing() {
         match seed % 3 {
             0 => {}
             1 => journal.set_messages(single()),
-            _ => journal.set_messages(buffered(Duration::from_millis(1))),
+            _ => journal.set_messages(buffered(1)),
         }
         let ops = sim.disk().ops;
         sim.disk().trouble = Some(Trouble::PowerLoss(ops + 7 * seed));

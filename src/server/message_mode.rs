@@ -1,0 +1,51 @@
+//! Tells people of switches between single-message and buffered-message mode.
+//!
+//! The data path only counts them: it waits for no log (I8). They are looked at once a second, so
+//! that a mode that is switched all the time leaves room for other events.
+
+use std::time::{Duration, Instant};
+
+use super::record::record_mode;
+use super::run::{Runner, now};
+use crate::io::journal::MessageMode;
+
+/// How often the count is looked at.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+
+/// What was told last, and when.
+#[derive(Debug)]
+pub(super) struct Told {
+    switches: u64,
+    at: Instant,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            switches: 0,
+            at: Instant::now(),
+        }
+    }
+}
+
+impl Runner {
+    /// Whether the mode may switch.
+    pub(super) fn switches_modes(&self) -> bool {
+        self.params.messages().mode == MessageMode::Manual
+    }
+
+    /// Writes down that the mode has switched since it was looked at last, and whether it did.
+    pub(super) fn notice_mode(&mut self, at: Instant) -> bool {
+        if at.duration_since(self.told.at) < PAUSE {
+            return false;
+        }
+        self.told.at = at;
+        let counts = self.pipeline.announced();
+        let before = std::mem::replace(&mut self.told.switches, counts.switches());
+        let switches = self.told.switches - before;
+        if switches > 0 {
+            record_mode(&self.board, now(), counts.mode(), switches);
+        }
+        switches > 0
+    }
+}
