@@ -249,7 +249,7 @@ fn planted_mistakes_are_caught() {
         plant(Some(mistake));
         let found = (0..MISTAKE_SEEDS).find_map(|seed| {
             let commands = match mistake {
-                Mistake::CommandWhileHalted => 8,
+                Mistake::CommandWhileHalted => 60,
                 _ => 1,
             };
             let mut world = match needs_bad_blocks(mistake) {
