@@ -55,6 +55,8 @@ pub(super) enum Verb {
     Release(ReleaseArgs),
     /// Makes the other sources equal to the master: where writes may be in flight, or everywhere.
     Merge(MergeArgs),
+    /// Makes a mounted unit larger, to a size or as far as its members have room.
+    Resize(ResizeArgs),
     /// Write bitmaps of detached members.
     #[command(subcommand)]
     Bitmap(BitmapVerb),
@@ -232,6 +234,19 @@ pub(super) struct MergeArgs {
     /// Everywhere, not only where writes may be in flight.
     #[arg(long)]
     pub(super) full: bool,
+}
+
+/// `resize`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct ResizeArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    pub(super) unit: String,
+    /// New size: bytes, or with k, M, G or T. Without it, all that the members have room for.
+    #[arg(value_parser = super::size::parse_size)]
+    pub(super) size: Option<crate::set::geometry::Bytes>,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `bitmap`.
@@ -412,6 +427,8 @@ mod tests {
             "release dsa1 m3 --json",
             "merge dsa1",
             "merge dsa1 --full",
+            "resize dsa1",
+            "resize dsa1 36G --dry-run",
             "bitmap list dsa1",
             "bitmap show dsa1 m3",
             "bitmap extents dsa1 0a0b0c0d --json",

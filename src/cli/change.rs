@@ -1,11 +1,11 @@
-//! `attach`, `detach`, `release` and `merge`: words of the command line to one command of the control tree.
+//! `attach`, `detach`, `release`, `merge` and `resize`: words of the command line to one command of the control tree.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::args::{AttachArgs, DetachArgs, MergeArgs, ReleaseArgs};
+use super::args::{AttachArgs, DetachArgs, MergeArgs, ReleaseArgs, ResizeArgs};
 use super::model::{Operation, Status};
 use super::output::Out;
 use super::place;
@@ -63,6 +63,16 @@ pub(super) fn release(args: &ReleaseArgs, out: Out) -> Result<u8> {
 /// `merge`.
 pub(super) fn merge(args: &MergeArgs, out: Out) -> Result<u8> {
     let command = Command::new("merge").flag("full", args.full);
+    show(&place::tree(&args.unit)?.command(&command.text)?, out)
+}
+
+/// `resize`.
+pub(super) fn resize(args: &ResizeArgs, out: Out) -> Result<u8> {
+    let mut command = Command::new("resize");
+    if let Some(size) = args.size {
+        command = command.word(&size.to_string())?;
+    }
+    let command = command.flag("dry-run", args.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 

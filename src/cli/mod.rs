@@ -88,6 +88,7 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Attach(args) => change::attach(args, out),
         Verb::Release(args) => change::release(args, out),
         Verb::Merge(args) => change::merge(args, out),
+        Verb::Resize(args) => change::resize(args, out),
         Verb::Bitmap(verb) => bitmap::run(verb, out),
         Verb::Op(verb) => op::run(verb, out),
         Verb::Params(verb) => params::run(verb, out),

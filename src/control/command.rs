@@ -4,7 +4,7 @@
 //! saying. Only form is checked here; whether a member exists is the shadow server's business.
 
 use crate::server::Request;
-use crate::set::{AttachPolicy, BitmapId, Code, OpId, Policy, Refusal};
+use crate::set::{AttachPolicy, BitmapId, Bytes, Code, OpId, Policy, Refusal};
 
 /// Most bytes of one command.
 pub const COMMAND_BYTES: usize = 4095;
@@ -60,6 +60,12 @@ pub static COMMANDS: &[Spec] = &[
         },
     },
     Spec {
+        verb: "resize",
+        syntax: "resize [<bytes>] [dry-run]",
+        doc: "Make the unit larger: to a size, or as far as its members have room.",
+        parse: resize,
+    },
+    Spec {
         verb: "delete-bitmap",
         syntax: "delete-bitmap <id>",
         doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
@@ -97,7 +103,6 @@ pub static COMMANDS: &[Spec] = &[
 /// Verbs of the interface that this version does not know.
 const LATER: &[&str] = &[
     "verify",
-    "resize",
     "stall",
     "unstall",
     "abort",
@@ -264,6 +269,18 @@ fn attach(words: &mut Words) -> Result<Request, Refusal> {
         name,
         policy: policy.unwrap_or_default(),
         confirm,
+        dry_run,
+    })
+}
+
+fn resize(words: &mut Words) -> Result<Request, Refusal> {
+    let dry_run = words.flag("dry-run")?;
+    let size = words.rest.pop().map(|word| {
+        let bytes = word.parse().ok().map(Bytes);
+        bytes.ok_or_else(|| syntax(format!("{word} is not a number of bytes")).at(word))
+    });
+    Ok(Request::Resize {
+        size: size.transpose()?,
         dry_run,
     })
 }

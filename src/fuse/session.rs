@@ -15,12 +15,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Session, SessionACL};
 
 use super::MountOptions;
 use super::face::Face;
 use super::handles::{Bell, Handles, wake};
-use super::inode::Owner;
+use super::inode::{self, Owner};
 use super::overflow::{Gate, OnEnd, Overflow};
 use super::unit::Unit;
 use crate::control::Tree;
@@ -403,7 +403,15 @@ fn start_session(face: Face, fd: OwnedFd, unit: PathBuf, teller: Teller) -> io::
     // Each worker reads from a descriptor of its own.
     config.clone_fd = true;
     // The kernel checks who may enter: allow_other is an option of the mount.
+    let grown = Arc::clone(&face.unit);
     let session = Session::from_fd(face, fd, SessionACL::All, config)?;
+    let kernel = session.notifier();
+    // It believes the size for long: told before a resize is answered. A negative offset names no data.
+    grown.on_growth(move || {
+        if let Err(error) = kernel.inval_inode(INodeNo(inode::UNIT), -1, 0) {
+            tracing::warn!(%error, "the kernel may believe the old size for an hour");
+        }
+    });
     let ended = teller.clone();
     thread::Builder::new()
         .name("session".into())

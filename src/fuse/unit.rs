@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
@@ -51,6 +52,17 @@ impl Unit {
     /// Its size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.handle.pipeline().size()
+    }
+
+    /// Calls `grown` from the control thread when the unit has become larger; it must not block.
+    pub(super) fn on_growth(self: &Arc<Self>, grown: impl Fn() + Send + Sync + 'static) {
+        let (unit, last) = (Arc::clone(self), AtomicU64::new(self.size()));
+        self.handle.on_change(Box::new(move || {
+            let size = unit.size();
+            if last.swap(size, Relaxed) != size {
+                grown();
+            }
+        }));
     }
 
     /// When it was written last.

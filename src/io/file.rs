@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::aligned::{AlignedBuf, PAGE};
 use super::storage::{Seek, Storage, Zero};
@@ -44,7 +45,8 @@ pub enum Kind {
 pub struct FileStorage {
     file: File,
     kind: Kind,
-    len: u64,
+    /// Only grows.
+    len: AtomicU64,
     align: u64,
     /// Alignment of memory, when the page cache is bypassed.
     direct: Option<u64>,
@@ -65,7 +67,7 @@ impl FileStorage {
         let mut storage = Self {
             file,
             kind,
-            len,
+            len: AtomicU64::new(len),
             align: 1,
             direct: None,
         };
@@ -216,7 +218,7 @@ impl FileStorage {
         let skip = (at - first) as usize;
         let part = len.min(BOUNCE_BYTES - skip);
         let bytes = (skip + part).next_multiple_of(self.align as usize);
-        assert!(bytes <= BOUNCE_BYTES && first + bytes as u64 <= self.len);
+        assert!(bytes <= BOUNCE_BYTES && first + bytes as u64 <= self.len());
         (Piece { first, skip, bytes }, part)
     }
 
@@ -261,43 +263,56 @@ impl FileStorage {
             other => other?,
         };
         let is_end = found.is_none() || what == Seek::Hole;
-        if is_end && self.file.metadata()?.len() < self.len {
+        if is_end && self.file.metadata()?.len() < self.len() {
             return Err(self.ended(self.file.metadata()?.len()));
         }
         match what {
-            Seek::Data => Ok(found.filter(|&data| data < self.len)),
-            Seek::Hole => Ok(found.map(|hole| hole.min(self.len))),
+            Seek::Data => Ok(found.filter(|&data| data < self.len())),
+            Seek::Hole => Ok(found.map(|hole| hole.min(self.len()))),
         }
     }
 
     fn all_data(&self, at: u64, what: Seek) -> Option<u64> {
-        (at < self.len).then_some(match what {
+        (at < self.len()).then_some(match what {
             Seek::Data => at,
-            Seek::Hole => self.len,
+            Seek::Hole => self.len(),
         })
     }
 
     fn ended(&self, at: u64) -> io::Error {
         let text = format!(
             "the image ends at byte {at}, it should have {} bytes",
-            self.len
+            self.len()
         );
         io::Error::new(ErrorKind::UnexpectedEof, text)
     }
 
     fn assert_inside(&self, at: u64, len: u64) {
-        let inside = at.checked_add(len).is_some_and(|end| end <= self.len);
+        let inside = at.checked_add(len).is_some_and(|end| end <= self.len());
         assert!(
             inside,
             "{len} bytes at {at} lie inside an image of {} bytes",
-            self.len
+            self.len()
         );
     }
 }
 
 impl Storage for FileStorage {
     fn len(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::Acquire)
+    }
+
+    fn measure(&self) -> io::Result<u64> {
+        let now = match self.kind {
+            Kind::File => self.file.metadata()?.len(),
+            Kind::Device => sys::device_size(self.file.as_fd())?,
+        };
+        // What direct I/O cannot reach counts as not there.
+        let now = match self.direct {
+            Some(_) => now - now % self.align,
+            None => now,
+        };
+        Ok(self.len.fetch_max(now, Ordering::AcqRel).max(now))
     }
 
     fn align(&self) -> u64 {
@@ -359,7 +374,7 @@ impl Storage for FileStorage {
     fn seek(&self, at: u64, what: Seek) -> io::Result<Option<u64>> {
         match self.kind {
             Kind::Device => Ok(self.all_data(at, what)),
-            Kind::File if at >= self.len => Ok(None),
+            Kind::File if at >= self.len() => Ok(None),
             Kind::File => self.seek_file(at, what),
         }
     }

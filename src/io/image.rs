@@ -205,6 +205,12 @@ impl Image {
         is_blank(&*self.storage, most)
             .map_err(|e| Error::io(format!("{} cannot be read", self.path.display()), e))
     }
+
+    /// Whether the bytes `from .. to` hold nothing; see [`is_blank_behind`]. No when they cannot be read.
+    #[must_use]
+    pub fn is_blank_behind(&self, from: u64, to: u64, most: u64) -> bool {
+        is_blank_behind(&*self.storage, from, to, most).unwrap_or(false)
+    }
 }
 
 /// Loop devices on files on loop devices are followed this far.
@@ -253,9 +259,17 @@ pub const LOOK_BYTES: u64 = 64 << 20;
 /// # Errors
 /// The system's error.
 pub fn is_blank(storage: &dyn Storage, most: u64) -> io::Result<bool> {
-    let (mut at, mut left) = (0, most);
-    while let Some(data) = storage.seek(at, Seek::Data)? {
-        let end = storage.seek(data, Seek::Hole)?.unwrap_or(storage.len());
+    is_blank_behind(storage, 0, storage.len(), most)
+}
+
+/// As [`is_blank`], for the bytes `from .. to`.
+///
+/// # Errors
+/// The system's error.
+pub fn is_blank_behind(storage: &dyn Storage, from: u64, to: u64, most: u64) -> io::Result<bool> {
+    let (mut at, mut left) = (from, most);
+    while let Some(data) = storage.seek(at, Seek::Data)?.filter(|data| *data < to) {
+        let end = storage.seek(data, Seek::Hole)?.unwrap_or(to).min(to);
         if end - data > left || !is_zero(storage, data, end - data)? {
             return Ok(false);
         }

@@ -194,6 +194,38 @@ impl Journal {
         Ok((Self::new(writer, maps, id.geometry, options), bitmaps))
     }
 
+    /// Moves the journal in `from` to `to`, in the place of the one that is there; durable when it returns. It may
+    /// be open. Cut short, it is to be done again.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn replace(from: &Path, to: &Path) -> io::Result<()> {
+        // The first file names the journal: it comes last.
+        for file in [FILES[1], FILES[0]] {
+            match std::fs::rename(from.join(file), to.join(file)) {
+                Err(e) if e.kind() == ErrorKind::NotFound && file == FILES[1] => {}
+                other => other?,
+            }
+            for dir in [to, from] {
+                File::open(dir)?.sync_all()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a [`Journal::replace`] from `dir` was cut short.
+    #[must_use]
+    pub fn is_half_moved(dir: &Path) -> bool {
+        let there = |file: &str| dir.join(file).exists();
+        there(FILES[0]) && !there(FILES[1])
+    }
+
+    /// The unit that it was made for.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
     /// Whether there is a journal in `dir`, whosever it is.
     ///
     /// # Errors

@@ -23,15 +23,21 @@ pub enum Seek {
 /// The bytes of one member.
 ///
 /// Any number of threads may call any method at once; ordering between overlapping calls is the
-/// caller's business (the fence, I4). No method changes the length. Every range lies inside
+/// caller's business (the fence, I4). No method changes the image's length. Every range lies inside
 /// [`Storage::len`]. After an error the bytes of the range are undefined, and no others.
 #[allow(
     clippy::len_without_is_empty,
     reason = "a length here is a size, not a count of elements"
 )]
 pub trait Storage: Send + Sync + std::fmt::Debug {
-    /// Length in bytes, as it was when the storage was opened.
+    /// Length in bytes, as it was when the storage was opened, or measured.
     fn len(&self) -> u64;
+
+    /// Takes in what the image has grown by since; gives the length, which never becomes less.
+    ///
+    /// # Errors
+    /// The system's error.
+    fn measure(&self) -> io::Result<u64>;
 
     /// Requests whose borders are multiples of this need no read-modify-write; a power of two.
     /// The caller fences ranges that are rounded out to it, and clipped at the end.

@@ -41,6 +41,8 @@ struct Known {
     identity: Option<Identity>,
     /// What it looked like when it left, if that was since the start.
     stamp: Option<Stamp>,
+    /// The end of the unit when it left, if that was in this mount.
+    covers: Option<Bytes>,
     /// Whether its image is to be immutable while it is away.
     protected: bool,
     /// The immutable flag of its image.
@@ -54,6 +56,8 @@ struct Seen {
     changed: Option<String>,
     said: Option<Said>,
     foreign: bool,
+    /// The end of the unit that the member's bitmap covers.
+    covers: Bytes,
 }
 
 impl Known {
@@ -113,6 +117,8 @@ pub(super) struct Look {
     state_dir: PathBuf,
     /// The device number of the unit's own mount.
     mount: Option<u64>,
+    /// Size of the unit.
+    unit: Bytes,
 }
 
 /// An attach that the set can decide on, with the image that it is about.
@@ -184,10 +190,17 @@ impl Look {
         let image = known.open(block.as_ref(), self.wish.dry_run);
         let image = image.map_err(|e| refusal(&e))?;
         let (changed, other) = known.compare(block.as_ref(), &image);
+        let said = block.as_ref().map(|b| Said::by(b, &self.lineage));
         let seen = Seen {
             changed,
-            said: block.as_ref().map(|b| Said::by(b, &self.lineage)),
+            said,
             foreign: block.is_none() || other || known.released,
+            covers: known
+                .covers
+                .into_iter()
+                .chain(said.map(|s| s.unit))
+                .min()
+                .unwrap_or_default(),
         };
         self.attach(Joiner::Departed(known.id), image, seen)
     }
@@ -211,6 +224,7 @@ impl Look {
             changed: None,
             said: None,
             foreign: true,
+            covers: self.unit,
         };
         self.attach(Joiner::New { name, uuid, path }, image, seen)
     }
@@ -224,6 +238,7 @@ impl Look {
             candidate: CandidateId(0),
             size: Bytes(image.size()),
             blank,
+            blank_tail: self.has_blank_tail(&image, seen.covers),
             changed: seen.changed,
             said: seen.said,
             foreign: seen.foreign,
@@ -232,6 +247,13 @@ impl Look {
             dry_run: self.wish.dry_run,
         };
         Ok((attach, image))
+    }
+
+    /// Whether the image holds nothing but zeros behind the end that the unit had. What cannot be read is
+    /// taken for data.
+    fn has_blank_tail(&self, image: &Image, covers: Bytes) -> bool {
+        let to = self.unit.0.min(image.size());
+        covers.0 < to && image.is_blank_behind(covers.0, to, image::LOOK_BYTES)
     }
 
     /// Refuses what lies on the unit itself: its requests would wait for each other (I12).
@@ -287,6 +309,7 @@ impl Runner {
                 released: seat.released,
                 identity: seat.identity,
                 stamp: seat.stamp.clone(),
+                covers: member.state.departed().and_then(|d| d.covers),
                 protected: seat.protect == Protect::Immutable,
                 flag: seat.flag.clone(),
                 refusal: self.set.attachable(id).err(),
@@ -299,6 +322,7 @@ impl Runner {
             lineage: self.identity.lineage.clone(),
             state_dir: self.identity.state_dir.clone(),
             mount: self.board.mount(),
+            unit: self.set.geometry().size(),
         }
     }
 

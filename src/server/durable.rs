@@ -9,7 +9,7 @@ impl Runner {
     pub(super) fn persist(&mut self, generation: Generation, clean: bool, to: MemberSet) {
         self.write_down(generation, clean, to);
         if self.is_undurable() {
-            self.pipeline.hold();
+            self.pipeline.gate().hold();
             self.copier.halt(true);
         }
         for change in self.written.settled(self.set.writers()) {
@@ -38,7 +38,7 @@ impl Runner {
 
     /// Holds changes and copies back as long as the membership is not durable (I3).
     pub(super) fn hold(&mut self, held: bool) {
-        self.pipeline.halt(held);
+        self.pipeline.gate().halt(held);
         self.copier.halt(held);
     }
 

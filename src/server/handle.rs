@@ -13,7 +13,8 @@ use super::pipeline::Pipeline;
 use super::setup::Durability;
 use crate::io::journal::MessageCounts;
 use crate::set::{
-    Answer, AttachPolicy, BitmapId, Code, MemberStatus, Moment, OpId, Policy, Refusal, SetStatus,
+    Answer, AttachPolicy, BitmapId, Bytes, Code, MemberStatus, Moment, OpId, Policy, Refusal,
+    SetStatus,
 };
 
 /// Events that are kept for readers.
@@ -53,6 +54,13 @@ pub enum Request {
     Release {
         /// Its name.
         member: String,
+    },
+    /// Make the unit larger.
+    Resize {
+        /// Its new size; `None` for the largest that its members have room for.
+        size: Option<Bytes>,
+        /// Only say what would be done.
+        dry_run: bool,
     },
     /// Make the members equal again: where writes may be in flight, or everywhere.
     Merge {

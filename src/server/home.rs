@@ -5,7 +5,7 @@
 //! given up before another write is acknowledged.
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,19 +32,121 @@ pub(super) struct Found {
     opened: std::result::Result<Opened, String>,
 }
 
+/// How a journal is kept, for one that is made later.
+pub(super) type Kept = journal::Durability;
+
+/// Where the journal of a unit is made that is about to grow.
+fn grown_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("grown")
+}
+
+/// Makes the journal of a unit that is about to grow, beside the one that counts.
+///
+/// # Errors
+/// There is no room for it, or the system's error.
+pub(super) fn create_grown(
+    state_dir: &Path,
+    set: uuid::Uuid,
+    geometry: Geometry,
+    durability: Kept,
+) -> std::result::Result<Journal, Refusal> {
+    let dir = grown_dir(state_dir);
+    create(&dir, set, geometry, options(durability, geometry)).map_err(|error| {
+        drop_grown(state_dir);
+        let text = format!("a journal cannot be made in {}", dir.display());
+        match no_room(&error) {
+            true => Refusal::new(Code::BitmapNoSpace, text),
+            false => Refusal::new(Code::Io, format!("{text}: {error}")),
+        }
+    })
+}
+
+/// Drops a journal that was made for a growth which did not happen.
+pub(super) fn drop_grown(state_dir: &Path) {
+    let dir = grown_dir(state_dir);
+    let dropped = Journal::delete(&dir).and_then(|()| match std::fs::remove_dir(&dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    });
+    if let Err(error) = dropped {
+        tracing::warn!(%error, "{} stays", dir.display());
+    }
+}
+
+/// Puts the journal of a grown unit into the place of the one before; may be done twice.
+///
+/// # Errors
+/// The system's error; then it is to be tried again.
+pub(super) fn place_grown(state_dir: &Path) -> io::Result<()> {
+    let dir = grown_dir(state_dir);
+    Journal::replace(&dir, state_dir)?;
+    std::fs::remove_dir(&dir)
+}
+
+/// What a mount would elect with the bitmaps of these records: the unit's geometry.
+pub(super) type Elect<'a> = &'a dyn Fn(&[BitmapRecord]) -> Option<Geometry>;
+
+/// Finishes or undoes a growth that a crash has cut short: what would be elected with the bitmaps in it tells
+/// whether the unit has grown.
+fn settle_grown(dir: &Path, set: uuid::Uuid, (geometry, kept): (Geometry, Kept), elect: Elect<'_>) {
+    let grown = grown_dir(dir);
+    if !grown.is_dir() {
+        return;
+    }
+    // One that is half in its place was on its way there.
+    let mut counts = Journal::is_half_moved(&grown);
+    if let Ok((journal, maps)) = open(&grown, set, (geometry, kept)) {
+        match elect(&records(&maps)) {
+            Some(elected) => counts = elected == journal.geometry(),
+            // The mount is about to be refused.
+            None => return,
+        }
+    }
+    if !counts {
+        return drop_grown(dir);
+    }
+    if let Err(error) = place_grown(dir) {
+        tracing::error!(%error, "{} cannot be moved", grown.display());
+    }
+}
+
+/// Opens a journal, whatever size of the unit it was made for: who is elected may depend on what is in it.
+fn open(
+    dir: &Path,
+    set: uuid::Uuid,
+    (geometry, kept): (Geometry, Kept),
+) -> std::result::Result<Opened, OpenError> {
+    match Journal::open(dir, set, geometry, options(kept, geometry)) {
+        Err(OpenError::OtherGeometry(other)) => {
+            Journal::open(dir, set, other, options(kept, other))
+        }
+        opened => opened,
+    }
+}
+
+fn records(maps: &[(BitmapRecord, WriteBitmap)]) -> Vec<BitmapRecord> {
+    maps.iter().map(|(record, _)| *record).collect()
+}
+
 /// Opens the journal of a set, if there is one that can be read. What is damaged, or was made for another
 /// size, is made anew later.
 ///
 /// # Errors
 /// It is used by another daemon, belongs to another set, is of a newer program, or the system's error.
-pub(super) fn find(setup: &Setup, set: uuid::Uuid, geometry: Geometry) -> Result<Found> {
-    let Some(options) = options(setup.durability, geometry) else {
+pub(super) fn find(
+    setup: &Setup,
+    set: uuid::Uuid,
+    geometry: Geometry,
+    elect: Elect<'_>,
+) -> Result<Found> {
+    let Some(kept) = kept(setup.durability) else {
         let why = "durability = \"memory\" looks for no journal".to_owned();
         return Ok(Found { opened: Err(why) });
     };
     let dir = &setup.state_dir;
+    settle_grown(dir, set, (geometry, kept), elect);
     let place = || format!("the journal in {}", dir.display());
-    let error = match Journal::open(dir, set, geometry, options) {
+    let error = match open(dir, set, (geometry, kept)) {
         Ok(opened) => return Ok(Found { opened: Ok(opened) }),
         Err(error) => error,
     };
@@ -76,8 +178,9 @@ pub(super) fn find(setup: &Setup, set: uuid::Uuid, geometry: Geometry) -> Result
 impl Found {
     /// The records of the bitmaps.
     pub(super) fn records(&self) -> Vec<BitmapRecord> {
-        let maps = self.opened.iter().flat_map(|(_, maps)| maps);
-        maps.map(|(record, _)| *record).collect()
+        self.opened
+            .as_ref()
+            .map_or(Vec::new(), |(_, maps)| records(maps))
     }
 
     /// The journal to go on with, and what is known of the past: the one that was found when its bitmaps
@@ -95,7 +198,7 @@ impl Found {
     ) -> Result<Settled> {
         let dir = &setup.state_dir;
         let lost = match self.opened {
-            Ok((journal, maps)) if believed => {
+            Ok((journal, maps)) if believed && journal.geometry() == geometry => {
                 return Ok(Settled {
                     journal: Some(journal),
                     past: Past::Known(maps),
@@ -111,14 +214,14 @@ impl Found {
             Err(why) => why,
         };
         let past = Past::Unknown(lost);
-        let Some(options) = options(setup.durability, geometry) else {
+        let Some(kept) = kept(setup.durability) else {
             return Ok(Settled {
                 journal: None,
                 past,
                 home: Ok(()),
             });
         };
-        let (journal, home) = match create(dir, set, geometry, options) {
+        let (journal, home) = match create(dir, set, geometry, options(kept, geometry)) {
             Ok(journal) => (Some(journal), Ok(())),
             Err(error) if no_room(&error) => {
                 let text = format!("there is no room for bitmaps in {}", dir.display());
@@ -151,16 +254,20 @@ pub(super) struct Settled {
     pub(super) home: std::result::Result<(), Refusal>,
 }
 
-fn options(durability: Durability, geometry: Geometry) -> Option<Options> {
-    let durability = match durability {
-        Durability::Power => journal::Durability::Power,
-        Durability::Crash => journal::Durability::Crash,
-        Durability::Memory => return None,
-    };
-    Some(Options {
+/// How the journal is kept; `None` when there is none.
+pub(super) fn kept(durability: Durability) -> Option<Kept> {
+    match durability {
+        Durability::Power => Some(journal::Durability::Power),
+        Durability::Crash => Some(journal::Durability::Crash),
+        Durability::Memory => None,
+    }
+}
+
+fn options(durability: Kept, geometry: Geometry) -> Options {
+    Options {
         durability,
         grain_words: grain_words(geometry),
-    })
+    }
 }
 
 /// Words of 64 regions that one mark makes durable at once.
@@ -198,6 +305,10 @@ impl Runner {
             return;
         };
         let outcome = match &change {
+            HomeChange::Renew(_) => {
+                self.renew_home();
+                return;
+            }
             HomeChange::Add(record, map) => journal.add(*record, map),
             HomeChange::Describe(record) => journal.describe(*record),
             HomeChange::Absorb(id, bits) => journal.absorb(*id, bits),

@@ -18,9 +18,15 @@ impl Pipeline {
     /// # Errors
     /// EIO when no source could answer.
     pub(super) fn read_merged(&self, range: ByteRange, buf: &mut [u8]) -> Result<(), Errno> {
-        let geometry = self.geometry();
-        let whole = geometry.bytes_of(geometry.regions_of(range));
-        let fenced = self.enter(whole);
+        let (fenced, whole, geometry) = loop {
+            let geometry = self.live().view().geometry();
+            let whole = geometry.bytes_of(geometry.regions_of(range));
+            let fenced = self.enter(whole);
+            // The last region may have become longer.
+            if fenced.live().view().geometry() == geometry {
+                break (fenced, whole, geometry);
+            }
+        };
         // The copier or another reader may have been here.
         if let Some(step) = fenced.live().view().unmerged(whole) {
             self.merge(&fenced, step, geometry.round_out(range, BLOCK_BYTES))?;

@@ -10,6 +10,8 @@ pub mod create;
 mod departure;
 mod durable;
 pub mod fence;
+mod gate;
+mod growth;
 pub mod handle;
 mod home;
 mod immutable;
@@ -37,7 +39,7 @@ pub use start::{Running, start};
 
 use crossbeam_channel::Sender;
 
-use crate::set::{Event, Failure, MemberId, Stamp, Verdict};
+use crate::set::{Event, Failure, MemberId, MemberSet, Refusal, Stamp, Verdict};
 
 /// What the control thread is told.
 pub(crate) enum Message {
@@ -47,6 +49,8 @@ pub(crate) enum Message {
     Event(Event),
     /// The image of an attach has been looked at.
     Looked(u64, Box<candidate::Looked>),
+    /// What a growth of the unit needs is there, or why not.
+    GrowthPrepared(u64, Box<Result<(growth::Prepared, MemberSet), Refusal>>),
     /// A write could not make its bits durable; its thread waits until the journal is given up.
     HomeLost(String, Sender<()>),
     /// The image of an expelled member has been looked at; the number tells which departure.

@@ -5,15 +5,15 @@
 //! except for the verdict on a request that failed on some member (I3, I8).
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crossbeam_channel::{Sender, bounded};
 
 use super::Message;
 use super::fence::{Fence, FenceGuard};
+use super::gate::Gate;
 use super::home::Home;
 use super::lane::Lanes;
 use super::params::Params;
@@ -32,19 +32,6 @@ pub(super) type Stores = [Option<Arc<dyn Storage>>; MEMBERS_MAX];
 /// Failure of a request: an errno for the application.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Errno(pub i32);
-
-/// States of the gate that every change passes.
-const OPEN: u8 = 0;
-/// The unit takes no writes.
-const READ_ONLY: u8 = 1;
-/// The membership is not durable (I3): no write may be acknowledged until it is.
-const HALTED: u8 = 2;
-/// The unit has been stopped.
-const CLOSED: u8 = 3;
-/// A change of membership is being written down; the control thread is about to say whether it could be.
-const DECIDING: u8 = 4;
-/// Longest wait for that.
-const DECISION: Duration = Duration::from_secs(30);
 
 pub(super) const EIO: Errno = Errno(libc::EIO);
 /// Bytes that a copy inside the unit moves at once.
@@ -205,10 +192,11 @@ pub(super) fn not_open() -> io::Error {
 /// The data path of a running unit. Every method may be called by any number of threads.
 #[derive(Debug)]
 pub struct Pipeline {
+    /// Regions; the size is that of the unit at its start.
     geometry: Geometry,
-    gate: AtomicU8,
-    deciding: Mutex<()>,
-    decision: Condvar,
+    /// Size of the unit. Stored when a View of that size is there, so that who has it finds such a View.
+    size: AtomicU64,
+    gate: Gate,
     fence: Fence,
     live: ArcSwap<Live>,
     lanes: Lanes,
@@ -235,9 +223,8 @@ impl Pipeline {
     ) -> Self {
         let pipeline = Self {
             geometry: live.view.geometry(),
-            gate: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
-            deciding: Mutex::new(()),
-            decision: Condvar::new(),
+            size: AtomicU64::new(live.view.geometry().size().0),
+            gate: Gate::new(read_only),
             fence: Fence::default(),
             lanes: Lanes::default(),
             reading: Default::default(),
@@ -256,7 +243,9 @@ impl Pipeline {
 
     /// Makes this the epoch of all requests to come.
     pub(super) fn publish(&self, live: Live) {
+        let size = live.view.geometry().size();
         self.live.store(Arc::new(live));
+        self.size.store(size.0, Ordering::Release);
     }
 
     pub(super) fn home(&self) -> Home {
@@ -315,7 +304,7 @@ impl Pipeline {
             .messages
             .send(Message::HomeLost(error.to_string(), done));
         told.ok().and_then(|()| given_up.recv().ok()).ok_or(EIO)?;
-        self.pass()
+        self.gate.pass()
     }
 
     /// The lanes on which members are flushed.
@@ -329,7 +318,8 @@ impl Pipeline {
     }
 
     pub(super) fn geometry(&self) -> Geometry {
-        self.geometry
+        let size = Bytes(self.size.load(Ordering::Acquire));
+        self.geometry.resized(size).unwrap_or(self.geometry)
     }
 
     /// Requests of applications that have come in; wraps around.
@@ -344,25 +334,28 @@ impl Pipeline {
     /// Size of the unit in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.geometry.size().0
+        self.size.load(Ordering::Acquire)
     }
 
     /// Waits for the fence of a range, then pins the epoch. The fence covers what the members
     /// have to read and write again at unaligned borders.
     pub(super) fn enter(&self, range: ByteRange) -> Fenced<'_> {
-        let mut align = self.live.load().align;
+        let (mut align, mut geometry) = {
+            let live = self.live.load();
+            (live.align, live.view.geometry())
+        };
         loop {
             let fence = self
                 .fence
-                .acquire(self.geometry.round_out(range, align).blocks());
+                .acquire(geometry.round_out(range, align).blocks());
             let live = self.live.load();
-            if live.align <= align {
+            if live.align <= align && live.view.geometry() == geometry {
                 return Fenced {
                     _fence: fence,
                     live,
                 };
             }
-            align = live.align;
+            (align, geometry) = (live.align, live.view.geometry());
         }
     }
 
@@ -374,7 +367,7 @@ impl Pipeline {
     pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         let left = self.size().saturating_sub(at);
         let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let Ok(range) = self.geometry.clip(Bytes(at), Bytes(len as u64)) else {
+        let Ok(range) = self.geometry().clip(Bytes(at), Bytes(len as u64)) else {
             return Ok(0);
         };
         self.count_request();
@@ -452,57 +445,15 @@ impl Pipeline {
     }
 
     fn writable(&self, at: u64, len: u64) -> Result<ByteRange, Errno> {
-        self.pass()?;
-        self.geometry
+        self.gate.pass()?;
+        self.geometry()
             .clip(Bytes(at), Bytes(len))
             .map_err(|_| Errno(libc::ENOSPC))
     }
 
-    /// Whether changes may pass the gate; waits while that is being decided.
-    fn pass(&self) -> Result<(), Errno> {
-        match self.gate.load(Ordering::Acquire) {
-            OPEN => Ok(()),
-            READ_ONLY => Err(Errno(libc::EROFS)),
-            DECIDING if self.decided() != HALTED => self.pass(),
-            _ => Err(EIO),
-        }
-    }
-
-    /// Waits until the control thread has decided, and gives what.
-    fn decided(&self) -> u8 {
-        let guard = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-        let undecided = |(): &mut ()| self.gate.load(Ordering::Acquire) == DECIDING;
-        let waited = self.decision.wait_timeout_while(guard, DECISION, undecided);
-        match waited.is_ok_and(|(_, waited)| !waited.timed_out()) {
-            true => self.gate.load(Ordering::Acquire),
-            false => HALTED,
-        }
-    }
-
-    /// Has changes wait for the next [`Self::halt`].
-    pub(super) fn hold(&self) {
-        // Read-only and closed units stay as they are.
-        let _ = self
-            .gate
-            .compare_exchange(OPEN, DECIDING, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// Holds all changes back, or lets them pass again (I3).
-    pub(super) fn halt(&self, halted: bool) {
-        let to = if halted { HALTED } else { OPEN };
-        let guard = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_ours = |gate| matches!(gate, OPEN | DECIDING | HALTED).then_some(to);
-        let _ = self
-            .gate
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, of_ours);
-        drop(guard);
-        self.decision.notify_all();
-    }
-
-    /// Lets no change pass any more.
-    pub(super) fn close(&self) {
-        self.gate.store(CLOSED, Ordering::Release);
-        self.decision.notify_all();
+    /// The gate that every change passes.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     fn change(
@@ -511,11 +462,22 @@ impl Pipeline {
         change: impl Fn(&dyn Storage) -> io::Result<()>,
     ) -> Result<(), Errno> {
         self.count_request();
-        let fenced = self.enter(range);
-        // The gate is closed before a View is published that must not be written yet.
-        self.pass()?;
+        let fenced = self.enter_to_change(range)?;
         let results = self.permit(&fenced, range)?.apply(change);
         self.settle(&fenced.live, Some(range), &results)
+    }
+
+    /// As [`Self::enter`], once changes may pass. Who waits at the gate keeps no epoch alive.
+    fn enter_to_change(&self, range: ByteRange) -> Result<Fenced<'_>, Errno> {
+        loop {
+            let fenced = self.enter(range);
+            // The gate is closed before a View is published that must not be written yet.
+            if self.gate.is_open() {
+                return Ok(fenced);
+            }
+            drop(fenced);
+            self.gate.pass()?;
+        }
     }
 
     /// Acknowledges, or asks the control thread who has to leave first (I3, I13).
@@ -593,11 +555,7 @@ impl Pipeline {
         self.count_request();
         let live = self.live.load();
         // Behind the View: the gate is closed before one is published that is not durable.
-        match self.gate.load(Ordering::Acquire) {
-            HALTED => return Err(EIO),
-            DECIDING if self.decided() == HALTED => return Err(EIO),
-            _ => {}
-        }
+        self.gate.pass_flush()?;
         let members = live.view.writers();
         let results = self.lanes.flush(live.stores.clone(), members);
         self.settle(&live, None, &results)

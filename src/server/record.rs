@@ -112,6 +112,10 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         }
         Notice::Released(name) => ("member-released", vec![("member", name.clone())]),
         Notice::HomeLost(why) => ("bitmaps-in-memory", vec![("reason", why.clone())]),
+        Notice::Resized { from, to } => (
+            "resized",
+            vec![("before", from.to_string()), ("size", to.to_string())],
+        ),
         Notice::BitmapDeleted(id) => ("bitmap-deleted", vec![("bitmap", id.to_string())]),
     }
 }

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::Message;
 use super::candidate::{Looked, Wish};
 use super::copier::Copier;
+use super::growth::Growth;
 use super::handle::{Board, Done, Published, Request};
 use super::home::Snapshots;
 use super::message_mode::Told;
@@ -72,6 +73,8 @@ pub(super) struct Runner {
     pub(super) just_failed: MemberSet,
     /// Members that have left, and whose images are to be let go of once that is durable.
     pub(super) unclosed: MemberSet,
+    /// How far the growth of the journal is.
+    pub(super) growth: Growth,
     /// Why bitmaps could not be kept, in this batch of effects.
     pub(super) home_error: Option<String>,
     stopped: bool,
@@ -126,6 +129,7 @@ impl Runner {
             written,
             just_failed: MemberSet::EMPTY,
             unclosed: MemberSet::EMPTY,
+            growth: Growth::default(),
             home_error: None,
             stopped: false,
             failure: None,
@@ -183,6 +187,7 @@ impl Runner {
                 let _ = done.send(());
             }
             Message::Looked(ticket, looked) => self.looked(ticket, *looked),
+            Message::GrowthPrepared(number, prepared) => self.growth_prepared(number, *prepared),
             Message::Stamped(id, turn, stamp) => self.stamped(id, turn, stamp),
             Message::Failed(failure, answer) => {
                 let ticket = self.ticket(Waiter::Data(answer));
@@ -268,6 +273,14 @@ impl Runner {
                     }
                 }
                 Request::Set { name, value } => self.set_param(ticket, &name, &value),
+                Request::Resize { size, dry_run } => {
+                    let command = Command::Resize {
+                        size,
+                        room: self.room(),
+                        dry_run,
+                    };
+                    self.feed(Event::Command(ticket, command));
+                }
                 request => {
                     if let Some(command) = command(request, &self.params) {
                         self.feed(Event::Command(ticket, command));
@@ -340,7 +353,7 @@ impl Runner {
         // State first: who has an answer finds the state that it speaks of.
         let (answers, effects): (Vec<_>, Vec<_>) = effects
             .into_iter()
-            .partition(|e| matches!(e, Effect::Reply(..) | Effect::Settle(..)));
+            .partition(|e| matches!(e, Effect::Reply(..) | Effect::Settle(..) | Effect::Lift));
         for effect in effects {
             self.perform(effect);
         }
@@ -351,6 +364,7 @@ impl Runner {
         self.report_blocks();
         self.hold(self.is_undurable());
         self.close_late();
+        self.settle_growth();
         self.publish_state();
         for answer in answers {
             self.perform(answer);
@@ -369,6 +383,9 @@ impl Runner {
                 let live = Live::new(*view, &self.stores, self.messages.clone());
                 self.pipeline.publish(live);
             }
+            Effect::PrepareGrowth(number, geometry) => self.prepare_growth(number, geometry),
+            Effect::Hold => self.pipeline.gate().hold_for_growth(),
+            Effect::Lift => self.lift(),
             Effect::Flush(id, members) => self.flush(id, members),
             Effect::StartCopy(work) => {
                 self.speeds.begin(work.op(), Instant::now());
@@ -502,7 +519,9 @@ impl Runner {
 fn is_dry_run(request: &Request) -> bool {
     matches!(
         request,
-        Request::Detach { dry_run: true, .. } | Request::Attach { dry_run: true, .. }
+        Request::Detach { dry_run: true, .. }
+            | Request::Attach { dry_run: true, .. }
+            | Request::Resize { dry_run: true, .. }
     )
 }
 
@@ -520,7 +539,7 @@ fn command(request: Request, params: &Params) -> Option<Command> {
                 dry_run,
             }
         }
-        Request::Attach { .. } | Request::Set { .. } => return None,
+        Request::Attach { .. } | Request::Set { .. } | Request::Resize { .. } => return None,
         Request::Expel { member } => Command::Expel { member },
         Request::Release { member } => Command::Release { member },
         Request::Merge { full } => Command::Merge { full },

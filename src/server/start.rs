@@ -43,7 +43,7 @@ impl Running {
     /// # Errors
     /// [`Code::Io`] when the members could not be marked clean; the next mount merges them.
     pub fn stop(self) -> Result<()> {
-        self.handle.pipeline.close();
+        self.handle.pipeline.gate().close();
         // A closed channel means that the thread has ended already; the join tells why.
         let _ = self.handle.messages.send(Message::Event(Event::Shutdown));
         match self.thread.join() {
@@ -142,7 +142,9 @@ fn elect(setup: &Setup, mounting: &Mounting) -> Result<(Roster, Assembly, Settle
     let first = assess(&roster.found(), &[])?;
     setup.check_label(&first.label)?;
     roster.add_unconfigured(&first, setup, mounting.include)?;
-    let home = home::find(setup, first.set, first.geometry)?;
+    let found = roster.found();
+    let elect = |records: &[_]| assess(&found, records).ok().map(|a| a.geometry);
+    let home = home::find(setup, first.set, first.geometry, &elect)?;
     let assembly = assess(&roster.found(), &home.records())?;
     admission::check(&roster.found(), &assembly, mounting)?;
     roster.open_immutable(&assembly)?;

@@ -78,6 +78,18 @@ impl WriteBitmap {
         self.id
     }
 
+    /// The same bits for a unit that has become larger; what lies behind its coverage has none.
+    #[must_use]
+    pub(super) fn grown(&self, geometry: Geometry) -> Self {
+        assert!(self.fits(geometry), "I7: a bitmap never shrinks");
+        Self::from_words(geometry, self.words()).named(self.id)
+    }
+
+    fn fits(&self, geometry: Geometry) -> bool {
+        let same = self.geometry.region_blocks() == geometry.region_blocks();
+        same && self.geometry.size() <= geometry.size()
+    }
+
     /// A copy of the bits as they are now.
     #[must_use]
     pub fn snapshot(&self) -> Self {
@@ -162,9 +174,9 @@ impl WriteBitmap {
         self.find(0, true).is_none()
     }
 
-    /// Adds all bits of another bitmap of the same unit.
+    /// Adds all bits of another bitmap of the same unit, which may have been smaller then.
     pub(super) fn absorb(&self, other: &Self) {
-        assert_eq!(self.geometry, other.geometry, "bitmaps of different units");
+        assert!(other.fits(self.geometry), "bitmaps of different units");
         let mut new = 0;
         for (mine, theirs) in self.words.iter().zip(&other.words) {
             let bits = theirs.load(Ordering::Acquire);
@@ -358,6 +370,33 @@ mod tests {
         let large = geometry(127 * 2);
         assert!(!small.is_stale(large.clip(Bytes(0), Bytes(65_024)).expect("inside")));
         assert!(small.is_stale(large.clip(Bytes(65_023), Bytes(2)).expect("inside")));
+    }
+
+    #[test]
+    fn a_larger_unit_has_the_same_bits_and_none_behind() {
+        let small = WriteBitmap::empty(geometry(127 * 70 + 1)).named(BitmapId(7));
+        small.mark(Regions::run(0, 2));
+        small.mark(Regions::run(70, 71));
+        let large = small.grown(geometry(127 * 200));
+        assert_eq!((large.id(), large.count()), (BitmapId(7), 3));
+        assert!(
+            large.covers(Regions::run(70, 71))
+                && !large.is_stale(large.geometry().bytes_of(Regions::run(71, 200)))
+        );
+        let fresh = WriteBitmap::empty(large.geometry());
+        fresh.absorb(&small);
+        assert_eq!(fresh.to_bits(), large.to_bits());
+        assert_eq!(
+            large.stale_bytes(),
+            3 * 65_024,
+            "the short region is whole now"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "I7")]
+    fn a_bitmap_never_shrinks() {
+        let _ = WriteBitmap::empty(geometry(200)).grown(geometry(199));
     }
 
     proptest! {

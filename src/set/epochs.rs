@@ -156,6 +156,7 @@ impl ShadowSet {
         assert!(was_live, "an epoch retires once");
         self.settle_departures();
         self.settle_joins();
+        self.settle_growth();
         self.trim_intents();
     }
 

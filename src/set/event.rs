@@ -1,7 +1,7 @@
 //! Events and effects: everything that goes into the set and everything that comes out of it.
 
 use super::copy::{CopyKind, CopyWork, OpId};
-use super::geometry::{ByteRange, Bytes};
+use super::geometry::{ByteRange, Bytes, Geometry};
 use super::limits::Limits;
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::record::HomeChange;
@@ -81,6 +81,8 @@ pub struct Attach {
     pub size: Bytes,
     /// Whether the image holds nothing but zeros.
     pub blank: bool,
+    /// Whether it does behind the end that the unit had when the member left.
+    pub blank_tail: bool,
     /// Why the image is not as the set left it, when it is not.
     pub changed: Option<String>,
     /// What the block of a departed member says; `None` when it has none.
@@ -127,6 +129,15 @@ pub enum Command {
     Release {
         /// Its name.
         member: String,
+    },
+    /// Make the unit larger.
+    Resize {
+        /// Its new size; `None` for the largest that all its members have room for.
+        size: Option<Bytes>,
+        /// What the images of its members have room for now.
+        room: Vec<(MemberId, Bytes)>,
+        /// Only say what would be done.
+        dry_run: bool,
     },
     /// Make the other sources equal to the master.
     Merge {
@@ -204,6 +215,9 @@ pub enum Event {
     Told(MemberId),
     /// Bitmaps can be kept no longer: those that are kept must not be believed after a restart.
     HomeLost(Refusal),
+    /// What a resize needs is prepared: the members that hold nothing but zeros behind the unit's end, by the
+    /// number of its command.
+    GrowthReady(u64, Result<MemberSet, Refusal>),
     /// Some time has passed: a moment to rotate the write-intent bitmap.
     Tick,
     /// As a tick, but the write-intent bitmap stays.
@@ -280,6 +294,13 @@ pub enum Notice {
     Released(String),
     /// Bitmaps are in memory only from now on.
     HomeLost(String),
+    /// The unit has become larger.
+    Resized {
+        /// Its size before.
+        from: Bytes,
+        /// Its size.
+        to: Bytes,
+    },
 }
 
 /// What comes out; the shell carries effects out in order.
@@ -298,6 +319,13 @@ pub enum Effect {
     },
     /// Change what is kept of bitmaps, durably, before going on. Nothing where bitmaps have no home.
     Home(HomeChange),
+    /// Prepare a home of bitmaps for a unit of this geometry, and look at what the members hold behind the
+    /// unit's end: [`Event::GrowthReady`] with this number.
+    PrepareGrowth(u64, Geometry),
+    /// Have new changes of applications wait, before they pin an epoch. Reads and flushes go on.
+    Hold,
+    /// Let changes go on; what was prepared and not used is dropped. Carried out with the answers.
+    Lift,
     /// Publish the View; tell when the one before has retired.
     Publish(Box<View>),
     /// Flush these members and tell which failed.

@@ -81,6 +81,22 @@ impl Geometry {
         }
     }
 
+    /// The same regions for a unit of another size.
+    ///
+    /// # Errors
+    /// As [`Geometry::new`].
+    pub fn resized(self, size: Bytes) -> Result<Self, GeometryError> {
+        Self::new(size, self.region_blocks())
+    }
+
+    /// The regions that reach behind an offset; `None` when the unit ends before.
+    #[must_use]
+    pub fn behind(self, offset: Bytes) -> Option<Regions> {
+        let len = self.size.0.checked_sub(offset.0)?;
+        let range = self.clip(offset, Bytes(len)).ok()?;
+        Some(self.regions_of(range))
+    }
+
     /// Size of the unit.
     #[must_use]
     pub fn size(self) -> Bytes {

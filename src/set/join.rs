@@ -8,9 +8,10 @@ use super::copy::{CopyKind, CopyWork, OpId};
 use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
+use super::pending::Pending;
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
-use super::shadow::{Pending, Purpose, ShadowSet};
+use super::shadow::{Purpose, ShadowSet};
 
 /// What an attach would do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +55,9 @@ impl ShadowSet {
         }
         let (id, candidate) = (self.joiner(&attach), attach.candidate);
         self.members[id.index()].size = attach.size;
+        if plan.kind == CopyKind::Mini {
+            self.mark_uncovered(id, &attach);
+        }
         let (map, tag) = match self.take_state(id) {
             MemberState::Detached(d) | MemberState::Expelled(d) | MemberState::Missing(d) => {
                 (take_bitmap(d.held), d.tag)
@@ -125,12 +129,29 @@ impl ShadowSet {
             let reason = format!("an error of its medium expelled {name}");
             return self.plan_everything(attach.policy, CopyKind::Compare, reason);
         }
-        let (bytes, extents) = (map.stale_bytes(), map.runs().count() as u64);
+        let uncovered = self.uncovered(id, attach);
+        let (bytes, extents) = match uncovered {
+            None => (map.stale_bytes(), map.runs().count() as u64),
+            Some(tail) => {
+                let whole = map.snapshot();
+                whole.mark(tail);
+                (whole.stale_bytes(), whole.runs().count() as u64)
+            }
+        };
         if attach.policy == AttachPolicy::Nocopy && bytes > 0 {
             let text = format!("{name} lacks {bytes} bytes, and nocopy was given");
             return Err(Refusal::new(Code::NeedsCopy, text));
         }
-        let reason = "its bitmap tells what has changed".to_owned();
+        let reason = match uncovered {
+            None => "its bitmap tells what has changed".to_owned(),
+            Some(_) => format!(
+                "its bitmap tells what has changed in the unit as it was; the {} bytes behind are copied whole",
+                self.geometry
+                    .size()
+                    .0
+                    .saturating_sub(self.coverage(id, attach).0)
+            ),
+        };
         Ok(AttachPlan {
             kind: CopyKind::Mini,
             reason,

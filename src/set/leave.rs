@@ -11,9 +11,10 @@ use super::member::{
     BitmapId, BitmapTag, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy,
 };
 use super::operation::OpState;
+use super::pending::Pending;
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
-use super::shadow::{Pending, Purpose, ShadowSet};
+use super::shadow::{Purpose, ShadowSet};
 
 impl ShadowSet {
     pub(super) fn detach(&mut self, ticket: Ticket, name: &str, policy: Policy, dry_run: bool) {
@@ -168,6 +169,7 @@ impl ShadowSet {
             held,
             tag,
             seeds,
+            covers: Some(self.geometry.size()),
             until: self.epoch,
             was,
             closed: false,
@@ -292,11 +294,17 @@ impl ShadowSet {
         });
         self.push(Effect::Close(id));
         self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
-        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+        if self.is_pending_about(id) {
             let name = &self.members[id.index()].name;
-            let answer = departure(name, bitmap, set_bits);
+            let mut answer = departure(name, bitmap, set_bits);
+            answer.facts.extend(self.smaller_than(id));
             self.answer_pending(Ok(answer));
         }
+    }
+
+    pub(super) fn is_pending_about(&self, id: MemberId) -> bool {
+        let about = |p: &Pending| p.member() == Some(id);
+        self.pending.as_ref().is_some_and(about)
     }
 
     fn take_checked(&mut self, id: MemberId, is: fn(&MemberState) -> bool) -> MemberState {
@@ -307,13 +315,8 @@ impl ShadowSet {
     }
 
     pub(super) fn answer_pending(&mut self, answer: Result<Answer, Refusal>) {
-        match self.pending.take() {
-            Some(
-                Pending::Detach { ticket, .. }
-                | Pending::Attach { ticket, .. }
-                | Pending::Cancel { ticket, .. },
-            ) => self.push(Effect::Reply(ticket, answer)),
-            None => {}
+        if let Some(pending) = self.pending.take() {
+            self.push(Effect::Reply(pending.into_ticket(), answer));
         }
     }
 
@@ -335,7 +338,7 @@ impl ShadowSet {
             reason: reason.to_owned(),
         };
         self.push(Effect::Notice(notice));
-        if self.pending.as_ref().is_some_and(|p| p.member() == id) {
+        if self.is_pending_about(id) {
             let name = &self.members[id.index()].name;
             let text = format!("{name} was expelled: {reason}");
             self.answer_pending(Err(Refusal::new(Code::Io, text)));
@@ -467,11 +470,11 @@ impl ShadowSet {
 
     /// A command that waited too long, or for a unit that is being stopped.
     pub(super) fn give_up(&mut self, pending: Pending) {
-        let member = pending.member();
         let attaching = matches!(pending, Pending::Attach { .. });
-        let (Pending::Detach { ticket, .. }
-        | Pending::Attach { ticket, .. }
-        | Pending::Cancel { ticket, .. }) = pending;
+        let Some(member) = pending.member() else {
+            return self.give_up_growth(pending);
+        };
+        let ticket = pending.into_ticket();
         let name = self.members[member.index()].name.clone();
         let text = match &self.members[member.index()].state {
             // Behind the cut only a minicopy brings the member back.

@@ -233,6 +233,9 @@ pub struct Departed {
     /// Write-intent bitmaps of the time of the departure: stale as well, until they are absorbed or
     /// proven needless by a flush of all members.
     pub seeds: Vec<Arc<WriteBitmap>>,
+    /// The end of the unit when the member left, if that was in this mount: behind it its bitmap tells only
+    /// what was written.
+    pub covers: Option<Bytes>,
     /// The last epoch in which the member was written.
     pub until: Epoch,
     /// What the member was before, as people see it until it has left.
@@ -257,6 +260,7 @@ impl Departed {
             held: Held::Nothing,
             tag: None,
             seeds: Vec::new(),
+            covers: None,
             until,
             was: "source",
             closed: true,

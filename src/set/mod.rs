@@ -11,12 +11,14 @@ mod epochs;
 pub mod event;
 mod fault;
 pub mod geometry;
+mod grow;
 pub mod join;
 mod leave;
 mod limits;
 pub mod member;
 pub mod mount;
 pub mod operation;
+mod pending;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod planted;

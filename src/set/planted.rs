@@ -103,11 +103,17 @@ pub enum Mistake {
     LimitRaisedInVain,
     /// A copy starts although all are held.
     HeldCopyStarts,
+    /// What a bitmap does not cover of a unit that has grown counts as equal.
+    TailTrusted,
+    /// A unit grows while requests write.
+    GrowthWithoutHold,
+    /// Sources are not made equal where the unit has grown.
+    TailUnmerged,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -154,6 +160,9 @@ impl Mistake {
         Self::CancelEarly,
         Self::LimitRaisedInVain,
         Self::HeldCopyStarts,
+        Self::TailTrusted,
+        Self::GrowthWithoutHold,
+        Self::TailUnmerged,
     ];
 }
 

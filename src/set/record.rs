@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
-use super::geometry::Regions;
+use super::geometry::{Geometry, Regions};
 use super::member::{BitmapId, BitmapTag};
 
 /// What a bitmap is for.
@@ -42,6 +42,9 @@ pub struct BitmapRecord {
 /// A change of what is kept of bitmaps.
 #[derive(Clone, Debug)]
 pub enum HomeChange {
+    /// Begin anew, with no bitmap, for a unit of this geometry. What was kept before counts until the members'
+    /// blocks say that the unit has this size, and no longer.
+    Renew(Geometry),
     /// Keep this bitmap, with its bits as they are.
     Add(BitmapRecord, Arc<WriteBitmap>),
     /// Give a bitmap another record.
@@ -60,6 +63,7 @@ impl HomeChange {
     #[must_use]
     pub fn id(&self) -> BitmapId {
         match self {
+            Self::Renew(_) => BitmapId(0),
             Self::Add(record, _) | Self::Describe(record) => record.tag.id,
             Self::Absorb(id, _) | Self::Forget(id) => *id,
             Self::Retain(bits) => bits.id(),

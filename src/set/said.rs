@@ -2,6 +2,7 @@
 
 use super::bitmap::OwnedBitmap;
 use super::event::Attach;
+use super::geometry::Bytes;
 use super::member::{Held, MemberId};
 use super::refusal::{Code, Refusal};
 use super::scb::{Ancestry, Generation, Lineage, Scb};
@@ -14,6 +15,8 @@ pub struct Said {
     pub generation: Generation,
     /// Whether it says that the member has left.
     pub has_left: bool,
+    /// Size of the unit then.
+    pub unit: Bytes,
     /// How it relates to the generations of this set.
     pub ancestry: Ancestry,
 }
@@ -25,6 +28,7 @@ impl Said {
         Self {
             generation: scb.generation,
             has_left: scb.state.has_left(),
+            unit: scb.geometry.size(),
             ancestry: lineage.ancestry(scb.generation, &scb.lineage),
         }
     }
@@ -113,6 +117,7 @@ mod tests {
         let said = Said {
             generation,
             has_left,
+            unit: Bytes(512),
             ancestry,
         };
         said.check("m1", 5, told).is_ok()

@@ -19,6 +19,7 @@ use super::member::{
     Phase, Policy, Sources,
 };
 use super::operation::{OpState, Operation};
+use super::pending::Pending;
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::scb::Generation;
@@ -29,6 +30,8 @@ use super::view::Epoch;
 pub(super) enum Purpose {
     /// Everything that is dirty, before a member leaves by the command with this ticket.
     BeforeCut(u64),
+    /// Everything that is dirty, before the unit grows by the command with this ticket.
+    BeforeGrowth(u64),
     /// The member behind the cut, and all others.
     Leave(MemberId),
     /// Write-intent bitmaps up to this epoch are needless afterwards.
@@ -41,42 +44,6 @@ pub(super) enum Purpose {
     Close,
     /// What it was for has ended otherwise; its failures still count.
     Nothing,
-}
-
-/// A command that is not answered yet.
-#[derive(Debug)]
-pub(super) enum Pending {
-    Detach {
-        ticket: Ticket,
-        member: MemberId,
-        policy: Policy,
-    },
-    Attach {
-        ticket: Ticket,
-        member: MemberId,
-    },
-    Cancel {
-        ticket: Ticket,
-        member: MemberId,
-    },
-}
-
-impl Pending {
-    pub(super) fn ticket(&self) -> &Ticket {
-        match self {
-            Self::Detach { ticket, .. }
-            | Self::Attach { ticket, .. }
-            | Self::Cancel { ticket, .. } => ticket,
-        }
-    }
-
-    pub(super) fn member(&self) -> MemberId {
-        match self {
-            Self::Detach { member, .. }
-            | Self::Attach { member, .. }
-            | Self::Cancel { member, .. } => *member,
-        }
-    }
 }
 
 /// The shadow set.
@@ -129,6 +96,7 @@ impl ShadowSet {
             Event::BlocksFailed(members) => self.blocks_failed(&members),
             Event::Told(id) => self.told(id),
             Event::HomeLost(why) => self.home_lost(why),
+            Event::GrowthReady(number, ready) => self.growth_ready(number, ready),
             Event::Tick => self.tick(),
             Event::Beat => self.beat(),
             Event::Limits(limits) => self.limit(limits),
@@ -173,6 +141,11 @@ impl ShadowSet {
             Command::Expel { member } => self.expel_command(ticket, &member),
             Command::Release { member } => self.release(ticket, &member),
             Command::Tune { member, tuning } => self.tune(ticket, &member, tuning),
+            Command::Resize {
+                size,
+                room,
+                dry_run,
+            } => self.resize(ticket, size, &room, dry_run),
             Command::Merge { full } => self.merge(ticket, full),
             Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
             Command::Pause(op) => self.pause(ticket, op),
@@ -347,6 +320,7 @@ impl ShadowSet {
         self.flush_failed(failed);
         match purpose {
             Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
+            Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),
             Purpose::Leave(member) => self.left(member, failed),
             Purpose::Trim(through) => {
                 if failed.is_empty() {
@@ -495,7 +469,9 @@ impl ShadowSet {
         self.check_intents();
         if let Some(pending) = &self.pending {
             assert!(
-                pending.member().index() < self.members.len(),
+                pending
+                    .member()
+                    .is_none_or(|id| id.index() < self.members.len()),
                 "a command about nobody"
             );
             assert!(!self.closing, "a command of a unit that is being stopped");

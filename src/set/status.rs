@@ -189,7 +189,13 @@ impl ShadowSet {
         &self.members
     }
 
-    /// The unit's geometry.
+    /// The source that wins where members may differ.
+    #[must_use]
+    pub fn master(&self) -> MemberId {
+        self.sources.master()
+    }
+
+    /// Size of the unit and of its regions.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry

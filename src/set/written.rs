@@ -100,6 +100,10 @@ impl Written {
             return Some(change.clone());
         }
         match change {
+            HomeChange::Renew(_) => {
+                self.put_off.clear();
+                Some(change.clone())
+            }
             HomeChange::Add(record, map) => {
                 Some(HomeChange::Add(self.proven(*record), map.clone()))
             }

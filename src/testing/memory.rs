@@ -34,6 +34,13 @@ impl Image {
         self.shown[block]
     }
 
+    /// Number of blocks.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "an image has a block")]
+    pub fn len(&self) -> usize {
+        self.shown.len()
+    }
+
     /// What a read of every block gives.
     #[must_use]
     pub fn contents(&self) -> &[Value] {

@@ -47,22 +47,19 @@ impl Oracle {
     /// A unit with these contents.
     #[must_use]
     pub fn new(contents: &[Value]) -> Self {
-        let block = |value: &Value| Block {
-            may: vec![*value],
-            could: Vec::new(),
-            changed: 0,
-            read: false,
-            writing: 0,
-            ended: vec![Ended {
-                epoch: 0,
-                value: *value,
-                good: true,
-            }],
-            stable: 0,
-        };
-        Self {
-            blocks: contents.iter().map(block).collect(),
-        }
+        let blocks = contents.iter().map(|value| Block::new(*value)).collect();
+        Self { blocks }
+    }
+
+    /// The unit has this number of blocks only.
+    pub fn truncate(&mut self, blocks: usize) {
+        self.blocks.truncate(blocks);
+    }
+
+    /// The unit has grown by blocks with these contents.
+    pub fn grow(&mut self, contents: &[Value]) {
+        let blocks = contents.iter().map(|value| Block::new(*value));
+        self.blocks.extend(blocks);
     }
 
     /// The program has ended and begins anew with these contents. Without a loss of power writes that were
@@ -204,6 +201,22 @@ impl Oracle {
 }
 
 impl Block {
+    fn new(value: Value) -> Self {
+        Self {
+            may: vec![value],
+            could: Vec::new(),
+            changed: 0,
+            read: false,
+            writing: 0,
+            ended: vec![Ended {
+                epoch: 0,
+                value,
+                good: true,
+            }],
+            stable: 0,
+        }
+    }
+
     fn narrow(&mut self, value: Value, now: u64) {
         for gone in std::mem::take(&mut self.may) {
             if gone != value {

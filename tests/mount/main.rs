@@ -22,4 +22,5 @@ mod polling;
 mod refusals;
 mod semantics;
 mod shells;
+mod sizes;
 mod tamper;

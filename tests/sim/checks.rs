@@ -179,7 +179,8 @@ impl World {
     fn check_others(&self, block: usize, others: &[(MemberId, StaleSet)]) -> Checked {
         let sources = self.sources();
         for (id, stale) in others {
-            if self.is_stale(stale, block) || self.disks[id.index()].changed {
+            let loose = block >= self.loose_from(*id);
+            if loose || self.is_stale(stale, block) || self.disks[id.index()].changed {
                 continue;
             }
             let has = self.disks[id.index()].image.get(block);

@@ -35,6 +35,7 @@ impl World {
             14 => ("expel", Command::Expel { member: name(id) }),
             15 if self.rng.chance(300) => return self.delete_bitmap(),
             15 if self.rng.chance(300) => ("release", Command::Release { member: name(id) }),
+            16 if self.plan.grows => self.resize(),
             15 if self.rng.chance(400) => {
                 let full = self.rng.chance(500);
                 ("demand merge", Command::Merge { full })
@@ -68,6 +69,7 @@ impl World {
         let dry = match &command {
             Command::Detach { dry_run, .. } => *dry_run,
             Command::Attach(attach) => attach.dry_run,
+            Command::Resize { dry_run, .. } => *dry_run,
             _ => false,
         };
         if self.is_undurable() && !dry && !makes!(CommandWhileHalted) {
@@ -119,7 +121,7 @@ impl World {
 
     /// An attach of a departed member, or of a new image.
     fn attach(&mut self, id: MemberId) -> Result<(&'static str, Command), Violation> {
-        let unit = self.plan.blocks * BLOCK;
+        let unit = self.geometry.size().0;
         let place = self.set.free_place().map(MemberId::index);
         let new = place.is_some() && self.rng.chance(60);
         let changed = self.rng.chance(self.plan.faults.changed);
@@ -134,22 +136,11 @@ impl World {
             false => id,
             true => self.set.free_place().unwrap_or(id),
         };
-        let (word, joiner) = match new {
-            false => (name(id), Joiner::Departed(id)),
-            true => {
-                let m = member(id.index(), unit);
-                let joiner = Joiner::New {
-                    name: m.name,
-                    uuid: m.uuid,
-                    path: m.path.clone(),
-                };
-                (m.path, joiner)
-            }
-        };
-        let size = if self.rng.chance(20) {
-            unit - BLOCK
-        } else {
-            unit
+        let (word, joiner) = joiner(id, new, unit);
+        let size = match new {
+            _ if self.rng.chance(20) => unit - BLOCK,
+            true => unit,
+            false => self.disks[id.index()].blocks() * BLOCK,
         };
         let mut attach = Attach {
             word,
@@ -157,6 +148,7 @@ impl World {
             candidate: CandidateId(self.now),
             size: shadowset::set::Bytes(size),
             blank: new && self.rng.chance(500),
+            blank_tail: false,
             changed: changed.then(|| "its size".to_owned()),
             said: None,
             foreign: new,
@@ -175,6 +167,7 @@ impl World {
             } else {
                 attach.changed.get_or_insert("it was written".to_owned());
             }
+            attach.blank_tail = self.loose_from(id) == self.inside.len();
         }
         Ok(("attach", Command::Attach(Box::new(attach))))
     }
@@ -306,4 +299,18 @@ impl World {
 
 pub(crate) fn name(id: MemberId) -> String {
     format!("m{}", id.index() + 1)
+}
+
+/// Whom an attach brings in, and the word that names it.
+fn joiner(id: MemberId, new: bool, unit: u64) -> (String, Joiner) {
+    if !new {
+        return (name(id), Joiner::Departed(id));
+    }
+    let m = member(id.index(), unit);
+    let joiner = Joiner::New {
+        name: m.name,
+        uuid: m.uuid,
+        path: m.path.clone(),
+    };
+    (m.path, joiner)
 }

@@ -6,9 +6,9 @@
 
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
-    Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Member, MemberId,
-    MemberSet, Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start, WriteBitmap,
-    Written, assess,
+    Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Geometry, Member,
+    MemberId, MemberSet, Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start,
+    WriteBitmap, Written, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
@@ -111,7 +111,7 @@ impl World {
             label: "simulated".into(),
             generation,
             lineage: self.lineage.clone(),
-            geometry: self.geometry,
+            geometry: self.set.geometry(),
             clean,
             sequence: 0,
             table: table.to_vec(),
@@ -133,6 +133,7 @@ impl World {
 
     /// Ends this life: what is in memory is lost, and with the power what was not flushed.
     fn go_down(&mut self, power: bool) {
+        self.growth.unsaid = self.is_undurable();
         self.mark(if power { "loss of power" } else { "kill" });
         self.log(if power { "loss of power" } else { "kill" });
         self.crashed = false;
@@ -155,24 +156,30 @@ impl World {
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         }
         self.held_back.clear();
+        self.growth.held = false;
     }
 
     /// Crashes and starts again from images and control blocks.
     pub(crate) fn reboot(&mut self) -> Checked {
         let power = self.power;
         self.go_down(power);
+        self.find_home();
         let kept = self.kept_by_crash();
         let records: Vec<_> = kept.iter().map(|(record, _)| *record).collect();
         let older = self.put_back(&records);
         let (found, assembly) = self.elect(&records)?;
         self.check_older(older, &assembly.starts)?;
         let (starts, generation) = (assembly.starts, assembly.generation);
+        self.fit_to_elected(assembly.geometry, &starts)?;
         // A generation that no block has got is free again.
         self.generation = generation.number();
         // Random in the server; here it must only be another one.
         let mark = self.next_id();
         self.lineage = assembly.lineage.mounted(generation.next(), mark);
-        let believed = assembly.believed && self.home.used;
+        let fits = kept
+            .first()
+            .is_none_or(|(_, map)| map.geometry() == assembly.geometry);
+        let believed = assembly.believed && self.home.used && fits;
         if !self.in_memory {
             self.home.renew(believed);
         }
@@ -241,6 +248,25 @@ impl World {
         begun
     }
 
+    /// What would be elected tells which of two homes counts, when the unit was growing. Then nobody is absent.
+    fn find_home(&mut self) {
+        let mut sizes = self
+            .disks
+            .iter()
+            .filter_map(|d| Some(d.scb.as_ref()?.geometry));
+        let first = sizes.next();
+        self.growth.growing = sizes.any(|geometry| Some(geometry) != first);
+        let found = self.find();
+        let elect = |records: &[_]| assess(&found, records).ok().map(|a| a.geometry);
+        self.home.choose(elect);
+    }
+
+    fn fit_to_elected(&mut self, geometry: Geometry, starts: &[Start]) -> Checked {
+        let master = starts.iter().position(|s| *s == Start::Source).unwrap_or(0);
+        let contents = self.disks[master].image.contents().to_vec();
+        self.fit(geometry, &contents)
+    }
+
     /// What is kept of bitmaps over a crash, as far as the next life looks for it. Now and then a life keeps
     /// nothing; what the one before has kept lies there until the life after.
     fn kept_by_crash(&mut self) -> Vec<(BitmapRecord, WriteBitmap)> {
@@ -305,7 +331,7 @@ impl World {
     fn elect(&mut self, records: &[BitmapRecord]) -> Result<(Vec<Found>, Assembly), Violation> {
         let all = self.find();
         let mut some = all.clone();
-        let may = !self.quiet && !records.is_empty() && !self.gave_up;
+        let may = !self.quiet && !records.is_empty() && !self.gave_up && !self.growth.growing;
         for (place, found) in some.iter_mut().enumerate() {
             // Without bitmaps nothing tells that a member that is absent is the only one with all data.
             let away = self.away.contains(&place) && !records.is_empty() && !self.gave_up;
@@ -475,7 +501,7 @@ impl World {
             .filter(|n| starts[*n] == Start::Source)
             .collect();
         let master = self.disks[sources[0]].image.contents().to_vec();
-        for (block, value) in master.iter().enumerate() {
+        for (block, value) in master.iter().enumerate().take(self.inside.len()) {
             // What a read has merged may be lost with the power, and with nothing else.
             let merged = self.oracle.was_read(block) && !power && !self.loosely_read[block];
             let unsettled = self.unsettled[block] && (power || self.unserved);
@@ -497,7 +523,7 @@ impl World {
                 );
             }
         }
-        self.oracle.restart(&master, power);
+        self.oracle.restart(&master[..self.inside.len()], power);
         self.loosely_read.fill(false);
         let unsettled = self.unsettled.iter_mut().zip(stale);
         unsettled.for_each(|(unsettled, stale)| *unsettled |= *stale);

@@ -26,6 +26,9 @@ pub(crate) struct Broken;
 #[derive(Debug)]
 pub(crate) struct SimHome {
     kept: RefCell<BTreeMap<BitmapId, Kept>>,
+    /// What was kept before the unit grew last, and the size that it has grown to: it counts until the blocks
+    /// say so.
+    before: RefCell<Option<(Geometry, BTreeMap<BitmapId, Kept>)>>,
     /// Regions that one mark makes durable at once.
     grain: u64,
     pub(crate) broken: Cell<bool>,
@@ -79,6 +82,7 @@ impl SimHome {
     pub(crate) fn new(used: bool, grain: u64) -> Self {
         Self {
             kept: RefCell::default(),
+            before: RefCell::default(),
             grain,
             broken: Cell::new(false),
             refuses: Cell::new(false),
@@ -112,6 +116,10 @@ impl SimHome {
     pub(crate) fn change(&self, change: &HomeChange) {
         let mut kept = self.kept.borrow_mut();
         match change {
+            HomeChange::Renew(geometry) => {
+                let before = std::mem::take(&mut *kept);
+                *self.before.borrow_mut() = Some((*geometry, before));
+            }
             HomeChange::Add(record, map) => {
                 let bits = map.snapshot();
                 let new = Kept {
@@ -147,6 +155,17 @@ impl SimHome {
                 let old = kept.remove(id);
                 assert!(old.is_some(), "{id} is not kept");
             }
+        }
+    }
+
+    /// Goes back to what was kept before the unit grew, when the blocks say that it has not.
+    pub(crate) fn choose(&self, elect: impl Fn(&[BitmapRecord]) -> Option<Geometry>) {
+        let Some((grown, before)) = self.before.take() else {
+            return;
+        };
+        let records = self.records();
+        if elect(&records).is_some_and(|elected| elected != grown) {
+            self.kept.replace(before);
         }
     }
 

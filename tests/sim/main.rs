@@ -9,6 +9,7 @@ mod checks;
 mod commands;
 mod copier;
 mod crash;
+mod growth;
 mod home;
 mod limits;
 mod merging;

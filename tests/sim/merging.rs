@@ -172,14 +172,29 @@ impl World {
         self.end_read(at)
     }
 
+    /// The unit has grown while a read waited for its fence, and its last region is longer now.
+    pub(crate) fn fence_again(&mut self, at: usize) -> Checked {
+        self.mark("a read that waited while the unit grew");
+        let request = &mut self.requests[at];
+        let (place, whole) = (request.place.take(), request.whole.take());
+        request.stage = Stage::Fence;
+        let view = request.view.take();
+        if let (Some(place), Some(whole), Some(view)) = (place, whole, view) {
+            self.go_outside(blocks_of(whole));
+            self.fences.leave(place);
+            self.unpin(view.epoch());
+        }
+        Ok(())
+    }
+
     /// A read ends; it lets go of its fence when it has one.
     pub(crate) fn end_read(&mut self, at: usize) -> Checked {
         let request: Request = self.requests.swap_remove(at);
         self.log(format!("read {} ends", request.id));
         let fenced = request
             .place
-            .zip(request.range)
-            .map(|(place, r)| (place, blocks_of(self.whole(r))));
+            .zip(request.whole)
+            .map(|(place, whole)| (place, blocks_of(whole)));
         if let Some((place, blocks)) = &fenced {
             self.go_outside(blocks.clone());
             self.fences.leave(*place);

@@ -39,6 +39,7 @@ impl World {
             candidate: shadowset::set::CandidateId(0),
             size: Bytes(size),
             blank: false,
+            blank_tail: false,
             changed: changed.then(|| "it was written".into()),
             said: None,
             foreign: false,

@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) clock: u64,
     /// Mounts that keep bitmaps in memory only, per mille.
     pub(crate) memory: u64,
+    /// Whether every image is larger than the unit.
+    pub(crate) grows: bool,
     /// Commands are given although another is not answered yet, per mille.
     pub(crate) impatience: u64,
     /// The limits of copies are changed instead of a command, per mille; with 0 they never differ from the default.
@@ -140,6 +142,7 @@ impl Plan {
             impatience: if rng.chance(300) { 100 } else { 0 },
             limits: 0,
             held: false,
+            grows: false,
         }
     }
 }

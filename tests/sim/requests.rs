@@ -52,6 +52,8 @@ pub(crate) struct Request {
     pub(crate) stage: Stage,
     /// Its place at the fence, once it has come there.
     pub(crate) place: Option<u64>,
+    /// What a read has fenced, or waits for.
+    pub(crate) whole: Option<ByteRange>,
     /// Is given its turn seldom.
     slow: bool,
     /// `None` for a flush.
@@ -132,6 +134,7 @@ impl World {
             kind,
             stage,
             place: None,
+            whole: None,
             slow,
             range,
             view,
@@ -151,11 +154,16 @@ impl World {
     fn draw_range(&mut self) -> ByteRange {
         let most = self.plan.blocks_max;
         let blocks = self.rng.between(1, most);
-        let mut first = self.rng.below(self.plan.hot_blocks.min(self.plan.blocks));
+        let unit = self.geometry.blocks();
+        let hot = match self.plan.hot_blocks == self.plan.blocks {
+            true => unit,
+            false => self.plan.hot_blocks,
+        };
+        let mut first = self.rng.below(hot.min(unit));
         if self.rng.chance(200) {
             first = (first / REGION_BLOCKS * REGION_BLOCKS).saturating_sub(self.rng.below(3));
         }
-        let first = first.min(self.plan.blocks - blocks);
+        let first = first.min(unit - blocks);
         let (mut start, mut len) = (first * BLOCK, blocks * BLOCK);
         if self.rng.chance(200) {
             start += self.rng.below(BLOCK);
@@ -201,7 +209,8 @@ impl World {
             return Ok(());
         };
         if self.requests[at].kind == Kind::Read {
-            range = self.whole(range);
+            let whole = self.whole(range);
+            range = *self.requests[at].whole.get_or_insert(whole);
         }
         let request = &mut self.requests[at];
         let Some(place) = request.place else {
@@ -216,6 +225,11 @@ impl World {
     }
 
     fn load(&mut self, at: usize) -> Checked {
+        let changes = matches!(self.requests[at].kind, Kind::Write(_) | Kind::Discard);
+        if self.growth.held && changes {
+            self.mark("a change waits until the unit has grown");
+            return Ok(());
+        }
         let view = match self.requests[at].view.take() {
             Some(view) => view,
             None => self.pin(),
@@ -246,15 +260,7 @@ impl World {
         request.view = Some(Arc::clone(&view));
         self.trace(&[epoch.0]);
         if let (Kind::Read, Some(range)) = (kind, self.requests[at].range) {
-            if fenced {
-                let whole = self.whole(range);
-                self.begin_merging(at, &view, whole);
-            } else if view.unmerged(range).is_some() && !makes!(ReadUnmerged) {
-                // Who waits for a fence keeps no epoch alive.
-                self.requests[at].view = None;
-                self.requests[at].stage = Stage::Fence;
-                self.unpin(epoch);
-            }
+            return self.load_read(at, &view, (range, fenced));
         }
         if matches!(kind, Kind::Write(_) | Kind::Discard) {
             for block in blocks {
@@ -271,6 +277,23 @@ impl World {
         if kind != Kind::Read && self.is_undurable() && !unguarded {
             self.mark("refused while the membership is not durable");
             self.requests[at].stage = Stage::Answered(Verdict::Fail);
+        }
+        Ok(())
+    }
+
+    /// A read that has its View: what is still to be merged there is merged first.
+    fn load_read(&mut self, at: usize, view: &View, (range, fenced): (ByteRange, bool)) -> Checked {
+        if fenced {
+            let whole = self.whole(range);
+            if self.requests[at].whole != Some(whole) {
+                return self.fence_again(at);
+            }
+            self.begin_merging(at, view, whole);
+        } else if view.unmerged(range).is_some() && !makes!(ReadUnmerged) {
+            // Who waits for a fence keeps no epoch alive.
+            self.requests[at].view = None;
+            self.requests[at].stage = Stage::Fence;
+            self.unpin(view.epoch());
         }
         Ok(())
     }

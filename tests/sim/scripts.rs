@@ -47,6 +47,8 @@ pub(crate) enum Do {
     /// So many ticks, each with what comes of it.
     Ticks(u64),
     DeleteBitmap(usize),
+    /// The unit grows to so many blocks, or as far as it can.
+    Resize(u64),
     /// Stops the unit in order.
     Stop,
     /// Mounts it, without these members.
@@ -82,6 +84,7 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         impatience: 0,
         limits: 0,
         held: false,
+        grows: true,
     };
     World::with(Rng::new(seed), plan, seed, log)
 }
@@ -137,6 +140,7 @@ impl World {
             Do::New => self.attach_new()?,
             Do::Ticks(ticks) => return self.ticks(ticks),
             Do::DeleteBitmap(m) => self.delete_bitmap_of(m)?,
+            Do::Resize(blocks) => self.resize_to(blocks)?,
             Do::Stop => return self.stop(),
             Do::Mount(away) => {
                 self.away = away.iter().map(|m| m - 1).collect();
@@ -151,10 +155,12 @@ impl World {
         self.rest()
     }
 
+    /// A write inside the unit, which may not have grown as the script has it.
     fn start(&mut self, first: u64, blocks: u64, doomed: bool) {
-        let range = self
-            .geometry
-            .clip(Bytes(first * BLOCK), Bytes(blocks * BLOCK));
+        let unit = self.geometry.blocks();
+        let (first, end) = (first.min(unit - 1), (first + blocks).min(unit));
+        let len = end.saturating_sub(first).max(1);
+        let range = self.geometry.clip(Bytes(first * BLOCK), Bytes(len * BLOCK));
         let value = self.fresh_value();
         self.ask(Kind::Write(value), range.ok(), doomed);
     }
@@ -208,8 +214,9 @@ impl World {
             word: name(id),
             joiner: Joiner::Departed(id),
             candidate: CandidateId(self.now),
-            size: Bytes(BLOCKS * BLOCK),
+            size: Bytes(self.disks[m - 1].blocks() * BLOCK),
             blank: false,
+            blank_tail: self.loose_from(id) == self.inside.len(),
             changed,
             said: self.said(self.disks[m - 1].scb.as_ref()),
             foreign: false,
@@ -223,7 +230,8 @@ impl World {
     fn attach_new(&mut self) -> Checked {
         let place = self.set.members().len();
         self.put_image(place, true);
-        let m = member(place, BLOCKS * BLOCK);
+        let size = self.geometry.size();
+        let m = member(place, size.0);
         let attach = Attach {
             word: m.path.clone(),
             joiner: Joiner::New {
@@ -232,8 +240,9 @@ impl World {
                 path: m.path,
             },
             candidate: CandidateId(self.now),
-            size: Bytes(BLOCKS * BLOCK),
+            size,
             blank: true,
+            blank_tail: false,
             changed: None,
             said: None,
             foreign: true,
@@ -281,14 +290,14 @@ impl World {
         self.check_equal()
     }
 
-    /// Every member is a source, and all images are equal.
+    /// Every member is a source, and all images are equal as far as the unit goes.
     pub(crate) fn check_equal(&self) -> Checked {
-        let first = self.disks[0].image.contents();
+        let unit = |place: usize| &self.disks[place].image.contents()[..self.inside.len()];
         for id in self.ids() {
             let state = self.state(id);
             let source = matches!(state, MemberState::Source);
             ensure!(source, "{id:?} is {} at the end", state.name());
-            let same = self.disks[id.index()].image.contents() == first;
+            let same = unit(id.index()) == unit(0);
             ensure!(same, "{id:?} differs at the end");
         }
         Ok(())
@@ -478,6 +487,32 @@ script!(
     Ticks(2),
     Attach(3),
     Ticks(2),
+);
+script!(
+    growth_while_a_member_is_away,
+    3,
+    Write(0, 2),
+    Detach(3),
+    Write(18, 2),
+    Start(5, 6),
+    Resize(23),
+    Write(19, 2),
+    Attach(3),
+    Flush,
+    Write(20, 1),
+);
+script!(
+    growth_before_and_after_a_departure,
+    2,
+    Write(0, 2),
+    Resize(21),
+    Write(20, 1),
+    Detach(2),
+    Resize(23),
+    Kill,
+    Write(1, 2),
+    Attach(2),
+    Write(20, 1),
 );
 script!(
     deletion_of_a_bitmap,

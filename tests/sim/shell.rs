@@ -15,7 +15,12 @@ impl World {
             effects.sort_by_key(|effect| !matches!(effect, Effect::Settle(..)));
         } else {
             // As the server has it: answers come last.
-            effects.sort_by_key(|effect| matches!(effect, Effect::Settle(..) | Effect::Reply(..)));
+            effects.sort_by_key(|effect| {
+                matches!(
+                    effect,
+                    Effect::Settle(..) | Effect::Reply(..) | Effect::Lift
+                )
+            });
         }
         for change in std::mem::take(&mut self.held_back) {
             self.change_home(&change);
@@ -78,6 +83,8 @@ impl World {
                 self.held_back.push(change);
             }
             Effect::Home(change) => self.change_home(&change),
+            Effect::PrepareGrowth(number, geometry) => self.prepare_growth(number, geometry),
+            Effect::Hold | Effect::Lift => self.gate(&effect),
             Effect::Publish(view) => self.publish(*view)?,
             Effect::Flush(id, members) => {
                 let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
@@ -250,7 +257,7 @@ impl World {
         ensure!(last.is_none_or(|l| l < epoch), "epochs grow");
         let view = std::sync::Arc::new(view);
         self.views.insert(epoch, Held { view, pins: 0 });
-        Ok(())
+        self.fit_to_set()
     }
 
     fn notice(&mut self, notice: &Notice) -> Checked {
@@ -260,6 +267,10 @@ impl World {
                 if self.copies.iter().any(|c| c.work.target() == *member) {
                     self.mark("expulsion of a running copy target");
                 }
+            }
+            Notice::Resized { .. } => {
+                self.mark("resized");
+                self.fresh.clear();
             }
             Notice::CopyQueued(_, kind, _) if kind.is_merge() && self.now > 0 => {
                 self.mark("failed everywhere, then a merge");

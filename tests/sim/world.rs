@@ -15,6 +15,7 @@ use shadowset::testing::memory::Value;
 use shadowset::testing::{Image, Oracle, Rng};
 
 use crate::copier::Copy;
+use crate::growth::Growth;
 use crate::home::SimHome;
 use crate::limits::first_limits;
 use crate::ops::Ops;
@@ -72,6 +73,16 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// Blocks that the image has; the unit may have fewer.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.image.len() as u64
+    }
+
+    /// Whether these blocks hold zeros.
+    pub(crate) fn is_blank(&self, from: usize, to: usize) -> bool {
+        (from..to.min(self.image.len())).all(|block| self.image.get(block) == 0)
+    }
+
     pub(crate) fn new(contents: Vec<Value>) -> Self {
         Self {
             image: Image::new(contents),
@@ -197,6 +208,8 @@ pub(crate) struct World {
     pub(crate) beginning: bool,
     /// What the members' blocks hold.
     pub(crate) written: Written,
+    /// How a unit that grows is doing.
+    pub(crate) growth: Growth,
     /// A change of the home that a planted mistake holds back.
     pub(crate) held_back: Vec<HomeChange>,
     /// Members that are absent at the next mount.
@@ -286,6 +299,7 @@ impl World {
             served: 0,
             beginning: false,
             written: Written::new(Generation::FIRST),
+            growth: Growth::default(),
             held_back: Vec::new(),
             away: Vec::new(),
             limits,
@@ -454,20 +468,29 @@ fn furnish(
         if *start != Start::Source {
             spoil(rng, &mut contents, *start == Start::StillMerging);
         }
-        let larger = if rng.chance(300) {
-            rng.below(9) * BLOCK
-        } else {
-            0
-        };
         if *start == Start::StillMerging {
             for (values, value) in unmerged.iter_mut().zip(&contents) {
                 values.push(*value);
             }
         }
+        let blank = !plan.grows || rng.chance(600);
+        for _ in 0..larger(rng, plan) {
+            contents.push(if blank { 0 } else { value_of(rng.below(4)) });
+        }
+        let size = contents.len() as u64 * BLOCK;
         disks.push(Disk::new(contents));
-        members.push((member(n, plan.blocks * BLOCK + larger), *start));
+        members.push((member(n, size), *start));
     }
     (disks, members)
+}
+
+/// Blocks of an image behind the unit's end.
+fn larger(rng: &mut Rng, plan: &Plan) -> u64 {
+    match plan.grows {
+        true => rng.between(3, 20),
+        false if rng.chance(300) => rng.below(9),
+        false => 0,
+    }
 }
 
 pub(crate) fn member(place: usize, size: u64) -> Member {
