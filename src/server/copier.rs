@@ -14,13 +14,17 @@ use crossbeam_channel::Sender;
 use super::Message;
 use super::pipeline::{Fenced, Pipeline, is_of_medium};
 use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
-use super::throttle::pause_after;
+use super::throttle::{Done, Rates};
 use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, pieces};
 
 /// Steps of one copy that are under way at once.
 const DEPTH: usize = 2;
 /// Most bytes of a step: 32 regions of 127 blocks.
 const STEP_BYTES: u64 = 32 * 127 * 512;
+/// How often a copy that waits looks at its rate.
+const RATE_LOOK: Duration = Duration::from_millis(100);
+/// Most bytes of a step while applications ask for something: they wait for no longer one.
+const BUSY_BYTES: u64 = 8 * 127 * 512;
 /// Most bytes of a step through a hole of the source.
 const HOLE_BYTES: u64 = 1 << 30;
 
@@ -45,6 +49,8 @@ struct State {
     threads: usize,
     /// Where the source has had a hole, in bytes of the unit: steps may be longer there.
     hole: (u64, u64),
+    /// Most bytes of the next step elsewhere.
+    most: u64,
 }
 
 /// One running copy.
@@ -52,8 +58,6 @@ struct Run {
     target: MemberId,
     /// Whether the target is read, and written only where it differs.
     compares: bool,
-    /// Whether it gives way to applications.
-    yields: bool,
     /// All copies: who takes a step holds the lock while the others join it. It is taken before that of a state.
     runs: Runs,
     messages: Sender<Message>,
@@ -83,7 +87,6 @@ impl Copier {
         let run = Arc::new(Run {
             target: work.target(),
             compares: kind.compares(),
-            yields: kind.is_merge(),
             runs: Arc::clone(&self.runs),
             messages: self.messages.clone(),
             state: Mutex::new(State {
@@ -93,6 +96,7 @@ impl Copier {
                 end: None,
                 threads: 0,
                 hole: (0, 0),
+                most: STEP_BYTES,
             }),
             changed: Condvar::new(),
         });
@@ -177,10 +181,10 @@ impl State {
     }
 
     /// Most bytes of a step that begins at a byte.
-    fn budget(hole: (u64, u64), at: u64) -> u64 {
+    fn budget((hole, most): ((u64, u64), u64), at: u64) -> u64 {
         let inside = (hole.0..hole.1).contains(&at);
         let rest = if inside { hole.1 - at } else { 0 };
-        rest.clamp(STEP_BYTES, HOLE_BYTES)
+        rest.clamp(most, HOLE_BYTES)
     }
 }
 
@@ -201,7 +205,8 @@ impl Run {
         while let Some(mut shares) = Self::next(this) {
             let range = shares[0].step.range();
             let fenced = pipeline.enter(range);
-            let (requests, begun) = (pipeline.requests(), Instant::now());
+            let (requests, moved) = (pipeline.requests(), scratch.moved());
+            let begun = Instant::now();
             let outcomes = copy(pipeline, &fenced, &mut shares, &mut scratch);
             let hole = scratch.hole_at(range.end());
             this.lock().hole = hole.unwrap_or_default();
@@ -210,24 +215,36 @@ impl Run {
                 share.run.finish(share.step, outcome);
             }
             drop(fenced);
-            if this.yields {
-                let came = pipeline.requests().wrapping_sub(requests);
-                this.wait(pause_after(begun.elapsed(), came));
-            }
+            let done = Done {
+                step: begun.elapsed(),
+                bytes: scratch.moved() - moved,
+                requests: pipeline.requests().wrapping_sub(requests),
+            };
+            this.lock().most = match done.requests {
+                0 => STEP_BYTES,
+                _ => BUSY_BYTES,
+            };
+            this.wait(begun + done.step, || this.rates(pipeline).pause(done));
         }
     }
 
-    /// Lets applications go first, unless the copy has to end.
-    fn wait(&self, pause: Duration) {
-        let until = Instant::now() + pause;
-        let mut state = self.lock();
-        while state.end.is_none() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+    /// What the parameters leave to each thread of all copies of the unit.
+    fn rates(&self, pipeline: &Pipeline) -> Rates {
+        let copies = lock(&self.runs).len();
+        pipeline.copy_rates().shared((copies * DEPTH) as u64)
+    }
+
+    /// Lets applications go first, and keeps the rate, unless the copy has to end. The pause is asked for anew
+    /// now and then: another rate holds at once.
+    fn wait(&self, since: Instant, pause: impl Fn() -> Duration) {
+        loop {
+            let left = pause().saturating_sub(since.elapsed());
+            let state = self.lock();
+            if left.is_zero() || state.end.is_some() {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout(state, left.min(RATE_LOOK));
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -241,9 +258,9 @@ impl Run {
                 return None;
             }
             if state.may_begin() {
-                let hole = state.hole;
+                let room = (state.hole, state.most);
                 let work = state.work.as_mut()?;
-                if let Some(step) = work.next_step(|at| State::budget(hole, at)) {
+                if let Some(step) = work.next_step(|at| State::budget(room, at)) {
                     drop(state);
                     return Some(Self::share(this, step, &runs));
                 }

@@ -94,6 +94,10 @@ params! {
     MaxCopies = "max_copies", number(0, 200, "copies"), 4;
     /// With 0 no copy and no merge of this unit starts; those that wait are held.
     Priority = "priority", number(0, 10_000, ""), 5000;
+    /// Copies give way to applications, but not below this rate of all copies of the unit together.
+    CopyRateMin = "copy_rate_min", Kind::Rate, 10 << 20;
+    /// No more than this rate of all copies of the unit together.
+    CopyRateMax = "copy_rate_max", Kind::Rate, UNLIMITED;
     /// Time after which a command that has not ended is given up, with nothing changed.
     CommandTimeout = "command_timeout", number(1, 3600, "seconds"), 30;
     /// Time after a mount before the merges and copies begin that it has queued.
@@ -403,6 +407,18 @@ impl Params {
     #[must_use]
     pub fn command_timeout(&self) -> Duration {
         Duration::from_secs(self.get(Param::CommandTimeout))
+    }
+
+    /// What all copies of the unit together do at least when they give way, in bytes per second.
+    #[must_use]
+    pub fn copy_rate_min(&self) -> u64 {
+        self.get(Param::CopyRateMin)
+    }
+
+    /// The most that all copies of the unit together do, in bytes per second.
+    #[must_use]
+    pub fn copy_rate_max(&self) -> u64 {
+        self.get(Param::CopyRateMax)
     }
 
     /// Whether reads that continue no stream take turns.

@@ -18,6 +18,7 @@ use super::home::Home;
 use super::lane::Lanes;
 use super::params::Params;
 use super::streams::Streams;
+use super::throttle::Rates;
 use crate::io::journal::{Journal, MessageCounts};
 use crate::io::{Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
@@ -449,6 +450,14 @@ impl Pipeline {
         self.geometry()
             .clip(Bytes(at), Bytes(len))
             .map_err(|_| Errno(libc::ENOSPC))
+    }
+
+    /// What all copies of the unit together may and should do.
+    pub(super) fn copy_rates(&self) -> Rates {
+        Rates {
+            least: self.params.copy_rate_min(),
+            most: self.params.copy_rate_max(),
+        }
     }
 
     /// The gate that every change passes.

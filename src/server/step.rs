@@ -56,6 +56,8 @@ pub(super) struct Scratch {
     known: Option<Data>,
     /// Where the source was found to have a hole last, in bytes of the unit.
     hole: (u64, u64),
+    /// Bytes that were read, ever.
+    moved: u64,
 }
 
 impl Scratch {
@@ -66,7 +68,13 @@ impl Scratch {
             theirs: Theirs { bytes, buf: None },
             known: None,
             hole: (0, 0),
+            moved: 0,
         }
+    }
+
+    /// Bytes that were read from sources, ever.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// The hole that was found last, if it goes on at a byte. Only a hint: it may have been written since.
@@ -182,6 +190,7 @@ fn copy_data(
         pipeline
             .read_from(fenced.live(), part, bytes)
             .map_err(|_| Unreadable)?;
+        scratch.moved += part.len();
         for target in targets.iter_mut() {
             target.take(permit, Some(bytes), part, &mut scratch.theirs);
         }

@@ -70,6 +70,8 @@ impl Runner {
                 self.pipeline.follow_messages();
             }
             Param::CommandTimeout
+            | Param::CopyRateMin
+            | Param::CopyRateMax
             | Param::HbmmRtc
             | Param::DefaultDetachPolicy
             | Param::ReadPolicy

@@ -295,3 +295,32 @@ fn copies_of_a_mount_begin_when_they_have_waited() {
     unit.sh("shadowset wait dsa1 --timeout 30");
     assert_eq!(unit.state_of("m3"), "source");
 }
+
+/// A copy keeps its largest rate, another one holds at once, and nothing is copied anew.
+#[test]
+fn a_rate_holds_at_once_and_loses_nothing() {
+    let unit = Unit::new(2, 8 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("set copy_rate_max 64k");
+    let number = unit.accepted("attach m2 policy=full").number("operation");
+    let done = || {
+        let progress = unit.read(&format!("operations/{number}/progress"));
+        let line = progress.lines().find(|l| l.starts_with("done_bytes "));
+        line.and_then(|l| l.split(' ').nth(1)?.parse::<u64>().ok())
+    };
+    eventually("the first steps end", || done() > Some(0));
+    let before = done();
+    assert!(
+        before < Some(8 * MIB),
+        "two steps are most of the first minute: {before:?}"
+    );
+    assert_eq!(
+        unit.read(&format!("operations/{number}/state")).trim(),
+        "running"
+    );
+    unit.accepted("set copy_rate_max max");
+    let operation = unit.finished(number);
+    assert_eq!(operation["copied_bytes"].as_u64(), Some(8 * MIB));
+    unit.sh("cmp $I/m1.img $I/m2.img");
+}

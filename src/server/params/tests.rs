@@ -161,6 +161,10 @@ fn the_help_has_a_line_of_columns_for_each_parameter() {
     );
     assert_eq!(
         lines[3][..6],
+        ["copy_rate_min", "rate", "1", "max", "10485760", "bytes/s"]
+    );
+    assert_eq!(
+        lines[5][..6],
         ["command_timeout", "number", "1", "3600", "30", "seconds"]
     );
     let word = [
