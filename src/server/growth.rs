@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::io::image::{LOOK_BYTES, is_blank_behind};
 use crate::io::journal::Journal;
 use crate::set::member::MEMBERS_MAX;
-use crate::set::{Bytes, Event, Geometry, MemberId, MemberSet, Refusal};
+use crate::set::{Bytes, Code, Event, Geometry, MemberId, MemberSet, Refusal};
 
 /// A journal for a unit that is about to grow; none where bitmaps are in memory only.
 pub(crate) type Prepared = Option<Journal>;
@@ -28,6 +28,8 @@ pub(super) enum Growth {
     /// There is none.
     #[default]
     None,
+    /// A thread is at it, also when its command was given up.
+    Preparing,
     /// Ready, and not used yet.
     Ready(Box<Prepared>),
     /// In use, and not in its place yet.
@@ -105,17 +107,28 @@ impl Runner {
             end: self.set.geometry().size(),
             geometry,
         };
+        self.growth = Growth::Preparing;
         let messages = self.messages.clone();
-        let prepare = move || {
-            let prepared = preparation.run();
-            // A closed channel means that the unit has ended and nobody waits.
+        // A closed channel means that the unit has ended and nobody waits.
+        let tell = move |prepared| {
             let _ = messages.send(Message::GrowthPrepared(number, Box::new(prepared)));
         };
+        let told = tell.clone();
         let thread = std::thread::Builder::new().name("growth".into());
-        if let Err(error) = thread.spawn(prepare) {
+        if let Err(error) = thread.spawn(move || told(preparation.run())) {
             let error = Error::io("no thread could be started", error);
-            self.feed(Event::GrowthReady(number, Err(refusal(&error))));
+            tell(Err(refusal(&error)));
         }
+    }
+
+    /// Refuses a resize while an earlier one that was given up is still being prepared: both would make
+    /// the same files.
+    pub(super) fn refuse_unprepared(&self) -> Result<(), Refusal> {
+        if !matches!(self.growth, Growth::Preparing) {
+            return Ok(());
+        }
+        let text = "an earlier resize is still being prepared";
+        Err(Refusal::new(Code::InUse, text))
     }
 
     /// Goes on with a growth that is prepared.
@@ -124,6 +137,7 @@ impl Runner {
         number: u64,
         prepared: Result<(Prepared, MemberSet), Refusal>,
     ) {
+        self.growth = Growth::None;
         let ready = prepared.map(|(journal, blank)| {
             self.growth = Growth::Ready(Box::new(journal));
             blank
@@ -144,8 +158,8 @@ impl Runner {
 
     /// Lets changes go on, and drops a journal that was made for nothing.
     pub(super) fn lift(&mut self) {
-        if let Growth::Ready(journal) = std::mem::take(&mut self.growth) {
-            drop(journal);
+        if matches!(self.growth, Growth::Ready(_)) {
+            // Its files are closed before they are removed.
             self.growth = Growth::None;
             home::drop_grown(&self.identity.state_dir);
         }

@@ -51,7 +51,13 @@ pub(super) fn create_grown(
     durability: Kept,
 ) -> std::result::Result<Journal, Refusal> {
     let dir = grown_dir(state_dir);
-    create(&dir, set, geometry, options(durability, geometry)).map_err(|error| {
+    let made = create(&dir, set, geometry, options(durability, geometry));
+    // The blocks are going to rely on it: its directory has to survive a loss of power.
+    let made = made.and_then(|journal| {
+        std::fs::File::open(state_dir)?.sync_all()?;
+        Ok(journal)
+    });
+    made.map_err(|error| {
         drop_grown(state_dir);
         let text = format!("a journal cannot be made in {}", dir.display());
         match no_room(&error) {

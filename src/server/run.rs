@@ -274,6 +274,10 @@ impl Runner {
                 }
                 Request::Set { name, value } => self.set_param(ticket, &name, &value),
                 Request::Resize { size, dry_run } => {
+                    if let Err(refusal) = self.refuse_unprepared() {
+                        self.reply(&ticket, Err(refusal));
+                        continue;
+                    }
                     let command = Command::Resize {
                         size,
                         room: self.room(),

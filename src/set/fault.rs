@@ -193,11 +193,7 @@ impl ShadowSet {
         };
         tag.generation = before;
         let tag = *tag;
-        let kind = match (detached, departed.suspect) {
-            (true, _) => BitmapKind::Untold,
-            (false, true) => BitmapKind::Suspect,
-            (false, false) => BitmapKind::Departed,
-        };
+        let kind = departed.kept_as(detached);
         self.describe(id, tag, kind);
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::CopyKind;
 use super::event::{Answer, Attach, Effect, Notice, Ticket};
-use super::geometry::{Bytes, Geometry, Regions};
+use super::geometry::{BLOCK_BYTES, Bytes, Geometry, Regions};
 use super::member::{Held, Member, MemberId, MemberSet, MemberState};
 use super::pending::Pending;
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
@@ -69,9 +69,7 @@ impl ShadowSet {
         let Some(smallest) = sources.min_by_key(|m| m.size) else {
             return Err(Refusal::new(Code::LastSource, "no source member"));
         };
-        let room = Bytes(smallest.size.0 / super::geometry::BLOCK_BYTES)
-            .0
-            .saturating_mul(super::geometry::BLOCK_BYTES);
+        let room = smallest.size.0 - smallest.size.0 % BLOCK_BYTES;
         let to = size.unwrap_or(Bytes(room.max(unit.0)));
         let refuse = |code, text: String| Err(Refusal::new(code, text).at(to.to_string()));
         if to < unit {
@@ -186,8 +184,11 @@ impl ShadowSet {
     /// Holds changes and waits for those under way.
     pub(super) fn growth_ready(&mut self, number: u64, ready: Result<MemberSet, Refusal>) {
         let Some((geometry, GrowthStage::Preparing)) = self.growth(Some(number)) else {
-            // It was given up meanwhile.
-            return self.push(Effect::Lift);
+            // It was given up meanwhile. What was prepared is dropped, unless another resize holds changes by now.
+            if self.growth(None).is_none() {
+                self.push(Effect::Lift);
+            }
+            return;
         };
         let may = self.may_grow(Some(geometry.size()));
         match ready.and_then(|blank| may.map(|_| blank)) {
@@ -302,11 +303,7 @@ impl ShadowSet {
         let map = OwnedBitmap::new(map);
         let marks = map.marks();
         departed.held = Held::Here(map);
-        let kind = match (detached && !departed.told, departed.suspect) {
-            (true, _) => BitmapKind::Untold,
-            (false, true) => BitmapKind::Suspect,
-            (false, false) => BitmapKind::Departed,
-        };
+        let kind = departed.kept_as(detached && !departed.told);
         let record = BitmapRecord { tag, kind, owner };
         self.push_home(HomeChange::Add(record, marks));
     }
@@ -362,5 +359,88 @@ impl ShadowSet {
         bits.mark(tail);
         map.absorb(&bits);
         self.push_home(HomeChange::Absorb(map.id(), Arc::new(bits)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::assess::Start;
+    use crate::set::event::{Command, Event};
+    use crate::set::limits::Limits;
+    use crate::set::member::{Moment, Policy};
+    use crate::set::mount::{Beginning, Past};
+    use crate::set::scb::Generation;
+
+    const UNIT: u64 = 1 << 20;
+
+    /// A set of one source at rest, whose image is twice as large as the unit.
+    fn set() -> ShadowSet {
+        let member = Member {
+            name: "m1".into(),
+            uuid: uuid::Uuid::from_u128(1),
+            path: String::new(),
+            size: Bytes(2 * UNIT),
+            read_cost: 0,
+            site: 0,
+            errors: 0,
+            since: Moment(0),
+            reason: String::new(),
+            state: MemberState::Vacant,
+        };
+        let from = Beginning {
+            geometry: Geometry::new(Bytes(UNIT), 8).expect("a small unit"),
+            generation: Generation::FIRST,
+            clean: true,
+            last_mark: 0,
+            mark: 1,
+            absent: Policy::default(),
+            past: Past::Unknown("new".into()),
+            home: Ok(()),
+            limits: Limits::default(),
+            now: Moment(0),
+        };
+        let mut set = ShadowSet::assemble(from, vec![(member, Start::Source)]).expect("a source");
+        let _ = set.begin();
+        set
+    }
+
+    /// Gives a resize and ends its flush: the shell prepares it.
+    fn resize(set: &mut ShadowSet, number: u64) {
+        let command = Command::Resize {
+            size: None,
+            room: Vec::new(),
+            dry_run: false,
+        };
+        let effects = set.handle(Moment(0), Event::Command(Ticket::new(number), command));
+        let flush = effects.iter().find_map(|effect| match effect {
+            Effect::Flush(id, _) => Some(*id),
+            _ => None,
+        });
+        let flush = flush.expect("a flush first");
+        let effects = set.handle(Moment(0), Event::Flushed(flush, MemberSet::EMPTY));
+        let prepares = |e: &Effect| matches!(e, Effect::PrepareGrowth(n, _) if *n == number);
+        assert!(effects.iter().any(prepares), "{effects:?}");
+    }
+
+    fn lifts(effects: &[Effect]) -> bool {
+        effects.iter().any(|e| matches!(e, Effect::Lift))
+    }
+
+    #[test]
+    fn a_preparation_that_comes_late_does_not_open_the_gate_of_the_next_resize() {
+        let mut set = set();
+        let ready = || Ok(MemberSet::EMPTY);
+        resize(&mut set, 1);
+        assert!(lifts(&set.handle(Moment(0), Event::TimedOut(1))));
+        resize(&mut set, 2);
+        let held = set.handle(Moment(0), Event::GrowthReady(2, ready()));
+        assert!(held.iter().any(|e| matches!(e, Effect::Hold)), "{held:?}");
+        let late = set.handle(Moment(0), Event::GrowthReady(1, ready()));
+        assert!(!lifts(&late), "changes would pass while the unit grows");
+        let older = super::super::view::Epoch(set.epoch.0 - 1);
+        let grown = set.handle(Moment(0), Event::Retired(older));
+        assert!(lifts(&grown), "{grown:?}");
+        assert_eq!(set.geometry().size(), Bytes(2 * UNIT));
     }
 }

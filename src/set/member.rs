@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::geometry::Bytes;
-use super::record::HomeChange;
+use super::record::{BitmapKind, HomeChange};
 use super::view::Epoch;
 
 /// Most members of a shadow set (OpenVMS V8.4).
@@ -268,6 +268,15 @@ impl Departed {
             released: false,
             suspect: false,
             lost: None,
+        }
+    }
+
+    /// As what its bitmap is kept; `untold` when it was detached and its own block could not say so.
+    pub(super) fn kept_as(&self, untold: bool) -> BitmapKind {
+        match (untold, self.suspect) {
+            (true, _) => BitmapKind::Untold,
+            (false, true) => BitmapKind::Suspect,
+            (false, false) => BitmapKind::Departed,
         }
     }
 
