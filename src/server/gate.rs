@@ -2,7 +2,7 @@
 //!
 //! The control thread opens and closes it; nothing here decides when.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ const DECISION: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Gate {
     state: AtomicU8,
+    /// The membership is not durable, or that is being decided, whatever `state` says.
+    undurable: AtomicBool,
     deciding: Mutex<()>,
     decision: Condvar,
 }
@@ -37,6 +39,7 @@ impl Gate {
     pub(super) fn new(read_only: bool) -> Self {
         Self {
             state: AtomicU8::new(if read_only { READ_ONLY } else { OPEN }),
+            undurable: AtomicBool::new(false),
             deciding: Mutex::new(()),
             decision: Condvar::new(),
         }
@@ -70,6 +73,19 @@ impl Gate {
         }
     }
 
+    /// Whether a change that has passed may go on with bits in memory only: not before the loss of the journal is
+    /// durable, since a crash would have the next mount believe a journal without those bits (I1). Does not wait for
+    /// a growth, which waits for the change.
+    pub(super) fn pass_unkept(&self) -> Result<(), Errno> {
+        if self.now() == DECIDING {
+            self.decided();
+        }
+        match self.undurable.load(Ordering::Acquire) {
+            true => Err(EIO),
+            false => Ok(()),
+        }
+    }
+
     /// Waits until the control thread has decided, and gives what.
     fn decided(&self) -> u8 {
         match self.wait_while(DECIDING, DECISION) {
@@ -87,6 +103,7 @@ impl Gate {
 
     /// Has changes wait for the next [`Self::halt`]. Read-only and closed units stay as they are.
     pub(super) fn hold(&self) {
+        self.undurable.store(true, Ordering::Release);
         self.turn(|state| state == OPEN, DECIDING);
     }
 
@@ -97,6 +114,7 @@ impl Gate {
 
     /// Holds all changes back, or lets them pass again (I3). A unit that grows stays held.
     pub(super) fn halt(&self, halted: bool) {
+        self.undurable.store(halted, Ordering::Release);
         let to = if halted { HALTED } else { OPEN };
         self.turn(|state| matches!(state, OPEN | DECIDING | HALTED), to);
     }
@@ -140,6 +158,17 @@ mod tests {
         assert!(gate.is_open());
         gate.lift(true);
         assert!(gate.is_open(), "nothing was held");
+    }
+
+    #[test]
+    fn bits_in_memory_do_only_when_the_membership_is_durable() {
+        let gate = Gate::new(false);
+        gate.halt(true);
+        assert_eq!(gate.pass_unkept(), Err(EIO));
+        gate.hold_for_growth();
+        assert_eq!(gate.pass_unkept(), Err(EIO), "a growth hides nothing");
+        gate.halt(false);
+        assert_eq!(gate.pass_unkept(), Ok(()), "nor does one hold it");
     }
 
     #[test]

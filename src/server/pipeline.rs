@@ -284,6 +284,7 @@ impl Pipeline {
         let marked = loop {
             let home = self.home.load();
             let Some(journal) = &*home else {
+                self.gate.pass_unkept()?;
                 let Ok(marked) = live.view.mark(range, &Homeless);
                 break marked;
             };
@@ -304,8 +305,7 @@ impl Pipeline {
         let told = self
             .messages
             .send(Message::HomeLost(error.to_string(), done));
-        told.ok().and_then(|()| given_up.recv().ok()).ok_or(EIO)?;
-        self.gate.pass()
+        told.ok().and_then(|()| given_up.recv().ok()).ok_or(EIO)
     }
 
     /// The lanes on which members are flushed.

@@ -87,6 +87,8 @@ pub enum Mistake {
     FlushWhileHalted,
     /// A bitmap is forgotten while the membership that needs it no more is not durable.
     ForgetAhead,
+    /// A write goes on with bits in memory only before the loss of their home is durable.
+    WriteUnkept,
     /// A command is carried out while the membership that it builds on is not durable.
     CommandWhileHalted,
     /// A compare copy takes a whole step for equal when its first block is.
@@ -113,7 +115,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -152,6 +154,7 @@ impl Mistake {
         Self::ProofAhead,
         Self::FlushWhileHalted,
         Self::ForgetAhead,
+        Self::WriteUnkept,
         Self::CommandWhileHalted,
         Self::CompareBySample,
         Self::CompareBeforeFence,

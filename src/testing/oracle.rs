@@ -14,6 +14,8 @@ struct Block {
     may: Vec<Value>,
     /// Values that it could have up to a moment.
     could: Vec<(Value, u64)>,
+    /// Values that only reads have denied since a write was acknowledged.
+    denied: Vec<Value>,
     /// The latest change of `may`.
     changed: u64,
     /// Whether it was read since the program began.
@@ -72,6 +74,7 @@ impl Oracle {
         for (b, value) in self.blocks.iter_mut().zip(contents) {
             (b.may, b.writing) = (vec![*value], 0);
             (b.could, b.changed, b.read) = (Vec::new(), 0, false);
+            b.denied.clear();
             b.ended.drain(..b.stable);
             b.stable = 0;
             for ended in &mut b.ended {
@@ -97,6 +100,7 @@ impl Oracle {
         let b = &mut self.blocks[block];
         if ended.good {
             b.narrow(ended.value, now);
+            b.denied.clear();
         }
         (b.changed, b.writing) = (now, b.writing - 1);
         b.ended.push(ended);
@@ -114,6 +118,7 @@ impl Oracle {
         b.read = true;
         if b.may.contains(&value) {
             if b.writing == 0 && b.changed < began && b.may.len() > 1 {
+                b.deny(value);
                 b.narrow(value, now);
             }
             Ok(())
@@ -153,12 +158,11 @@ impl Oracle {
         b.may.contains(&value) || power && b.ended[b.stable..].iter().any(left)
     }
 
-    /// Whether the block could have this value but for a read that has found another one.
+    /// Whether the block could have this value but for a read that has found another one. Writes that have failed
+    /// since then change nothing in that.
     #[must_use]
     pub fn only_read_denies(&self, block: usize, value: Value) -> bool {
-        let b = &self.blocks[block];
-        let denied = |(v, until): &(Value, u64)| *v == value && *until > b.changed;
-        b.could.iter().any(denied)
+        self.blocks[block].denied.contains(&value)
     }
 
     /// Whether the block was read since the program began: then all members that take part have what
@@ -205,6 +209,7 @@ impl Block {
         Self {
             may: vec![value],
             could: Vec::new(),
+            denied: Vec::new(),
             changed: 0,
             read: false,
             writing: 0,
@@ -215,6 +220,11 @@ impl Block {
             }],
             stable: 0,
         }
+    }
+
+    fn deny(&mut self, but: Value) {
+        let others = self.may.iter().filter(|value| **value != but);
+        self.denied.extend(others);
     }
 
     fn narrow(&mut self, value: Value, now: u64) {
@@ -251,6 +261,20 @@ mod tests {
             "older than acknowledged"
         );
         assert!(oracle.read(0, 6, 13, 14).is_ok());
+    }
+
+    #[test]
+    fn a_failed_write_after_a_read_leaves_open_what_only_the_read_denied() {
+        let mut oracle = Oracle::new(&[5]);
+        oracle.begin(0, 6, 10);
+        oracle.end(0, end(6, false), 12);
+        assert!(oracle.read(0, 6, 14, 15).is_ok() && oracle.only_read_denies(0, 5));
+        oracle.begin(0, 7, 16);
+        oracle.end(0, end(7, false), 17);
+        assert!(oracle.only_read_denies(0, 5) && !oracle.only_read_denies(0, 7));
+        oracle.begin(0, 8, 18);
+        oracle.end(0, end(8, true), 19);
+        assert!(!oracle.only_read_denies(0, 5), "a write was acknowledged");
     }
 
     #[test]

@@ -324,6 +324,10 @@ impl World {
                 }
             }
         }
+        if !self.home.keeps() && self.is_undurable() && !makes!(WriteUnkept) {
+            self.mark("bits in memory only, and no block says so yet");
+            next = Stage::Answered(Verdict::Fail);
+        }
         self.requests[at].stage = next;
         Ok(())
     }

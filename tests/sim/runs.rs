@@ -207,6 +207,16 @@ fn bad_blocks(seed: u64, commands: u64, log: bool) -> World {
     World::with(rng, plan, seed, log)
 }
 
+/// A world in which control blocks often cannot be written, nor bitmaps be kept.
+fn lost_homes(seed: u64) -> World {
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::draw(&mut rng, true);
+    plan.faults.block = 300;
+    plan.faults.home = 300;
+    plan.crashes = plan.crashes.max(40);
+    World::with(rng, plan, seed, false)
+}
+
 /// A world in which all copies and merges are held, so that reads have to merge.
 fn held_merges(seed: u64) -> World {
     let mut rng = Rng::new(seed);
@@ -265,6 +275,14 @@ fn seeds_hold_with_bad_blocks() {
     assert_eq!(failed, None);
 }
 
+/// Every seed holds where neither control blocks nor bitmaps can be relied on.
+#[test]
+fn seeds_hold_where_bitmaps_are_lost() {
+    let failed =
+        (0..HELD_SEEDS).find_map(|seed| Some((seed, attempt(&mut lost_homes(seed)).err()?)));
+    assert_eq!(failed, None);
+}
+
 /// Every seed holds where reads have to merge.
 #[test]
 fn seeds_hold_with_held_merges() {
@@ -288,6 +306,7 @@ fn planted_mistakes_are_caught() {
             };
             let mut world = match needs_bad_blocks(mistake) {
                 true => bad_blocks(seed, commands, false),
+                false if mistake == Mistake::WriteUnkept => lost_homes(seed),
                 false if mistake == Mistake::ReadUnmerged => held_merges(seed),
                 false if is_of_growth(mistake) => growing(seed, false),
                 false => World::new(seed, faults(seed), false),
