@@ -11,7 +11,7 @@ use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Storage, Zero};
 use crate::set::{ByteRange, MemberId, MemberSet};
 
-/// Bytes that are compared, and written, as one.
+/// Bytes that are compared, written, or told to be a hole as one.
 const PIECE: usize = 4096;
 
 /// Why a copy into a member failed.
@@ -51,7 +51,9 @@ impl Target {
 
 /// What is kept from range to range.
 pub(super) struct Scratch {
-    buf: AlignedBuf,
+    /// Most bytes of a part.
+    bytes: u64,
+    room: Room,
     theirs: Theirs,
     known: Option<Data>,
     /// Where the source was found to have a hole last, in bytes of the unit.
@@ -64,8 +66,9 @@ impl Scratch {
     /// Room for so many bytes at once.
     pub(super) fn new(bytes: usize) -> Self {
         Self {
-            buf: AlignedBuf::zeroed(bytes),
-            theirs: Theirs { bytes, buf: None },
+            bytes: bytes as u64,
+            room: Room::new(bytes),
+            theirs: Theirs { bytes, room: None },
             known: None,
             hole: (0, 0),
             moved: 0,
@@ -81,21 +84,111 @@ impl Scratch {
     pub(super) fn hole_at(&self, at: u64) -> Option<(u64, u64)> {
         Some(self.hole).filter(|hole| (hole.0..hole.1).contains(&at))
     }
+
+    /// The end of the hole that the source has at a byte, if it has one there.
+    fn hole(&mut self, source: Source<'_>, at: u64) -> Option<u64> {
+        let covers = |d: &Data| d.source == source.id && (d.start..d.end).contains(&at);
+        if self.known.as_ref().is_some_and(covers) {
+            return None;
+        }
+        // What cannot be asked for holes has data.
+        let data = source.store.seek(at, Seek::Data).ok()?.unwrap_or(u64::MAX);
+        if data <= at {
+            return None;
+        }
+        self.hole = (at, data);
+        Some(data)
+    }
+
+    /// How many bytes of a range that was read the source has alike from its start: data, or a hole.
+    fn run_read(&mut self, source: Option<Source<'_>>, range: ByteRange) -> (u64, bool) {
+        let len = range.len();
+        let Some(source) = source else {
+            return (len, false);
+        };
+        let mut from = 0;
+        while let Some((first, end)) = self.zeros(range, from) {
+            let at = range.start() + first;
+            match self.hole(source, at) {
+                Some(data) if first == 0 => return (end.min(data - at), true),
+                Some(_) => return (first, false),
+                None => from = end.min(self.end_of_data(source, at) - range.start()),
+            }
+        }
+        (len, false)
+    }
+
+    /// The first run of pieces that were read as zeros, at or behind `from`, in bytes of the range.
+    fn zeros(&self, range: ByteRange, from: u64) -> Option<(u64, u64)> {
+        let bytes = self.room.get(range);
+        let mut run: Option<(usize, usize)> = None;
+        for (first, end) in borders(range.start(), from as usize, bytes.len()) {
+            match (&mut run, is_zero(&bytes[first..end])) {
+                (Some(run), true) => run.1 = end,
+                (None, true) => run = Some((first, end)),
+                (Some(_), false) => break,
+                (None, false) => {}
+            }
+        }
+        run.map(|(first, end)| (first as u64, end as u64))
+    }
+
+    /// Where the data ends that the source has at a byte.
+    fn end_of_data(&mut self, source: Source<'_>, at: u64) -> u64 {
+        let covers = |d: &Data| d.source == source.id && (d.start..d.end).contains(&at);
+        if let Some(known) = self.known.filter(covers) {
+            return known.end;
+        }
+        let end = source.store.seek(at, Seek::Hole).ok().flatten();
+        let end = end.filter(|end| *end > at).unwrap_or(u64::MAX);
+        self.known = Some(Data {
+            source: source.id,
+            start: at,
+            end,
+        });
+        end
+    }
+}
+
+/// Room for a part of an image. It lies in memory as in the image's pages, so that the system copies whole pages.
+struct Room {
+    buf: AlignedBuf,
+    /// The byte of the image that belongs to the first one here.
+    origin: u64,
+}
+
+impl Room {
+    fn new(bytes: usize) -> Self {
+        Self {
+            buf: AlignedBuf::zeroed(bytes + PIECE),
+            origin: 0,
+        }
+    }
+
+    /// Room for a part, which is no longer than was said.
+    fn begin(&mut self, part: ByteRange) -> &mut [u8] {
+        let skew = part.start() % PIECE as u64;
+        self.origin = part.start() - skew;
+        &mut self.buf[skew as usize..][..part.len() as usize]
+    }
+
+    /// What is there of a range inside that part.
+    fn get(&self, range: ByteRange) -> &[u8] {
+        &self.buf[(range.start() - self.origin) as usize..][..range.len() as usize]
+    }
 }
 
 /// Room for what a target has; made when one is compared.
 struct Theirs {
     bytes: usize,
-    buf: Option<AlignedBuf>,
+    room: Option<Room>,
 }
 
 impl Theirs {
     /// What a target has in a part, which is no longer than the room. `None` where it cannot be read.
     fn of(&mut self, store: &dyn Storage, part: ByteRange) -> Option<&[u8]> {
-        let buf = self
-            .buf
-            .get_or_insert_with(|| AlignedBuf::zeroed(self.bytes));
-        let bytes = &mut buf[..part.len() as usize];
+        let room = self.room.get_or_insert_with(|| Room::new(self.bytes));
+        let bytes = room.begin(part);
         // After a failed flush the cache may hold what the medium does not.
         store.forget(part.start(), part.len());
         store.read_at(bytes, part.start()).ok()?;
@@ -103,14 +196,21 @@ impl Theirs {
     }
 }
 
-/// Where a source is known to have data. To find the end of data may take time in proportion to its
-/// length (tmpfs looks at every page), so one answer serves all the steps inside it. What has become
-/// a hole there since is copied as the zeros that it reads as; no hole is ever believed in.
+/// Where a source is known to have data. To find the end of data may take time in proportion to its length (tmpfs
+/// looks at every page), so it is asked for only where zeros were read, and one answer serves all the steps
+/// inside it. What has become a hole there since is copied as the zeros that it reads as.
 #[derive(Clone, Copy, Debug)]
 struct Data {
     source: MemberId,
     start: u64,
     end: u64,
+}
+
+/// A source that is asked for its holes. All sources read the same; their holes may differ.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    id: MemberId,
+    store: &'a dyn Storage,
 }
 
 /// Copies one range, all of whose bytes are fenced, into these targets. What becomes of each is told in it.
@@ -121,81 +221,56 @@ pub(super) fn copy_range(
     (targets, range): (&mut [&mut Target], ByteRange),
     scratch: &mut Scratch,
 ) -> Result<(), Unreadable> {
+    let tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
+    let live = fenced.live();
     let mut rest = Some(range);
     while let Some(range) = rest {
-        let (part, data, after) = next_part(fenced, targets, range, scratch);
+        let planned = live.view().plan_read(range, tried, |_| 0);
+        let source = planned.and_then(|id| {
+            let store = &**live.store(id)?;
+            Some(Source { id, store })
+        });
+        let hole = source.and_then(|source| scratch.hole(source, range.start()));
+        let (part, after) = range.split(match hole {
+            Some(end) => end - range.start(),
+            None => scratch.bytes,
+        });
         rest = after;
-        if data {
-            copy_data(pipeline, fenced, permit, (targets, part), scratch)?;
-        } else {
+        if hole.is_some() {
             for target in targets.iter_mut() {
                 target.take_hole(permit, part, &mut scratch.theirs);
             }
+            continue;
         }
-    }
-    Ok(())
-}
-
-/// Splits a range where the source changes from hole to data: the part, whether it is data, the rest.
-fn next_part(
-    fenced: &Fenced<'_>,
-    targets: &[&mut Target],
-    range: ByteRange,
-    scratch: &mut Scratch,
-) -> (ByteRange, bool, Option<ByteRange>) {
-    let live = fenced.live();
-    let tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
-    let planned = live.view().plan_read(range, tried, |_| 0);
-    let Some((source, store)) = planned.and_then(|id| Some((id, live.store(id)?))) else {
-        return (range, true, None);
-    };
-    let start = range.start();
-    let seek = |what| store.seek(start, what).ok();
-    let covers = |d: &Data| d.source == source && (d.start..d.end).contains(&start);
-    let (border, data) = match scratch.known.filter(covers) {
-        Some(found) => (Some(found.end), true),
-        None => match seek(Seek::Data) {
-            Some(Some(at)) if at <= start => (seek(Seek::Hole).flatten(), true),
-            Some(at) => {
-                scratch.hole = (start, at.unwrap_or(u64::MAX));
-                (at.or(Some(range.end())), false)
-            }
-            None => (None, true),
-        },
-    };
-    if let Some(end) = border.filter(|_| data) {
-        scratch.known = Some(Data { source, start, end });
-    }
-    match border.map(|b| b.saturating_sub(start)) {
-        Some(len) if len > 0 => {
-            let (part, after) = range.split(len);
-            (part, data, after)
-        }
-        _ => (range, true, None),
-    }
-}
-
-fn copy_data(
-    pipeline: &Pipeline,
-    fenced: &Fenced<'_>,
-    permit: &WritePermit<'_>,
-    (targets, range): (&mut [&mut Target], ByteRange),
-    scratch: &mut Scratch,
-) -> Result<(), Unreadable> {
-    let mut rest = Some(range);
-    while let Some(range) = rest {
-        let (part, after) = range.split(scratch.buf.len() as u64);
-        rest = after;
-        let bytes = &mut scratch.buf[..part.len() as usize];
         pipeline
-            .read_from(fenced.live(), part, bytes)
+            .read_from(live, part, scratch.room.begin(part))
             .map_err(|_| Unreadable)?;
         scratch.moved += part.len();
-        for target in targets.iter_mut() {
-            target.take(permit, Some(bytes), part, &mut scratch.theirs);
-        }
+        copy_read(permit, source, (targets, part), scratch);
     }
     Ok(())
+}
+
+/// Gives the targets what was read of a part: zeros that are a hole of the source as a hole.
+fn copy_read(
+    permit: &WritePermit<'_>,
+    source: Option<Source<'_>>,
+    (targets, part): (&mut [&mut Target], ByteRange),
+    scratch: &mut Scratch,
+) {
+    let mut rest = Some(part);
+    while let Some(range) = rest {
+        let (len, hole) = scratch.run_read(source, range);
+        let (piece, after) = range.split(len);
+        rest = after;
+        let bytes = scratch.room.get(piece);
+        for target in targets.iter_mut() {
+            match hole {
+                true => target.take_hole(permit, piece, &mut scratch.theirs),
+                false => target.take(permit, Some(bytes), piece, &mut scratch.theirs),
+            }
+        }
+    }
 }
 
 impl Target {
@@ -275,27 +350,38 @@ fn put_differing(store: &dyn Storage, data: Option<&[u8]>, has: &[u8], at: u64) 
     Ok(equal)
 }
 
-/// The runs of pieces in which the bytes differ from zeros or `data`, as offsets. Pieces have the borders of
-/// the image, whose offset `at` is.
+/// The runs of pieces in which the bytes differ from zeros or `data`, as offsets; the image's offset is `at`.
 fn differing(data: Option<&[u8]>, has: &[u8], at: u64) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
-    let mut first = 0;
-    while first < has.len() {
-        let piece = PIECE - ((at + first as u64) % PIECE as u64) as usize;
-        let end = (first + piece).min(has.len());
+    for (first, end) in borders(at, 0, has.len()) {
         let theirs = &has[first..end];
         let same = match data {
             Some(data) => data[first..end] == *theirs,
-            None => theirs.iter().all(|byte| *byte == 0),
+            None => is_zero(theirs),
         };
         match runs.last_mut().filter(|last| last.1 == first && !same) {
             Some(last) => last.1 = end,
             None if same => {}
             None => runs.push((first, end)),
         }
-        first = end;
     }
     runs
+}
+
+/// The pieces between two offsets of what begins at `at` of an image; pieces have the borders of the image.
+fn borders(at: u64, from: usize, to: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut next = from;
+    std::iter::from_fn(move || {
+        let first = next;
+        next = to.min(first + PIECE - ((at + first as u64) % PIECE as u64) as usize);
+        (first < to).then_some((first, next))
+    })
+}
+
+/// Whether a piece holds zeros.
+fn is_zero(piece: &[u8]) -> bool {
+    static ZEROS: [u8; PIECE] = [0; PIECE];
+    *piece == ZEROS[..piece.len()]
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use shadowset::io::Zero;
 use shadowset::server::Request;
 use shadowset::set::{AttachPolicy, Policy};
+use shadowset::testing::Rng;
 
 use crate::bed::Bed;
 
@@ -116,6 +117,44 @@ fn a_member_detached_without_a_bitmap_is_copied_in_full_and_keeps_holes() {
         blocks * 512 < 3 << 20,
         "holes were written: {blocks} blocks"
     );
+}
+
+/// Pages of data, of zeros that were written, and holes, in any order: the target gets each as it is.
+#[test]
+fn a_copy_makes_holes_of_holes_and_of_nothing_else() {
+    const PAGE: u64 = 4096;
+    let mut bed = Bed::new(2, 8 << 20);
+    let unit = bed.handle();
+    let pipeline = unit.pipeline();
+    pipeline.write(0, &[7; 8 << 20]).expect("written");
+    bed.detach("m2", Policy::Full).expect("detached");
+    let mut rng = Rng::new(7);
+    let mut page = 0;
+    while page < (8 << 20) / PAGE {
+        let (at, pages) = (
+            page * PAGE,
+            1 + rng.below(40).min((8 << 20) / PAGE - page - 1),
+        );
+        let bytes = pages * PAGE;
+        match rng.below(3) {
+            0 => {}
+            1 => pipeline
+                .write(at, &vec![0; bytes as usize])
+                .expect("written"),
+            _ => pipeline.zero(at, bytes, Zero::Punch).expect("punched"),
+        }
+        page += pages;
+    }
+    bed.attach("m2", AttachPolicy::Full).expect("attached");
+    assert_eq!(bed.wait(), 8 << 20);
+    bed.stop();
+    assert!(bed.image(0) == bed.image(1));
+    let blocks = [0, 1].map(|member| {
+        let data = std::fs::metadata(bed.path(member)).expect("there");
+        std::os::unix::fs::MetadataExt::blocks(&data)
+    });
+    assert_eq!(blocks[0], blocks[1]);
+    assert!(blocks[0] < (7 << 20) / 512, "there are no holes");
 }
 
 #[test]
