@@ -317,7 +317,8 @@ fn copy(
     shares: &mut [Share],
     scratch: &mut Scratch,
 ) -> Vec<Result<(), CopyEnd>> {
-    let permit = fenced.permit_copy(shares[0].step.regions());
+    let pieces = pieces(shares.iter_mut().map(|share| &mut share.step));
+    let permit = fenced.permit_copy(pieces.iter().map(|piece| piece.regions));
     let writers = fenced.live().view().writers();
     let mut targets: Vec<Target> = shares
         .iter()
@@ -326,7 +327,7 @@ fn copy(
             ..Target::new(share.run.target, share.run.compares)
         })
         .collect();
-    for piece in pieces(shares.iter_mut().map(|share| &mut share.step)) {
+    for piece in pieces {
         let lacks = |(place, target): &(usize, &mut Target)| {
             piece.steps.contains(place) && target.failed.is_none()
         };

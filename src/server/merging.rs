@@ -42,7 +42,7 @@ impl Pipeline {
     ) -> Result<(), Errno> {
         let (live, range) = (fenced.live(), step.range());
         let mut scratch = Scratch::new(range.len().min(BUFFER_BYTES) as usize);
-        let permit = fenced.permit_copy(step.regions());
+        let permit = fenced.permit_copy([step.regions()]);
         let mut results = match self.merge_parts(fenced, &permit, step.parts(), &mut scratch) {
             Ok((results, equal)) => {
                 equal

@@ -101,10 +101,10 @@ impl Fenced<'_> {
     }
 
     /// Sets the bits of a copy step.
-    pub(super) fn permit_copy(&self, regions: Regions) -> WritePermit<'_> {
+    pub(super) fn permit_copy(&self, runs: impl IntoIterator<Item = Regions>) -> WritePermit<'_> {
         WritePermit {
             live: &self.live,
-            _marked: self.live.view.mark_copy(regions),
+            _marked: self.live.view.mark_copy(runs),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Draining a stale set: one engine for full copy, minicopy, compare copy and merge.
 //!
 //! The work owns the bitmap it drains; it is moved to the copier and comes back when it ends.
-//! A step is one run of regions, copied under the fence; only a finished step clears bits (I1).
+//! A step is a few runs of regions near each other, copied under one fence; only a finished step clears bits (I1).
 //! Other copies that lack the same regions join a step, so that a source is read once for all of them. Nothing else
 //! is shared: each has its own stale set, cursor and end.
 //! The readers of the unit drain a merge as well: they merge what they are about to read (I11).
@@ -12,6 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::geometry::{ByteRange, Geometry, Regions};
 use super::member::MemberId;
+
+/// How far a step reaches for scattered regions: so many times what it may copy, and no further than this many regions.
+/// Writes between them wait for the step.
+const SPAN: u64 = 4;
+const SPAN_MAX: u64 = 128;
 
 /// Number of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -161,7 +166,7 @@ impl MergeRest {
     }
 }
 
-/// One run of stale regions to be copied under one fence.
+/// Runs of stale regions to be copied under one fence.
 #[derive(Debug)]
 #[must_use = "a step that is not finished leaves its regions stale"]
 pub struct CopyStep {
@@ -179,7 +184,9 @@ pub struct CopyStep {
 /// Bytes that are read once, and who of the steps that share them lacks them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Piece {
-    /// The bytes, all in regions that these steps drain.
+    /// The regions; each of these steps drains all of them.
+    pub regions: Regions,
+    /// Their bytes.
     pub range: ByteRange,
     /// The steps, by their places.
     pub steps: Vec<usize>,
@@ -209,6 +216,7 @@ pub fn pieces<'a>(steps: impl IntoIterator<Item = &'a mut CopyStep>) -> Vec<Piec
         let holds =
             |(_, part): &&(usize, Regions)| part.first() <= run.first() && run.end() <= part.end();
         Piece {
+            regions: run,
             range: geometry.bytes_of(run),
             steps: parts
                 .iter()
@@ -221,7 +229,7 @@ pub fn pieces<'a>(steps: impl IntoIterator<Item = &'a mut CopyStep>) -> Vec<Piec
 }
 
 impl CopyStep {
-    /// The regions it drains.
+    /// The regions it drains, and what lies between them.
     #[must_use]
     pub fn regions(&self) -> Regions {
         self.regions
@@ -338,8 +346,8 @@ impl CopyWork {
         self.under_way.is_empty()
     }
 
-    /// The next run of stale regions, adjacent ones joined up to `budget` bytes (at least a region). The budget
-    /// depends on the byte at which the run begins.
+    /// The next stale regions, together at most `budget` bytes (at least a region). The budget depends on the byte at
+    /// which they begin.
     ///
     /// `None` when nothing is left to begin; steps under way may still leave regions stale.
     pub fn next_step(&mut self, budget: impl Fn(u64) -> u64) -> Option<CopyStep> {
@@ -377,7 +385,7 @@ impl CopyWork {
         loop {
             let first = self.bitmap.next_run(from, 1)?.first().0;
             let most = (budget(first * region_bytes) / region_bytes).max(1);
-            let run = self.bitmap.next_run(first, most)?;
+            let run = self.gather(first, most)?;
             let busy = self.under_way.iter().filter(|busy| busy.overlaps(run));
             match busy.min_by_key(|busy| busy.first().0) {
                 None => return Some(run),
@@ -387,6 +395,22 @@ impl CopyWork {
                 Some(busy) => from = busy.end().0,
             }
         }
+    }
+
+    /// Runs of at most so many stale regions together, and what lies between them.
+    fn gather(&self, first: u64, most: u64) -> Option<Regions> {
+        let reach = first + most.max(SPAN_MAX.min(most * SPAN));
+        let mut all = self.bitmap.next_run(first, most)?;
+        let mut left = most - all.count();
+        while left > 0 {
+            let next = self.bitmap.next_run(all.end().0, left);
+            let Some(next) = next.filter(|run| run.end().0 <= reach) else {
+                break;
+            };
+            left -= next.count();
+            all = all.join(next);
+        }
+        Some(all)
     }
 
     fn begin_step(&mut self, regions: Regions) -> CopyStep {
@@ -485,6 +509,24 @@ mod tests {
     }
 
     #[test]
+    fn scattered_regions_near_each_other_are_one_step() {
+        let region = 65_024;
+        let marks = [0, 2, 3, 9, 14, 600].map(|at| (at * region, 1));
+        let mut work = work(127 * 1000, &marks);
+        let mut first = work.next_step(|_| region * 4).expect("a run");
+        assert_eq!(first.regions(), Regions::run(0, 10), "four regions of it");
+        let lengths: Vec<u64> = first.parts().iter().map(|part| part.len()).collect();
+        assert_eq!(lengths, [region, region * 2, region]);
+        let second = work.next_step(|_| region * 4).expect("a run");
+        assert_eq!(second.regions(), Regions::run(14, 15), "600 is far away");
+        let third = work.next_step(|_| region * 4).expect("a run");
+        for step in [first, second, third] {
+            work.finish(step, true);
+        }
+        assert!(work.is_drained());
+    }
+
+    #[test]
     fn what_two_copies_lack_is_read_once_and_each_drains_its_own() {
         let region = 65_024;
         let mut lead = work(127 * 8, &[(0, region * 4)]);
@@ -574,8 +616,10 @@ mod tests {
             let mut work = work(blocks, &marked);
             let expected = work.stale().stale_bytes();
             let mut copied = 0;
-            while let Some(step) = work.next_step(|_| budget) {
-                copied += step.range().len();
+            while let Some(mut step) = work.next_step(|_| budget) {
+                let parts: u64 = step.parts().iter().map(|part| part.len()).sum();
+                prop_assert!(parts <= budget.max(127 * BLOCK_BYTES), "more than its budget");
+                copied += parts;
                 work.finish(step, true);
             }
             prop_assert!(work.is_drained());

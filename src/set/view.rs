@@ -185,8 +185,10 @@ impl View {
 
     /// Sets the write-intent bits of a copy step: what it writes is not flushed yet either. In memory
     /// only: the durable form of the stale set keeps its bits until the target is flushed.
-    pub fn mark_copy(&self, regions: Regions) -> Marked {
-        self.intent.mark(regions);
+    pub fn mark_copy(&self, runs: impl IntoIterator<Item = Regions>) -> Marked {
+        for regions in runs {
+            self.intent.mark(regions);
+        }
         Marked(())
     }
 

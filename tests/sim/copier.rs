@@ -46,7 +46,6 @@ impl Copy {
 #[derive(Debug)]
 pub(crate) struct Step {
     id: u64,
-    regions: Regions,
     range: ByteRange,
     /// The step of this copy, then those of others that have joined it.
     shares: Vec<Share>,
@@ -158,7 +157,6 @@ impl World {
         self.join(at, regions, &mut shares);
         self.copies[at].steps.push(Step {
             id,
-            regions,
             range,
             shares,
             unread: Vec::new(),
@@ -247,11 +245,12 @@ impl World {
         (step.view, step.ready) = (Some(Arc::clone(&view)), true);
         let steps = step.shares.iter_mut().filter_map(|s| s.step.as_mut());
         let mut todo = Vec::new();
-        for piece in pieces(steps) {
+        let pieces = pieces(steps);
+        let _marked = view.mark_copy(pieces.iter().map(|piece| piece.regions));
+        for piece in pieces {
             todo.extend(blocks_of(piece.range).map(|block| (block, piece.steps.clone())));
         }
         (step.todo, step.unread) = (todo.clone(), todo);
-        let _marked = view.mark_copy(step.regions);
         let gone = |share: &Share| !view.seats().iter().any(|s| s.id == share.target);
         let shares = step.shares.iter().enumerate();
         let gone: Vec<usize> = shares.filter(|(_, s)| gone(s)).map(|(n, _)| n).collect();

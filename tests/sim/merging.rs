@@ -51,7 +51,7 @@ impl World {
     pub(crate) fn begin_merging(&mut self, at: usize, view: &View, whole: ByteRange) {
         self.requests[at].stage = match view.unmerged(whole) {
             Some(step) => {
-                let _marked = view.mark_copy(step.regions());
+                let _marked = view.mark_copy([step.regions()]);
                 self.requests[at].merging = Some(Merging::new(step));
                 Stage::Merge
             }
