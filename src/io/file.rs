@@ -378,6 +378,10 @@ impl Storage for FileStorage {
             Kind::File => self.seek_file(at, what),
         }
     }
+
+    fn finds_holes(&self) -> bool {
+        self.kind == Kind::File
+    }
 }
 
 /// Whole blocks that hold a part of a range.

@@ -86,4 +86,8 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The system's error.
     fn seek(&self, at: u64, what: Seek) -> io::Result<Option<u64>>;
+
+    /// Whether [`Storage::seek`] finds holes. A block device keeps to itself what was discarded in it; zeros that
+    /// are read from it may be a hole.
+    fn finds_holes(&self) -> bool;
 }

@@ -109,7 +109,11 @@ impl Scratch {
         let mut from = 0;
         while let Some((first, end)) = self.zeros(range, from) {
             let at = range.start() + first;
-            match self.hole(source, at) {
+            let hole = match source.store.finds_holes() {
+                true => self.hole(source, at),
+                false => Some(u64::MAX),
+            };
+            match hole {
                 Some(data) if first == 0 => return (end.min(data - at), true),
                 Some(_) => return (first, false),
                 None => from = end.min(self.end_of_data(source, at) - range.start()),

@@ -1,5 +1,7 @@
 //! Members that are block devices, and members past the page cache.
 
+use std::os::unix::fs::MetadataExt;
+
 use crate::bed::{MIB, Plan, REGION, Unit};
 
 /// Odd offsets and lengths, with and without a member; the unit's contents against a plain file.
@@ -63,4 +65,23 @@ fn a_device_that_is_a_member_is_held() {
     let ran = unit.try_sh(&format!("mkfs.ext4 -q {device} < /dev/null"));
     assert_ne!(ran.code, 0);
     assert!(ran.err.contains("in use"), "{ran:?}");
+}
+
+/// Loop devices discard by holes in their files.
+#[test]
+fn a_copy_between_devices_discards_what_reads_as_zeros() {
+    let mut unit = Plan::new(2, 16 * MIB).on_devices().mount();
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=16 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.sh("fallocate --punch-hole -o 4M -l 10M $U; sync $U");
+    let answer = unit.accepted("attach m2 policy=full");
+    unit.finished(answer.number("operation"));
+    unit.stop_and_compare();
+    let allocated = ["m1", "m2"].map(|member| {
+        let device = unit.image(member).display().to_string();
+        let file = unit.sh(&format!("losetup -n -O BACK-FILE {device}"));
+        std::fs::metadata(file).expect("the file").blocks() * 512
+    });
+    assert!(allocated[0] < 7 * MIB, "{allocated:?}");
+    assert!(allocated[1] <= allocated[0] + MIB / 8, "{allocated:?}");
 }
