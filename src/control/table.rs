@@ -6,7 +6,7 @@ use super::command::COMMANDS;
 use super::render::Context;
 use super::{show, status};
 use crate::server::params;
-use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation};
+use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation, rate_text};
 
 /// Kind of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,7 @@ pub(super) enum Store {
     Command,
     /// One of these commands, for the object that the node belongs to.
     ObjectCommand(&'static [&'static str]),
-    /// A value for the parameter, of the unit or of a member, that the node is.
+    /// A value for the parameter, of the unit, a member or an operation, that the node is.
     Value,
     /// Clears the error log.
     ClearErrors,
@@ -458,6 +458,12 @@ pub static TABLE: &[Node] = &[
         show::operation_progress,
     )
     .polls(),
+    operation(
+        "operations/<n>/rate_max",
+        "The most that it reads: bytes per second with k, M or G, or max.",
+        |_, o| rate_text(o.progress.rate_max()),
+    )
+    .stores(Store::Value),
     dir("stats", "Counters since the mount; they only grow."),
     set(
         "stats/bitmap",

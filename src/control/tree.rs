@@ -243,7 +243,7 @@ impl Tree {
                 command::parse_for(bytes, &name, verbs)
             }
             (Some(Store::Value), Some(name)) => match node.key() {
-                Some(Key::Member(_)) => {
+                Some(Key::Member(_) | Key::Operation(_)) => {
                     let name = format!("{name}.{}", node.node().name());
                     command::parse_value(bytes, &name)
                 }

@@ -14,8 +14,8 @@ use crossbeam_channel::Sender;
 use super::Message;
 use super::pipeline::{Fenced, Pipeline, is_of_medium};
 use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
-use super::throttle::{Done, Rates};
-use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, pieces};
+use super::throttle::{Debt, Done, Rates};
+use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Progress, pieces};
 
 /// Steps of one copy that are under way at once.
 const DEPTH: usize = 2;
@@ -51,11 +51,14 @@ struct State {
     hole: (u64, u64),
     /// Most bytes of the next step elsewhere.
     most: u64,
+    /// What it has read beyond its own rate.
+    debt: Debt,
 }
 
 /// One running copy.
 struct Run {
     target: MemberId,
+    progress: Arc<Progress>,
     /// Whether the target is read, and written only where it differs.
     compares: bool,
     /// All copies: who takes a step holds the lock while the others join it. It is taken before that of a state.
@@ -86,6 +89,7 @@ impl Copier {
         let (op, kind) = (work.op(), work.kind());
         let run = Arc::new(Run {
             target: work.target(),
+            progress: work.progress(),
             compares: kind.compares(),
             runs: Arc::clone(&self.runs),
             messages: self.messages.clone(),
@@ -97,6 +101,7 @@ impl Copier {
                 threads: 0,
                 hole: (0, 0),
                 most: STEP_BYTES,
+                debt: Debt::none(Instant::now()),
             }),
             changed: Condvar::new(),
         });
@@ -212,7 +217,9 @@ impl Run {
             this.lock().hole = hole.unwrap_or_default();
             // Under the fence: a mark of a later epoch must come after this clear (I1).
             for (share, outcome) in shares.into_iter().zip(outcomes) {
-                share.run.finish(share.step, outcome);
+                share
+                    .run
+                    .finish(share.step, outcome, scratch.moved() - moved);
             }
             drop(fenced);
             let done = Done {
@@ -257,8 +264,15 @@ impl Run {
             if state.end.is_some() {
                 return None;
             }
-            if state.may_begin() {
-                let room = (state.hole, state.most);
+            let due = this.due(&mut state);
+            if state.may_begin() && !due.is_zero() {
+                // Readers may have drained what is left of a merge.
+                if state.work.as_ref()?.is_drained() {
+                    this.changed.notify_all();
+                    return None;
+                }
+            } else if state.may_begin() {
+                let room = (state.hole, state.most.min(this.progress.rate_max()));
                 let work = state.work.as_mut()?;
                 if let Some(step) = work.next_step(|at| State::budget(room, at)) {
                     drop(state);
@@ -273,9 +287,25 @@ impl Run {
             }
             drop(runs);
             // A step under way may still leave its regions stale.
-            let waited = this.changed.wait(state);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            this.wait_for_change(state, due);
         }
+    }
+
+    /// The time until it may take part in a step, as far as its own rate goes.
+    fn due(&self, state: &mut State) -> Duration {
+        state.debt.due(self.progress.rate_max(), Instant::now())
+    }
+
+    /// Waits until something has changed, or for a part of the time that its rate leaves it to wait: another
+    /// rate holds at once.
+    fn wait_for_change(&self, state: MutexGuard<'_, State>, due: Duration) {
+        if due.is_zero() {
+            let waited = self.changed.wait(state);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            return;
+        }
+        let waited = self.changed.wait_timeout(state, due.min(RATE_LOOK));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn share(this: &Arc<Self>, step: CopyStep, runs: &HashMap<OpId, Arc<Self>>) -> Vec<Share> {
@@ -286,7 +316,8 @@ impl Run {
         }];
         for run in runs.values().filter(|run| !Arc::ptr_eq(run, this)) {
             let mut state = run.lock();
-            let work = state.may_begin().then_some(state.work.as_mut()).flatten();
+            let may = state.may_begin() && run.due(&mut state).is_zero();
+            let work = may.then_some(state.work.as_mut()).flatten();
             if let Some(step) = work.and_then(|work| work.join(lead)) {
                 shares.push(Share {
                     run: Arc::clone(run),
@@ -297,8 +328,10 @@ impl Run {
         shares
     }
 
-    fn finish(&self, step: CopyStep, outcome: Result<(), CopyEnd>) {
+    /// Ends a step of which so many bytes were read, for this copy or for others that share it.
+    fn finish(&self, step: CopyStep, outcome: Result<(), CopyEnd>, read: u64) {
         let mut state = self.lock();
+        state.debt.add(read.min(step.range().len()));
         if let Some(work) = state.work.as_mut() {
             work.finish(step, outcome.is_ok());
         }

@@ -10,10 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::io::journal::{MessageMode, MessageSettings};
-use crate::set::{Code, Limits, Policy, Refusal, Tuning};
-
-/// The value of a rate without a limit.
-pub const UNLIMITED: u64 = u64::MAX;
+use crate::set::{Code, Limits, OpId, Policy, Refusal, Tuning, UNLIMITED, rate_text};
 
 /// What the values of a parameter are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -171,6 +168,30 @@ impl OfMember {
     }
 }
 
+/// Operation and largest rate that a name such as `3.rate_max` and a value mean; none for another name.
+///
+/// # Errors
+/// [`Code::Syntax`] or [`Code::OutOfRange`], with the values that it takes.
+pub fn rate_of_operation(name: &str, value: &str) -> Result<Option<(OpId, u64)>, Refusal> {
+    let op = name.strip_suffix(".rate_max").and_then(digits);
+    let Some(op) = op else {
+        return Ok(None);
+    };
+    let rate = RATE_MAX.read(value).map_err(|wrong| {
+        let says = format!("{name} {}", wrong.text);
+        Refusal::new(wrong.code, says).at(value)
+    })?;
+    Ok(Some((OpId(op), rate)))
+}
+
+/// The largest rate of an operation, which is no parameter of the unit.
+const RATE_MAX: Spec = Spec {
+    name: "rate_max",
+    kind: Kind::Rate,
+    default: UNLIMITED,
+    doc: "No more than this rate of the operation.",
+};
+
 impl Param {
     /// What the table says of it.
     #[must_use]
@@ -261,8 +282,8 @@ impl Spec {
     #[must_use]
     pub fn write(&self, value: u64) -> String {
         match self.kind {
-            Kind::Rate if value == UNLIMITED => "max".to_owned(),
-            Kind::Number { .. } | Kind::Rate => value.to_string(),
+            Kind::Rate => rate_text(value),
+            Kind::Number { .. } => value.to_string(),
             Kind::Word(words) => {
                 let word = usize::try_from(value).ok().and_then(|at| words.get(at));
                 word.copied().unwrap_or_default().to_owned()

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::handle::{Board, EVENTS_KEPT, EventRecord};
-use crate::set::{Moment, Notice, SetStatus};
+use crate::set::{Moment, Notice, SetStatus, rate_text};
 
 /// Writes a notice down for people.
 pub(super) fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
@@ -34,10 +34,9 @@ pub(super) fn record_start(board: &Board, time: Moment, set: &SetStatus) {
 
 /// Writes down that a parameter has another value.
 pub(super) fn record_set(board: &Board, time: Moment, name: &str, old: &str, new: &str) {
-    let facts = [("parameter", name), ("old", old), ("new", new)];
     tracing::info!("parameter-set parameter={name} old={old} new={new}");
-    let facts = facts.map(|(key, value)| (key, value.to_owned()));
-    keep(board, time, "parameter-set", facts.into());
+    let facts = changed(name.to_owned(), old.to_owned(), new.to_owned());
+    keep(board, time, "parameter-set", facts);
 }
 
 /// Writes down that announcements are committed in another mode, after so many switches.
@@ -65,6 +64,10 @@ fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {
 }
 
 type Facts = Vec<(&'static str, String)>;
+
+fn changed(parameter: String, old: String, new: String) -> Facts {
+    vec![("parameter", parameter), ("old", old), ("new", new)]
+}
 
 fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     let name = |id| set.name(id).to_owned();
@@ -103,12 +106,12 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
         Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
         Notice::Tuned(name, what, old, new) => {
-            let facts = vec![
-                ("parameter", format!("{name}.{what}")),
-                ("old", old.to_string()),
-                ("new", new.to_string()),
-            ];
-            ("parameter-set", facts)
+            let [old, new] = [old, new].map(ToString::to_string);
+            ("parameter-set", changed(format!("{name}.{what}"), old, new))
+        }
+        Notice::Limited(op, old, new) => {
+            let [old, new] = [old, new].map(|rate| rate_text(*rate));
+            ("parameter-set", changed(format!("{op}.rate_max"), old, new))
         }
         Notice::Released(name) => ("member-released", vec![("member", name.clone())]),
         Notice::HomeLost(why) => ("bitmaps-in-memory", vec![("reason", why.clone())]),

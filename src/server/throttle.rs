@@ -1,6 +1,8 @@
 //! How far copies give way to applications, and how fast they may be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::set::UNLIMITED;
 
 /// Longest time that a copy gives way after a step.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -33,7 +35,7 @@ impl Rates {
     /// The share of a thread, of which there are so many.
     pub(super) fn shared(self, threads: u64) -> Self {
         let share = |rate: u64| match rate {
-            u64::MAX => rate,
+            UNLIMITED => rate,
             rate => (rate / threads.max(1)).max(1),
         };
         Self {
@@ -54,9 +56,53 @@ impl Rates {
     }
 }
 
+/// What a copy has read beyond its own rate, which it waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Debt {
+    bytes: u64,
+    /// Up to when the time that has passed has paid for something.
+    since: Instant,
+}
+
+impl Debt {
+    pub(super) fn none(now: Instant) -> Self {
+        Self {
+            bytes: 0,
+            since: now,
+        }
+    }
+
+    /// The time until the next step may begin at a rate. What has passed since the last question counts at this
+    /// rate, so another one holds at once; time without debts is not saved up.
+    pub(super) fn due(&mut self, rate: u64, now: Instant) -> Duration {
+        let whole = time(self.bytes, rate);
+        let left = (self.since + whole).saturating_duration_since(now);
+        if left.is_zero() {
+            *self = Self::none(now);
+        } else {
+            // Whole bytes are paid for, and the rest of the time counts at the next question.
+            let bytes = bytes_in(left, rate).min(self.bytes);
+            self.since += whole.saturating_sub(time(bytes, rate));
+            self.bytes = bytes;
+        }
+        left
+    }
+
+    /// A step has read so much.
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// How much a rate gives in a time, rounded up.
+fn bytes_in(time: Duration, rate: u64) -> u64 {
+    let bytes = (time.as_nanos() * u128::from(rate)).div_ceil(SECOND);
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 /// How long so many bytes take at a rate.
 fn time(bytes: u64, rate: u64) -> Duration {
-    if rate == u64::MAX {
+    if rate == UNLIMITED {
         return Duration::ZERO;
     }
     let nanos = u128::from(bytes) * SECOND / u128::from(rate.max(1));
@@ -98,6 +144,36 @@ mod tests {
         // 10,000 bytes are due after 10 ms.
         assert_eq!(pause(rates, 8, 10_000, 1), 2);
         assert_eq!(pause(rates, 20, 10_000, 1), 0);
+    }
+
+    #[test]
+    fn a_debt_is_paid_at_the_rate_that_holds_and_time_is_not_saved_up() {
+        let begun = Instant::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let mut debt = Debt::none(begun);
+        assert_eq!(debt.due(1000, at(5000)), Duration::ZERO);
+        // The step itself has taken a second, which counts.
+        debt.add(4000);
+        assert_eq!(debt.due(1000, at(6000)), Duration::from_secs(3));
+        for ms in 6001..8000 {
+            debt.due(1000, at(ms));
+        }
+        assert_eq!(debt.due(1000, at(8000)), Duration::from_secs(1));
+        assert_eq!(debt.due(500, at(8000)), Duration::from_secs(2));
+        assert_eq!(debt.due(UNLIMITED, at(8000)), Duration::ZERO);
+        assert_eq!(debt.due(1, at(8000)), Duration::ZERO, "it was remitted");
+        // Questions in quick succession pay as well, however low the rate.
+        debt.add(2);
+        for ms in 8000..10_000 {
+            debt.due(1, at(ms));
+        }
+        assert_eq!(debt.due(1, at(10_000)), Duration::ZERO);
+        debt.add(1500);
+        for ms in 10_000..10_500 {
+            debt.due(1500, at(ms));
+        }
+        let left = debt.due(1500, at(10_500)).as_millis();
+        assert!((499..=501).contains(&left), "{left}");
     }
 
     #[test]

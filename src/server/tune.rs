@@ -1,12 +1,15 @@
 //! Setting a parameter: the value is checked, is in force at once, and is told.
 
-use super::params::{OfMember, Param};
+use super::params::{OfMember, Param, rate_of_operation};
 use super::record::record_set;
 use super::run::{Runner, now};
 use crate::set::{Answer, Command, Event, Refusal, Ticket};
 
-/// The command that sets a parameter of a member, where the name is one.
-fn of_member(name: &str, value: &str) -> Result<Option<Command>, Refusal> {
+/// The command that sets a parameter of a member or an operation, where the name is one.
+fn of_object(name: &str, value: &str) -> Result<Option<Command>, Refusal> {
+    if let Some((op, rate)) = rate_of_operation(name, value)? {
+        return Ok(Some(Command::Limit { op, rate }));
+    }
     let Some((member, param)) = OfMember::find(name)? else {
         return Ok(None);
     };
@@ -18,7 +21,7 @@ fn of_member(name: &str, value: &str) -> Result<Option<Command>, Refusal> {
 impl Runner {
     /// Answers `set`; a value that is refused changes nothing.
     pub(super) fn set_param(&mut self, ticket: Ticket, name: &str, value: &str) {
-        let answer = match of_member(name, value) {
+        let answer = match of_object(name, value) {
             Ok(Some(command)) => return self.feed(Event::Command(ticket, command)),
             Ok(None) => self.tune(name, value),
             Err(refusal) => Err(refusal),

@@ -88,6 +88,20 @@ pub struct Progress {
     done: AtomicU64,
     equal: AtomicU64,
     fence_block: AtomicU64,
+    /// Its largest rate; 0 where it has none of its own.
+    rate: AtomicU64,
+}
+
+/// A rate without a limit.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// A rate as it is written: bytes per second, or `max`.
+#[must_use]
+pub fn rate_text(rate: u64) -> String {
+    match rate {
+        UNLIMITED => "max".to_owned(),
+        rate => rate.to_string(),
+    }
 }
 
 impl Progress {
@@ -128,6 +142,23 @@ impl Progress {
         self.done.fetch_add(bytes, Ordering::AcqRel);
         let cleared = stale.clear(regions);
         debug_assert!(cleared <= regions.count(), "more bits than regions");
+    }
+
+    /// The most that the operation may read, in bytes per second; [`UNLIMITED`] for no limit of its own.
+    #[must_use]
+    pub fn rate_max(&self) -> u64 {
+        match self.rate.load(Ordering::Relaxed) {
+            0 => UNLIMITED,
+            rate => rate,
+        }
+    }
+
+    /// Gives the operation another largest rate; gives the one before.
+    pub(super) fn limit(&self, rate: u64) -> u64 {
+        match self.rate.swap(rate, Ordering::Relaxed) {
+            0 => UNLIMITED,
+            rate => rate,
+        }
     }
 
     /// First block of the latest step.

@@ -156,6 +156,13 @@ pub enum Command {
         /// Its number.
         id: BitmapId,
     },
+    /// Let an operation read no more than so many bytes per second from now on.
+    Limit {
+        /// Which operation.
+        op: OpId,
+        /// The rate; [`UNLIMITED`](super::UNLIMITED) for no limit of its own.
+        rate: u64,
+    },
     /// Hold an operation.
     Pause(OpId),
     /// Let an operation go on.
@@ -290,6 +297,8 @@ pub enum Notice {
     BitmapDeleted(BitmapId),
     /// A member is read sooner or later than before: its name, what has changed, the old and the new value.
     Tuned(String, &'static str, u32, u32),
+    /// An operation has another largest rate: the old and the new one.
+    Limited(OpId, u64, u64),
     /// A member has given up its membership.
     Released(String),
     /// Bitmaps are in memory only from now on.

@@ -35,7 +35,9 @@ mod written;
 
 pub use assess::{Assembly, Found, ScbFound, Start, assess};
 pub use bitmap::{OwnedBitmap, WriteBitmap};
-pub use copy::{CopyKind, CopyStep, CopyWork, MergeRest, OpId, Piece, Progress, pieces};
+pub use copy::{
+    CopyKind, CopyStep, CopyWork, MergeRest, OpId, Piece, Progress, UNLIMITED, pieces, rate_text,
+};
 pub use event::{
     Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
     Joiner, Notice, Ticket, Tuning, Verdict,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::copy::{CopyKind, OpId, Progress};
-use super::event::{Answer, Effect, Ticket};
+use super::copy::{CopyKind, OpId, Progress, rate_text};
+use super::event::{Answer, Effect, Notice, Ticket};
 use super::member::{BitmapTag, MemberId, Moment};
 use super::refusal::{Code, Refusal};
 use super::shadow::ShadowSet;
@@ -108,6 +108,27 @@ impl ShadowSet {
                 facts: Vec::new(),
             },
         );
+    }
+
+    /// Gives an operation that has not ended another largest rate; its copy goes by it at once.
+    pub(super) fn limit_rate(&mut self, ticket: Ticket, op: OpId, rate: u64) {
+        let found = self.operations.iter().find(|o| o.id == op);
+        let Some(operation) = found.filter(|o| !o.state.is_over()) else {
+            let refusal = self.not_running(op);
+            return self.refuse(ticket, refusal);
+        };
+        let old = operation.progress.limit(rate);
+        if old != rate {
+            self.push(Effect::Notice(Notice::Limited(op, old, rate)));
+        }
+        let parameter = format!("{op}.rate_max");
+        let text = format!("{parameter} is {}", rate_text(rate));
+        let facts = vec![
+            ("parameter", parameter),
+            ("value", rate_text(rate)),
+            ("old", rate_text(old)),
+        ];
+        self.accept(ticket, Answer { text, facts });
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket, op: OpId) {

@@ -148,6 +148,7 @@ impl ShadowSet {
             } => self.resize(ticket, size, &room, dry_run),
             Command::Merge { full } => self.merge(ticket, full),
             Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
+            Command::Limit { op, rate } => self.limit_rate(ticket, op, rate),
             Command::Pause(op) => self.pause(ticket, op),
             Command::Resume(op) => self.resume(ticket, op),
             Command::Cancel(op) => self.cancel(ticket, op),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -323,4 +324,90 @@ fn a_rate_holds_at_once_and_loses_nothing() {
     let operation = unit.finished(number);
     assert_eq!(operation["copied_bytes"].as_u64(), Some(8 * MIB));
     unit.sh("cmp $I/m1.img $I/m2.img");
+}
+
+/// The contents of a file of an operation, without its line end.
+fn of_operation(unit: &Unit, number: u64, file: &str) -> String {
+    let text = unit.read(&format!("operations/{number}/{file}"));
+    text.trim_end().to_owned()
+}
+
+/// Bytes that an operation has done.
+fn done_bytes(unit: &Unit, number: u64) -> u64 {
+    let progress = of_operation(unit, number, "progress");
+    let line = progress.lines().find_map(|l| l.strip_prefix("done_bytes "));
+    line.expect("a line").parse().expect("a number")
+}
+
+/// One copy keeps its own rate while another one that shares its reads does not wait for it.
+#[test]
+fn an_operation_has_a_rate_of_its_own() {
+    let unit = Unit::new(3, 8 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("detach m3 policy=none");
+    unit.accepted("set max_copies 0");
+    let slow = unit.accepted("attach m2 policy=full").number("operation");
+    let free = unit.accepted("attach m3 policy=full").number("operation");
+    assert_eq!(of_operation(&unit, slow, "rate_max"), "max");
+    let file = format!("operations/{slow}/rate_max");
+    let answer = unit.command_on(&file, b"64k\n").expect("a rate");
+    assert_eq!((answer.text("value"), answer.text("old")), ("65536", "max"));
+    assert_eq!(of_operation(&unit, slow, "rate_max"), "65536");
+    for (value, code) in [
+        ("fast", "syntax EINVAL"),
+        ("0", "out-of-range EINVAL"),
+        ("1 2", "syntax EINVAL"),
+        ("-1", "syntax EINVAL"),
+    ] {
+        let refused = unit.command_on(&file, value.as_bytes()).expect_err(value);
+        let says = format!("error: {code}\n");
+        assert!(refused.text.starts_with(&says), "{value}: {refused:?}");
+    }
+    assert_eq!(of_operation(&unit, slow, "rate_max"), "65536");
+    unit.accepted("set max_copies 2");
+    // Also where the free one leads a step, which the other joins only when it may.
+    let operation = unit.finished(free);
+    assert_eq!(operation["copied_bytes"].as_u64(), Some(8 * MIB));
+    assert!(done_bytes(&unit, slow) < 4 * MIB, "it has its own rate");
+    assert_eq!(of_operation(&unit, slow, "state"), "running");
+    unit.accepted(&format!("set {slow}.rate_max max"));
+    let operation = unit.finished(slow);
+    assert_eq!(operation["copied_bytes"].as_u64(), Some(8 * MIB));
+    unit.sh("cmp $I/m1.img $I/m2.img && cmp $I/m1.img $I/m3.img");
+    let events = unit.sh("cat $M/.shadow/events");
+    let facts = format!("\"parameter\":\"{slow}.rate_max\",\"old\":\"65536\",\"new\":\"max\"");
+    assert!(events.contains(&facts), "{events}");
+    let refused = unit.command_on(&file, b"1M").expect_err("it has ended");
+    let says = format!("error: state-changed EAGAIN\noperation {slow} is done already\n");
+    assert!(refused.text.starts_with(&says), "{refused:?}");
+    assert_eq!(of_operation(&unit, slow, "rate_max"), "max");
+    let refused = unit.command(b"set 99.rate_max 1M").expect_err("unknown");
+    assert!(
+        refused
+            .text
+            .starts_with("error: no-such-operation ENOENT\n")
+    );
+}
+
+/// A rate of its own lifts no operation above that of the unit; the other way round is tested above.
+#[test]
+fn the_lower_rate_holds() {
+    let unit = Unit::new(2, 8 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("set max_copies 0");
+    unit.accepted("set copy_rate_max 64k");
+    let number = unit.accepted("attach m2 policy=full").number("operation");
+    unit.accepted(&format!("set {number}.rate_max 1G"));
+    unit.accepted("set max_copies 1");
+    eventually("the first steps end", || done_bytes(&unit, number) > 0);
+    assert_eq!(of_operation(&unit, number, "state"), "running");
+    assert!(done_bytes(&unit, number) < 8 * MIB);
+    // It ends at once, though its next step would be due in half a minute.
+    let begun = Instant::now();
+    unit.accepted(&format!("set {number}.rate_max 1"));
+    unit.accepted(&format!("cancel {number}"));
+    assert_eq!(unit.state_of("m2"), "detached");
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }
