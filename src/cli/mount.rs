@@ -14,9 +14,10 @@ use serde_json::json;
 
 use super::args::MountArgs;
 use super::mount_options::{self, Options};
+use super::node::Node;
 use super::output::{self, Out};
 use super::tree::Tree;
-use super::{config, log, node, place, status, system};
+use super::{config, log, place, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::server::setup::{Durability, Setup};
@@ -67,8 +68,8 @@ struct Plan {
     options: Options,
     /// The configuration that it comes from.
     config: Option<PathBuf>,
-    /// The most units of this node.
-    units_max: usize,
+    /// What holds for all units.
+    node: Node,
 }
 
 impl Plan {
@@ -120,7 +121,7 @@ impl Plan {
             dir,
             options,
             config: file,
-            units_max: node::units_max()?,
+            node: Node::load()?,
         })
     }
 
@@ -248,7 +249,8 @@ impl Plan {
             allow_other: self.options.allow_other,
             mounting: self.options.mounting(),
             config: self.config.clone(),
-            units_max: self.units_max,
+            units_max: self.node.units_max,
+            copy_rate_max: self.node.copy_rate_max,
         };
         let mut opened = false;
         let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {

@@ -121,6 +121,7 @@ impl Options {
             include: self.include,
             nocopy: self.nocopy,
             params: self.values(),
+            node_rate: None,
         }
     }
 
@@ -300,6 +301,7 @@ mod tests {
             include: true,
             nocopy: false,
             params: Values::default(),
+            node_rate: None,
         };
         assert_eq!(silent.mounting(), expected);
         let mut loud =

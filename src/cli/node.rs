@@ -10,38 +10,61 @@ use toml::Spanned;
 use super::config::Source;
 use super::place;
 use crate::error::{Error, Result};
+use crate::server::params;
+use crate::set::UNLIMITED;
 
 /// Units that a node serves unless its configuration says otherwise (SHADOW_MAX_UNIT).
 const UNITS_MAX_DEFAULT: usize = 500;
 /// What `max_units` takes.
 const UNITS_MAX_RANGE: std::ops::RangeInclusive<usize> = 1..=10_000;
 
+/// What holds for all units.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Node {
+    /// The most units that are served at once.
+    pub(super) units_max: usize,
+    /// The most that all their copies read together, in bytes per second; none for no limit.
+    pub(super) copy_rate_max: Option<u64>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     max_units: Option<Spanned<usize>>,
+    copy_rate_max: Option<Spanned<toml::Value>>,
 }
 
-/// The most units that are served at once.
-///
-/// # Errors
-/// A file that cannot be read or understood.
-pub(super) fn units_max() -> Result<usize> {
-    let path = place::config_dir().join(place::NODE_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => parse(&text, &path),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(UNITS_MAX_DEFAULT),
-        Err(cause) => {
-            let says = format!("cannot read the configuration {}", path.display());
-            Err(Error::io(says, cause))
-        }
+impl Node {
+    /// Reads the configuration of the node.
+    ///
+    /// # Errors
+    /// A file that cannot be read or understood.
+    pub(super) fn load() -> Result<Self> {
+        let path = place::config_dir().join(place::NODE_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(cause) => {
+                let says = format!("cannot read the configuration {}", path.display());
+                return Err(Error::io(says, cause));
+            }
+        };
+        Self::parse(&text, &path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let place = Source { text, path };
+        let file: File = place.read()?;
+        let rate = file.copy_rate_max.map(|rate| read_rate(&place, &rate));
+        Ok(Self {
+            units_max: units_max(&place, file.max_units)?,
+            copy_rate_max: rate.transpose()?.filter(|rate| *rate != UNLIMITED),
+        })
     }
 }
 
-fn parse(text: &str, path: &Path) -> Result<usize> {
-    let place = Source { text, path };
-    let file: File = place.read()?;
-    let Some(units) = file.max_units else {
+fn units_max(place: &Source<'_>, units: Option<Spanned<usize>>) -> Result<usize> {
+    let Some(units) = units else {
         return Ok(UNITS_MAX_DEFAULT);
     };
     let (least, most) = (UNITS_MAX_RANGE.start(), UNITS_MAX_RANGE.end());
@@ -54,16 +77,30 @@ fn parse(text: &str, path: &Path) -> Result<usize> {
     }
 }
 
+fn read_rate(place: &Source<'_>, rate: &Spanned<toml::Value>) -> Result<u64> {
+    let text = match rate.get_ref() {
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    params::read_rate(&text).map_err(|wrong| place.wrong(rate.span(), &wrong.text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::set::Code;
 
     #[test]
-    fn a_node_has_a_limit_of_units() {
-        let read = |text| parse(text, Path::new("/etc/shadowset/node.toml"));
-        assert_eq!(read("").expect("nothing is said"), UNITS_MAX_DEFAULT);
-        assert_eq!(read("# few\nmax_units = 2\n").expect("valid"), 2);
+    fn a_node_has_a_limit_of_units_and_of_the_rate_of_copies() {
+        let read = |text| Node::parse(text, Path::new("/etc/shadowset/node.toml"));
+        let units = |text| read(text).expect("valid").units_max;
+        assert_eq!(units(""), UNITS_MAX_DEFAULT);
+        assert_eq!(units("# few\nmax_units = 2\n"), 2);
+        let rate = |text| read(text).expect("valid").copy_rate_max;
+        assert_eq!(rate(""), None);
+        assert_eq!(rate("copy_rate_max = \"max\""), None);
+        assert_eq!(rate("copy_rate_max = \"2M\""), Some(2 << 20));
+        assert_eq!(rate("max_units = 9\ncopy_rate_max = 1000"), Some(1000));
         for (text, says) in [
             (
                 "max_units = 0",
@@ -72,6 +109,14 @@ mod tests {
             (
                 "\nunits = 3",
                 "line 2, column 1: units: unknown field `units`",
+            ),
+            (
+                "copy_rate_max = 0",
+                "copy_rate_max: takes bytes per second, with k, M or G, or max, not 0",
+            ),
+            (
+                "copy_rate_max = \"fast\"",
+                "line 1, column 17: copy_rate_max: ",
             ),
             ("max_units = -1", "line 1, column 13: max_units: "),
         ] {

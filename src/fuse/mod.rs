@@ -25,6 +25,8 @@ pub struct MountOptions {
     pub config: Option<PathBuf>,
     /// The most units that are served on this node.
     pub units_max: usize,
+    /// The most that all copies on this node read together, in bytes per second; none for no limit.
+    pub copy_rate_max: Option<u64>,
 }
 
 /// Serves a unit until it is unmounted and its members are marked clean.

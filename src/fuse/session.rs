@@ -27,9 +27,10 @@ use crate::control::Tree;
 use crate::control::logbook::Logbook;
 use crate::error::{Error, Result};
 use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount_unit};
+use crate::io::node_rate::NodeRate;
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
-use crate::server::setup::Setup;
+use crate::server::setup::{Mounting, Setup};
 use crate::server::{self, Handle, Running};
 use crate::set::Code;
 
@@ -86,7 +87,11 @@ pub(super) fn serve(
     if let Err(error) = sys::become_io_flusher() {
         tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");
     }
-    let running = server::start(setup, &options.mounting)?;
+    let mounting = Mounting {
+        node_rate: shared_rate(&runtime, options.copy_rate_max)?,
+        ..options.mounting.clone()
+    };
+    let running = server::start(setup, &mounting)?;
     let mut mount = match Mount::begin(unit, dir, options, &running.handle()) {
         Ok(mount) => mount,
         Err(error) => return stop_after(Err(error), running),
@@ -112,6 +117,18 @@ fn refuse_more(runtime: &Runtime, most: usize) -> Result<()> {
     let text = format!("this node serves at most {most} units");
     let hint = "stop another unit first, or raise max_units in node.toml";
     Err(Error::new(Code::TooManyUnits, text).with_hint(hint))
+}
+
+/// The rate that copies share with those of the other units here.
+fn shared_rate(runtime: &Runtime, most: Option<u64>) -> Result<Option<NodeRate>> {
+    let open = |rate| {
+        let base = runtime.base();
+        NodeRate::open(base, rate).map_err(|cause| {
+            let says = format!("copies cannot share a rate by a file in {}", base.display());
+            Error::io(says, cause).with_hint("leave copy_rate_max out of node.toml")
+        })
+    };
+    most.map(open).transpose()
 }
 
 /// Leaves the sentence of a bad end to those who stop the unit.

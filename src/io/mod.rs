@@ -9,6 +9,7 @@ pub mod journal;
 pub mod lease;
 pub mod loopdev;
 pub mod mountpoint;
+pub mod node_rate;
 pub mod runtime;
 pub mod scb_file;
 pub mod state_dir;

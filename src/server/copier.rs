@@ -14,8 +14,9 @@ use crossbeam_channel::Sender;
 use super::Message;
 use super::pipeline::{Fenced, Pipeline, is_of_medium};
 use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
-use super::throttle::{Debt, Done, Rates};
-use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Progress, pieces};
+use super::throttle::{self, Debt, Done, Rates};
+use crate::io::node_rate::NodeRate;
+use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Progress, UNLIMITED, pieces};
 
 /// Steps of one copy that are under way at once.
 const DEPTH: usize = 2;
@@ -23,6 +24,8 @@ const DEPTH: usize = 2;
 const STEP_BYTES: u64 = 32 * 127 * 512;
 /// How often a copy that waits looks at its rate.
 const RATE_LOOK: Duration = Duration::from_millis(100);
+/// When a copy comes again that has found another one at the rate of the node.
+const BUSY_NODE: Duration = Duration::from_millis(1);
 /// Most bytes of a step while applications ask for something: they wait for no longer one.
 const BUSY_BYTES: u64 = 8 * 127 * 512;
 /// Most bytes of a step through a hole of the source.
@@ -37,6 +40,7 @@ pub(super) struct Copier {
     pipeline: Arc<Pipeline>,
     messages: Sender<Message>,
     runs: Runs,
+    node_rate: Option<Arc<NodeRate>>,
     halted: bool,
 }
 
@@ -59,6 +63,8 @@ struct State {
 struct Run {
     target: MemberId,
     progress: Arc<Progress>,
+    /// What all copies share with those of other units.
+    node_rate: Option<Arc<NodeRate>>,
     /// Whether the target is read, and written only where it differs.
     compares: bool,
     /// All copies: who takes a step holds the lock while the others join it. It is taken before that of a state.
@@ -75,11 +81,16 @@ struct Share {
 }
 
 impl Copier {
-    pub(super) fn new(pipeline: Arc<Pipeline>, messages: Sender<Message>) -> Self {
+    pub(super) fn new(
+        pipeline: Arc<Pipeline>,
+        messages: Sender<Message>,
+        node_rate: Option<NodeRate>,
+    ) -> Self {
         Self {
             pipeline,
             messages,
             runs: Runs::default(),
+            node_rate: node_rate.map(Arc::new),
             halted: false,
         }
     }
@@ -90,6 +101,7 @@ impl Copier {
         let run = Arc::new(Run {
             target: work.target(),
             progress: work.progress(),
+            node_rate: self.node_rate.clone(),
             compares: kind.compares(),
             runs: Arc::clone(&self.runs),
             messages: self.messages.clone(),
@@ -231,7 +243,12 @@ impl Run {
                 0 => STEP_BYTES,
                 _ => BUSY_BYTES,
             };
-            this.wait(begun + done.step, || this.rates(pipeline).pause(done));
+            let mut shared = None;
+            this.wait(begun + done.step, || {
+                let since = begun.elapsed().saturating_sub(done.step);
+                let own = this.rates(pipeline).pause(done);
+                own.max(this.share_of_node(&mut shared, done.bytes, since))
+            });
         }
     }
 
@@ -241,9 +258,27 @@ impl Run {
         pipeline.copy_rates().shared((copies * DEPTH) as u64)
     }
 
+    /// The pause that the rate of the node leaves after so many bytes, `since` ago; it is told of them once.
+    fn share_of_node(&self, told: &mut Option<Duration>, bytes: u64, since: Duration) -> Duration {
+        let rate = match &self.node_rate {
+            Some(rate) if bytes > 0 => rate,
+            _ => return Duration::ZERO,
+        };
+        if told.is_none() {
+            *told = rate
+                .add(bytes)
+                .unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the rate of the node cannot be shared: each copy keeps it alone");
+                    Some(throttle::time(bytes, rate.rate()))
+                })
+                .map(|left| since + left);
+        }
+        told.unwrap_or(since + BUSY_NODE)
+    }
+
     /// Lets applications go first, and keeps the rate, unless the copy has to end. The pause is asked for anew
     /// now and then: another rate holds at once.
-    fn wait(&self, since: Instant, pause: impl Fn() -> Duration) {
+    fn wait(&self, since: Instant, mut pause: impl FnMut() -> Duration) {
         loop {
             let left = pause().saturating_sub(since.elapsed());
             let state = self.lock();
@@ -272,7 +307,7 @@ impl Run {
                     return None;
                 }
             } else if state.may_begin() {
-                let room = (state.hole, state.most.min(this.progress.rate_max()));
+                let room = (state.hole, state.most.min(this.rate_max()));
                 let work = state.work.as_mut()?;
                 if let Some(step) = work.next_step(|at| State::budget(room, at)) {
                     drop(state);
@@ -289,6 +324,15 @@ impl Run {
             // A step under way may still leave its regions stale.
             this.wait_for_change(state, due);
         }
+    }
+
+    /// No step reads more than a second of its own rate and of that of the node.
+    fn rate_max(&self) -> u64 {
+        let of_node = self
+            .node_rate
+            .as_ref()
+            .map_or(UNLIMITED, |rate| rate.rate());
+        self.progress.rate_max().min(of_node)
     }
 
     /// The time until it may take part in a step, as far as its own rate goes.

@@ -168,6 +168,14 @@ impl OfMember {
     }
 }
 
+/// The rate that a text means.
+///
+/// # Errors
+/// What a rate is, and what it was given.
+pub fn read_rate(text: &str) -> Result<u64, Wrong> {
+    RATE_MAX.read(text)
+}
+
 /// Operation and largest rate that a name such as `3.rate_max` and a value mean; none for another name.
 ///
 /// # Errors
@@ -177,19 +185,19 @@ pub fn rate_of_operation(name: &str, value: &str) -> Result<Option<(OpId, u64)>,
     let Some(op) = op else {
         return Ok(None);
     };
-    let rate = RATE_MAX.read(value).map_err(|wrong| {
+    let rate = read_rate(value).map_err(|wrong| {
         let says = format!("{name} {}", wrong.text);
         Refusal::new(wrong.code, says).at(value)
     })?;
     Ok(Some((OpId(op), rate)))
 }
 
-/// The largest rate of an operation, which is no parameter of the unit.
+/// A largest rate that is no parameter of the unit: of an operation, or of the node.
 const RATE_MAX: Spec = Spec {
     name: "rate_max",
     kind: Kind::Rate,
     default: UNLIMITED,
-    doc: "No more than this rate of the operation.",
+    doc: "No more than this rate.",
 };
 
 impl Param {

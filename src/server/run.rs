@@ -91,13 +91,13 @@ pub(super) struct Parts {
     pub(super) board: Arc<Board>,
     pub(super) messages: Sender<Message>,
     pub(super) params: Arc<Params>,
+    pub(super) copier: Copier,
     /// The generations that the members' blocks hold.
     pub(super) blocks: Vec<(MemberId, Generation)>,
 }
 
 impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
-        let copier = Copier::new(Arc::clone(&parts.pipeline), parts.messages.clone());
         let mut written = Written::new(parts.set.generation());
         for (id, generation) in parts.blocks {
             written.found(id, generation);
@@ -110,7 +110,7 @@ impl Runner {
             last_candidate: 0,
             stores: parts.stores,
             pipeline: parts.pipeline,
-            copier,
+            copier: parts.copier,
             board: parts.board,
             messages: parts.messages,
             params: parts.params,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::params::Values;
 use crate::error::{Error, Result};
 pub use crate::io::IoMode;
+use crate::io::node_rate::NodeRate;
 use crate::set::{Code, Policy};
 
 /// How long bitmaps and the write-intent bitmap live.
@@ -42,7 +43,7 @@ impl Durability {
 }
 
 /// What one mount is told beside the configuration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mounting {
     /// The unit takes no writes.
     pub read_only: bool,
@@ -56,6 +57,8 @@ pub struct Mounting {
     pub nocopy: bool,
     /// The parameters that the unit begins with.
     pub params: Values,
+    /// What the copies of all units of the node may do together; none for no limit.
+    pub node_rate: Option<NodeRate>,
 }
 
 /// What is done for the image of a member that is away, beside its stamp.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::copier::Copier;
 use super::create::random_mark;
 use super::handle::{Board, Handle, Published};
 use super::home::{self, Settled};
@@ -97,11 +98,9 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         home.journal,
         Arc::clone(&params),
     ));
-    let board = Arc::new(Board::new(Published {
-        created,
-        announced: Arc::clone(pipeline.announced()),
-        ..published(setup, &assembly, &set, mounting)
-    }));
+    let first = published(setup, &assembly, &set, mounting);
+    let board = board(first, created, &pipeline);
+    let copier = copier(&pipeline, &messages, mounting);
     let handle = Handle {
         board: Arc::clone(&board),
         pipeline: Arc::clone(&pipeline),
@@ -117,11 +116,25 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         board,
         messages,
         params,
+        copier,
         blocks,
     };
     let mut runner = Runner::new(parts);
     let rest = first_effects(&mut runner, effects, unfinished)?;
     run(runner, rest, inbox, handle, state_dir)
+}
+
+fn board(first: Published, created: Option<Moment>, pipeline: &Pipeline) -> Arc<Board> {
+    Arc::new(Board::new(Published {
+        created,
+        announced: Arc::clone(pipeline.announced()),
+        ..first
+    }))
+}
+
+fn copier(pipeline: &Arc<Pipeline>, messages: &Sender<Message>, mounting: &Mounting) -> Copier {
+    let (pipeline, messages) = (Arc::clone(pipeline), messages.clone());
+    Copier::new(pipeline, messages, mounting.node_rate.clone())
 }
 
 /// What the members' blocks say of the set from this mount on.

@@ -101,7 +101,7 @@ fn bytes_in(time: Duration, rate: u64) -> u64 {
 }
 
 /// How long so many bytes take at a rate.
-fn time(bytes: u64, rate: u64) -> Duration {
+pub(super) fn time(bytes: u64, rate: u64) -> Duration {
     if rate == UNLIMITED {
         return Duration::ZERO;
     }

@@ -110,7 +110,7 @@ fn a_mount_that_insists_is_refused_as_long_as_it_cannot_have_what_it_wants() {
         ..Mounting::default()
     };
     for _ in 0..2 {
-        let error = insisting(&bed, every);
+        let error = insisting(&bed, every.clone());
         assert_eq!(error.code(), Code::NoSuchFile, "{error}");
         assert!(error.to_string().starts_with("m2: "), "{error}");
         bed.start();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Plan, Unit, eventually};
+use crate::bed::{MIB, Plan, Thing, Unit, eventually};
 
 /// Value of a parameter in `status.json`.
 fn param(unit: &Unit, name: &str) -> Value {
@@ -410,4 +410,77 @@ fn the_lower_rate_holds() {
     unit.accepted(&format!("cancel {number}"));
     assert_eq!(unit.state_of("m2"), "detached");
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+/// A second unit of the same node, with a copy that waits.
+const SECOND_UNIT: &str = "
+mkdir $D/second $D/state2; truncate -s 24M $I/x1.img $I/x2.img
+shadowset create dsa2 --size 24M --member m1=$I/x1.img --member m2=$I/x2.img --state-dir $D/state2
+shadowset mount dsa2 $D/second --log $D/log2
+dd if=/dev/urandom of=$D/second/dsa2 bs=1M count=24 conv=notrunc status=none
+echo detach m2 policy=none > $D/second/.shadow/control
+echo set max_copies 0 > $D/second/.shadow/control
+echo attach m2 policy=full > $D/second/.shadow/control";
+
+/// Bytes that the copy of the second unit has done.
+fn done_by_second(unit: &Unit) -> u64 {
+    let line = unit.sh("grep -h ^done_bytes $D/second/.shadow/operations/*/progress");
+    line["done_bytes ".len()..].parse().expect("a number")
+}
+
+/// A unit of 24 MiB beside another one, with a copy of each that waits; the node reads 4 MiB a second.
+fn two_units() -> (Unit, u64) {
+    let mut unit = Plan::new(2, 24 * MIB).create();
+    unit.sh("echo 'copy_rate_max = \"4M\"' > $D/conf/node.toml");
+    unit.mount();
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=24 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("set max_copies 0");
+    let number = unit.accepted("attach m2 policy=full").number("operation");
+    unit.sh(SECOND_UNIT);
+    unit.keep(Thing::Mount(unit.path("second")));
+    (unit, number)
+}
+
+/// Two steps of each unit may begin before anything has to be waited for.
+const AHEAD: u64 = 4 * 32 * 127 * 512;
+
+#[test]
+fn copies_of_all_units_share_the_rate_of_the_node() {
+    let (unit, number) = two_units();
+    let begun = Instant::now();
+    unit.accepted("set max_copies 1");
+    unit.sh("echo set max_copies 1 > $D/second/.shadow/control");
+    unit.finished(number);
+    unit.sh("shadowset wait dsa2 --timeout 60");
+    let (bytes, took) = (48 * MIB, begun.elapsed().as_secs_f64());
+    let rate = (bytes - AHEAD) as f64 / took / MIB as f64;
+    assert!(rate <= 4.2, "{rate} MiB/s together in {took} s");
+    assert!(rate >= 2.0, "{rate} MiB/s together in {took} s");
+    unit.take_away(&Thing::Mount(unit.path("second")));
+}
+
+/// Whoever dies leaves its part of the rate to the others.
+#[test]
+fn a_unit_that_is_killed_takes_nothing_of_the_rate_with_it() {
+    let (unit, number) = two_units();
+    unit.accepted("set max_copies 1");
+    unit.sh("echo set max_copies 1 > $D/second/.shadow/control");
+    eventually("both copy", || {
+        done_bytes(&unit, number) > 0 && done_by_second(&unit) > 0
+    });
+    unit.sh("kill -9 $(cat $D/run/dsa2/pid)");
+    let (before, begun) = (done_bytes(&unit, number), Instant::now());
+    unit.finished(number);
+    let took = begun.elapsed().as_secs_f64();
+    let rate = (24 * MIB - before) as f64 / took / MIB as f64;
+    // Of what the dead one has read up to its end, two seconds have to be waited for.
+    assert!(
+        rate >= 2.4,
+        "{rate} MiB/s alone in {took} s, from {before} on"
+    );
+    assert!(
+        rate <= 8.0,
+        "{rate} MiB/s alone in {took} s, from {before} on"
+    );
 }
