@@ -36,6 +36,8 @@ use crate::set::Code;
 
 /// How long the other workers may take to end when one has ended and the mount is still there.
 const LAST_WORKERS: Duration = Duration::from_secs(5);
+/// Bytes from which on memory is got from the system for itself, as the bitmaps of all but small units are.
+const LARGE_ALLOCATION: i32 = 256 << 10;
 
 /// What the deciding thread is told.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ pub(super) fn serve(
     notes.extend(clear(unit, dir)?);
     let dir = dir.canonicalize().map_err(failed)?;
     setup.check_outside(&dir)?;
+    sys::map_large_allocations(LARGE_ALLOCATION);
     let signals = Signals::collect().map_err(failed)?;
     if let Err(error) = sys::become_io_flusher() {
         tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");
