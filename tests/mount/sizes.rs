@@ -1,5 +1,10 @@
 //! Members of different sizes, and a unit that grows while it is used.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use shadowset::testing::Rng;
+
 use crate::bed::{MIB, Plan, REGION, Thing, Unit, eventually};
 
 /// The manual's 18, 36 and 36, scaled down to MiB.
@@ -151,4 +156,31 @@ fn a_file_system_grows_on_line() {
     eventually("the merge ends", || unit.state_of("m2") == "source");
     unit.stop();
     unit.sh("cmp $I/m1.img $I/m2.img; btrfs check --readonly $I/m2.img 2>&1");
+}
+
+/// Three bitmaps of 17 million regions each, marked all over.
+#[test]
+fn a_unit_of_a_tebibyte_with_three_bitmaps_takes_little_memory() {
+    const SIZE: u64 = 1 << 40;
+    let mut unit = Plan::new(4, SIZE).options("durability=crash").mount();
+    let mut rng = Rng::new(11);
+    for member in ["m2", "m3", "m4"] {
+        unit.detach(member);
+        let file = File::options().write(true).open(unit.file()).expect("open");
+        for _ in 0..1000 {
+            let at = rng.below(SIZE / 4096) * 4096;
+            file.write_all_at(&[1; 512], at).expect("written");
+        }
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", unit.pid()));
+    let resident = status.as_deref().expect("readable").lines();
+    let mut resident = resident.filter_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident
+        .next()
+        .expect("a line")
+        .trim()
+        .trim_end_matches(" kB");
+    let kib: u64 = kib.parse().expect("a number");
+    assert!(kib < 32 << 10, "{kib} KiB");
+    unit.stop();
 }
