@@ -224,6 +224,16 @@ pub(super) struct ReleaseArgs {
     pub(super) unit: String,
     /// Name of the member.
     pub(super) member: String,
+    #[command(flatten)]
+    pub(super) rehearsal: Rehearsal,
+}
+
+/// Of commands that can be tried.
+#[derive(ClapArgs, Debug)]
+pub(super) struct Rehearsal {
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `merge`.
@@ -234,6 +244,8 @@ pub(super) struct MergeArgs {
     /// Everywhere, not only where writes may be in flight.
     #[arg(long)]
     pub(super) full: bool,
+    #[command(flatten)]
+    pub(super) rehearsal: Rehearsal,
 }
 
 /// `resize`.
@@ -244,9 +256,8 @@ pub(super) struct ResizeArgs {
     /// New size: bytes, or with k, M, G or T. Without it, all that the members have room for.
     #[arg(value_parser = super::size::parse_size)]
     pub(super) size: Option<crate::set::geometry::Bytes>,
-    /// Say what would happen and change nothing.
-    #[arg(long, short = 'n')]
-    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) rehearsal: Rehearsal,
 }
 
 /// `bitmap`.
@@ -259,7 +270,12 @@ pub(super) enum BitmapVerb {
     /// Prints the ranges that were written, in blocks; with --json in bytes.
     Extents(BitmapArgs),
     /// Deletes a bitmap: the attach of its member becomes a full copy.
-    Delete(BitmapArgs),
+    Delete {
+        #[command(flatten)]
+        bitmap: BitmapArgs,
+        #[command(flatten)]
+        rehearsal: Rehearsal,
+    },
 }
 
 /// One bitmap.
@@ -278,13 +294,22 @@ pub(super) enum OpVerb {
     /// Lists the running and the last finished operations.
     List(UnitArgs),
     /// Holds an operation.
-    Pause(OpArgs),
+    Pause(SteerArgs),
     /// Lets a held operation go on.
-    Resume(OpArgs),
+    Resume(SteerArgs),
     /// Ends an operation; the regions still to copy stay marked.
-    Cancel(OpArgs),
+    Cancel(SteerArgs),
     /// Waits for the end of an operation.
     Wait(OpWaitArgs),
+}
+
+/// One operation, that something is done with.
+#[derive(ClapArgs, Debug)]
+pub(super) struct SteerArgs {
+    #[command(flatten)]
+    pub(super) op: OpArgs,
+    #[command(flatten)]
+    pub(super) rehearsal: Rehearsal,
 }
 
 /// One operation.

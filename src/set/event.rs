@@ -171,6 +171,8 @@ pub enum Command {
     Cancel(OpId),
     /// Forget a finished operation.
     Forget(OpId),
+    /// Say what a command would do, and change nothing.
+    Rehearse(Box<Self>),
 }
 
 /// Why a copy came back from the copier.
