@@ -93,3 +93,37 @@ fn a_unit_of_six_members_detaches_all_but_one() {
     }
     unit.stop_and_compare();
 }
+
+/// Bytes that the daemon has read, requests and control files included.
+fn read_bytes(unit: &Unit) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{}/io", unit.pid())).expect("readable");
+    let mut lines = io.lines().filter_map(|line| line.strip_prefix("rchar: "));
+    lines.next().and_then(|n| n.parse().ok()).expect("a number")
+}
+
+#[test]
+fn two_full_copies_together_read_the_source_once() {
+    const SIZE: u64 = 64 * MIB;
+    let mut unit = Unit::new(3, SIZE);
+    unit.sh("head -c 64M /dev/urandom | dd of=$U bs=1M iflag=fullblock conv=notrunc status=none");
+    unit.accepted("set max_copies 0");
+    // So slow that it does not matter which of them begins a little earlier.
+    unit.accepted("set copy_rate_max 40M");
+    let operations = ["m2", "m3"].map(|member| {
+        unit.accepted(&format!("detach {member} policy=none"));
+        let answer = unit.accepted(&format!("attach {member} policy=full"));
+        answer.number("operation")
+    });
+    let before = read_bytes(&unit);
+    unit.accepted("set max_copies 2");
+    for operation in operations {
+        let done = unit.finished(operation);
+        assert_eq!(done["copied_bytes"], SIZE, "{done}");
+    }
+    let read = read_bytes(&unit) - before;
+    assert!(
+        (SIZE..SIZE + SIZE / 4).contains(&read),
+        "{read} bytes were read"
+    );
+    unit.stop_and_compare();
+}
