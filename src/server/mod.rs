@@ -13,6 +13,7 @@ pub mod fence;
 mod gate;
 mod growth;
 pub mod handle;
+mod herald;
 mod home;
 mod immutable;
 mod lane;

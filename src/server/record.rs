@@ -2,8 +2,8 @@
 
 use std::sync::PoisonError;
 
-use super::handle::{Board, EVENTS_KEPT, EventRecord};
-use crate::set::{Moment, Notice, SetStatus, rate_text};
+use super::handle::{Board, EVENTS_KEPT, EventRecord, Rate};
+use crate::set::{Moment, Notice, Operation, SetStatus, rate_text};
 
 /// Writes a notice down for people.
 pub(super) fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
@@ -47,6 +47,22 @@ pub(super) fn record_mode(board: &Board, time: Moment, mode: &str, switches: u64
         ("switches", switches.to_string()),
     ];
     keep(board, time, "message-mode", facts);
+}
+
+/// Writes down how far an operation has come.
+pub(super) fn record_progress(board: &Board, time: Moment, op: &Operation, rate: Option<&Rate>) {
+    let (done, total) = (op.progress.done_bytes(), op.progress.total_bytes());
+    let mut facts = vec![
+        ("operation", op.id.to_string()),
+        ("done_bytes", done.to_string()),
+        ("total_bytes", total.to_string()),
+    ];
+    let known = rate.and_then(|rate| rate.bytes_per_second);
+    facts.extend(known.map(|speed| ("rate_bps", speed.to_string())));
+    let eta = rate.and_then(|rate| rate.eta_s);
+    facts.extend(eta.map(|seconds| ("eta_s", seconds.to_string())));
+    tracing::info!("copy-progress operation={} {done} of {total} bytes", op.id);
+    keep(board, time, "copy-progress", facts);
 }
 
 fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {

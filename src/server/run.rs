@@ -11,6 +11,7 @@ use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::growth::Growth;
 use super::handle::{Board, Done, Published, Request};
+use super::herald::Herald;
 use super::home::Snapshots;
 use super::message_mode::Told;
 use super::params::Params;
@@ -56,7 +57,8 @@ pub(super) struct Runner {
     queue: VecDeque<(Request, Done)>,
     current: Option<(u64, Instant)>,
     last_ticket: u64,
-    speeds: Speeds,
+    pub(super) speeds: Speeds,
+    pub(super) herald: Herald,
     /// When the mount began, and whether its merges and copies still wait for their time.
     pub(super) begun: Instant,
     pub(super) delayed: bool,
@@ -119,6 +121,7 @@ impl Runner {
             current: None,
             last_ticket: 0,
             speeds: Speeds::default(),
+            herald: Herald::default(),
             begun: Instant::now(),
             delayed: true,
             told: Told::default(),
@@ -205,6 +208,7 @@ impl Runner {
         }
         self.end_delay();
         self.tick(now);
+        self.tell_progress(now);
         let switched = self.notice_mode(now);
         if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) || switched {
             self.publish_state();
