@@ -224,16 +224,6 @@ pub(super) struct ReleaseArgs {
     pub(super) unit: String,
     /// Name of the member.
     pub(super) member: String,
-    #[command(flatten)]
-    pub(super) rehearsal: Rehearsal,
-}
-
-/// Of commands that can be tried.
-#[derive(ClapArgs, Debug)]
-pub(super) struct Rehearsal {
-    /// Say what would happen and change nothing.
-    #[arg(long, short = 'n')]
-    pub(super) dry_run: bool,
 }
 
 /// `merge`.
@@ -244,8 +234,6 @@ pub(super) struct MergeArgs {
     /// Everywhere, not only where writes may be in flight.
     #[arg(long)]
     pub(super) full: bool,
-    #[command(flatten)]
-    pub(super) rehearsal: Rehearsal,
 }
 
 /// `resize`.
@@ -256,8 +244,9 @@ pub(super) struct ResizeArgs {
     /// New size: bytes, or with k, M, G or T. Without it, all that the members have room for.
     #[arg(value_parser = super::size::parse_size)]
     pub(super) size: Option<crate::set::geometry::Bytes>,
-    #[command(flatten)]
-    pub(super) rehearsal: Rehearsal,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `bitmap`.
@@ -270,12 +259,7 @@ pub(super) enum BitmapVerb {
     /// Prints the ranges that were written, in blocks; with --json in bytes.
     Extents(BitmapArgs),
     /// Deletes a bitmap: the attach of its member becomes a full copy.
-    Delete {
-        #[command(flatten)]
-        bitmap: BitmapArgs,
-        #[command(flatten)]
-        rehearsal: Rehearsal,
-    },
+    Delete(BitmapArgs),
 }
 
 /// One bitmap.
@@ -294,22 +278,13 @@ pub(super) enum OpVerb {
     /// Lists the running and the last finished operations.
     List(UnitArgs),
     /// Holds an operation.
-    Pause(SteerArgs),
+    Pause(OpArgs),
     /// Lets a held operation go on.
-    Resume(SteerArgs),
+    Resume(OpArgs),
     /// Ends an operation; the regions still to copy stay marked.
-    Cancel(SteerArgs),
+    Cancel(OpArgs),
     /// Waits for the end of an operation.
     Wait(OpWaitArgs),
-}
-
-/// One operation, that something is done with.
-#[derive(ClapArgs, Debug)]
-pub(super) struct SteerArgs {
-    #[command(flatten)]
-    pub(super) op: OpArgs,
-    #[command(flatten)]
-    pub(super) rehearsal: Rehearsal,
 }
 
 /// One operation.

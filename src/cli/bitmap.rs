@@ -18,7 +18,7 @@ pub(super) fn run(verb: &BitmapVerb, out: Out) -> Result<u8> {
         BitmapVerb::List(args) => list(args, out),
         BitmapVerb::Show(args) => show(args, out),
         BitmapVerb::Extents(args) => extents(args, out),
-        BitmapVerb::Delete { bitmap, rehearsal } => delete(bitmap, rehearsal.dry_run, out),
+        BitmapVerb::Delete(args) => delete(args, out),
     }
 }
 
@@ -107,11 +107,10 @@ fn extents(args: &BitmapArgs, out: Out) -> Result<u8> {
     Ok(0)
 }
 
-fn delete(args: &BitmapArgs, dry_run: bool, out: Out) -> Result<u8> {
+fn delete(args: &BitmapArgs, out: Out) -> Result<u8> {
     let tree = place::tree(&args.unit)?;
     let id = id_of(&tree, &args.bitmap)?;
     let command = Command::new("delete-bitmap").word(&id)?;
-    let command = command.flag("dry-run", dry_run);
     change::show(&tree.command(&command.text)?, out)
 }
 

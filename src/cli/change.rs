@@ -57,14 +57,12 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
 /// `release`.
 pub(super) fn release(args: &ReleaseArgs, out: Out) -> Result<u8> {
     let command = Command::new("release").word(&args.member)?;
-    let command = command.flag("dry-run", args.rehearsal.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 
 /// `merge`.
 pub(super) fn merge(args: &MergeArgs, out: Out) -> Result<u8> {
     let command = Command::new("merge").flag("full", args.full);
-    let command = command.flag("dry-run", args.rehearsal.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 
@@ -74,7 +72,7 @@ pub(super) fn resize(args: &ResizeArgs, out: Out) -> Result<u8> {
     if let Some(size) = args.size {
         command = command.word(&size.to_string())?;
     }
-    let command = command.flag("dry-run", args.rehearsal.dry_run);
+    let command = command.flag("dry-run", args.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 
@@ -242,7 +240,7 @@ impl Command {
     }
 
     /// Adds a word when it is wanted.
-    pub(super) fn flag(mut self, word: &str, wanted: bool) -> Self {
+    fn flag(mut self, word: &str, wanted: bool) -> Self {
         if wanted {
             self.text.push(' ');
             self.text.push_str(word);

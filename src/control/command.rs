@@ -40,23 +40,23 @@ pub static COMMANDS: &[Spec] = &[
     },
     Spec {
         verb: "expel",
-        syntax: "expel <member> [dry-run]",
+        syntax: "expel <member>",
         doc: "Take a member out at once, as after an error.",
         parse: expel,
     },
     Spec {
         verb: "release",
-        syntax: "release <member> [dry-run]",
+        syntax: "release <member>",
         doc: "Give up a departed member: its row and its bitmap go, and its image may be written.",
         parse: release,
     },
     Spec {
         verb: "merge",
-        syntax: "merge [full] [dry-run]",
+        syntax: "merge [full]",
         doc: "Make the other sources equal to the master: where writes may be in flight, or everywhere.",
         parse: |words| {
             let full = words.flag("full")?;
-            or_rehearsed(words, |_| Ok(Request::Merge { full }))
+            Ok(Request::Merge { full })
         },
     },
     Spec {
@@ -67,27 +67,27 @@ pub static COMMANDS: &[Spec] = &[
     },
     Spec {
         verb: "delete-bitmap",
-        syntax: "delete-bitmap <id> [dry-run]",
+        syntax: "delete-bitmap <id>",
         doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
         parse: delete_bitmap,
     },
     Spec {
         verb: "pause",
-        syntax: "pause <operation> [dry-run]",
+        syntax: "pause <operation>",
         doc: "Hold an operation.",
-        parse: |words| or_rehearsed(words, |words| Ok(Request::Pause(operation(words)?))),
+        parse: |words| Ok(Request::Pause(operation(words)?)),
     },
     Spec {
         verb: "resume",
-        syntax: "resume <operation> [dry-run]",
+        syntax: "resume <operation>",
         doc: "Let a held operation go on.",
-        parse: |words| or_rehearsed(words, |words| Ok(Request::Resume(operation(words)?))),
+        parse: |words| Ok(Request::Resume(operation(words)?)),
     },
     Spec {
         verb: "cancel",
-        syntax: "cancel <operation> [dry-run]",
+        syntax: "cancel <operation>",
         doc: "End an operation; its target is detached and keeps what is left of its bitmap.",
-        parse: |words| or_rehearsed(words, |words| Ok(Request::Cancel(operation(words)?))),
+        parse: |words| Ok(Request::Cancel(operation(words)?)),
     },
     Spec {
         verb: "set",
@@ -285,38 +285,17 @@ fn resize(words: &mut Words) -> Result<Request, Refusal> {
     })
 }
 
-/// A command, or what it would do.
-fn or_rehearsed(
-    words: &mut Words,
-    parse: impl FnOnce(&mut Words) -> Result<Request, Refusal>,
-) -> Result<Request, Refusal> {
-    let rehearsed = words.flag("dry-run")?;
-    let request = parse(words)?;
-    Ok(match rehearsed {
-        true => Request::Rehearse(Box::new(request)),
-        false => request,
-    })
-}
-
 fn expel(words: &mut Words) -> Result<Request, Refusal> {
-    or_rehearsed(words, |words| {
-        let member = words.object("a member")?;
-        Ok(Request::Expel { member })
-    })
+    let member = words.object("a member")?;
+    Ok(Request::Expel { member })
 }
 
 fn release(words: &mut Words) -> Result<Request, Refusal> {
-    or_rehearsed(words, |words| {
-        let member = words.object("a member")?;
-        Ok(Request::Release { member })
-    })
+    let member = words.object("a member")?;
+    Ok(Request::Release { member })
 }
 
 fn delete_bitmap(words: &mut Words) -> Result<Request, Refusal> {
-    or_rehearsed(words, bitmap)
-}
-
-fn bitmap(words: &mut Words) -> Result<Request, Refusal> {
     let word = words.object("a bitmap")?;
     match bitmap_id(&word) {
         Some(id) => Ok(Request::DeleteBitmap(id)),

@@ -77,8 +77,6 @@ pub enum Request {
     Cancel(OpId),
     /// Forget a finished operation.
     Forget(OpId),
-    /// Say what a command would do, and change nothing.
-    Rehearse(Box<Self>),
     /// Give a parameter another value.
     Set {
         /// Its name.
@@ -86,19 +84,6 @@ pub enum Request {
         /// The value, as it is written.
         value: String,
     },
-}
-
-impl Request {
-    /// Whether it changes nothing.
-    pub(super) fn is_dry_run(&self) -> bool {
-        matches!(
-            self,
-            Self::Detach { dry_run: true, .. }
-                | Self::Attach { dry_run: true, .. }
-                | Self::Resize { dry_run: true, .. }
-                | Self::Rehearse(_)
-        )
-    }
 }
 
 /// Called once with the outcome of a command, from the control thread: it must not block.

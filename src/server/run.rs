@@ -249,7 +249,7 @@ impl Runner {
                 return;
             };
             let ticket = self.ticket(Waiter::Command(done));
-            if let (Err(refusal), false) = (self.refuse_undurable(), request.is_dry_run()) {
+            if let (Err(refusal), false) = (self.refuse_undurable(), is_dry_run(&request)) {
                 self.reply(&ticket, Err(refusal));
                 continue;
             }
@@ -524,6 +524,15 @@ impl Runner {
 }
 
 /// The set's command for a request that needs no look at an image.
+fn is_dry_run(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Detach { dry_run: true, .. }
+            | Request::Attach { dry_run: true, .. }
+            | Request::Resize { dry_run: true, .. }
+    )
+}
+
 fn command(request: Request, params: &Params) -> Option<Command> {
     Some(match request {
         Request::Detach {
@@ -547,7 +556,6 @@ fn command(request: Request, params: &Params) -> Option<Command> {
         Request::Resume(op) => Command::Resume(op),
         Request::Cancel(op) => Command::Cancel(op),
         Request::Forget(op) => Command::Forget(op),
-        Request::Rehearse(request) => Command::Rehearse(Box::new(command(*request, params)?)),
     })
 }
 

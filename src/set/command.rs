@@ -9,7 +9,6 @@ use super::event::{Answer, Effect, Notice, Ticket, Tuning};
 use super::member::{BitmapTag, Held, MEMBERS_MAX, Member, MemberId, MemberState};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
-use super::rehearse::MergePlan;
 use super::scb::ScbRow;
 use super::shadow::ShadowSet;
 
@@ -35,7 +34,7 @@ impl ShadowSet {
         self.accept(ticket, Answer { text, facts });
     }
 
-    pub(super) fn may_release(&self, name: &str) -> Result<(MemberId, Option<BitmapTag>), Refusal> {
+    fn may_release(&self, name: &str) -> Result<(MemberId, Option<BitmapTag>), Refusal> {
         let id = self.find(name)?;
         let state = &self.members[id.index()].state;
         let Some(departed) = state.departed() else {
@@ -84,9 +83,20 @@ impl ShadowSet {
 
     /// Has the other sources made equal to the master.
     pub(super) fn merge(&mut self, ticket: Ticket, full: bool) {
-        let MergePlan { others, kind, map } = match self.may_merge(full) {
-            Ok(plan) => plan,
-            Err(refusal) => return self.refuse(ticket, refusal),
+        if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {
+            let text = format!("{} is being merged already", busy.name);
+            return self.refuse(ticket, Refusal::new(Code::MergePending, text));
+        }
+        let mut others = self.sources.all();
+        others.remove(self.sources.master());
+        if others.is_empty() {
+            let master = &self.members[self.sources.master().index()].name;
+            let text = format!("{master} is the only source member, so there is nothing to merge");
+            return self.refuse(ticket, Refusal::new(Code::LastSource, text));
+        }
+        let (kind, map) = match full {
+            true => (CopyKind::Merge, WriteBitmap::full(self.geometry)),
+            false => (CopyKind::Minimerge, self.doubt(None)),
         };
         let map = Arc::new(map);
         let first = self.last_op + 1;
@@ -109,25 +119,6 @@ impl ShadowSet {
             ("bytes", bytes.to_string()),
         ];
         self.accept(ticket, Answer { text, facts });
-    }
-
-    pub(super) fn may_merge(&self, full: bool) -> Result<MergePlan, Refusal> {
-        if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {
-            let text = format!("{} is being merged already", busy.name);
-            return Err(Refusal::new(Code::MergePending, text));
-        }
-        let mut others = self.sources.all();
-        others.remove(self.sources.master());
-        if others.is_empty() {
-            let master = &self.members[self.sources.master().index()].name;
-            let text = format!("{master} is the only source member, so there is nothing to merge");
-            return Err(Refusal::new(Code::LastSource, text));
-        }
-        let (kind, map) = match full {
-            true => (CopyKind::Merge, WriteBitmap::full(self.geometry)),
-            false => (CopyKind::Minimerge, self.doubt(None)),
-        };
-        Ok(MergePlan { others, kind, map })
     }
 
     /// The place that the next new member gets: a free one, or the one behind the last.

@@ -171,8 +171,6 @@ pub enum Command {
     Cancel(OpId),
     /// Forget a finished operation.
     Forget(OpId),
-    /// Say what a command would do, and change nothing.
-    Rehearse(Box<Self>),
 }
 
 /// Why a copy came back from the copier.

@@ -373,7 +373,7 @@ impl ShadowSet {
         );
     }
 
-    pub(super) fn may_expel(&self, name: &str) -> Result<MemberId, Refusal> {
+    fn may_expel(&self, name: &str) -> Result<MemberId, Refusal> {
         let id = self.find(name)?;
         match &self.members[id.index()].state {
             MemberState::Source if self.sources.clone().remove(id).is_err() => {
@@ -389,10 +389,14 @@ impl ShadowSet {
     }
 
     pub(super) fn cancel(&mut self, ticket: Ticket, op: OpId) {
-        let id = match self.may_cancel(op) {
-            Ok(id) => id,
-            Err(refusal) => return self.refuse(ticket, refusal),
+        let Some(id) = self.target_of_running(op) else {
+            let refusal = self.not_running(op);
+            return self.refuse(ticket, refusal);
         };
+        if self.members[id.index()].state.is_merging() {
+            let text = format!("operation {op} is a merge, and a merge has to end");
+            return self.refuse(ticket, Refusal::new(Code::MergePending, text));
+        }
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::CancelEarly) {
             self.withdraw(id, op, OpState::Cancelled, "its copy was cancelled");
@@ -418,15 +422,11 @@ impl ShadowSet {
         self.settle_departures();
     }
 
-    /// Deletes a bitmap that no copy uses.
     pub(super) fn delete_bitmap(&mut self, ticket: Ticket, id: BitmapId) {
-        match self.may_delete(id) {
+        let outcome = self.take_bitmap(id);
+        match outcome {
             Err(refusal) => self.refuse(ticket, refusal),
-            Ok(owner) => {
-                if let Some(departed) = self.members[owner.index()].state.departed_mut() {
-                    (departed.held, departed.tag) = (Held::Nothing, None);
-                    departed.seeds.clear();
-                }
+            Ok(()) => {
                 // First: writes of the next View do not set its bits.
                 self.push_home(HomeChange::Forget(id));
                 self.publish();
@@ -443,16 +443,20 @@ impl ShadowSet {
         }
     }
 
-    /// The member whose bitmap may be deleted.
-    pub(super) fn may_delete(&self, id: BitmapId) -> Result<MemberId, Refusal> {
+    /// Deletes a bitmap that no copy uses.
+    fn take_bitmap(&mut self, id: BitmapId) -> Result<(), Refusal> {
         let in_use = self.bitmap_in_use(id);
         let refuse = |code, text| Err(Refusal::new(code, text).at(id.to_string()));
-        let owner = self.ids().find_map(|member| {
-            let departed = self.members[member.index()].state.departed()?;
-            (departed.tag?.id == id).then_some((member, departed))
+        let owner = self.members.iter_mut().find_map(|m| {
+            let departed = m.state.departed_mut()?;
+            (departed.tag?.id == id).then_some(departed)
         });
         match owner {
-            Some((member, departed)) if matches!(departed.held, Held::Here(_)) => Ok(member),
+            Some(departed) if matches!(departed.held, Held::Here(_)) => {
+                (departed.held, departed.tag) = (Held::Nothing, None);
+                departed.seeds.clear();
+                Ok(())
+            }
             None if !in_use => refuse(Code::NoSuchBitmap, format!("no bitmap {id}")),
             _ => refuse(Code::InUse, format!("bitmap {id} is used by a copy")),
         }

@@ -24,7 +24,6 @@ mod pending;
 pub mod planted;
 pub mod record;
 pub mod refusal;
-mod rehearse;
 pub mod route;
 pub mod said;
 pub mod scb;

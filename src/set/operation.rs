@@ -84,7 +84,15 @@ impl ShadowSet {
     }
 
     fn steer(&mut self, ticket: Ticket, op: OpId, from: OpState, to: OpState) {
-        if let Err(refusal) = self.may_steer(op, from) {
+        let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);
+        if state != Some(from) {
+            let refusal = match state {
+                Some(s) if !s.is_over() => {
+                    let text = format!("operation {op} is {}", s.name());
+                    Refusal::new(Code::StateChanged, text).at(op.to_string())
+                }
+                _ => self.not_running(op),
+            };
             return self.refuse(ticket, refusal);
         }
         self.set_operation(op, to);
@@ -100,31 +108,6 @@ impl ShadowSet {
                 facts: Vec::new(),
             },
         );
-    }
-
-    /// Whether an operation is in the state that a command is for.
-    pub(super) fn may_steer(&self, op: OpId, from: OpState) -> Result<(), Refusal> {
-        let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);
-        match state {
-            Some(state) if state == from => Ok(()),
-            Some(state) if !state.is_over() => {
-                let text = format!("operation {op} is {}", state.name());
-                Err(Refusal::new(Code::StateChanged, text).at(op.to_string()))
-            }
-            _ => Err(self.not_running(op)),
-        }
-    }
-
-    /// The member that an operation fills which may be cancelled.
-    pub(super) fn may_cancel(&self, op: OpId) -> Result<MemberId, Refusal> {
-        let Some(id) = self.target_of_running(op) else {
-            return Err(self.not_running(op));
-        };
-        if self.members[id.index()].state.is_merging() {
-            let text = format!("operation {op} is a merge, and a merge has to end");
-            return Err(Refusal::new(Code::MergePending, text));
-        }
-        Ok(id)
     }
 
     /// Gives an operation that has not ended another largest rate; its copy goes by it at once.

@@ -153,7 +153,6 @@ impl ShadowSet {
             Command::Resume(op) => self.resume(ticket, op),
             Command::Cancel(op) => self.cancel(ticket, op),
             Command::Forget(op) => self.forget(ticket, op),
-            Command::Rehearse(command) => self.rehearse(ticket, &command),
         }
     }
 

@@ -117,44 +117,6 @@ fn who_cannot_leave_stays() {
     unit.stop_and_compare();
 }
 
-/// Each verb says what it would do or why not, and does nothing.
-#[test]
-fn a_dry_run_of_any_verb_changes_nothing() {
-    let mut unit = Unit::new(3, 4 * MIB);
-    let left = unit.detach("m3");
-    let id = left.text("bitmap").to_owned();
-    let before = membership(&unit);
-    let would = |command: &str, says: &str| {
-        let answer = unit.accepted(&format!("{command} dry-run")).0;
-        assert!(answer.contains(says), "{command}: {answer}");
-        assert_eq!(membership(&unit), before, "{command}");
-    };
-    would("expel m2", "m2 would be expelled");
-    would("release m3", &format!("bitmap {id}"));
-    would("merge full", "bytes 4194304");
-    would("merge", "verdict minimerge");
-    would(&format!("delete-bitmap {id}"), "m3 would need a full copy");
-    would("detach m2", "verdict");
-    for (command, code, errno) in [
-        ("expel m3 dry-run", "already-detached", libc::EALREADY),
-        ("release m2 dry-run", "in-use", libc::EBUSY),
-        ("cancel 7 dry-run", "no-such-operation", libc::ENOENT),
-        ("pause 7 dry-run", "no-such-operation", libc::ENOENT),
-        (
-            "delete-bitmap 00ff00ff dry-run",
-            "no-such-bitmap",
-            libc::ENOENT,
-        ),
-    ] {
-        refused(&unit, command, code, errno);
-    }
-    let answer = unit.sh("shadowset release dsa1 m3 --dry-run");
-    assert!(answer.contains("m3 would be released"), "{answer}");
-    assert_eq!(unit.state_of("m3"), "detached");
-    unit.minicopy("m3");
-    unit.stop_and_compare();
-}
-
 #[test]
 fn what_cannot_come_in_stays_out() {
     let unit = Unit::new(2, 4 * MIB);

@@ -1,7 +1,7 @@
 //! The operator of the simulator: commands at random, answered or timed out.
 
 use shadowset::set::{
-    Attach, AttachPolicy, CandidateId, Code, Command, CopyKind, Effect, Event, Joiner, MemberId,
+    Attach, AttachPolicy, CandidateId, Command, CopyKind, Effect, Event, Joiner, MemberId,
     MemberState, Policy, Said, Scb, Ticket,
 };
 
@@ -66,7 +66,12 @@ impl World {
         member: Option<MemberId>,
         command: Command,
     ) -> Checked {
-        let dry = is_dry_run(&command);
+        let dry = match &command {
+            Command::Detach { dry_run, .. } => *dry_run,
+            Command::Attach(attach) => attach.dry_run,
+            Command::Resize { dry_run, .. } => *dry_run,
+            _ => false,
+        };
         if self.is_undurable() && !dry && !makes!(CommandWhileHalted) {
             self.mark("a command is refused while the membership is not durable");
             return Ok(());
@@ -94,19 +99,12 @@ impl World {
             self.log(format!("command {command:?}"));
         }
         let now = self.moment();
-        let rehearsed = self.rehearse(&command)?;
         let effects = self
             .set
             .handle(now, Event::Command(Ticket::new(number), command));
-        let at_once = effects.iter().find_map(|effect| match effect {
-            Effect::Reply(_, Err(refusal)) => Some(refusal.code),
-            _ => None,
-        });
-        ensure!(
-            rehearsed.is_none_or(|said| said == at_once),
-            "rehearsed {rehearsed:?}, then {effects:?}"
-        );
-        let refused = at_once.is_some();
+        let refused = effects
+            .iter()
+            .any(|e| matches!(e, Effect::Reply(_, Err(_))));
         let alone = effects.len() == 1;
         ensure!(
             alone || !(dry || refused),
@@ -119,31 +117,6 @@ impl World {
         let open = self.tickets.contains_key(&number);
         ensure!(!(dry && open), "a dry run is not answered at once");
         self.check_all()
-    }
-
-    /// What a command is said to come to, for those that have no dry run of their own: the refusal, if any.
-    fn rehearse(&mut self, command: &Command) -> Result<Option<Option<Code>>, Violation> {
-        use Command::{Cancel, DeleteBitmap, Expel, Merge, Pause, Release, Resume};
-        let rehearsed = matches!(
-            command,
-            Cancel(_)
-                | DeleteBitmap { .. }
-                | Expel { .. }
-                | Merge { .. }
-                | Pause(_)
-                | Release { .. }
-                | Resume(_)
-        );
-        if !rehearsed {
-            return Ok(None);
-        }
-        let rehearsal = Command::Rehearse(Box::new(command.clone()));
-        let event = Event::Command(Ticket::new(u64::MAX), rehearsal);
-        match &self.set.handle(self.moment(), event)[..] {
-            [Effect::Reply(_, Ok(_))] => Ok(Some(None)),
-            [Effect::Reply(_, Err(refusal))] => Ok(Some(Some(refusal.code))),
-            more => Err(Violation(format!("a rehearsal does {more:?}"))),
-        }
     }
 
     /// An attach of a departed member, or of a new image.
@@ -340,12 +313,4 @@ fn joiner(id: MemberId, new: bool, unit: u64) -> (String, Joiner) {
         path: m.path.clone(),
     };
     (m.path, joiner)
-}
-
-fn is_dry_run(command: &Command) -> bool {
-    match command {
-        Command::Detach { dry_run, .. } | Command::Resize { dry_run, .. } => *dry_run,
-        Command::Attach(attach) => attach.dry_run,
-        _ => false,
-    }
 }

@@ -88,18 +88,6 @@ fn commands_become_requests() {
     }
 }
 
-#[test]
-fn a_dry_run_wraps_what_has_none_of_its_own() {
-    for (text, request) in [
-        ("merge dry-run full", Request::Merge { full: true }),
-        ("cancel dry-run 7", Request::Cancel(OpId(7))),
-        ("pause 7 dry-run", Request::Pause(OpId(7))),
-    ] {
-        let rehearsed = Request::Rehearse(Box::new(request));
-        assert_eq!(parse(text.as_bytes()), Ok(rehearsed), "{text}");
-    }
-}
-
 /// What is written, the code, a part of the sentence, the word at fault.
 type Mistake<'a> = (&'a [u8], Code, &'a str, Option<&'a str>);
 
