@@ -18,8 +18,6 @@ use super::throttle::{self, Debt, Done, Rates};
 use crate::io::node_rate::NodeRate;
 use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Progress, UNLIMITED, pieces};
 
-/// Steps of one copy that are under way at once.
-const DEPTH: usize = 2;
 /// Most bytes of a step: 32 regions of 127 blocks.
 const STEP_BYTES: u64 = 32 * 127 * 512;
 /// How often a copy that waits looks at its rate.
@@ -50,6 +48,7 @@ struct State {
     paused: bool,
     halted: bool,
     end: Option<CopyEnd>,
+    /// One for each step that may be under way.
     threads: usize,
     /// Where the source has had a hole, in bytes of the unit: steps may be longer there.
     hole: (u64, u64),
@@ -120,18 +119,36 @@ impl Copier {
         lock(&self.runs).insert(op, Arc::clone(&run));
         // Held until all threads are counted, so that the first cannot take itself for the last.
         let mut state = run.lock();
-        for index in 0..DEPTH {
-            let (run, pipeline) = (Arc::clone(&run), Arc::clone(&self.pipeline));
-            let thread = std::thread::Builder::new().name(format!("copy-{op}.{index}"));
-            match thread.spawn(move || Run::work(&run, &pipeline)) {
-                Ok(_) => state.threads += 1,
-                Err(error) => tracing::error!(%op, %error, "no thread for a copy"),
-            }
-        }
+        self.deepen(op, &run, &mut state);
         if state.threads == 0 {
             let reason = "no thread could be started".to_owned();
             state.end = Some(CopyEnd::SourceFailed(reason));
             state.give_back(&self.messages);
+        }
+    }
+
+    /// Starts the threads that a copy may have and has not.
+    fn deepen(&self, op: OpId, run: &Arc<Run>, state: &mut State) {
+        while state.threads < self.pipeline.copy_depth() {
+            let (run, pipeline) = (Arc::clone(run), Arc::clone(&self.pipeline));
+            let thread = std::thread::Builder::new().name(format!("copy-{op}"));
+            if let Err(error) = thread.spawn(move || Run::work(&run, &pipeline)) {
+                return tracing::error!(%op, %error, "no thread for a copy");
+            }
+            state.threads += 1;
+        }
+    }
+
+    /// Has all copies do as many steps at once as they may now.
+    pub(super) fn follow_depth(&self) {
+        for (op, run) in lock(&self.runs).iter() {
+            let mut state = run.lock();
+            // One without threads is on its way back.
+            if state.threads > 0 {
+                self.deepen(*op, run, &mut state);
+            }
+            drop(state);
+            run.changed.notify_all();
         }
     }
 
@@ -218,8 +235,11 @@ impl Run {
     /// Copies steps until there are none or the copy has to end; the last thread gives the work back.
     fn work(this: &Arc<Self>, pipeline: &Pipeline) {
         let mut scratch = Scratch::new(STEP_BYTES as usize);
-        let _leave = Leave(this);
-        while let Some(mut shares) = Self::next(this) {
+        let mut leave = Leave {
+            run: this,
+            counted: true,
+        };
+        while let Some(mut shares) = Self::next(this, pipeline, &mut leave) {
             let range = shares[0].step.range();
             let fenced = pipeline.enter(range);
             let (requests, moved) = (pipeline.requests(), scratch.moved());
@@ -254,8 +274,10 @@ impl Run {
 
     /// What the parameters leave to each thread of all copies of the unit.
     fn rates(&self, pipeline: &Pipeline) -> Rates {
-        let copies = lock(&self.runs).len();
-        pipeline.copy_rates().shared((copies * DEPTH) as u64)
+        let runs = lock(&self.runs);
+        // Those that are there, not those that may be: one too many keeps its rate until it leaves.
+        let threads: usize = runs.values().map(|run| run.lock().threads).sum();
+        pipeline.copy_rates().shared(threads as u64)
     }
 
     /// The pause that the rate of the node leaves after so many bytes, `since` ago; it is told of them once.
@@ -292,11 +314,15 @@ impl Run {
 
     /// The next step, and those of the other copies that join it. No other step is taken meanwhile, so that
     /// two copies at the same place do not both read it.
-    fn next(this: &Arc<Self>) -> Option<Vec<Share>> {
+    fn next(this: &Arc<Self>, pipeline: &Pipeline, leave: &mut Leave<'_>) -> Option<Vec<Share>> {
         loop {
             let runs = lock(&this.runs);
             let mut state = this.lock();
             if state.end.is_some() {
+                return None;
+            }
+            if state.threads > pipeline.copy_depth() {
+                leave.counted_out(&mut state);
                 return None;
             }
             let due = this.due(&mut state);
@@ -441,17 +467,32 @@ fn end_by(failure: Failure) -> CopyEnd {
 }
 
 /// Counts a thread out, however it ends; the last one gives the work back.
-struct Leave<'a>(&'a Run);
+struct Leave<'a> {
+    run: &'a Run,
+    /// Whether it is one of the threads of the copy still.
+    counted: bool,
+}
+
+impl Leave<'_> {
+    /// The thread is one too many. It is counted out with the lock held: no other one goes in its place.
+    fn counted_out(&mut self, state: &mut State) {
+        state.threads -= 1;
+        self.counted = false;
+    }
+}
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        if !self.counted {
+            return;
+        }
+        let mut state = self.run.lock();
         if std::thread::panicking() {
             let reason = "a copy thread has failed; see the log".to_owned();
             state.end.get_or_insert(CopyEnd::SourceFailed(reason));
-            self.0.changed.notify_all();
+            self.run.changed.notify_all();
         }
         state.threads -= 1;
-        state.give_back(&self.0.messages);
+        state.give_back(&self.run.messages);
     }
 }

@@ -95,6 +95,8 @@ params! {
     CopyRateMin = "copy_rate_min", Kind::Rate, 10 << 20;
     /// No more than this rate of all copies of the unit together.
     CopyRateMax = "copy_rate_max", Kind::Rate, UNLIMITED;
+    /// Steps of each copy or merge that are under way at once.
+    CopyDepth = "copy_depth", number(1, 8, "steps"), 2;
     /// Time after which a command that has not ended is given up, with nothing changed.
     CommandTimeout = "command_timeout", number(1, 3600, "seconds"), 30;
     /// Time after a mount before the merges and copies begin that it has queued.
@@ -448,6 +450,12 @@ impl Params {
     #[must_use]
     pub fn copy_rate_max(&self) -> u64 {
         self.get(Param::CopyRateMax)
+    }
+
+    /// Steps of each copy that are under way at once, at least 1.
+    #[must_use]
+    pub fn copy_depth(&self) -> usize {
+        usize::try_from(self.get(Param::CopyDepth)).unwrap_or(1)
     }
 
     /// Whether reads that continue no stream take turns.

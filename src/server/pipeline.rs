@@ -460,6 +460,11 @@ impl Pipeline {
         }
     }
 
+    /// Steps of each copy that may be under way at once.
+    pub(super) fn copy_depth(&self) -> usize {
+        self.params.copy_depth()
+    }
+
     /// The gate that every change passes.
     pub(super) fn gate(&self) -> &Gate {
         &self.gate

@@ -72,6 +72,7 @@ impl Runner {
             Param::WbmMsgMode | Param::WbmMsgInt | Param::WbmMsgUpper | Param::WbmMsgLower => {
                 self.pipeline.follow_messages();
             }
+            Param::CopyDepth => self.copier.follow_depth(),
             Param::CommandTimeout
             | Param::CopyRateMin
             | Param::CopyRateMax

@@ -484,3 +484,66 @@ fn a_unit_that_is_killed_takes_nothing_of_the_rate_with_it() {
         "{rate} MiB/s alone in {took} s, from {before} on"
     );
 }
+
+/// Threads of an operation: one for each step that may be under way.
+fn threads(unit: &Unit, number: u64) -> usize {
+    let all = unit.sh("cat /proc/$(cat $D/run/dsa1/pid)/task/*/comm");
+    let name = format!("copy-{number}");
+    all.lines().filter(|line| *line == name).count()
+}
+
+#[test]
+fn a_copy_does_as_many_steps_at_once_as_the_parameter_says() {
+    let unit = Plan::new(2, 8 * MIB).options("max_copies=0").mount();
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    let number = unit.accepted("attach m2 policy=full").number("operation");
+    unit.accepted(&format!("set {number}.rate_max 64k"));
+    unit.accepted("set max_copies 1");
+    eventually("two unless told otherwise", || threads(&unit, number) == 2);
+    // Many leave at the same time, and none too many; while it is held as well.
+    for command in ["pause", "resume"] {
+        unit.accepted(&format!("{command} {number}"));
+        for depth in [8, 1, 5, 2, 8, 1] {
+            unit.accepted(&format!("set copy_depth {depth}"));
+            eventually("as many threads", || threads(&unit, number) == depth);
+        }
+    }
+    for depth in ["0", "9"] {
+        let command = format!("set copy_depth {depth}");
+        let refused = unit.command(command.as_bytes()).expect_err(depth);
+        let says = "error: out-of-range EINVAL\ncopy_depth takes 1 to 8 steps, not ";
+        assert!(refused.text.starts_with(says), "{refused:?}");
+    }
+    assert_eq!(threads(&unit, number), 1);
+    unit.accepted(&format!("set {number}.rate_max max"));
+    let operation = unit.finished(number);
+    assert_eq!(operation["copied_bytes"].as_u64(), Some(8 * MIB));
+    eventually("none is left", || threads(&unit, number) == 0);
+    unit.sh("cmp $I/m1.img $I/m2.img");
+}
+
+/// Another depth holds for a copy that waits for its rate, and is no way round that rate.
+#[test]
+fn another_depth_keeps_the_rate() {
+    let unit = Plan::new(2, 32 * MIB).options("max_copies=0").mount();
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=32 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("set copy_rate_max 64k");
+    let number = unit.accepted("attach m2 policy=full").number("operation");
+    unit.accepted("set max_copies 1");
+    let step = 32 * 127 * 512;
+    eventually("two steps end", || done_bytes(&unit, number) == 2 * step);
+    unit.accepted("set copy_depth 8");
+    eventually("six more end", || done_bytes(&unit, number) == 8 * step);
+    // Those that wait would be due after minutes. They take no further step, nor do others in their place.
+    for _ in 0..20 {
+        unit.accepted("set copy_depth 1");
+        unit.accepted("set copy_depth 8");
+    }
+    assert_eq!(done_bytes(&unit, number), 8 * step);
+    unit.accepted("set copy_rate_max max");
+    let operation = unit.finished(number);
+    assert_eq!(operation["copied_bytes"].as_u64(), Some(32 * MIB));
+    unit.sh("cmp $I/m1.img $I/m2.img");
+}

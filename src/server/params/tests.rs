@@ -165,7 +165,7 @@ fn the_help_has_a_line_of_columns_for_each_parameter() {
     );
     assert_eq!(
         lines[5][..6],
-        ["command_timeout", "number", "1", "3600", "30", "seconds"]
+        ["copy_depth", "number", "1", "8", "2", "steps"]
     );
     let word = [
         "default_detach_policy",
