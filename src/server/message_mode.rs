@@ -12,6 +12,9 @@ use crate::io::journal::MessageMode;
 /// How often the count is looked at.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
+/// From this `wbm_opcom_lvl` on they are told.
+const LEVEL: u64 = 1;
+
 /// What was told last, and when.
 #[derive(Debug)]
 pub(super) struct Told {
@@ -43,7 +46,7 @@ impl Runner {
         let counts = self.pipeline.announced();
         let before = std::mem::replace(&mut self.told.switches, counts.switches());
         let switches = self.told.switches - before;
-        if switches > 0 {
+        if switches > 0 && self.params.wbm_opcom_lvl() >= LEVEL {
             record_mode(&self.board, now(), counts.mode(), switches);
         }
         switches > 0

@@ -119,6 +119,9 @@ params! {
     WbmMsgUpper = "wbm_msg_upper", number(0, 4_294_967_295, "announcements"), MESSAGES.upper;
     /// In mode manual: fewer announcements in an interval switch back to single-message mode.
     WbmMsgLower = "wbm_msg_lower", number(0, 4_294_967_295, "announcements"), MESSAGES.lower;
+    /// What is told of bitmaps: 0 nothing, 1 what becomes of them and switches of the message mode, 2 also each
+    /// new write-intent bitmap.
+    WbmOpcomLvl = "wbm_opcom_lvl", number(0, 2, ""), 1;
 }
 
 /// What decides which member is read: parameters of a member.
@@ -481,6 +484,12 @@ impl Params {
             upper: self.get(Param::WbmMsgUpper),
             lower: self.get(Param::WbmMsgLower),
         }
+    }
+
+    /// How much is told of bitmaps in events and log: 0 to 2.
+    #[must_use]
+    pub fn wbm_opcom_lvl(&self) -> u64 {
+        self.get(Param::WbmOpcomLvl)
     }
 
     /// The policy of a detach that does not say.

@@ -3,10 +3,32 @@
 use std::sync::PoisonError;
 
 use super::handle::{Board, EVENTS_KEPT, EventRecord, Rate};
-use crate::set::{Moment, Notice, Operation, SetStatus, rate_text};
+use super::run::{Runner, now};
+use crate::set::{BitmapChange, BitmapId, Moment, Notice, Operation, SetStatus, rate_text};
+
+/// From which `wbm_opcom_lvl` on a notice is told; 0 where that has no say in it.
+fn level(notice: &Notice) -> u64 {
+    match notice {
+        Notice::Bitmap(..) => 1,
+        Notice::IntentAnew(_) => 2,
+        _ => 0,
+    }
+}
+
+impl Runner {
+    /// Tells people of a notice, unless they want to know less.
+    pub(super) fn note(&mut self, notice: &Notice) {
+        if let Notice::CopyEnded { op, .. } = notice {
+            self.speeds.end(*op);
+        }
+        if level(notice) <= self.params.wbm_opcom_lvl() {
+            record(&self.board, now(), notice, &self.set.status());
+        }
+    }
+}
 
 /// Writes a notice down for people.
-pub(super) fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
+fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
     let (event, facts) = describe(notice, set);
     log(notice, event, &facts);
     keep(board, time, event, facts);
@@ -135,8 +157,24 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             "resized",
             vec![("before", from.to_string()), ("size", to.to_string())],
         ),
-        Notice::BitmapDeleted(id) => ("bitmap-deleted", vec![("bitmap", id.to_string())]),
+        Notice::Bitmap(id, member, change) => bitmap_event(*id, member, *change),
+        Notice::IntentAnew(marked) => {
+            let kind = ("type", "write-intent".to_owned());
+            ("bitmap-reset", vec![kind, ("set_bits", marked.to_string())])
+        }
     }
+}
+
+/// What has become of a write bitmap.
+fn bitmap_event(id: BitmapId, member: &str, change: BitmapChange) -> (&'static str, Facts) {
+    let (event, fact) = match change {
+        BitmapChange::Started(policy) => ("bitmap-started", ("policy", policy.name().to_owned())),
+        BitmapChange::Taken(op) => ("bitmap-in-use", ("operation", op.to_string())),
+        BitmapChange::Returned(op) => ("bitmap-active", ("operation", op.to_string())),
+        BitmapChange::Deleted(why) => ("bitmap-deleted", ("reason", why.to_owned())),
+    };
+    let bitmap = ("bitmap", id.to_string());
+    (event, vec![bitmap, ("member", member.to_owned()), fact])
 }
 
 /// ERROR: a human must look. WARN: handled. INFO: each change of membership and each copy.

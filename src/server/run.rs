@@ -16,7 +16,6 @@ use super::home::Snapshots;
 use super::message_mode::Told;
 use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
-use super::record::record;
 use super::seat::{Identity, Seat};
 use super::setup::default_scb;
 use super::speed::Speeds;
@@ -24,7 +23,7 @@ use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
-    Moment, Notice, Refusal, ShadowSet, Ticket, Verdict, Written,
+    Moment, Refusal, ShadowSet, Ticket, Verdict, Written,
 };
 
 /// How often what was begun is driven on.
@@ -493,13 +492,6 @@ impl Runner {
         if let Some(Waiter::Data(answer)) = self.waiters.remove(&ticket.number()) {
             let _ = answer.send(verdict);
         }
-    }
-
-    fn note(&mut self, notice: &Notice) {
-        if let Notice::CopyEnded { op, .. } = notice {
-            self.speeds.end(*op);
-        }
-        record(&self.board, now(), notice, &self.set.status());
     }
 
     pub(super) fn publish_state(&mut self) {

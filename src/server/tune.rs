@@ -79,7 +79,8 @@ impl Runner {
             | Param::HbmmRtc
             | Param::DefaultDetachPolicy
             | Param::ReadPolicy
-            | Param::SiteId => {}
+            | Param::SiteId
+            | Param::WbmOpcomLvl => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
-use super::event::{Answer, Effect, Notice, Ticket, Tuning};
+use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
 use super::member::{BitmapTag, Held, MEMBERS_MAX, Member, MemberId, MemberState};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
@@ -23,6 +23,8 @@ impl ShadowSet {
         if let Some(tag) = bitmap {
             // First: writes of the next View do not set its bits.
             self.push_home(HomeChange::Forget(tag.id));
+            let why = "its member is released";
+            self.tell_bitmap(tag.id, id, BitmapChange::Deleted(why));
         }
         self.members[id.index()].state = MemberState::Vacant;
         self.advance();

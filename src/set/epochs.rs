@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
 use super::copy::{MergeRest, OpId};
-use super::event::Effect;
+use super::event::{Effect, Notice};
 use super::member::{BitmapId, BitmapTag, MemberId, MemberState, Phase, Policy};
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::shadow::{Purpose, ShadowSet};
@@ -81,6 +81,7 @@ impl ShadowSet {
     pub(super) fn rotate(&mut self) {
         let fresh = self.fresh_intent();
         let old = std::mem::replace(&mut self.intent, fresh);
+        let marked = old.count();
         self.old_intents.push(OldIntent {
             map: old,
             until: self.epoch,
@@ -88,6 +89,7 @@ impl ShadowSet {
         let record = self.intent_record(BitmapKind::Intent);
         self.push_home(HomeChange::Add(record, Arc::clone(&self.intent)));
         self.publish();
+        self.push(Effect::Notice(Notice::IntentAnew(marked)));
     }
 
     pub(super) fn fresh_intent(&mut self) -> Arc<WriteBitmap> {

@@ -253,6 +253,19 @@ pub enum Verdict {
     Fail,
 }
 
+/// What has become of a write bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BitmapChange {
+    /// From now on it marks what its member lacks. The policy that it was made under.
+    Started(Policy),
+    /// Its member has come back, and this operation drains it.
+    Taken(OpId),
+    /// Its member has left again before this operation was done: it marks what the member lacks still.
+    Returned(OpId),
+    /// There is no such bitmap any more. Why, as part of a sentence.
+    Deleted(&'static str),
+}
+
 /// Something that people and their programs want to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
@@ -293,8 +306,10 @@ pub enum Notice {
     FailedEverywhere,
     /// A read failed on a member.
     ReadError(MemberId),
-    /// A bitmap was deleted.
-    BitmapDeleted(BitmapId),
+    /// Something has become of the write bitmap of a member, given by name: it may be none any more.
+    Bitmap(BitmapId, String, BitmapChange),
+    /// The write-intent bitmap has begun anew; so many regions were marked in the one before.
+    IntentAnew(u64),
     /// A member is read sooner or later than before: its name, what has changed, the old and the new value.
     Tuned(String, &'static str, u32, u32),
     /// An operation has another largest rate: the old and the new one.

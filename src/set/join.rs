@@ -5,7 +5,9 @@
 
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
-use super::event::{Answer, Attach, AttachPolicy, CopyEnd, Effect, Joiner, Notice, Ticket};
+use super::event::{
+    Answer, Attach, AttachPolicy, BitmapChange, CopyEnd, Effect, Joiner, Notice, Ticket,
+};
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
 use super::pending::Pending;
@@ -72,6 +74,8 @@ impl ShadowSet {
                 let state = self.new_target(id, plan.kind, full);
                 if let Some(unused) = tag {
                     self.push_home(HomeChange::Forget(unused.id));
+                    let why = "its member comes back by another copy";
+                    self.tell_bitmap(unused.id, id, BitmapChange::Deleted(why));
                 }
                 state
             }
@@ -285,7 +289,9 @@ impl ShadowSet {
     /// Moves a write bitmap into the minicopy that drains it.
     fn fill(&mut self, id: MemberId, map: OwnedBitmap, tag: BitmapTag) -> MemberState {
         self.describe(id, tag, BitmapKind::Copying(CopyKind::Mini));
-        self.target_of(id, CopyKind::Mini, map, Some(tag))
+        let state = self.target_of(id, CopyKind::Mini, map, Some(tag));
+        self.tell_bitmap(tag.id, id, BitmapChange::Taken(OpId(self.last_op)));
+        state
     }
 
     /// Queues the copies of members that every request knows by now.
@@ -460,7 +466,11 @@ impl ShadowSet {
         // Later than the block that says that the member is a source.
         self.push_home(HomeChange::Forget(stale.id()));
         self.publish();
+        let drained = self.operation_tag(op);
         self.end_operation(op, OpState::Done);
+        if let Some(tag) = drained {
+            self.tell_bitmap(tag.id, id, BitmapChange::Deleted("its minicopy is done"));
+        }
         self.push(Effect::Notice(Notice::Joined(id)));
     }
 

@@ -6,7 +6,7 @@
 
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::OpId;
-use super::event::{Answer, Effect, Notice, Ticket};
+use super::event::{Answer, BitmapChange, Effect, Notice, Ticket};
 use super::member::{
     BitmapId, BitmapTag, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy,
 };
@@ -140,6 +140,7 @@ impl ShadowSet {
                 match keeps {
                     true => {
                         let (map, tag) = self.new_bitmap(id, policy, kind);
+                        self.tell_bitmap(tag.id, id, BitmapChange::Started(policy));
                         (Held::Here(map), Some(tag))
                     }
                     false => (Held::Nothing, None),
@@ -147,7 +148,12 @@ impl ShadowSet {
             }
             MemberState::Target { op, phase, .. } => {
                 let map = phase.stale().id();
-                let mut tag = self.operation_tag(op).unwrap_or(self.tag_of(map, policy));
+                let had = self.operation_tag(op);
+                let mut tag = had.unwrap_or(self.tag_of(map, policy));
+                // What a copy without a bitmap has left to do becomes one.
+                let new = BitmapChange::Started(policy);
+                let change = had.map_or(new, |_| BitmapChange::Returned(op));
+                self.tell_bitmap(tag.id, id, change);
                 // Its block has the generation of today, not that of its first departure.
                 tag.generation = self.generation.number();
                 self.describe(id, tag, kind);
@@ -426,36 +432,31 @@ impl ShadowSet {
         let outcome = self.take_bitmap(id);
         match outcome {
             Err(refusal) => self.refuse(ticket, refusal),
-            Ok(()) => {
+            Ok(owner) => {
                 // First: writes of the next View do not set its bits.
                 self.push_home(HomeChange::Forget(id));
                 self.publish();
-                self.push(Effect::Notice(Notice::BitmapDeleted(id)));
+                self.tell_bitmap(id, owner, BitmapChange::Deleted("by command"));
                 let text = format!("bitmap {id} is deleted; its member needs a full copy");
-                self.accept(
-                    ticket,
-                    Answer {
-                        text,
-                        facts: Vec::new(),
-                    },
-                );
+                let facts = Vec::new();
+                self.accept(ticket, Answer { text, facts });
             }
         }
     }
 
-    /// Deletes a bitmap that no copy uses.
-    fn take_bitmap(&mut self, id: BitmapId) -> Result<(), Refusal> {
+    /// Deletes a bitmap that no copy uses; gives the member that it belongs to.
+    fn take_bitmap(&mut self, id: BitmapId) -> Result<MemberId, Refusal> {
         let in_use = self.bitmap_in_use(id);
         let refuse = |code, text| Err(Refusal::new(code, text).at(id.to_string()));
-        let owner = self.members.iter_mut().find_map(|m| {
+        let owner = self.ids().zip(&mut self.members).find_map(|(owner, m)| {
             let departed = m.state.departed_mut()?;
-            (departed.tag?.id == id).then_some(departed)
+            (departed.tag?.id == id).then_some((owner, departed))
         });
         match owner {
-            Some(departed) if matches!(departed.held, Held::Here(_)) => {
+            Some((owner, departed)) if matches!(departed.held, Held::Here(_)) => {
                 (departed.held, departed.tag) = (Held::Nothing, None);
                 departed.seeds.clear();
-                Ok(())
+                Ok(owner)
             }
             None if !in_use => refuse(Code::NoSuchBitmap, format!("no bitmap {id}")),
             _ => refuse(Code::InUse, format!("bitmap {id} is used by a copy")),

@@ -39,8 +39,8 @@ pub use copy::{
     CopyKind, CopyStep, CopyWork, MergeRest, OpId, Piece, Progress, UNLIMITED, pieces, rate_text,
 };
 pub use event::{
-    Answer, Attach, AttachPolicy, CandidateId, Command, CopyEnd, Effect, Event, Failure, FlushId,
-    Joiner, Notice, Ticket, Tuning, Verdict,
+    Answer, Attach, AttachPolicy, BitmapChange, CandidateId, Command, CopyEnd, Effect, Event,
+    Failure, FlushId, Joiner, Notice, Ticket, Tuning, Verdict,
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::AttachPlan;

@@ -13,7 +13,7 @@ use super::assess::Start;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::CopyKind;
 use super::epochs::{OldIntent, Pace};
-use super::event::Effect;
+use super::event::{BitmapChange, Effect};
 use super::geometry::Geometry;
 use super::limits::Limits;
 use super::member::{
@@ -262,6 +262,7 @@ impl ShadowSet {
     fn seat(&mut self, id: MemberId, start: Start, legacy: &mut Legacy, absent: Policy) {
         let owner = self.members[id.index()].uuid;
         let own = legacy.take(owner, self);
+        let known = own.as_ref().map(|(record, _)| record.tag.id);
         let state = match start {
             Start::Source => {
                 self.sources.add(id);
@@ -307,6 +308,10 @@ impl ShadowSet {
         let lacks = |d: &&mut Departed| away && d.tag.is_none();
         if let Some(departed) = member.state.departed_mut().filter(lacks) {
             departed.lost.clone_from(&legacy.lost);
+        }
+        let bitmap = member.state.departed().and_then(|d| d.tag);
+        if let Some(tag) = bitmap.filter(|tag| Some(tag.id) != known) {
+            self.tell_bitmap(tag.id, id, BitmapChange::Started(tag.policy));
         }
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::epochs::{OldIntent, Pace};
-use super::event::{Answer, Command, Effect, Event, FlushId, Notice, Ticket};
+use super::event::{Answer, BitmapChange, Command, Effect, Event, FlushId, Notice, Ticket};
 use super::geometry::Geometry;
 use super::limits::Limits;
 use super::member::{
@@ -224,6 +224,12 @@ impl ShadowSet {
     pub(super) fn describe(&mut self, id: MemberId, tag: BitmapTag, kind: BitmapKind) {
         let owner = self.members[id.index()].uuid;
         self.push_home(HomeChange::Describe(BitmapRecord { tag, kind, owner }));
+    }
+
+    /// Tells people what has become of the write bitmap of a member.
+    pub(super) fn tell_bitmap(&mut self, bitmap: BitmapId, of: MemberId, change: BitmapChange) {
+        let member = self.members[of.index()].name.clone();
+        self.push(Effect::Notice(Notice::Bitmap(bitmap, member, change)));
     }
 
     pub(super) fn push(&mut self, effect: Effect) {

@@ -23,20 +23,26 @@ fn the_first_write_to_a_region_is_announced_and_counted() {
     assert_eq!(counts.sizes()[0], after.1, "nobody else writes");
 }
 
+fn set(bed: &Bed, name: &str, value: &str) {
+    let (name, value) = (name.to_owned(), value.to_owned());
+    bed.command(Request::Set { name, value }).expect("set");
+}
+
+/// The first announcement to come switches to buffered-message mode.
+fn switch_at_the_first(bed: &Bed) {
+    for name in ["wbm_msg_upper", "wbm_msg_lower"] {
+        set(bed, name, "0");
+    }
+    set(bed, "wbm_msg_int", "50");
+    set(bed, "wbm_msg_mode", "manual");
+}
+
 /// With thresholds of 0 the first announcement switches to buffered messages for good: each waits for others.
 #[test]
 fn a_switch_of_the_message_mode_is_seen_and_told() {
     let bed = Bed::durable(2, 4 << 20, Durability::Power);
     let unit = bed.handle();
-    let set = |name: &str, value: &str| {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        bed.command(Request::Set { name, value }).expect("set");
-    };
-    for name in ["wbm_msg_upper", "wbm_msg_lower"] {
-        set(name, "0");
-    }
-    set("wbm_msg_int", "50");
-    set("wbm_msg_mode", "manual");
+    switch_at_the_first(&bed);
     let counts = std::sync::Arc::clone(&unit.state().announced);
     assert_eq!((counts.mode(), counts.switches()), ("single", 0));
     let (sender, changes) = mpsc::channel();
@@ -64,8 +70,27 @@ fn a_switch_of_the_message_mode_is_seen_and_told() {
         event.facts,
         facts.map(|(key, value)| (key, value.to_owned()))
     );
-    set("wbm_msg_mode", "auto");
+    set(&bed, "wbm_msg_mode", "auto");
     assert_eq!((counts.mode(), counts.switches()), ("auto", 1));
+}
+
+#[test]
+fn no_switch_is_told_where_nothing_is_told_of_bitmaps() {
+    let bed = Bed::durable(2, 4 << 20, Durability::Power);
+    let unit = bed.handle();
+    set(&bed, "wbm_opcom_lvl", "0");
+    // No look at the write-intent bitmap: only the switch changes the state.
+    set(&bed, "hbmm_rtc", "65535");
+    switch_at_the_first(&bed);
+    let (sender, changes) = mpsc::channel();
+    unit.on_change(Box::new(move || {
+        let _ = sender.send(());
+    }));
+    unit.pipeline().write(70_000, &[1; 512]).expect("written");
+    assert_eq!(unit.state().announced.switches(), 1);
+    // It is seen within a second or so, and then nothing changes any more.
+    while changes.recv_timeout(Duration::from_secs(3)).is_ok() {}
+    assert!(unit.events().iter().all(|e| e.event != "message-mode"));
 }
 
 #[test]

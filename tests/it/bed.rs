@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
+use shadowset::server::params::Param;
 use shadowset::server::setup::{
     Durability, IoMode, MemberSetup, Mounting, Protect, Setup, default_scb,
 };
@@ -57,6 +58,13 @@ impl Bed {
 
     pub(crate) fn start(&mut self) {
         self.running = Some(start(&self.setup, &Mounting::default()).expect("started"));
+    }
+
+    /// Starts with a value of a parameter.
+    pub(crate) fn start_with(&mut self, param: Param, value: u64) {
+        let mut mounting = Mounting::default();
+        mounting.params.set(param, value);
+        self.running = Some(start(&self.setup, &mounting).expect("started"));
     }
 
     pub(crate) fn path(&self, member: usize) -> &Path {

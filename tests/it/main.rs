@@ -4,6 +4,7 @@
 
 mod announcements;
 mod bed;
+mod bitmap_events;
 mod cycle;
 mod formats;
 mod kept;

@@ -242,6 +242,9 @@ impl World {
         }
         let begun = self.carry_out(effects);
         self.beginning = false;
+        if !self.crashed {
+            self.begin_told()?;
+        }
         if !self.views.is_empty() {
             self.served = self.lineage.mark();
         }
@@ -432,6 +435,7 @@ impl World {
         self.tickets.clear();
         self.views.clear();
         self.promised.clear();
+        self.told.clear();
         self.fresh.clear();
         self.fences = shadowset::server::fence::FenceTable::default();
         self.inside.fill(0);

@@ -22,4 +22,5 @@ mod scheduler;
 mod scripts;
 mod shell;
 mod storage;
+mod told;
 mod world;

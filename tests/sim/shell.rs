@@ -268,6 +268,7 @@ impl World {
                     self.mark("expulsion of a running copy target");
                 }
             }
+            Notice::Bitmap(id, member, change) => self.hear(*id, member, *change)?,
             Notice::Resized { .. } => {
                 self.mark("resized");
                 self.fresh.clear();

@@ -7,8 +7,8 @@ use shadowset::server::fence::FenceTable;
 use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
-    Beginning, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange, Limits,
-    Member, MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
+    Beginning, BitmapId, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange,
+    Limits, Member, MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
     Written,
 };
 use shadowset::testing::memory::Value;
@@ -161,6 +161,8 @@ pub(crate) struct World {
     pub(crate) generation: u64,
     /// Bytes that the answer to an attach promised, by operation.
     pub(crate) promised: BTreeMap<u64, u64>,
+    /// Bitmaps as people were told, and whether a copy drains them.
+    pub(crate) told: BTreeMap<BitmapId, bool>,
     /// Members that were detached with a new bitmap, and the epoch of their cut.
     pub(crate) fresh: BTreeMap<MemberId, Epoch>,
     pub(crate) ids: u64,
@@ -256,7 +258,6 @@ impl World {
         let (disks, members) = furnish(&mut rng, &plan, &unit, &mut unmerged);
         let limits = first_limits(&mut rng, &plan);
         let set = ShadowSet::assemble(first_beginning(geometry, limits), members);
-        let plan_home = plan.home;
         Self {
             set: set.expect("there is a source"),
             oracle: Oracle::new(&unit),
@@ -267,6 +268,7 @@ impl World {
             unsettled: vec![false; blocks],
             loosely_read: vec![false; blocks],
             rng,
+            home: SimHome::new(plan.home.0, plan.home.1),
             plan,
             geometry,
             disks,
@@ -279,6 +281,7 @@ impl World {
             tickets: BTreeMap::new(),
             generation: 1,
             promised: BTreeMap::new(),
+            told: BTreeMap::new(),
             fresh: BTreeMap::new(),
             ids: 0,
             started: 0,
@@ -288,7 +291,6 @@ impl World {
             stopped: false,
             clean: false,
             lineage: crate::crash::first_lineage(),
-            home: SimHome::new(plan_home.0, plan_home.1),
             ops: Ops::default(),
             crashed: false,
             power: false,
