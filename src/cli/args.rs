@@ -224,6 +224,9 @@ pub(super) struct ReleaseArgs {
     pub(super) unit: String,
     /// Name of the member.
     pub(super) member: String,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `merge`.
@@ -234,6 +237,9 @@ pub(super) struct MergeArgs {
     /// Everywhere, not only where writes may be in flight.
     #[arg(long)]
     pub(super) full: bool,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `resize`.
@@ -259,7 +265,7 @@ pub(super) enum BitmapVerb {
     /// Prints the ranges that were written, in blocks; with --json in bytes.
     Extents(BitmapArgs),
     /// Deletes a bitmap: the attach of its member becomes a full copy.
-    Delete(BitmapArgs),
+    Delete(BitmapDeleteArgs),
 }
 
 /// One bitmap.
@@ -272,17 +278,28 @@ pub(super) struct BitmapArgs {
     pub(super) bitmap: String,
 }
 
+/// `bitmap delete`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct BitmapDeleteArgs {
+    /// Which bitmap.
+    #[command(flatten)]
+    pub(super) bitmap: BitmapArgs,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
+}
+
 /// `op`.
 #[derive(Subcommand, Debug)]
 pub(super) enum OpVerb {
     /// Lists the running and the last finished operations.
     List(UnitArgs),
     /// Holds an operation.
-    Pause(OpArgs),
+    Pause(OpSteerArgs),
     /// Lets a held operation go on.
-    Resume(OpArgs),
+    Resume(OpSteerArgs),
     /// Ends an operation; the regions still to copy stay marked.
-    Cancel(OpArgs),
+    Cancel(OpSteerArgs),
     /// Waits for the end of an operation.
     Wait(OpWaitArgs),
 }
@@ -294,6 +311,17 @@ pub(super) struct OpArgs {
     pub(super) unit: String,
     /// Number of the operation.
     pub(super) operation: u64,
+}
+
+/// `op pause`, `op resume` and `op cancel`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct OpSteerArgs {
+    /// Which operation.
+    #[command(flatten)]
+    pub(super) op: OpArgs,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `op wait`.
@@ -342,6 +370,9 @@ pub(super) struct ParamSetArgs {
     /// Write it into the unit's configuration too; its comments stay.
     #[arg(long)]
     pub(super) persist: bool,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `wait`.

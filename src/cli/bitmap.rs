@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::args::{BitmapArgs, BitmapVerb, UnitArgs};
+use super::args::{BitmapArgs, BitmapDeleteArgs, BitmapVerb, UnitArgs};
 use super::change::{self, Command};
 use super::model::{Bitmap, Status};
 use super::output::{Out, table};
@@ -107,10 +107,11 @@ fn extents(args: &BitmapArgs, out: Out) -> Result<u8> {
     Ok(0)
 }
 
-fn delete(args: &BitmapArgs, out: Out) -> Result<u8> {
-    let tree = place::tree(&args.unit)?;
-    let id = id_of(&tree, &args.bitmap)?;
+fn delete(args: &BitmapDeleteArgs, out: Out) -> Result<u8> {
+    let tree = place::tree(&args.bitmap.unit)?;
+    let id = id_of(&tree, &args.bitmap.bitmap)?;
     let command = Command::new("delete-bitmap").word(&id)?;
+    let command = command.flag("dry-run", args.dry_run);
     change::show(&tree.command(&command.text)?, out)
 }
 

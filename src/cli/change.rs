@@ -57,12 +57,14 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
 /// `release`.
 pub(super) fn release(args: &ReleaseArgs, out: Out) -> Result<u8> {
     let command = Command::new("release").word(&args.member)?;
+    let command = command.flag("dry-run", args.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 
 /// `merge`.
 pub(super) fn merge(args: &MergeArgs, out: Out) -> Result<u8> {
     let command = Command::new("merge").flag("full", args.full);
+    let command = command.flag("dry-run", args.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }
 
@@ -240,7 +242,7 @@ impl Command {
     }
 
     /// Adds a word when it is wanted.
-    fn flag(mut self, word: &str, wanted: bool) -> Self {
+    pub(super) fn flag(mut self, word: &str, wanted: bool) -> Self {
         if wanted {
             self.text.push(' ');
             self.text.push_str(word);

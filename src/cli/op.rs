@@ -1,6 +1,6 @@
 //! `op`: copies and merges.
 
-use super::args::{OpArgs, OpVerb, UnitArgs};
+use super::args::{OpSteerArgs, OpVerb, UnitArgs};
 use super::bitmap::raw;
 use super::change::{self, Command};
 use super::model::Status;
@@ -22,9 +22,10 @@ pub(super) fn run(verb: &OpVerb, out: Out) -> Result<u8> {
     }
 }
 
-fn command(verb: &str, args: &OpArgs, out: Out) -> Result<u8> {
-    let command = Command::new(verb).word(&args.operation.to_string())?;
-    change::show(&place::tree(&args.unit)?.command(&command.text)?, out)
+fn command(verb: &str, args: &OpSteerArgs, out: Out) -> Result<u8> {
+    let command = Command::new(verb).word(&args.op.operation.to_string())?;
+    let command = command.flag("dry-run", args.dry_run);
+    change::show(&place::tree(&args.op.unit)?.command(&command.text)?, out)
 }
 
 fn list(args: &UnitArgs, out: Out) -> Result<u8> {

@@ -111,6 +111,7 @@ fn of_member(members: &Value, name: &str) -> Value {
 
 fn set(args: &ParamSetArgs, out: Out) -> Result<u8> {
     let command = Command::new("set").word(&args.name)?.word(&args.value)?;
+    let command = command.flag("dry-run", args.dry_run);
     let running = place::running(&args.unit)?;
     // Everything that can be refused is, before anything has changed.
     let edit = match args.persist {
@@ -118,7 +119,7 @@ fn set(args: &ParamSetArgs, out: Out) -> Result<u8> {
         false => None,
     };
     let answer = place::tree(&args.unit)?.command(&command.text)?;
-    if let Some(edit) = edit {
+    if let Some(edit) = edit.filter(|_| !args.dry_run) {
         edit.write().map_err(|error| {
             let says = format!("{} is set, but not kept: {error}", args.name);
             Error::new(error.code(), says).with_hint(error.hint())

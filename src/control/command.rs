@@ -9,6 +9,9 @@ use crate::set::{AttachPolicy, BitmapId, Bytes, Code, OpId, Policy, Refusal};
 /// Most bytes of one command.
 pub const COMMAND_BYTES: usize = 4095;
 
+/// The word, of every command, that has it only say what it would do.
+const DRY_RUN: &str = "dry-run";
+
 /// One command of the interface.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -40,19 +43,19 @@ pub static COMMANDS: &[Spec] = &[
     },
     Spec {
         verb: "expel",
-        syntax: "expel <member>",
+        syntax: "expel <member> [dry-run]",
         doc: "Take a member out at once, as after an error.",
         parse: expel,
     },
     Spec {
         verb: "release",
-        syntax: "release <member>",
+        syntax: "release <member> [dry-run]",
         doc: "Give up a departed member: its row and its bitmap go, and its image may be written.",
         parse: release,
     },
     Spec {
         verb: "merge",
-        syntax: "merge [full]",
+        syntax: "merge [full] [dry-run]",
         doc: "Make the other sources equal to the master: where writes may be in flight, or everywhere.",
         parse: |words| {
             let full = words.flag("full")?;
@@ -67,31 +70,31 @@ pub static COMMANDS: &[Spec] = &[
     },
     Spec {
         verb: "delete-bitmap",
-        syntax: "delete-bitmap <id>",
+        syntax: "delete-bitmap <id> [dry-run]",
         doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
         parse: delete_bitmap,
     },
     Spec {
         verb: "pause",
-        syntax: "pause <operation>",
+        syntax: "pause <operation> [dry-run]",
         doc: "Hold an operation.",
         parse: |words| Ok(Request::Pause(operation(words)?)),
     },
     Spec {
         verb: "resume",
-        syntax: "resume <operation>",
+        syntax: "resume <operation> [dry-run]",
         doc: "Let a held operation go on.",
         parse: |words| Ok(Request::Resume(operation(words)?)),
     },
     Spec {
         verb: "cancel",
-        syntax: "cancel <operation>",
+        syntax: "cancel <operation> [dry-run]",
         doc: "End an operation; its target is detached and keeps what is left of its bitmap.",
         parse: |words| Ok(Request::Cancel(operation(words)?)),
     },
     Spec {
         verb: "set",
-        syntax: "set <parameter> <value>",
+        syntax: "set <parameter> <value> [dry-run]",
         doc: "Give a parameter another value, at once in force; `params/HELP` lists them.",
         parse: |words| {
             let (name, value) = (words.object("a parameter")?, words.object("a value")?);
@@ -219,7 +222,9 @@ fn finish(spec: &Spec, mut words: Words) -> Result<Request, Refusal> {
         _ => refusal,
     };
     let request = (spec.parse)(&mut words).map_err(with_syntax)?;
+    let dry_run = words.flag(DRY_RUN).map_err(with_syntax)?;
     match words.rest.pop() {
+        None if dry_run => Ok(Request::DryRun(Box::new(request))),
         None => Ok(request),
         Some(word) => Err(with_syntax(
             syntax(format!("{word} is not a word of {}", spec.verb)).at(word),
@@ -234,12 +239,7 @@ fn detach(words: &mut Words) -> Result<Request, Refusal> {
         ("minicopy=optional", Policy::MinicopyOptional),
         ("none", Policy::Full),
     ])?;
-    let dry_run = words.flag("dry-run")?;
-    Ok(Request::Detach {
-        member,
-        policy,
-        dry_run,
-    })
+    Ok(Request::Detach { member, policy })
 }
 
 fn attach(words: &mut Words) -> Result<Request, Refusal> {
@@ -263,26 +263,24 @@ fn attach(words: &mut Words) -> Result<Request, Refusal> {
         ("full", AttachPolicy::Full),
         ("nocopy", AttachPolicy::Nocopy),
     ])?;
-    let (confirm, dry_run) = (words.flag("confirm")?, words.flag("dry-run")?);
+    let confirm = words.flag("confirm")?;
     Ok(Request::Attach {
         what,
         name,
         policy: policy.unwrap_or_default(),
         confirm,
-        dry_run,
     })
 }
 
 fn resize(words: &mut Words) -> Result<Request, Refusal> {
-    let dry_run = words.flag("dry-run")?;
-    let size = words.rest.pop().map(|word| {
+    let at = words.rest.iter().rposition(|word| word != DRY_RUN);
+    let size = at.map(|at| {
+        let word = words.rest.remove(at);
         let bytes = word.parse().ok().map(Bytes);
         bytes.ok_or_else(|| syntax(format!("{word} is not a number of bytes")).at(word))
     });
-    Ok(Request::Resize {
-        size: size.transpose()?,
-        dry_run,
-    })
+    let size = size.transpose()?;
+    Ok(Request::Resize { size })
 }
 
 fn expel(words: &mut Words) -> Result<Request, Refusal> {

@@ -121,8 +121,8 @@ pub(super) struct Look {
     unit: Bytes,
 }
 
-/// An attach that the set can decide on, with the image that it is about.
-pub(crate) type Looked = Result<(Attach, Image), Refusal>;
+/// An attach that the set can decide on, with the image that it is about, and whether it is a dry run.
+pub(crate) type Looked = Result<(Attach, Image, bool), Refusal>;
 
 impl Look {
     /// Looks on a thread of its own and tells the control thread, which knows it by `ticket`.
@@ -244,9 +244,8 @@ impl Look {
             foreign: seen.foreign,
             policy: self.wish.policy,
             confirm: self.wish.confirm,
-            dry_run: self.wish.dry_run,
         };
-        Ok((attach, image))
+        Ok((attach, image, self.wish.dry_run))
     }
 
     /// Whether the image holds nothing but zeros behind the end that the unit had. What cannot be read is

@@ -29,8 +29,6 @@ pub enum Request {
         member: String,
         /// What is wanted of a bitmap; `None` for the default.
         policy: Option<Policy>,
-        /// Only say what would be done.
-        dry_run: bool,
     },
     /// Bring a member or an image in.
     Attach {
@@ -42,8 +40,6 @@ pub enum Request {
         policy: AttachPolicy,
         /// Agreement to overwrite an image that was never a member.
         confirm: bool,
-        /// Only say what would be done.
-        dry_run: bool,
     },
     /// Take a member out at once.
     Expel {
@@ -59,8 +55,6 @@ pub enum Request {
     Resize {
         /// Its new size; `None` for the largest that its members have room for.
         size: Option<Bytes>,
-        /// Only say what would be done.
-        dry_run: bool,
     },
     /// Make the members equal again: where writes may be in flight, or everywhere.
     Merge {
@@ -84,6 +78,8 @@ pub enum Request {
         /// The value, as it is written.
         value: String,
     },
+    /// Only say what this would do, or why it would be refused.
+    DryRun(Box<Self>),
 }
 
 /// Called once with the outcome of a command, from the control thread: it must not block.

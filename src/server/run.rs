@@ -248,7 +248,7 @@ impl Runner {
                 return;
             };
             let ticket = self.ticket(Waiter::Command(done));
-            if let (Err(refusal), false) = (self.refuse_undurable(), is_dry_run(&request)) {
+            if let Err(refusal) = self.refuse_undurable() {
                 self.reply(&ticket, Err(refusal));
                 continue;
             }
@@ -256,43 +256,54 @@ impl Runner {
                 ticket.number(),
                 Instant::now() + self.params.command_timeout(),
             ));
-            match request {
-                Request::Attach {
+            self.obey(ticket, request, false);
+        }
+    }
+
+    /// Carries out a request, or only says what it would do.
+    fn obey(&mut self, ticket: Ticket, request: Request, dry_run: bool) {
+        match request {
+            Request::DryRun(request) => self.obey(ticket, *request, true),
+            Request::Attach {
+                what,
+                name,
+                policy,
+                confirm,
+            } => {
+                let wish = Wish {
                     what,
                     name,
                     policy,
                     confirm,
                     dry_run,
-                } => {
-                    let wish = Wish {
-                        what,
-                        name,
-                        policy,
-                        confirm,
-                        dry_run,
-                    };
-                    if let Err(refusal) = self.start_look(&ticket, wish) {
-                        self.reply(&ticket, Err(refusal));
-                    }
+                };
+                if let Err(refusal) = self.start_look(&ticket, wish) {
+                    self.reply(&ticket, Err(refusal));
                 }
-                Request::Set { name, value } => self.set_param(ticket, &name, &value),
-                Request::Resize { size, dry_run } => {
-                    if let Err(refusal) = self.refuse_unprepared() {
-                        self.reply(&ticket, Err(refusal));
-                        continue;
-                    }
-                    let command = Command::Resize {
-                        size,
-                        room: self.room(),
-                        dry_run,
-                    };
-                    self.feed(Event::Command(ticket, command));
+            }
+            Request::Set { name, value } => self.set_param(ticket, &name, &value, dry_run),
+            Request::Resize { size } => match self.refuse_unprepared() {
+                Err(refusal) => self.reply(&ticket, Err(refusal)),
+                Ok(()) => {
+                    let room = self.room();
+                    self.give(ticket, Command::Resize { size, room }, dry_run);
                 }
-                request => {
-                    if let Some(command) = command(request, &self.params) {
-                        self.feed(Event::Command(ticket, command));
-                    }
+            },
+            request => {
+                if let Some(command) = command(request, &self.params) {
+                    self.give(ticket, command, dry_run);
                 }
+            }
+        }
+    }
+
+    /// Gives a command to the set, or asks what it would do: the one judgement either way.
+    pub(super) fn give(&mut self, ticket: Ticket, command: Command, dry_run: bool) {
+        match dry_run {
+            false => self.feed(Event::Command(ticket, command)),
+            true => {
+                let answer = self.set.dry_run(command);
+                self.reply(&ticket, answer);
             }
         }
     }
@@ -313,13 +324,13 @@ impl Runner {
         let ticket = Ticket::new(ticket);
         match looked {
             Err(refusal) => self.reply(&ticket, Err(refusal)),
-            Ok((attach, _)) if !attach.dry_run && self.is_undurable() => {
+            Ok(_) if self.is_undurable() => {
                 let refused = self.refuse_undurable().map(|()| Answer::default());
                 self.reply(&ticket, refused);
             }
-            Ok((mut attach, image)) => {
+            Ok((mut attach, image, dry_run)) => {
                 attach.candidate = self.keep(image);
-                self.feed(Event::Command(ticket, Command::Attach(Box::new(attach))));
+                self.give(ticket, Command::Attach(Box::new(attach)), dry_run);
                 // A refused image is let go of at once, and its lock with it.
                 self.candidates.clear();
             }
@@ -515,31 +526,17 @@ impl Runner {
     }
 }
 
-/// The set's command for a request that needs no look at an image.
-fn is_dry_run(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Detach { dry_run: true, .. }
-            | Request::Attach { dry_run: true, .. }
-            | Request::Resize { dry_run: true, .. }
-    )
-}
-
+/// The set's command for a request that needs nothing else.
 fn command(request: Request, params: &Params) -> Option<Command> {
     Some(match request {
-        Request::Detach {
-            member,
-            policy,
-            dry_run,
-        } => {
+        Request::Detach { member, policy } => {
             let policy = policy.unwrap_or_else(|| params.default_detach_policy());
-            Command::Detach {
-                member,
-                policy,
-                dry_run,
-            }
+            Command::Detach { member, policy }
         }
-        Request::Attach { .. } | Request::Set { .. } | Request::Resize { .. } => return None,
+        Request::Attach { .. }
+        | Request::Set { .. }
+        | Request::Resize { .. }
+        | Request::DryRun(_) => return None,
         Request::Expel { member } => Command::Expel { member },
         Request::Release { member } => Command::Release { member },
         Request::Merge { full } => Command::Merge { full },

@@ -3,7 +3,7 @@
 use super::params::{OfMember, Param, rate_of_operation};
 use super::record::record_set;
 use super::run::{Runner, now};
-use crate::set::{Answer, Command, Event, Refusal, Ticket};
+use crate::set::{Answer, Command, Event, Refusal, Ticket, set_answer};
 
 /// The command that sets a parameter of a member or an operation, where the name is one.
 fn of_object(name: &str, value: &str) -> Result<Option<Command>, Refusal> {
@@ -19,20 +19,25 @@ fn of_object(name: &str, value: &str) -> Result<Option<Command>, Refusal> {
 }
 
 impl Runner {
-    /// Answers `set`; a value that is refused changes nothing.
-    pub(super) fn set_param(&mut self, ticket: Ticket, name: &str, value: &str) {
+    /// Answers `set`; a value that is refused changes nothing, and a dry run neither.
+    pub(super) fn set_param(&mut self, ticket: Ticket, name: &str, value: &str, dry_run: bool) {
         let answer = match of_object(name, value) {
-            Ok(Some(command)) => return self.feed(Event::Command(ticket, command)),
-            Ok(None) => self.tune(name, value),
+            Ok(Some(command)) => return self.give(ticket, command, dry_run),
+            Ok(None) => self.tune(name, value, dry_run),
             Err(refusal) => Err(refusal),
         };
-        self.publish_state();
+        if !dry_run {
+            self.publish_state();
+        }
         self.reply(&ticket, answer);
     }
 
-    fn tune(&mut self, name: &str, value: &str) -> Result<Answer, Refusal> {
+    fn tune(&mut self, name: &str, value: &str, dry_run: bool) -> Result<Answer, Refusal> {
         let param = Param::find(name)?;
         let value = param.value(value)?;
+        if dry_run {
+            return Ok(set_answer(name, &param.spec().write(value)));
+        }
         let old = self.params.set(param, value);
         let [value_is, value_was] = [value, old].map(|value| param.spec().write(value));
         if value != old {

@@ -1,12 +1,12 @@
 //! Commands about membership that neither take a member out nor bring one in: release and merge.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
-use super::member::{BitmapTag, Held, MEMBERS_MAX, Member, MemberId, MemberState};
+use super::judge::MergePlan;
+use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
 use super::scb::ScbRow;
@@ -15,11 +15,10 @@ use super::shadow::ShadowSet;
 impl ShadowSet {
     /// A member that has left gives up its membership (the manual's OVERRIDE=SHADOW_MEMBERSHIP): its row and
     /// its bitmap go, and its place is free.
-    pub(super) fn release(&mut self, ticket: Ticket, name: &str) {
-        let (id, bitmap) = match self.may_release(name) {
-            Ok(found) => found,
-            Err(refusal) => return self.refuse(ticket, refusal),
-        };
+    pub(super) fn release(&mut self, ticket: Ticket, id: MemberId) {
+        let member = &self.members[id.index()];
+        let name = member.name.clone();
+        let bitmap = member.state.departed().and_then(|d| d.tag);
         if let Some(tag) = bitmap {
             // First: writes of the next View do not set its bits.
             self.push_home(HomeChange::Forget(tag.id));
@@ -30,13 +29,14 @@ impl ShadowSet {
         self.advance();
         self.publish();
         self.push(Effect::Release(id));
-        self.push(Effect::Notice(Notice::Released(name.to_owned())));
+        self.push(Effect::Notice(Notice::Released(name.clone())));
         let text = format!("{name} is released; it is no member any more");
-        let facts = vec![("member", name.to_owned())];
+        let facts = vec![("member", name)];
         self.accept(ticket, Answer { text, facts });
     }
 
-    fn may_release(&self, name: &str) -> Result<(MemberId, Option<BitmapTag>), Refusal> {
+    /// Whether a member may be released now.
+    pub(super) fn may_release(&self, name: &str) -> Result<MemberId, Refusal> {
         let id = self.find(name)?;
         let state = &self.members[id.index()].state;
         let Some(departed) = state.departed() else {
@@ -49,16 +49,13 @@ impl ShadowSet {
             let text = format!("{name} is still leaving");
             return Err(Refusal::new(Code::InUse, text).at(name));
         }
-        Ok((id, departed.tag))
+        Ok(id)
     }
 
     /// Gives a member another cost or site; requests of the next View go by it.
-    pub(super) fn tune(&mut self, ticket: Ticket, name: &str, tuning: Tuning) {
-        let id = match self.find(name) {
-            Ok(id) => id,
-            Err(refusal) => return self.refuse(ticket, refusal),
-        };
+    pub(super) fn tune(&mut self, ticket: Ticket, id: MemberId, tuning: Tuning) {
         let member = &mut self.members[id.index()];
+        let name = member.name.clone();
         let (what, place, new) = match tuning {
             Tuning::ReadCost(new) => ("read_cost", &mut member.read_cost, new),
             Tuning::Site(new) => ("site", &mut member.site, new),
@@ -66,12 +63,8 @@ impl ShadowSet {
         let old = std::mem::replace(place, new);
         if old != new {
             self.publish();
-            self.push(Effect::Notice(Notice::Tuned(
-                name.to_owned(),
-                what,
-                old,
-                new,
-            )));
+            let notice = Notice::Tuned(name.clone(), what, old, new);
+            self.push(Effect::Notice(notice));
         }
         let parameter = format!("{name}.{what}");
         let text = format!("{parameter} is {new}");
@@ -83,27 +76,32 @@ impl ShadowSet {
         self.accept(ticket, Answer { text, facts });
     }
 
-    /// Has the other sources made equal to the master.
-    pub(super) fn merge(&mut self, ticket: Ticket, full: bool) {
+    /// Whether and where the other sources can be made equal to the master.
+    pub(super) fn may_merge(&self, full: bool) -> Result<MergePlan, Refusal> {
         if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {
             let text = format!("{} is being merged already", busy.name);
-            return self.refuse(ticket, Refusal::new(Code::MergePending, text));
+            return Err(Refusal::new(Code::MergePending, text));
         }
         let mut others = self.sources.all();
         others.remove(self.sources.master());
         if others.is_empty() {
             let master = &self.members[self.sources.master().index()].name;
             let text = format!("{master} is the only source member, so there is nothing to merge");
-            return self.refuse(ticket, Refusal::new(Code::LastSource, text));
+            return Err(Refusal::new(Code::LastSource, text));
         }
         let (kind, map) = match full {
             true => (CopyKind::Merge, WriteBitmap::full(self.geometry)),
             false => (CopyKind::Minimerge, self.doubt(None)),
         };
-        let map = Arc::new(map);
+        Ok(MergePlan { kind, map, others })
+    }
+
+    /// Has the other sources made equal to the master.
+    pub(super) fn merge(&mut self, ticket: Ticket, plan: &MergePlan) {
+        let MergePlan { kind, map, others } = plan;
         let first = self.last_op + 1;
         for id in others.iter() {
-            self.make_merging(id, &map, kind, "a merge was asked for");
+            self.make_merging(id, map, *kind, "a merge was asked for");
         }
         let (last, bytes) = (self.last_op, map.stale_bytes());
         self.advance();

@@ -93,8 +93,6 @@ pub struct Attach {
     pub policy: AttachPolicy,
     /// Whether the operator agrees to overwrite an image that was never a member.
     pub confirm: bool,
-    /// Only say what would be done.
-    pub dry_run: bool,
 }
 
 /// What decides which member is read, with its new value.
@@ -115,8 +113,6 @@ pub enum Command {
         member: String,
         /// What is wanted of a bitmap.
         policy: Policy,
-        /// Only say what would be done.
-        dry_run: bool,
     },
     /// Bring a member in.
     Attach(Box<Attach>),
@@ -136,8 +132,6 @@ pub enum Command {
         size: Option<Bytes>,
         /// What the images of its members have room for now.
         room: Vec<(MemberId, Bytes)>,
-        /// Only say what would be done.
-        dry_run: bool,
     },
     /// Make the other sources equal to the master.
     Merge {

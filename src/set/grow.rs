@@ -32,21 +32,12 @@ impl ShadowSet {
     pub(super) fn resize(
         &mut self,
         ticket: Ticket,
-        size: Option<Bytes>,
+        geometry: Geometry,
         room: &[(MemberId, Bytes)],
-        dry_run: bool,
     ) {
         for (id, room) in room {
             let member = &mut self.members[id.index()];
             member.size = member.size.max(*room);
-        }
-        let geometry = match self.may_grow(size) {
-            Ok(geometry) => geometry,
-            Err(refusal) => return self.refuse(ticket, refusal),
-        };
-        if dry_run {
-            let answer = self.growth_answer("the unit would have", self.geometry, geometry);
-            return self.accept(ticket, answer);
         }
         let number = ticket.number();
         self.pending = Some(Pending::Resize {
@@ -57,19 +48,27 @@ impl ShadowSet {
         self.flush(self.writers(), Purpose::BeforeGrowth(number));
     }
 
-    /// What the unit would be with this size, or with all that its members have room for.
-    fn may_grow(&self, size: Option<Bytes>) -> Result<Geometry, Refusal> {
+    /// What the unit would be with this size, or with all that its members have room for: what `room` says
+    /// of them, at least what is known.
+    pub(super) fn may_grow(
+        &self,
+        size: Option<Bytes>,
+        room: &[(MemberId, Bytes)],
+    ) -> Result<Geometry, Refusal> {
         self.check_at_rest()?;
         let unit = self.geometry.size();
-        let sources = self
-            .sources
-            .all()
-            .iter()
-            .map(|id| &self.members[id.index()]);
-        let Some(smallest) = sources.min_by_key(|m| m.size) else {
+        let has = |id: MemberId| {
+            let found = room.iter().filter(|(member, _)| *member == id);
+            let known = self.members[id.index()].size;
+            found.fold(known, |most, (_, room)| most.max(*room))
+        };
+        let sources = self.sources.all();
+        let Some((smallest, has)) = sources.iter().map(|id| (id, has(id))).min_by_key(|s| s.1)
+        else {
             return Err(Refusal::new(Code::LastSource, "no source member"));
         };
-        let room = smallest.size.0 - smallest.size.0 % BLOCK_BYTES;
+        let smallest = &self.members[smallest.index()].name;
+        let room = has.0 - has.0 % BLOCK_BYTES;
         let to = size.unwrap_or(Bytes(room.max(unit.0)));
         let refuse = |code, text: String| Err(Refusal::new(code, text).at(to.to_string()));
         if to < unit {
@@ -81,10 +80,7 @@ impl ShadowSet {
             Refusal::new(Code::OutOfRange, error.to_string()).at(to.to_string())
         })?;
         if to.0 > room {
-            let text = format!(
-                "{} has {} bytes, the unit would have {to}",
-                smallest.name, smallest.size
-            );
+            let text = format!("{smallest} has {has} bytes, the unit would have {to}");
             let hint = "enlarge its image first, or take the member out";
             return Err(Refusal::new(Code::MemberTooSmall, text)
                 .at(to.to_string())
@@ -93,10 +89,9 @@ impl ShadowSet {
         if to == unit {
             let text = match size {
                 Some(_) => format!("the unit has {unit} bytes already"),
-                None => format!(
-                    "the unit has {unit} bytes, and {} has room for no more",
-                    smallest.name
-                ),
+                None => {
+                    format!("the unit has {unit} bytes, and {smallest} has room for no more")
+                }
             };
             return refuse(Code::StateChanged, text);
         }
@@ -131,7 +126,7 @@ impl ShadowSet {
         Ok(())
     }
 
-    fn growth_answer(&self, says: &str, from: Geometry, to: Geometry) -> Answer {
+    pub(super) fn growth_answer(&self, says: &str, from: Geometry, to: Geometry) -> Answer {
         let (from, to) = (from.size(), to.size());
         let mut facts = vec![("size", to.to_string()), ("before", from.to_string())];
         let away = self.members.iter().filter(|m| m.state.departed().is_some());
@@ -173,7 +168,7 @@ impl ShadowSet {
         };
         let lost = lost.then(|| Refusal::new(Code::Io, "no source member could be flushed"));
         // The flush may have expelled somebody.
-        let refused = lost.or_else(|| self.may_grow(Some(geometry.size())).err());
+        let refused = lost.or_else(|| self.may_grow(Some(geometry.size()), &[]).err());
         if let Some(refusal) = refused {
             return self.answer_pending(Err(refusal));
         }
@@ -190,7 +185,7 @@ impl ShadowSet {
             }
             return;
         };
-        let may = self.may_grow(Some(geometry.size()));
+        let may = self.may_grow(Some(geometry.size()), &[]);
         match ready.and_then(|blank| may.map(|_| blank)) {
             Err(refusal) => self.abandon_growth(refusal),
             Ok(blank) => {
@@ -226,7 +221,7 @@ impl ShadowSet {
         if !self.is_over(older) {
             return;
         }
-        if let Err(refusal) = self.may_grow(Some(geometry.size())) {
+        if let Err(refusal) = self.may_grow(Some(geometry.size()), &[]) {
             return self.abandon_growth(refusal);
         }
         let from = self.geometry;
@@ -410,7 +405,6 @@ mod tests {
         let command = Command::Resize {
             size: None,
             room: Vec::new(),
-            dry_run: false,
         };
         let effects = set.handle(Moment(0), Event::Command(Ticket::new(number), command));
         let flush = effects.iter().find_map(|effect| match effect {

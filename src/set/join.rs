@@ -8,6 +8,7 @@ use super::copy::{CopyKind, CopyWork, OpId};
 use super::event::{
     Answer, Attach, AttachPolicy, BitmapChange, CopyEnd, Effect, Joiner, Notice, Ticket,
 };
+use super::geometry::Regions;
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState};
 use super::pending::Pending;
@@ -29,7 +30,8 @@ pub struct AttachPlan {
 }
 
 impl AttachPlan {
-    fn answer(&self, text: String) -> Answer {
+    /// The plan as the answer of a dry run.
+    pub(super) fn answer(&self, text: String) -> Answer {
         let verdict = match self.kind {
             CopyKind::Mini => "minicopy",
             CopyKind::Compare => "compare",
@@ -46,15 +48,7 @@ impl AttachPlan {
 }
 
 impl ShadowSet {
-    pub(super) fn attach(&mut self, ticket: Ticket, attach: Attach) {
-        let plan = match self.plan_attach(&attach) {
-            Ok(plan) => plan,
-            Err(refusal) => return self.refuse(ticket, refusal.at(attach.word)),
-        };
-        if attach.dry_run {
-            let text = format!("{} would be attached", attach.word);
-            return self.accept(ticket, plan.answer(text));
-        }
+    pub(super) fn attach(&mut self, ticket: Ticket, attach: Attach, plan: AttachPlan) {
         let (id, candidate) = (self.joiner(&attach), attach.candidate);
         self.members[id.index()].size = attach.size;
         if plan.kind == CopyKind::Mini {
@@ -134,14 +128,7 @@ impl ShadowSet {
             return self.plan_everything(attach.policy, CopyKind::Compare, reason);
         }
         let uncovered = self.uncovered(id, attach);
-        let (bytes, extents) = match uncovered {
-            None => (map.stale_bytes(), map.runs().count() as u64),
-            Some(tail) => {
-                let whole = map.snapshot();
-                whole.mark(tail);
-                (whole.stale_bytes(), whole.runs().count() as u64)
-            }
-        };
+        let (bytes, extents) = extent_of(map, uncovered);
         if attach.policy == AttachPolicy::Nocopy && bytes > 0 {
             let text = format!("{name} lacks {bytes} bytes, and nocopy was given");
             return Err(Refusal::new(Code::NeedsCopy, text));
@@ -518,6 +505,20 @@ impl ShadowSet {
             self.operations.retain(|o| Some(o.id) != oldest);
         }
     }
+}
+
+/// Bytes and runs of what a bitmap says, and of what it does not cover.
+fn extent_of(map: &OwnedBitmap, uncovered: Option<Regions>) -> (u64, u64) {
+    let Some(tail) = uncovered else {
+        return (map.stale_bytes(), map.runs().count() as u64);
+    };
+    #[cfg(debug_assertions)]
+    if super::planted::is(super::planted::Mistake::DryRunMarks) {
+        map.marks().mark(tail);
+    }
+    let whole = map.snapshot();
+    whole.mark(tail);
+    (whole.stale_bytes(), whole.runs().count() as u64)
 }
 
 fn take_bitmap(held: Held) -> Option<OwnedBitmap> {

@@ -17,27 +17,14 @@ use super::refusal::{Code, Refusal};
 use super::shadow::{Purpose, ShadowSet};
 
 impl ShadowSet {
-    pub(super) fn detach(&mut self, ticket: Ticket, name: &str, policy: Policy, dry_run: bool) {
-        match self.may_detach(name, policy) {
-            Err(refusal) => self.refuse(ticket, refusal),
-            Ok(_) if dry_run => {
-                let text = format!("{name} would be detached with policy={}", policy.name());
-                let facts = vec![
-                    ("verdict", "detach".into()),
-                    ("policy", policy.name().into()),
-                ];
-                self.accept(ticket, Answer { text, facts });
-            }
-            Ok(member) => {
-                let number = ticket.number();
-                self.pending = Some(Pending::Detach {
-                    ticket,
-                    member,
-                    policy,
-                });
-                self.flush(self.writers(), Purpose::BeforeCut(number));
-            }
-        }
+    pub(super) fn detach(&mut self, ticket: Ticket, member: MemberId, policy: Policy) {
+        let number = ticket.number();
+        self.pending = Some(Pending::Detach {
+            ticket,
+            member,
+            policy,
+        });
+        self.flush(self.writers(), Purpose::BeforeCut(number));
     }
 
     /// Whether a member may be detached now; the causes that OpenVMS reports as one (SRCMEM) differ.
@@ -360,16 +347,12 @@ impl ShadowSet {
         departed
     }
 
-    pub(super) fn expel_command(&mut self, ticket: Ticket, name: &str) {
-        let id = match self.may_expel(name) {
-            Ok(id) => id,
-            Err(refusal) => return self.refuse(ticket, refusal),
-        };
+    pub(super) fn expel_command(&mut self, ticket: Ticket, id: MemberId) {
         self.expel(id, "expelled by command", false);
         self.advance();
         self.publish();
         self.settle_departures();
-        let text = format!("{name} is expelled");
+        let text = format!("{} is expelled", self.members[id.index()].name);
         self.accept(
             ticket,
             Answer {
@@ -379,7 +362,8 @@ impl ShadowSet {
         );
     }
 
-    fn may_expel(&self, name: &str) -> Result<MemberId, Refusal> {
+    /// Whether a member may be expelled now.
+    pub(super) fn may_expel(&self, name: &str) -> Result<MemberId, Refusal> {
         let id = self.find(name)?;
         match &self.members[id.index()].state {
             MemberState::Source if self.sources.clone().remove(id).is_err() => {
@@ -394,15 +378,19 @@ impl ShadowSet {
         }
     }
 
-    pub(super) fn cancel(&mut self, ticket: Ticket, op: OpId) {
+    /// Whether an operation may be cancelled now; gives its target.
+    pub(super) fn may_cancel(&self, op: OpId) -> Result<MemberId, Refusal> {
         let Some(id) = self.target_of_running(op) else {
-            let refusal = self.not_running(op);
-            return self.refuse(ticket, refusal);
+            return Err(self.not_running(op));
         };
         if self.members[id.index()].state.is_merging() {
             let text = format!("operation {op} is a merge, and a merge has to end");
-            return self.refuse(ticket, Refusal::new(Code::MergePending, text));
+            return Err(Refusal::new(Code::MergePending, text));
         }
+        Ok(id)
+    }
+
+    pub(super) fn cancel(&mut self, ticket: Ticket, id: MemberId, op: OpId) {
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::CancelEarly) {
             self.withdraw(id, op, OpState::Cancelled, "its copy was cancelled");
@@ -428,39 +416,39 @@ impl ShadowSet {
         self.settle_departures();
     }
 
-    pub(super) fn delete_bitmap(&mut self, ticket: Ticket, id: BitmapId) {
-        let outcome = self.take_bitmap(id);
-        match outcome {
-            Err(refusal) => self.refuse(ticket, refusal),
-            Ok(owner) => {
-                // First: writes of the next View do not set its bits.
-                self.push_home(HomeChange::Forget(id));
-                self.publish();
-                self.tell_bitmap(id, owner, BitmapChange::Deleted("by command"));
-                let text = format!("bitmap {id} is deleted; its member needs a full copy");
-                let facts = Vec::new();
-                self.accept(ticket, Answer { text, facts });
+    /// Whether a bitmap may be deleted: no copy uses it. Gives its member.
+    pub(super) fn may_delete(&self, bitmap: BitmapId) -> Result<MemberId, Refusal> {
+        let refuse = |code, text| Err(Refusal::new(code, text).at(bitmap.to_string()));
+        let departed = |id: &MemberId| self.members[id.index()].state.departed();
+        let owns = |d: &Departed| d.tag.is_some_and(|tag| tag.id == bitmap);
+        let owner = self.ids().find(|id| departed(id).is_some_and(owns));
+        let here = |id: &MemberId| departed(id).is_some_and(|d| matches!(d.held, Held::Here(_)));
+        match owner {
+            Some(owner) if here(&owner) => Ok(owner),
+            None if !self.bitmap_in_use(bitmap) => {
+                refuse(Code::NoSuchBitmap, format!("no bitmap {bitmap}"))
             }
+            _ => refuse(Code::InUse, format!("bitmap {bitmap} is used by a copy")),
         }
     }
 
-    /// Deletes a bitmap that no copy uses; gives the member that it belongs to.
-    fn take_bitmap(&mut self, id: BitmapId) -> Result<MemberId, Refusal> {
-        let in_use = self.bitmap_in_use(id);
-        let refuse = |code, text| Err(Refusal::new(code, text).at(id.to_string()));
-        let owner = self.ids().zip(&mut self.members).find_map(|(owner, m)| {
-            let departed = m.state.departed_mut()?;
-            (departed.tag?.id == id).then_some((owner, departed))
-        });
-        match owner {
-            Some((owner, departed)) if matches!(departed.held, Held::Here(_)) => {
-                (departed.held, departed.tag) = (Held::Nothing, None);
-                departed.seeds.clear();
-                Ok(owner)
-            }
-            None if !in_use => refuse(Code::NoSuchBitmap, format!("no bitmap {id}")),
-            _ => refuse(Code::InUse, format!("bitmap {id} is used by a copy")),
+    pub(super) fn delete_bitmap(&mut self, ticket: Ticket, owner: MemberId, id: BitmapId) {
+        if let Some(departed) = self.members[owner.index()].state.departed_mut() {
+            (departed.held, departed.tag) = (Held::Nothing, None);
+            departed.seeds.clear();
         }
+        // First: writes of the next View do not set its bits.
+        self.push_home(HomeChange::Forget(id));
+        self.publish();
+        self.tell_bitmap(id, owner, BitmapChange::Deleted("by command"));
+        let text = format!("bitmap {id} is deleted; its member needs a full copy");
+        self.accept(
+            ticket,
+            Answer {
+                text,
+                facts: Vec::new(),
+            },
+        );
     }
 
     fn bitmap_in_use(&self, id: BitmapId) -> bool {

@@ -13,6 +13,7 @@ mod fault;
 pub mod geometry;
 mod grow;
 pub mod join;
+mod judge;
 mod leave;
 mod limits;
 pub mod member;
@@ -44,6 +45,7 @@ pub use event::{
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::AttachPlan;
+pub use judge::set_answer;
 pub use limits::Limits;
 pub use member::{
     BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Sources,

@@ -75,26 +75,21 @@ pub struct Operation {
 }
 
 impl ShadowSet {
-    pub(super) fn pause(&mut self, ticket: Ticket, op: OpId) {
-        self.steer(ticket, op, OpState::Running, OpState::Paused);
-    }
-
-    pub(super) fn resume(&mut self, ticket: Ticket, op: OpId) {
-        self.steer(ticket, op, OpState::Paused, OpState::Running);
-    }
-
-    fn steer(&mut self, ticket: Ticket, op: OpId, from: OpState, to: OpState) {
+    /// Whether an operation is in this state.
+    pub(super) fn may_steer(&self, op: OpId, from: OpState) -> Result<OpId, Refusal> {
         let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);
-        if state != Some(from) {
-            let refusal = match state {
-                Some(s) if !s.is_over() => {
-                    let text = format!("operation {op} is {}", s.name());
-                    Refusal::new(Code::StateChanged, text).at(op.to_string())
-                }
-                _ => self.not_running(op),
-            };
-            return self.refuse(ticket, refusal);
+        match state {
+            Some(s) if s == from => Ok(op),
+            Some(s) if !s.is_over() => {
+                let text = format!("operation {op} is {}", s.name());
+                Err(Refusal::new(Code::StateChanged, text).at(op.to_string()))
+            }
+            _ => Err(self.not_running(op)),
         }
+    }
+
+    /// Holds an operation or lets it go on.
+    pub(super) fn steer(&mut self, ticket: Ticket, op: OpId, to: OpState) {
         self.set_operation(op, to);
         self.push(match to {
             OpState::Paused => Effect::PauseCopy(op),
@@ -110,14 +105,19 @@ impl ShadowSet {
         );
     }
 
-    /// Gives an operation that has not ended another largest rate; its copy goes by it at once.
+    /// Whether an operation can have another rate: it has not ended.
+    pub(super) fn may_limit(&self, op: OpId) -> Result<OpId, Refusal> {
+        let lives = |o: &&Operation| o.id == op && !o.state.is_over();
+        match self.operations.iter().find(lives) {
+            Some(_) => Ok(op),
+            None => Err(self.not_running(op)),
+        }
+    }
+
+    /// Gives an operation another largest rate; its copy goes by it at once.
     pub(super) fn limit_rate(&mut self, ticket: Ticket, op: OpId, rate: u64) {
         let found = self.operations.iter().find(|o| o.id == op);
-        let Some(operation) = found.filter(|o| !o.state.is_over()) else {
-            let refusal = self.not_running(op);
-            return self.refuse(ticket, refusal);
-        };
-        let old = operation.progress.limit(rate);
+        let old = found.map_or(rate, |operation| operation.progress.limit(rate));
         if old != rate {
             self.push(Effect::Notice(Notice::Limited(op, old, rate)));
         }
@@ -131,29 +131,25 @@ impl ShadowSet {
         self.accept(ticket, Answer { text, facts });
     }
 
-    pub(super) fn forget(&mut self, ticket: Ticket, op: OpId) {
-        let found = self.operations.iter().position(|o| o.id == op);
-        match found.map(|i| (i, self.operations[i].state.is_over())) {
-            Some((index, true)) => {
-                self.operations.remove(index);
-                let text = format!("operation {op} is forgotten");
-                self.accept(
-                    ticket,
-                    Answer {
-                        text,
-                        facts: Vec::new(),
-                    },
-                );
-            }
-            Some((_, false)) => {
+    /// Whether an operation can be forgotten: it has ended.
+    pub(super) fn may_forget(&self, op: OpId) -> Result<OpId, Refusal> {
+        match self.operations.iter().find(|o| o.id == op) {
+            Some(o) if o.state.is_over() => Ok(op),
+            Some(_) => {
                 let text = format!("operation {op} has not ended");
-                self.refuse(ticket, Refusal::new(Code::InUse, text).at(op.to_string()));
+                Err(Refusal::new(Code::InUse, text).at(op.to_string()))
             }
-            None => {
-                let refusal = self.not_running(op);
-                self.refuse(ticket, refusal);
-            }
+            None => Err(self.not_running(op)),
         }
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket, op: OpId) {
+        self.operations.retain(|o| o.id != op);
+        let answer = Answer {
+            text: format!("operation {op} is forgotten"),
+            facts: Vec::new(),
+        };
+        self.accept(ticket, answer);
     }
 
     /// Why an operation cannot be steered: it is over, or there is none.

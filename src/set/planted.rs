@@ -111,11 +111,15 @@ pub enum Mistake {
     GrowthWithoutHold,
     /// Sources are not made equal where the unit has grown.
     TailUnmerged,
+    /// A dry run judges by fewer rules than the run.
+    DryRunApart,
+    /// A dry run of an attach sets bits in the member's own bitmap.
+    DryRunMarks,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 52] = [
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,
@@ -166,6 +170,8 @@ impl Mistake {
         Self::TailTrusted,
         Self::GrowthWithoutHold,
         Self::TailUnmerged,
+        Self::DryRunApart,
+        Self::DryRunMarks,
     ];
 }
 

@@ -13,6 +13,7 @@ use super::copy::{CopyKind, CopyWork, OpId};
 use super::epochs::{OldIntent, Pace};
 use super::event::{Answer, BitmapChange, Command, Effect, Event, FlushId, Notice, Ticket};
 use super::geometry::Geometry;
+use super::judge::Judged;
 use super::limits::Limits;
 use super::member::{
     BitmapId, BitmapTag, Departed, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment,
@@ -119,40 +120,24 @@ impl ShadowSet {
     }
 
     fn command(&mut self, ticket: Ticket, command: Command) {
-        if self.closing {
-            let text = "the unit is being stopped";
-            return self.refuse(ticket, Refusal::new(Code::StateChanged, text));
-        }
-        if self.pending.is_some() {
-            return self.refuse(
-                ticket,
-                Refusal::new(Code::InUse, "another command is under way"),
-            );
-        }
-        match command {
-            Command::Detach {
-                member,
-                policy,
-                dry_run,
-            } => {
-                self.detach(ticket, &member, policy, dry_run);
-            }
-            Command::Attach(attach) => self.attach(ticket, *attach),
-            Command::Expel { member } => self.expel_command(ticket, &member),
-            Command::Release { member } => self.release(ticket, &member),
-            Command::Tune { member, tuning } => self.tune(ticket, &member, tuning),
-            Command::Resize {
-                size,
-                room,
-                dry_run,
-            } => self.resize(ticket, size, &room, dry_run),
-            Command::Merge { full } => self.merge(ticket, full),
-            Command::DeleteBitmap { id } => self.delete_bitmap(ticket, id),
-            Command::Limit { op, rate } => self.limit_rate(ticket, op, rate),
-            Command::Pause(op) => self.pause(ticket, op),
-            Command::Resume(op) => self.resume(ticket, op),
-            Command::Cancel(op) => self.cancel(ticket, op),
-            Command::Forget(op) => self.forget(ticket, op),
+        let judged = match self.judge(command) {
+            Ok(judged) => judged,
+            Err(refusal) => return self.refuse(ticket, refusal),
+        };
+        match judged {
+            Judged::Detach(member, policy) => self.detach(ticket, member, policy),
+            Judged::Attach(attach, plan) => self.attach(ticket, *attach, plan),
+            Judged::Expel(member) => self.expel_command(ticket, member),
+            Judged::Release(member) => self.release(ticket, member),
+            Judged::Tune(member, tuning) => self.tune(ticket, member, tuning),
+            Judged::Resize(geometry, room) => self.resize(ticket, geometry, &room),
+            Judged::Merge(plan) => self.merge(ticket, &plan),
+            Judged::DeleteBitmap(owner, id) => self.delete_bitmap(ticket, owner, id),
+            Judged::Limit(op, rate) => self.limit_rate(ticket, op, rate),
+            Judged::Pause(op) => self.steer(ticket, op, OpState::Paused),
+            Judged::Resume(op) => self.steer(ticket, op, OpState::Running),
+            Judged::Cancel(member, op) => self.cancel(ticket, member, op),
+            Judged::Forget(op) => self.forget(ticket, op),
         }
     }
 

@@ -82,11 +82,7 @@ impl Bed {
 
     pub(crate) fn detach(&self, member: &str, policy: Policy) -> Result<Answer, Refusal> {
         let (member, policy) = (member.to_owned(), Some(policy));
-        self.command(Request::Detach {
-            member,
-            policy,
-            dry_run: false,
-        })
+        self.command(Request::Detach { member, policy })
     }
 
     pub(crate) fn attach(&self, what: &str, policy: AttachPolicy) -> Result<Answer, Refusal> {
@@ -105,7 +101,6 @@ pub(crate) fn attach(what: &str, policy: AttachPolicy) -> Request {
         name: None,
         policy,
         confirm: false,
-        dry_run: false,
     }
 }
 

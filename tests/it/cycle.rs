@@ -7,7 +7,7 @@ use shadowset::server::Request;
 use shadowset::set::{AttachPolicy, Policy};
 use shadowset::testing::Rng;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, attach};
 
 const REGION: u64 = 65_024;
 
@@ -241,13 +241,8 @@ fn a_compare_copy_writes_what_differs_and_nothing_else() {
         spoilt[(8 << 20) - 1],
     ) = (1, 1, 1);
     std::fs::write(bed.path(1), spoilt).expect("spoilt");
-    let plan = bed.command(Request::Attach {
-        what: "m2".into(),
-        name: None,
-        policy: AttachPolicy::MinicopyOptional,
-        confirm: false,
-        dry_run: true,
-    });
+    let attach = attach("m2", AttachPolicy::MinicopyOptional);
+    let plan = bed.command(Request::DryRun(Box::new(attach)));
     let facts = plan.expect("planned").facts;
     assert!(facts.contains(&("verdict", "compare".into())), "{facts:?}");
     bed.attach("m2", AttachPolicy::MinicopyOptional)

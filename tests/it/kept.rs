@@ -210,7 +210,6 @@ fn a_released_member_is_forgotten_and_its_place_is_free() {
         name: Some("m9".into()),
         policy: AttachPolicy::MinicopyOptional,
         confirm: true,
-        dry_run: false,
     };
     bed.command(attach).expect("attached as another");
     bed.wait();

@@ -143,12 +143,13 @@ fn a_member_keeps_its_name() {
     let bed = Bed::new(2, 1 << 20);
     bed.detach("m2", Policy::Minicopy).expect("detached");
     let path = bed.path(1).display().to_string();
-    let renamed = |name: &str| Request::Attach {
-        what: path.clone(),
-        name: Some(name.to_owned()),
-        policy: AttachPolicy::Minicopy,
-        confirm: false,
-        dry_run: true,
+    let renamed = |name: &str| {
+        Request::DryRun(Box::new(Request::Attach {
+            what: path.clone(),
+            name: Some(name.to_owned()),
+            policy: AttachPolicy::Minicopy,
+            confirm: false,
+        }))
     };
     assert_eq!(
         refused(&bed, |b| b.command(renamed("m3"))),

@@ -20,6 +20,7 @@ mod kill;
 mod params;
 mod polling;
 mod refusals;
+mod rehearsal;
 mod semantics;
 mod shells;
 mod sizes;

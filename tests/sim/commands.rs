@@ -1,8 +1,8 @@
 //! The operator of the simulator: commands at random, answered or timed out.
 
 use shadowset::set::{
-    Attach, AttachPolicy, CandidateId, Command, CopyKind, Effect, Event, Joiner, MemberId,
-    MemberState, Policy, Said, Scb, Ticket,
+    Answer, Attach, AttachPolicy, CandidateId, Command, CopyKind, Effect, Event, Joiner, MemberId,
+    MemberState, Policy, Refusal, Said, Scb, Ticket, Tuning,
 };
 
 use shadowset::testing::Image;
@@ -32,10 +32,15 @@ impl World {
         let (word, command) = match self.rng.below(20) {
             0..=6 => ("detach", self.detach(id)),
             7..=13 => self.attach(id)?,
-            14 => ("expel", Command::Expel { member: name(id) }),
             15 if self.rng.chance(300) => return self.delete_bitmap(),
             15 if self.rng.chance(300) => ("release", Command::Release { member: name(id) }),
             16 if self.plan.grows => self.resize(),
+            14 if self.rng.chance(200) => {
+                let tuning = Tuning::ReadCost(u32::from(self.rng.chance(500)));
+                let member = name(id);
+                ("tune", Command::Tune { member, tuning })
+            }
+            14 => ("expel", Command::Expel { member: name(id) }),
             15 if self.rng.chance(400) => {
                 let full = self.rng.chance(500);
                 ("demand merge", Command::Merge { full })
@@ -51,28 +56,22 @@ impl World {
             1 | 2 => Policy::Minicopy,
             _ => Policy::MinicopyOptional,
         };
-        let dry_run = self.rng.chance(100);
         Command::Detach {
             member: name(id),
             policy,
-            dry_run,
         }
     }
 
-    /// A command that changes nothing is answered at once, and nothing else happens.
+    /// Gives a command behind its dry run: the dry run changes nothing and foretells the refusal of the run,
+    /// word for word. A command that is refused changes nothing either.
     pub(crate) fn give(
         &mut self,
         word: &'static str,
         member: Option<MemberId>,
         command: Command,
     ) -> Checked {
-        let dry = match &command {
-            Command::Detach { dry_run, .. } => *dry_run,
-            Command::Attach(attach) => attach.dry_run,
-            Command::Resize { dry_run, .. } => *dry_run,
-            _ => false,
-        };
-        if self.is_undurable() && !dry && !makes!(CommandWhileHalted) {
+        let foretold = self.foretell(&command)?;
+        if self.is_undurable() && !makes!(CommandWhileHalted) {
             self.mark("a command is refused while the membership is not durable");
             return Ok(());
         }
@@ -86,7 +85,7 @@ impl World {
                     ..
                 }
             ) || matches!(&command, Command::Attach(a) if a.policy == AttachPolicy::Minicopy),
-            word: if dry { "dry run" } else { word },
+            word,
             member,
             source: member.is_some_and(|id| self.sources().contains(id)),
             idle: self.requests.is_empty(),
@@ -102,21 +101,38 @@ impl World {
         let effects = self
             .set
             .handle(now, Event::Command(Ticket::new(number), command));
-        let refused = effects
-            .iter()
-            .any(|e| matches!(e, Effect::Reply(_, Err(_))));
-        let alone = effects.len() == 1;
+        let refused = effects.iter().find_map(|e| match e {
+            Effect::Reply(_, Err(refusal)) => Some(refusal),
+            _ => None,
+        });
         ensure!(
-            alone || !(dry || refused),
-            "a dry run or refusal does {effects:?}"
+            refused == foretold.as_ref().err(),
+            "a dry run says {foretold:?}, the run does {effects:?}"
         );
+        ensure!(
+            effects.len() == 1 || refused.is_none(),
+            "a refusal does {effects:?}"
+        );
+        self.mark(match refused {
+            Some(_) => "a dry run foretells a refusal",
+            None => "a dry run foretells that a command runs",
+        });
         self.carry_out(effects)?;
-        if self.crashed {
-            return Ok(());
+        match self.crashed {
+            true => Ok(()),
+            false => self.check_all(),
         }
-        let open = self.tickets.contains_key(&number);
-        ensure!(!(dry && open), "a dry run is not answered at once");
-        self.check_all()
+    }
+
+    /// What a dry run says; it leaves the set as it was, to the last bit.
+    fn foretell(&self, command: &Command) -> Result<Result<Answer, Refusal>, Violation> {
+        let before = format!("{:?}", self.set);
+        let answer = self.set.dry_run(command.clone());
+        ensure!(
+            before == format!("{:?}", self.set),
+            "a dry run of {command:?} changes the set"
+        );
+        Ok(answer)
     }
 
     /// An attach of a departed member, or of a new image.
@@ -154,7 +170,6 @@ impl World {
             foreign: new,
             policy,
             confirm: self.rng.chance(500),
-            dry_run: self.rng.chance(100),
         };
         if new {
             self.put_image(id.index(), attach.blank);
@@ -184,8 +199,7 @@ impl World {
         };
         let disk = &self.disks[id.index()];
         let (same_block, same) = (scb == disk.scb, *contents == *disk.image.contents());
-        if same_block && same || attach.dry_run || !self.may_be_changed(id) || self.rng.chance(500)
-        {
+        if same_block && same || !self.may_be_changed(id) || self.rng.chance(500) {
             return Ok(());
         }
         // Who left because its block could not be written may have that block all the same.
@@ -237,7 +251,7 @@ impl World {
 
     /// Somebody else changes an image that the set has let go of, just before it comes back.
     fn change_image(&mut self, id: MemberId, attach: &Attach) -> bool {
-        let planned = !attach.dry_run && self.set.plan_attach(attach).is_ok();
+        let planned = self.set.plan_attach(attach).is_ok();
         if !planned || !self.may_be_changed(id) {
             return false;
         }
@@ -280,7 +294,11 @@ impl World {
         }
         let operation = &operations[self.rng.place(operations.len())];
         let op = operation.id;
-        let (word, command) = match self.rng.below(8) {
+        let (word, command) = match self.rng.below(9) {
+            8 => {
+                let rate = 1 << self.rng.below(40);
+                ("limit", Command::Limit { op, rate })
+            }
             0 | 1 => ("pause", Command::Pause(op)),
             2..=4 => ("resume", Command::Resume(op)),
             5 => ("forget", Command::Forget(op)),

@@ -33,7 +33,6 @@ impl World {
         let command = Command::Resize {
             size,
             room: room.collect(),
-            dry_run: self.rng.chance(100),
         };
         ("resize", command)
     }
@@ -45,7 +44,6 @@ impl World {
         let command = Command::Resize {
             size: (blocks > 0).then_some(Bytes(blocks * BLOCK)),
             room: room.collect(),
-            dry_run: false,
         };
         self.give("resize", None, command)
     }

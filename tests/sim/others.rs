@@ -45,7 +45,6 @@ impl World {
             foreign: false,
             policy: shadowset::set::AttachPolicy::Minicopy,
             confirm: false,
-            dry_run: false,
         };
         let plan = self.set.plan_attach(&attach);
         let command = shadowset::set::Command::Attach(Box::new(attach));

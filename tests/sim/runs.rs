@@ -253,7 +253,10 @@ fn seeds_hold_while_units_grow() {
 #[cfg(debug_assertions)]
 fn is_of_growth(mistake: shadowset::set::planted::Mistake) -> bool {
     use shadowset::set::planted::Mistake::*;
-    matches!(mistake, TailTrusted | GrowthWithoutHold | TailUnmerged)
+    matches!(
+        mistake,
+        TailTrusted | GrowthWithoutHold | TailUnmerged | DryRunMarks
+    )
 }
 
 #[cfg(debug_assertions)]

@@ -199,7 +199,6 @@ impl World {
         let command = Command::Detach {
             member: name(id),
             policy: Policy::MinicopyOptional,
-            dry_run: false,
         };
         self.give("detach", Some(id), command)
     }
@@ -222,7 +221,6 @@ impl World {
             foreign: false,
             policy,
             confirm: true,
-            dry_run: false,
         };
         self.give("attach", Some(id), Command::Attach(Box::new(attach)))
     }
@@ -248,7 +246,6 @@ impl World {
             foreign: true,
             policy: AttachPolicy::MinicopyOptional,
             confirm: true,
-            dry_run: false,
         };
         let id = MemberId::new(place);
         self.give("attach", id, Command::Attach(Box::new(attach)))

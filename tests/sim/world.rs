@@ -115,7 +115,7 @@ pub(crate) struct Flushing {
 /// Who waits for a ticket.
 #[derive(Clone, Debug)]
 pub(crate) enum Asker {
-    /// A command: its word, the member, whether it is a dry run, and when it was given.
+    /// A command: its word, the member, and when it was given.
     Command(Asked),
     /// A request with failures.
     Request(u64),

@@ -10,16 +10,18 @@ fn attach_of(what: &str) -> Request {
         name: None,
         policy: AttachPolicy::MinicopyOptional,
         confirm: false,
-        dry_run: false,
     }
 }
 
-fn detach_of(policy: Option<Policy>, dry_run: bool) -> Request {
+fn detach_of(policy: Option<Policy>) -> Request {
     Request::Detach {
         member: "m3".to_owned(),
         policy,
-        dry_run,
     }
+}
+
+fn dry_run_of(request: Request) -> Request {
+    Request::DryRun(Box::new(request))
 }
 
 fn set_of(name: &str, value: &str) -> Request {
@@ -30,32 +32,28 @@ fn set_of(name: &str, value: &str) -> Request {
 #[test]
 fn commands_become_requests() {
     let cases: Vec<(&str, Request)> = vec![
-        ("detach m3", detach_of(None, false)),
-        ("  detach\tm3  \n", detach_of(None, false)),
+        ("detach m3", detach_of(None)),
+        ("  detach\tm3  \n", detach_of(None)),
         (
             "detach m3 policy=minicopy\n",
-            detach_of(Some(Policy::Minicopy), false),
+            detach_of(Some(Policy::Minicopy)),
         ),
         (
             "detach m3 dry-run policy=minicopy=optional",
-            detach_of(Some(Policy::MinicopyOptional), true),
+            dry_run_of(detach_of(Some(Policy::MinicopyOptional))),
         ),
-        (
-            "detach m3 policy=none",
-            detach_of(Some(Policy::Full), false),
-        ),
+        ("detach m3 policy=none", detach_of(Some(Policy::Full))),
         ("attach m3", attach_of("m3")),
         ("attach \"/srv/my disk\"", attach_of("/srv/my disk")),
         ("attach \"a\\\"b\\\\c\\d\"", attach_of("a\"b\\c\\d")),
         (
             "attach /x as=m4 policy=full confirm dry-run",
-            Request::Attach {
+            dry_run_of(Request::Attach {
                 what: "/x".to_owned(),
                 name: Some("m4".to_owned()),
                 policy: AttachPolicy::Full,
                 confirm: true,
-                dry_run: true,
-            },
+            }),
         ),
         ("set max_copies 2\n", set_of("max_copies", "2")),
         (
@@ -86,6 +84,47 @@ fn commands_become_requests() {
     for (text, request) in cases {
         assert_eq!(parse(text.as_bytes()), Ok(request), "{text}");
     }
+}
+
+#[test]
+fn every_command_has_a_dry_run() {
+    let given = [
+        ("detach m3", 1),
+        ("attach /x policy=full", 1),
+        ("expel dry-run", 2),
+        ("release m3", 1),
+        ("merge full", 0),
+        ("resize 1024", 0),
+        ("resize", 0),
+        ("delete-bitmap 0000001f", 1),
+        ("pause 7", 1),
+        ("resume 7", 1),
+        ("cancel 7", 1),
+        ("set max_copies 2", 2),
+    ];
+    for spec in COMMANDS {
+        assert!(spec.syntax.ends_with("[dry-run]"), "{}", spec.syntax);
+        let tried = given
+            .iter()
+            .any(|(text, _)| text.split(' ').next() == Some(spec.verb));
+        assert!(tried, "{} is not tried", spec.verb);
+    }
+    for (text, fixed) in given {
+        let run = parse(text.as_bytes()).expect(text);
+        let words: Vec<&str> = text.split(' ').collect();
+        // The word may stand anywhere behind the object.
+        for at in 1 + fixed.min(words.len() - 1)..=words.len() {
+            let mut words = words.clone();
+            words.insert(at, "dry-run");
+            let dry = words.join(" ");
+            assert_eq!(parse(dry.as_bytes()), Ok(dry_run_of(run.clone())), "{dry}");
+            let twice = parse(format!("{dry} dry-run").as_bytes());
+            assert_eq!(twice.map_err(|r| r.code), Err(Code::Syntax), "{dry}");
+        }
+    }
+    let of_member = parse_for(b"expel dry-run", "m1", &["expel"]);
+    let member = "m1".to_owned();
+    assert_eq!(of_member, Ok(dry_run_of(Request::Expel { member })));
 }
 
 /// What is written, the code, a part of the sentence, the word at fault.
@@ -248,10 +287,10 @@ fn verbs_of_later_versions_are_known_but_refused() {
 fn the_file_of_an_object_says_the_object() {
     let verbs = ["detach", "attach", "expel"];
     let parse = |text: &str| parse_for(text.as_bytes(), "m3", &verbs);
-    assert_eq!(parse("detach\n"), Ok(detach_of(None, false)));
+    assert_eq!(parse("detach\n"), Ok(detach_of(None)));
     assert_eq!(
         parse("detach policy=none"),
-        Ok(detach_of(Some(Policy::Full), false))
+        Ok(detach_of(Some(Policy::Full)))
     );
     assert_eq!(parse("attach"), Ok(attach_of("m3")));
     let refusal = parse("detach m1").expect_err("a second member");
