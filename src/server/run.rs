@@ -209,7 +209,8 @@ impl Runner {
         self.tick(now);
         self.tell_progress(now);
         let switched = self.notice_mode(now);
-        if self.speeds.sample(self.set.operations(), now) || self.bits_have_grown(now) || switched {
+        let progress = |op| self.set.progress_of(op);
+        if self.speeds.sample(progress, now) || self.bits_have_grown(now) || switched {
             self.publish_state();
         }
     }
@@ -406,11 +407,12 @@ impl Runner {
             Effect::Lift => self.lift(),
             Effect::Flush(id, members) => self.flush(id, members),
             Effect::StartCopy(work) => {
-                self.speeds.begin(work.op(), Instant::now());
+                let done = work.progress().done_bytes();
+                self.speeds.begin(work.op(), done, Instant::now());
                 self.copier.start(work);
             }
-            Effect::PauseCopy(op) => self.copier.pause(op, true),
-            Effect::ResumeCopy(op) => self.copier.pause(op, false),
+            Effect::PauseCopy(op) => self.pause(op, true),
+            Effect::ResumeCopy(op) => self.pause(op, false),
             Effect::StopCopy(op) => self.copier.stop(op),
             // It may still count as a source after a crash.
             Effect::Close(id) if self.is_undurable() => self.unclosed.insert(id),

@@ -271,6 +271,14 @@ impl ShadowSet {
         &self.operations
     }
 
+    /// Bytes of an operation that are done, and all of them.
+    #[must_use]
+    pub fn progress_of(&self, op: OpId) -> Option<(u64, u64)> {
+        let operation = self.operations.iter().find(|o| o.id == op)?;
+        let progress = &operation.progress;
+        Some((progress.done_bytes(), progress.total_bytes()))
+    }
+
     /// The durable number of the membership.
     #[must_use]
     pub fn generation(&self) -> Generation {
