@@ -10,7 +10,9 @@ use super::table::Drawn;
 use super::text::{self, ABSENT, human, line, maybe, maybe_moment, moment, percent};
 use crate::server::setup::Durability;
 use crate::server::{EventRecord, Published};
-use crate::set::{BitmapStatus, MemberStatus, OpState, Operation, Regions, has_no_bitmap};
+use crate::set::{
+    BitmapStatus, CopyKind, MemberStatus, OpState, Operation, Regions, has_no_bitmap,
+};
 
 pub(super) fn abi(_: &Context<'_>) -> String {
     super::ABI.to_string()
@@ -162,12 +164,18 @@ impl Plan {
 
 pub(super) fn member_plan(c: &Context<'_>, m: &MemberStatus) -> String {
     let plan = Plan::of(c.now, m);
+    let kind = match plan.verdict {
+        "minicopy" => Some(CopyKind::Mini),
+        "full" => Some(CopyKind::Full),
+        _ => None,
+    };
     format!(
-        "verdict {}\nreason {}\nbytes {}\nextents {}\neta {ABSENT}\n",
+        "verdict {}\nreason {}\nbytes {}\nextents {}\neta {}\n",
         plan.verdict,
         line(&plan.reason),
         plan.bytes,
         plan.extents,
+        maybe(kind.and_then(|kind| kind.eta(plan.bytes, &c.now.expected))),
     )
 }
 

@@ -171,6 +171,7 @@ pub(crate) fn published() -> Published {
             bytes_per_second: Some(1 << 20),
             eta_s: Some(2),
         }],
+        expected: vec![(CopyKind::Mini, 65_536)],
         announced: Arc::default(),
         params: Values::default(),
     }

@@ -13,8 +13,8 @@ use super::pipeline::Pipeline;
 use super::setup::Durability;
 use crate::io::journal::MessageCounts;
 use crate::set::{
-    Answer, AttachPolicy, BitmapId, Bytes, Code, MemberStatus, Moment, OpId, Policy, Refusal,
-    SetStatus,
+    Answer, AttachPolicy, BitmapId, Bytes, Code, CopyKind, MemberStatus, Moment, OpId, Policy,
+    Refusal, SetStatus,
 };
 
 /// Events that are kept for readers.
@@ -121,6 +121,8 @@ pub struct Published {
     pub set: SetStatus,
     /// Speeds of running operations.
     pub rates: Vec<Rate>,
+    /// What copies of each kind can be expected to do, in bytes per second, where one was measured.
+    pub expected: Vec<(CopyKind, u64)>,
     /// What is counted of announcements of new marks to the durable bitmaps; goes on counting.
     pub announced: Arc<MessageCounts>,
     /// The parameters.

@@ -1,6 +1,7 @@
 //! Notices of the set as lines of the `events` file and of the log.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use super::handle::{Board, EVENTS_KEPT, EventRecord, Rate};
 use super::run::{Runner, now};
@@ -19,7 +20,7 @@ impl Runner {
     /// Tells people of a notice, unless they want to know less.
     pub(super) fn note(&mut self, notice: &Notice) {
         if let Notice::CopyEnded { op, .. } = notice {
-            self.speeds.end(*op);
+            self.speeds.end(*op, self.done_by(*op), Instant::now());
         }
         if level(notice) <= self.params.wbm_opcom_lvl() {
             record(&self.board, now(), notice, &self.set.status());

@@ -303,7 +303,7 @@ impl Runner {
         match dry_run {
             false => self.feed(Event::Command(ticket, command)),
             true => {
-                let answer = self.set.dry_run(command);
+                let answer = self.set.dry_run(command, &self.speeds.expected());
                 self.reply(&ticket, answer);
             }
         }
@@ -408,7 +408,8 @@ impl Runner {
             Effect::Flush(id, members) => self.flush(id, members),
             Effect::StartCopy(work) => {
                 let done = work.progress().done_bytes();
-                self.speeds.begin(work.op(), done, Instant::now());
+                let (op, kind) = (work.op(), work.kind());
+                self.speeds.begin(op, kind, done, Instant::now());
                 self.copier.start(work);
             }
             Effect::PauseCopy(op) => self.pause(op, true),
@@ -521,6 +522,7 @@ impl Runner {
             durability: last.durability,
             set: self.set.status(),
             rates: self.speeds.rates(),
+            expected: self.speeds.expected(),
             announced: Arc::clone(&last.announced),
             params: self.params.values(),
         };

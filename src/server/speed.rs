@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::Rate;
 use super::run::Runner;
-use crate::set::OpId;
+use crate::set::{CopyKind, OpId};
 
 const WINDOW: Duration = Duration::from_secs(30);
 /// Samples closer together than this tell nothing.
@@ -18,12 +18,19 @@ struct Track {
     left: u64,
     /// Whether the copy is held: then nothing is measured.
     held: bool,
+    /// When the copy began or went on, and what was done then.
+    stretch: Option<(Instant, u64)>,
+    kind: Option<CopyKind>,
+    /// Bytes and time of the stretches between the breaks that are over.
+    before: (u64, Duration),
 }
 
 /// The speeds of all running copies.
 #[derive(Debug, Default)]
 pub(super) struct Speeds {
     tracks: BTreeMap<OpId, Track>,
+    /// What the last copies of each kind did on average while they ran.
+    last: Vec<(CopyKind, u64)>,
 }
 
 impl Speeds {
@@ -33,19 +40,22 @@ impl Speeds {
     }
 
     /// A copy begins, or begins again, with so many bytes done.
-    pub(super) fn begin(&mut self, op: OpId, done: u64, now: Instant) {
+    pub(super) fn begin(&mut self, op: OpId, kind: CopyKind, done: u64, now: Instant) {
         let track = self.tracks.entry(op).or_default();
         *track = Track {
             samples: VecDeque::from([(now, done)]),
+            stretch: Some((now, done)),
+            kind: Some(kind),
             ..Track::default()
         };
     }
 
-    /// A copy is held: its speed is unknown until it has gone on for a while.
-    pub(super) fn hold(&mut self, op: OpId) {
+    /// A copy is held with so many bytes done: its speed is unknown until it has gone on for a while.
+    pub(super) fn hold(&mut self, op: OpId, done: u64, now: Instant) {
         if let Some(track) = self.tracks.get_mut(&op) {
+            track.before = track.moved(done, now);
+            (track.stretch, track.held) = (None, true);
             track.samples.clear();
-            track.held = true;
         }
     }
 
@@ -53,12 +63,37 @@ impl Speeds {
     pub(super) fn go_on(&mut self, op: OpId, done: u64, now: Instant) {
         if let Some(track) = self.tracks.get_mut(&op) {
             track.samples = VecDeque::from([(now, done)]);
-            track.held = false;
+            (track.stretch, track.held) = (Some((now, done)), false);
         }
     }
 
-    pub(super) fn end(&mut self, op: OpId) {
-        self.tracks.remove(&op);
+    /// A copy has ended with so many bytes done. One that was too short tells nothing of the next.
+    pub(super) fn end(&mut self, op: OpId, done: u64, now: Instant) {
+        let Some(track) = self.tracks.remove(&op) else {
+            return;
+        };
+        let (bytes, time) = track.moved(done, now);
+        let rate = per_second(bytes, time).filter(|rate| *rate > 0 && time >= PAUSE);
+        if let (Some(kind), Some(rate)) = (track.kind, rate) {
+            self.last.retain(|(other, _)| *other != kind);
+            self.last.push((kind, rate));
+        }
+    }
+
+    /// What a copy of each kind can be expected to do, in bytes per second: as the one that runs now, else
+    /// as the last one. A kind of which nothing was measured is left out.
+    pub(super) fn expected(&self) -> Vec<(CopyKind, u64)> {
+        let running = self.tracks.iter().filter_map(|(op, track)| {
+            let rate = track.rate(*op).bytes_per_second;
+            Some((track.kind?, rate.filter(|rate| *rate > 0)?))
+        });
+        let mut expected: Vec<(CopyKind, u64)> = running.collect();
+        for (kind, rate) in &self.last {
+            if !expected.iter().any(|(other, _)| other == kind) {
+                expected.push((*kind, *rate));
+            }
+        }
+        expected
     }
 
     /// Takes samples when it is time; says whether there is anything new. `progress` tells the bytes of an
@@ -103,6 +138,18 @@ impl Track {
         true
     }
 
+    /// Bytes and time since its begin, without the pauses.
+    fn moved(&self, done: u64, now: Instant) -> (u64, Duration) {
+        let (bytes, time) = self.before;
+        match self.stretch {
+            None => (bytes, time),
+            Some((since, was)) => (
+                bytes + done.saturating_sub(was),
+                time + now.duration_since(since),
+            ),
+        }
+    }
+
     /// Bytes per second over the window; unknown until two samples lie apart, no time to go at a standstill.
     fn rate(&self, op: OpId) -> Rate {
         let unknown = Rate {
@@ -113,12 +160,9 @@ impl Track {
         let (Some((from, a)), Some((to, b))) = (self.samples.front(), self.samples.back()) else {
             return unknown;
         };
-        let ms = u64::try_from(to.duration_since(*from).as_millis()).unwrap_or(u64::MAX);
-        if ms == 0 {
+        let Some(speed) = per_second(b.saturating_sub(*a), to.duration_since(*from)) else {
             return unknown;
-        }
-        let bytes = u128::from(b.saturating_sub(*a));
-        let speed = u64::try_from(bytes * 1000 / u128::from(ms)).unwrap_or(u64::MAX);
+        };
         let eta_s = (speed > 0).then(|| self.left.div_ceil(speed.max(1)));
         Rate {
             op,
@@ -132,11 +176,23 @@ impl Runner {
     /// Holds a copy or lets it go on, and its clock with it.
     pub(super) fn pause(&mut self, op: OpId, paused: bool) {
         self.copier.pause(op, paused);
-        match self.set.progress_of(op) {
-            Some((done, _)) if !paused => self.speeds.go_on(op, done, Instant::now()),
-            _ => self.speeds.hold(op),
+        let (now, done) = (Instant::now(), self.done_by(op));
+        match paused {
+            true => self.speeds.hold(op, done, now),
+            false => self.speeds.go_on(op, done, now),
         }
     }
+
+    /// Bytes that an operation has done.
+    pub(super) fn done_by(&self, op: OpId) -> u64 {
+        self.set.progress_of(op).map_or(0, |(done, _)| done)
+    }
+}
+
+fn per_second(bytes: u64, time: Duration) -> Option<u64> {
+    let ms = time.as_millis();
+    let rate = (u128::from(bytes) * 1000).checked_div(ms)?;
+    Some(u64::try_from(rate).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -149,7 +205,7 @@ mod tests {
         let mut track = Track {
             samples: VecDeque::from([(start, 0)]),
             left: 100,
-            held: false,
+            ..Track::default()
         };
         assert_eq!(track.rate(OpId(1)).bytes_per_second, None);
         track.samples.push_back((start + Duration::from_secs(2), 0));
@@ -180,7 +236,7 @@ mod tests {
     impl Clock {
         fn new() -> Self {
             let (mut speeds, now) = (Speeds::default(), Instant::now());
-            speeds.begin(OP, 0, now);
+            speeds.begin(OP, CopyKind::Full, 0, now);
             Self {
                 speeds,
                 now,
@@ -198,7 +254,7 @@ mod tests {
         }
 
         fn pause(&mut self) {
-            self.speeds.hold(OP);
+            self.speeds.hold(OP, self.done, self.now);
         }
 
         fn resume(&mut self) {
@@ -240,9 +296,41 @@ mod tests {
         clock.run(10, 8 * MB);
         let (done, now) = (clock.done, clock.now + Duration::from_secs(100));
         clock.now = now;
-        clock.speeds.begin(OP, done, now);
+        clock.speeds.begin(OP, CopyKind::Full, done, now);
         assert_eq!(clock.rate(), (None, None));
         clock.run(2, 8 * MB);
         assert_eq!(clock.rate().0, Some(8 * MB), "not what was done before");
+    }
+
+    #[test]
+    fn the_next_copy_is_expected_to_be_as_fast_as_the_last_without_its_pause() {
+        let mut clock = Clock::new();
+        assert_eq!(clock.speeds.expected(), [], "nothing was measured");
+        clock.run(5, 4 * MB);
+        assert_eq!(clock.speeds.expected(), [(CopyKind::Full, 4 * MB)]);
+        clock.pause();
+        clock.run(600, 0);
+        assert_eq!(clock.speeds.expected(), [], "a held copy tells nothing");
+        clock.resume();
+        clock.run(5, 2 * MB);
+        clock.speeds.end(OP, clock.done, clock.now);
+        assert_eq!(clock.speeds.expected(), [(CopyKind::Full, 3 * MB)]);
+        // One that moves nothing, and one that ends at once.
+        for (seconds, bytes) in [(60, 0), (0, MB)] {
+            clock
+                .speeds
+                .begin(OP, CopyKind::Full, clock.done, clock.now);
+            clock.run(seconds, 0);
+            clock
+                .speeds
+                .end(OP, clock.done + bytes, clock.now + Duration::from_millis(1));
+            assert_eq!(clock.speeds.expected(), [(CopyKind::Full, 3 * MB)]);
+        }
+        clock
+            .speeds
+            .begin(OP, CopyKind::Compare, clock.done, clock.now);
+        clock.run(1, 8 * MB);
+        let both = [(CopyKind::Compare, 8 * MB), (CopyKind::Full, 3 * MB)];
+        assert_eq!(clock.speeds.expected(), both);
     }
 }

@@ -245,6 +245,7 @@ fn published(
         durability: setup.durability,
         set: set.status(),
         rates: Vec::new(),
+        expected: Vec::new(),
         announced: Arc::default(),
         params: mounting.params,
     }

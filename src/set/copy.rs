@@ -56,6 +56,20 @@ impl CopyKind {
         }
     }
 
+    /// Seconds that so many bytes take at the speed that was measured for this kind, in bytes per second; a
+    /// full copy and a minicopy do the same work. `None` when neither was measured.
+    #[must_use]
+    pub fn eta(self, bytes: u64, expected: &[(Self, u64)]) -> Option<u64> {
+        let measured = |kind: Self| expected.iter().find(|(k, rate)| *k == kind && *rate > 0);
+        let like = match self {
+            Self::Full => Self::Mini,
+            Self::Mini => Self::Full,
+            other => other,
+        };
+        let (_, rate) = measured(self).or_else(|| measured(like))?;
+        Some(bytes.div_ceil(*rate))
+    }
+
     /// Its turn among copies that wait: what is done soonest and matters most comes first.
     #[must_use]
     pub(super) fn turn(self) -> u8 {

@@ -31,7 +31,7 @@ pub struct AttachPlan {
 
 impl AttachPlan {
     /// The plan as the answer of a dry run.
-    pub(super) fn answer(&self, text: String) -> Answer {
+    pub(super) fn answer(&self, text: String, expected: &[(CopyKind, u64)]) -> Answer {
         let verdict = match self.kind {
             CopyKind::Mini => "minicopy",
             CopyKind::Compare => "compare",
@@ -42,9 +42,15 @@ impl AttachPlan {
             ("reason", self.reason.clone()),
             ("bytes", self.bytes.to_string()),
             ("extents", self.extents.to_string()),
+            ("eta", eta_text(self.kind.eta(self.bytes, expected))),
         ];
         Answer { text, facts }
     }
+}
+
+/// Seconds to go, as answers show them.
+pub(super) fn eta_text(eta: Option<u64>) -> String {
+    eta.map_or_else(|| "-".to_owned(), |eta| eta.to_string())
 }
 
 impl ShadowSet {

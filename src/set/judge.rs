@@ -7,7 +7,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::{CopyKind, OpId, rate_text};
 use super::event::{Answer, Attach, Command, Tuning};
 use super::geometry::{Bytes, Geometry};
-use super::join::AttachPlan;
+use super::join::{AttachPlan, eta_text};
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::operation::OpState;
 use super::refusal::{Code, Refusal};
@@ -42,17 +42,23 @@ pub(super) struct MergePlan {
 }
 
 impl ShadowSet {
-    /// Says what a command would do, and does nothing.
+    /// Says what a command would do, and does nothing. `expected` tells in bytes per second what copies of a
+    /// kind do, where that was measured.
     ///
     /// # Errors
     /// The refusal that the command would get.
-    pub fn dry_run(&self, command: Command) -> Result<Answer, Refusal> {
+    pub fn dry_run(
+        &self,
+        command: Command,
+        expected: &[(CopyKind, u64)],
+    ) -> Result<Answer, Refusal> {
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::DryRunApart) {
-            return self.judge_alone(command).map(|judged| self.would(&judged));
+            let judged = self.judge_alone(command)?;
+            return Ok(self.would(&judged, expected));
         }
         let judged = self.judge(command)?;
-        Ok(self.would(&judged))
+        Ok(self.would(&judged, expected))
     }
 
     /// Decides whether a command may be carried out; what waits for something else can still fail later.
@@ -93,16 +99,17 @@ impl ShadowSet {
     }
 
     /// What would be done, as an answer.
-    fn would(&self, judged: &Judged) -> Answer {
+    fn would(&self, judged: &Judged, expected: &[(CopyKind, u64)]) -> Answer {
         let name = |id: &MemberId| self.members[id.index()].name.as_str();
         let (verdict, text) = match judged {
             Judged::Attach(attach, plan) => {
-                return plan.answer(format!("{} would be attached", attach.word));
+                let text = format!("{} would be attached", attach.word);
+                return plan.answer(text, expected);
             }
             Judged::Resize(geometry, _) => {
                 return self.growth_answer("the unit would have", self.geometry, *geometry);
             }
-            Judged::Merge(plan) => return self.merge_answer(plan),
+            Judged::Merge(plan) => return merge_answer(plan, expected),
             Judged::Limit(op, rate) => return limit_answer(*op, *rate),
             Judged::Tune(id, tuning) => return tuning_answer(name(id), *tuning),
             Judged::Detach(id, policy) => {
@@ -129,15 +136,16 @@ impl ShadowSet {
         };
         answer(verdict, text)
     }
+}
 
-    fn merge_answer(&self, plan: &MergePlan) -> Answer {
-        let (kind, bytes) = (plan.kind.name(), plan.map.stale_bytes());
-        let members = plan.others.len();
-        let text = format!("{kind} of {bytes} bytes into {members} members would begin");
-        answer(kind, text)
-            .with("bytes", &bytes.to_string())
-            .with("extents", &plan.map.runs().count().to_string())
-    }
+fn merge_answer(plan: &MergePlan, expected: &[(CopyKind, u64)]) -> Answer {
+    let (kind, bytes) = (plan.kind.name(), plan.map.stale_bytes());
+    let members = plan.others.len();
+    let text = format!("{kind} of {bytes} bytes into {members} members would begin");
+    answer(kind, text)
+        .with("bytes", &bytes.to_string())
+        .with("extents", &plan.map.runs().count().to_string())
+        .with("eta", &eta_text(plan.kind.eta(bytes, expected)))
 }
 
 fn limit_answer(op: OpId, rate: u64) -> Answer {

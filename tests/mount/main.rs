@@ -9,6 +9,7 @@
 
 mod bed;
 mod client;
+mod copies;
 mod crash;
 mod cut;
 mod cycles;

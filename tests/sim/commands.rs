@@ -127,7 +127,7 @@ impl World {
     /// What a dry run says; it leaves the set as it was, to the last bit.
     fn foretell(&self, command: &Command) -> Result<Result<Answer, Refusal>, Violation> {
         let before = format!("{:?}", self.set);
-        let answer = self.set.dry_run(command.clone());
+        let answer = self.set.dry_run(command.clone(), &[]);
         ensure!(
             before == format!("{:?}", self.set),
             "a dry run of {command:?} changes the set"

@@ -101,7 +101,7 @@ const SHOWN: &[(&str, &str)] = &[
     (
         "members/m3/plan",
         "verdict minicopy\nreason its bitmap tells what has changed\nbytes 131072\n\
-             extents 2\neta -\n",
+             extents 2\neta 2\n",
     ),
     (
         "members/m1/plan",

@@ -1,0 +1,97 @@
+//! Copies of a mounted unit: what is foretold of them, their speed, and their end by a command.
+
+use crate::bed::{MIB, REGION, Unit, eventually};
+
+/// A value of a group of `key value` lines.
+fn value(text: &str, key: &str) -> String {
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(key)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {key} in {text}"))
+        .to_owned()
+}
+
+fn number(text: &str, key: &str) -> u64 {
+    let value = value(text, key);
+    value.parse().unwrap_or_else(|_| panic!("{key} is {value}"))
+}
+
+/// Whether two numbers of bytes are equal within 1 %.
+fn are_close(foretold: u64, found: u64) -> bool {
+    foretold.abs_diff(found) * 100 <= found
+}
+
+#[test]
+fn a_copy_moves_what_was_foretold() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    for policy in ["full", "compare", "minicopy"] {
+        unit.detach("m2");
+        for region in [3, 4, 40, 100] {
+            let at = region * REGION;
+            unit.sh(&format!(
+                "printf {policy} | dd of=$U bs=1 seek={at} conv=notrunc status=none"
+            ));
+        }
+        let foretold = unit.accepted(&format!("attach m2 policy={policy} dry-run"));
+        assert_eq!(foretold.text("verdict"), policy);
+        let (bytes, extents) = (foretold.number("bytes"), foretold.number("extents"));
+        assert_eq!(extents, if policy == "minicopy" { 3 } else { 1 });
+        if policy == "minicopy" {
+            let plan = unit.read("members/m2/plan");
+            let planned = (number(&plan, "bytes"), number(&plan, "extents"));
+            assert_eq!(planned, (bytes, extents), "{plan}");
+        }
+        let run = unit.accepted(&format!("attach m2 policy={policy}"));
+        let op = unit.finished(run.number("operation"));
+        // A compare copy reads what was foretold, and writes what differs.
+        let found = match policy {
+            "compare" => op["done_bytes"].as_u64(),
+            _ => op["copied_bytes"].as_u64(),
+        };
+        assert!(are_close(bytes, found.expect("a number")), "{bytes}: {op}");
+    }
+    unit.stop_and_compare();
+}
+
+#[test]
+fn the_time_of_a_copy_is_foretold_by_the_last_one() {
+    let unit = Unit::new(2, 8 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    unit.detach("m2");
+    unit.sh("printf x | dd of=$U conv=notrunc status=none");
+    let foretold = |what: &str| unit.accepted(&format!("attach m2 policy={what} dry-run"));
+    assert_eq!(foretold("full").text("eta"), "-", "nothing was measured");
+    assert_eq!(value(&unit.read("members/m2/plan"), "eta"), "-");
+    unit.accepted("set copy_rate_max 4M");
+    let op = unit.accepted("attach m2 policy=full").number("operation");
+    unit.finished(op);
+    unit.detach("m2");
+    unit.sh("printf y | dd of=$U conv=notrunc status=none");
+    let eta = foretold("full").number("eta");
+    assert!((1..=8).contains(&eta), "8 MiB at 4 MiB/s, and {eta} s");
+    assert_eq!(foretold("minicopy").number("eta"), 1);
+    assert_eq!(number(&unit.read("members/m2/plan"), "eta"), 1);
+    assert_eq!(foretold("compare").text("eta"), "-", "another kind");
+}
+
+#[test]
+fn a_held_copy_has_no_speed() {
+    let unit = Unit::new(2, 8 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("set copy_rate_max 1M");
+    let op = unit.accepted("attach m2 policy=full").number("operation");
+    let progress = || unit.read(&format!("operations/{op}/progress"));
+    let speed = || (value(&progress(), "rate_bps"), value(&progress(), "eta_s"));
+    eventually("its speed is known", || speed().1 != "-");
+    unit.accepted(&format!("pause {op}"));
+    let unknown = ("-".to_owned(), "-".to_owned());
+    assert_eq!(speed(), unknown);
+    let status = unit.status();
+    assert!(status["operations"][0]["eta_s"].is_null(), "{status}");
+    unit.accepted("set copy_rate_max max");
+    assert_eq!(speed(), unknown, "as long as it is held");
+    unit.accepted(&format!("resume {op}"));
+    unit.finished(op);
+}
