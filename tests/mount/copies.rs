@@ -1,6 +1,7 @@
 //! Copies of a mounted unit: what is foretold of them, their speed, and their end by a command.
 
-use crate::bed::{MIB, REGION, Unit, eventually};
+use crate::bed::{MIB, REGION, Unit, Writers, eventually};
+use crate::hang::{Frozen, start, with_m2_elsewhere};
 
 /// A value of a group of `key value` lines.
 fn value(text: &str, key: &str) -> String {
@@ -94,4 +95,42 @@ fn a_held_copy_has_no_speed() {
     assert_eq!(speed(), unknown, "as long as it is held");
     unit.accepted(&format!("resume {op}"));
     unit.finished(op);
+}
+
+#[test]
+fn after_a_cancel_nothing_touches_the_target() {
+    let (mut unit, dir) = with_m2_elsewhere();
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=16 conv=notrunc status=none");
+    unit.accepted("detach m2 policy=none");
+    unit.accepted("set max_copies 0");
+    let op = unit.accepted("attach m2 policy=full").number("operation");
+    let frozen = Frozen::new(&unit, dir);
+    unit.accepted("set max_copies 1");
+    let pid = unit.pid();
+    let waiting = format!("cat /proc/{pid}/task/*/stat 2> /dev/null | grep -c ') D '; true");
+    let waiting = || unit.sh(&waiting).trim().parse::<u32>().expect("a number");
+    eventually("two steps write", || waiting() >= 2);
+    // They cannot end now; what the target holds when the answer comes is what it keeps.
+    let mut cancel = start(
+        &unit,
+        &format!(
+            "echo cancel {op} > $S/control; touch $D/ended; sha256sum < $D/slow/m2.img > $D/answered"
+        ),
+    );
+    let state = || unit.read(&format!("operations/{op}/state"));
+    eventually("it is taken", || state() == "cancelled\n");
+    // Their first writes wait for the regions of those steps.
+    let writers = Writers::start(&unit.file(), 2);
+    // A time to look, not to wait for: an answer that comes too early comes at once.
+    let early = unit.try_sh("timeout 2 bash -c 'until [ -e $D/ended ]; do :; done'");
+    assert_eq!(early.code, 124, "it is answered while its steps write");
+    drop(frozen);
+    assert!(cancel.wait().expect("ended").success());
+    assert_eq!(unit.state_of("m2"), "detached");
+    writers.go_on(20);
+    writers.stop();
+    unit.sh("sync $D/slow/m2.img; sha256sum < $D/slow/m2.img | cmp - $D/answered");
+    unit.accepted("set max_copies 2");
+    unit.minicopy("m2");
+    unit.stop_and_compare();
 }

@@ -43,10 +43,10 @@ fn what_lies_on_the_unit_cannot_become_its_member() {
 }
 
 /// A frozen file system: whoever writes to it waits until this value is dropped.
-struct Frozen<'a>(&'a Unit, String);
+pub(crate) struct Frozen<'a>(&'a Unit, String);
 
 impl<'a> Frozen<'a> {
-    fn new(unit: &'a Unit, dir: String) -> Self {
+    pub(crate) fn new(unit: &'a Unit, dir: String) -> Self {
         unit.sh(&format!("fsfreeze -f {dir}"));
         Self(unit, dir)
     }
@@ -60,7 +60,7 @@ impl Drop for Frozen<'_> {
 }
 
 /// A unit whose member m2 is on a file system of its own, with the directory of that.
-fn with_m2_elsewhere() -> (Unit, String) {
+pub(crate) fn with_m2_elsewhere() -> (Unit, String) {
     let mut unit = Plan::new(2, 16 * MIB).create();
     unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q $D/disk");
     let dir = unit.mount_device(&unit.path("disk").display().to_string(), "slow", "-o loop");
@@ -83,7 +83,7 @@ fn in_flight(unit: &Unit, connection: &str) -> u64 {
 }
 
 /// A script that runs beside the test.
-fn start(unit: &Unit, script: &str) -> Child {
+pub(crate) fn start(unit: &Unit, script: &str) -> Child {
     let mut command = unit.prepared("timeout");
     command.args(["-k", "5", "60", "bash", "-euc", script]);
     command.spawn().expect("timeout starts")
