@@ -244,6 +244,7 @@ impl Run {
             let fenced = pipeline.enter(range);
             let (requests, moved) = (pipeline.requests(), scratch.moved());
             let begun = Instant::now();
+            scratch.allow(STEP_BYTES.max(pipeline.geometry().region_bytes()));
             let outcomes = copy(pipeline, &fenced, &mut shares, &mut scratch);
             let hole = scratch.hole_at(range.end());
             this.lock().hole = hole.unwrap_or_default();
@@ -264,8 +265,7 @@ impl Run {
                 _ => BUSY_BYTES,
             };
             let mut shared = None;
-            this.wait(begun + done.step, || {
-                let since = begun.elapsed().saturating_sub(done.step);
+            this.wait(begun + done.step, |since| {
                 let own = this.rates(pipeline).pause(done);
                 own.max(this.share_of_node(&mut shared, done.bytes, since))
             });
@@ -300,11 +300,14 @@ impl Run {
 
     /// Lets applications go first, and keeps the rate, unless the copy has to end. The pause is asked for anew
     /// now and then: another rate holds at once.
-    fn wait(&self, since: Instant, mut pause: impl FnMut() -> Duration) {
+    fn wait(&self, since: Instant, mut pause: impl FnMut(Duration) -> Duration) {
         loop {
-            let left = pause().saturating_sub(since.elapsed());
+            let passed = since.elapsed();
+            let left = pause(passed).saturating_sub(passed);
             let state = self.lock();
-            if left.is_zero() || state.end.is_some() {
+            // Who waits behind the last step holds up the end of the copy.
+            let over = state.work.as_ref().is_none_or(|work| work.is_drained());
+            if left.is_zero() || over || state.end.is_some() {
                 return;
             }
             let waited = self.changed.wait_timeout(state, left.min(RATE_LOOK));
@@ -379,7 +382,6 @@ impl Run {
     }
 
     fn share(this: &Arc<Self>, step: CopyStep, runs: &HashMap<OpId, Arc<Self>>) -> Vec<Share> {
-        let lead = step.regions();
         let mut shares = vec![Share {
             run: Arc::clone(this),
             step,
@@ -388,7 +390,7 @@ impl Run {
             let mut state = run.lock();
             let may = state.may_begin() && run.due(&mut state).is_zero();
             let work = may.then_some(state.work.as_mut()).flatten();
-            if let Some(step) = work.and_then(|work| work.join(lead)) {
+            if let Some(step) = work.and_then(|work| work.join(&shares[0].step)) {
                 shares.push(Share {
                     run: Arc::clone(run),
                     step,
@@ -401,7 +403,7 @@ impl Run {
     /// Ends a step of which so many bytes were read, for this copy or for others that share it.
     fn finish(&self, step: CopyStep, outcome: Result<(), CopyEnd>, read: u64) {
         let mut state = self.lock();
-        state.debt.add(read.min(step.range().len()));
+        state.debt.add(read.min(step.bytes()));
         if let Some(work) = state.work.as_mut() {
             work.finish(step, outcome.is_ok());
         }
@@ -440,10 +442,16 @@ fn copy(
             continue;
         }
         let parts = (&mut lacking[..], piece.range);
-        if let Err(Unreadable) = copy_range(pipeline, fenced, &permit, parts, scratch) {
-            for target in lacking {
-                target.failed = Some(Failure::Source);
+        match copy_range(pipeline, fenced, &permit, parts, scratch) {
+            Ok(None) => {}
+            // What looked like a hole has data: no fence is held for so much of it.
+            Ok(Some(at)) => {
+                shares.iter_mut().for_each(|share| share.step.stop_at(at));
+                break;
             }
+            Err(Unreadable) => lacking
+                .into_iter()
+                .for_each(|target| target.failed = Some(Failure::Source)),
         }
     }
     let shares = shares.iter_mut().zip(targets);

@@ -14,6 +14,9 @@ use crate::set::{ByteRange, MemberId, MemberSet};
 /// Bytes that are compared, written, or told to be a hole as one.
 const PIECE: usize = 4096;
 
+/// Fewest bytes of zeros of a block device that are discarded in a target: each discard is a request of its own.
+const DISCARD: u64 = 64 << 10;
+
 /// Why a copy into a member failed.
 pub(super) enum Failure {
     /// The target could not be written.
@@ -60,6 +63,8 @@ pub(super) struct Scratch {
     hole: (u64, u64),
     /// Bytes that were read, ever.
     moved: u64,
+    /// A copy stops when that becomes so much.
+    most: u64,
 }
 
 impl Scratch {
@@ -72,7 +77,13 @@ impl Scratch {
             known: None,
             hole: (0, 0),
             moved: 0,
+            most: u64::MAX,
         }
+    }
+
+    /// From now on no more than so many bytes are read, but for the last part.
+    pub(super) fn allow(&mut self, bytes: u64) {
+        self.most = self.moved.saturating_add(bytes);
     }
 
     /// Bytes that were read from sources, ever.
@@ -111,12 +122,15 @@ impl Scratch {
             let at = range.start() + first;
             let hole = match source.store.finds_holes() {
                 true => self.hole(source, at),
-                false => Some(u64::MAX),
+                false => (end - first >= DISCARD).then_some(u64::MAX),
             };
             match hole {
                 Some(data) if first == 0 => return (end.min(data - at), true),
                 Some(_) => return (first, false),
-                None => from = end.min(self.end_of_data(source, at) - range.start()),
+                None if source.store.finds_holes() => {
+                    from = end.min(self.end_of_data(source, at) - range.start());
+                }
+                None => from = end,
             }
         }
         (len, false)
@@ -217,18 +231,22 @@ struct Source<'a> {
     store: &'a dyn Storage,
 }
 
-/// Copies one range, all of whose bytes are fenced, into these targets. What becomes of each is told in it.
+/// Copies one range, all of whose bytes are fenced, into these targets. What becomes of each is told in it. Gives the
+/// byte at which it has stopped, if it may read no more.
 pub(super) fn copy_range(
     pipeline: &Pipeline,
     fenced: &Fenced<'_>,
     permit: &WritePermit<'_>,
     (targets, range): (&mut [&mut Target], ByteRange),
     scratch: &mut Scratch,
-) -> Result<(), Unreadable> {
+) -> Result<Option<u64>, Unreadable> {
     let tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
     let live = fenced.live();
     let mut rest = Some(range);
     while let Some(range) = rest {
+        if scratch.moved >= scratch.most {
+            return Ok(Some(range.start()));
+        }
         let planned = live.view().plan_read(range, tried, |_| 0);
         let source = planned.and_then(|id| {
             let store = &**live.store(id)?;
@@ -250,9 +268,10 @@ pub(super) fn copy_range(
             .read_from(live, part, scratch.room.begin(part))
             .map_err(|_| Unreadable)?;
         scratch.moved += part.len();
+        scratch.hole = (0, 0);
         copy_read(permit, source, (targets, part), scratch);
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Gives the targets what was read of a part: zeros that are a hole of the source as a hole.

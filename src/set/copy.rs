@@ -218,7 +218,9 @@ pub struct CopyStep {
     regions: Regions,
     range: ByteRange,
     stale: Arc<WriteBitmap>,
-    /// What is copied of it.
+    /// The regions that it is for.
+    runs: Vec<Regions>,
+    /// What is copied of them.
     parts: Vec<Regions>,
     equal: u64,
     /// What the planted mistake takes for copied besides.
@@ -295,7 +297,26 @@ impl CopyStep {
     }
 
     fn look(&mut self) {
-        self.parts = self.stale.runs_in(self.regions);
+        let stale = |run: &Regions| self.stale.runs_in(*run);
+        self.parts = self.runs.iter().flat_map(stale).collect();
+    }
+
+    /// The bytes of its parts.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let geometry = self.stale.geometry();
+        let bytes = self.parts.iter().map(|run| geometry.bytes_of(*run).len());
+        bytes.sum()
+    }
+
+    /// Ends the step at a byte of the unit: what is not wholly before it stays stale.
+    pub fn stop_at(&mut self, at: u64) {
+        let end = at / self.stale.geometry().region_bytes();
+        let before = |run: &Regions| {
+            let (first, end) = (run.first().0, run.end().0.min(end));
+            (first < end).then(|| Regions::run(first, end))
+        };
+        self.parts = self.parts.iter().filter_map(before).collect();
     }
 
     /// So many bytes of its parts were found equal and not written.
@@ -403,18 +424,20 @@ impl CopyWork {
         }
         let regions = run?;
         self.cursor = regions.end().0;
-        Some(self.begin_step(regions))
+        let runs = self.bitmap.runs_in(regions);
+        Some(self.begin_step(regions, runs))
     }
 
-    /// A step beside that of another copy, in some of its regions and under its fence; `None` when nothing is stale
-    /// there, or when a step of this copy is on its way there.
-    pub fn join(&mut self, lead: Regions) -> Option<CopyStep> {
-        if self.under_way.iter().any(|run| run.overlaps(lead)) {
+    /// A step beside that of another copy, in some of the regions that it is for and under its fence; `None` when
+    /// nothing is stale there, or when a step of this copy is on its way there.
+    pub fn join(&mut self, lead: &CopyStep) -> Option<CopyStep> {
+        if self.under_way.iter().any(|run| run.overlaps(lead.regions)) {
             return None;
         }
-        let runs = self.bitmap.runs_in(lead);
-        let regions = runs.into_iter().reduce(Regions::join)?;
-        let step = self.begin_step(regions);
+        let stale = |run: &Regions| self.bitmap.runs_in(*run);
+        let runs: Vec<Regions> = lead.runs.iter().flat_map(stale).collect();
+        let regions = runs.iter().copied().reduce(Regions::join)?;
+        let step = self.begin_step(regions, runs);
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::SharedCursor) {
             let claimed = Some(Regions::run(0, regions.end().0));
@@ -429,8 +452,7 @@ impl CopyWork {
         let mut from = from;
         loop {
             let first = self.bitmap.next_run(from, 1)?.first().0;
-            let most = (budget(first * region_bytes) / region_bytes).max(1);
-            let run = self.gather(first, most)?;
+            let run = self.gather(first, |region| budget(region * region_bytes) / region_bytes)?;
             let busy = self.under_way.iter().filter(|busy| busy.overlaps(run));
             match busy.min_by_key(|busy| busy.first().0) {
                 None => return Some(run),
@@ -442,23 +464,28 @@ impl CopyWork {
         }
     }
 
-    /// Runs of at most so many stale regions together, and what lies between them.
-    fn gather(&self, first: u64, most: u64) -> Option<Regions> {
-        let reach = first + most.max(SPAN_MAX.min(most * SPAN));
-        let mut all = self.bitmap.next_run(first, most)?;
-        let mut left = most - all.count();
-        while left > 0 {
-            let next = self.bitmap.next_run(all.end().0, left);
+    /// Runs of stale regions near each other, together no more than there may be where each begins.
+    fn gather(&self, first: u64, most: impl Fn(u64) -> u64) -> Option<Regions> {
+        let at_first = most(first).max(1);
+        let reach = first + SPAN_MAX.min(at_first * SPAN);
+        let mut all = self.bitmap.next_run(first, at_first)?;
+        let mut taken = all.count();
+        while let Some(next) = self.bitmap.next_run(all.end().0, 1) {
+            let left = most(next.first().0).saturating_sub(taken);
+            let next = match left {
+                0 => None,
+                left => self.bitmap.next_run(next.first().0, left),
+            };
             let Some(next) = next.filter(|run| run.end().0 <= reach) else {
                 break;
             };
-            left -= next.count();
+            taken += next.count();
             all = all.join(next);
         }
         Some(all)
     }
 
-    fn begin_step(&mut self, regions: Regions) -> CopyStep {
+    fn begin_step(&mut self, regions: Regions, runs: Vec<Regions>) -> CopyStep {
         let geometry = self.geometry();
         self.under_way.push(regions);
         let range = geometry.bytes_of(regions);
@@ -473,7 +500,8 @@ impl CopyWork {
             regions,
             range,
             stale: self.bitmap.marks(),
-            parts: vec![regions],
+            parts: runs.clone(),
+            runs,
             equal: 0,
             #[cfg(debug_assertions)]
             claimed: None,
@@ -572,17 +600,59 @@ mod tests {
     }
 
     #[test]
+    fn the_budget_of_a_hole_is_for_the_hole_alone() {
+        let region = 65_024;
+        let budget = |at: u64| {
+            if at < region * 40 {
+                1 << 30
+            } else {
+                region * 2
+            }
+        };
+        // Two regions in a hole, and all behind it.
+        let mut work = work(127 * 300, &[(0, region * 2), (region * 40, region * 200)]);
+        let step = work.next_step(budget).expect("a run");
+        assert_eq!(step.regions(), Regions::run(0, 2));
+        assert_eq!(
+            work.next_step(budget).expect("a run").regions(),
+            Regions::run(40, 42)
+        );
+        // Every second region of a hole: no step takes them all.
+        let marks: Vec<_> = (0..150).map(|n| (n * 2 * region, 1)).collect();
+        let mut work = self::work(127 * 300, &marks);
+        let step = work.next_step(|_| 1 << 30).expect("a run");
+        assert!(step.regions().count() <= SPAN_MAX, "{:?}", step.regions());
+    }
+
+    #[test]
+    fn a_step_that_stops_leaves_the_rest_stale() {
+        let region = 65_024;
+        let mut work = work(127 * 8, &[(0, region * 3), (region * 5, 1)]);
+        let mut step = work.next_step(|_| region * 8).expect("a run");
+        assert_eq!(
+            (step.regions(), step.bytes()),
+            (Regions::run(0, 6), region * 4)
+        );
+        assert_eq!(step.parts().len(), 2);
+        step.stop_at(region * 2 + 1);
+        assert_eq!(step.bytes(), region * 2);
+        work.finish(step, true);
+        let rest = work.next_step(|_| region * 8).expect("the rest");
+        assert_eq!(
+            (rest.regions(), rest.bytes()),
+            (Regions::run(2, 6), region * 2)
+        );
+    }
+
+    #[test]
     fn what_two_copies_lack_is_read_once_and_each_drains_its_own() {
         let region = 65_024;
         let mut lead = work(127 * 8, &[(0, region * 4)]);
         let mut other = work(127 * 8, &[(region, 1), (region * 3, region * 5)]);
         let step = lead.next_step(|_| region * 4).expect("a run");
-        let joined = other.join(step.regions()).expect("it lacks some of it");
+        let joined = other.join(&step).expect("it lacks some of it");
         assert_eq!(joined.regions(), Regions::run(1, 4));
-        assert!(
-            other.join(step.regions()).is_none(),
-            "its own step is there"
-        );
+        assert!(other.join(&step).is_none(), "its own step is there");
         let own = other.next_step(|_| region * 8).expect("a run");
         assert_eq!(own.regions(), Regions::run(4, 8), "not what it has joined");
         let mut steps = [step, joined];

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use shadowset::set::{
-    ByteRange, CopyEnd, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId, Regions, View, pieces,
+    ByteRange, CopyEnd, CopyStep, CopyWork, Event, MemberId, MemberSet, OpId, View, pieces,
 };
 use shadowset::testing::memory::Value;
 
 use crate::storage::has_other_source;
-use crate::world::{BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, makes};
+use crate::world::{BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, makes, usize_of};
 
 /// Copy steps that run at once.
 const STEPS_MAX: usize = 3;
@@ -142,8 +142,8 @@ impl World {
             return false;
         };
         let id = self.next_id();
-        let (regions, range) = (step.regions(), step.range());
-        self.trace(&[id, regions.first().0]);
+        let range = step.range();
+        self.trace(&[id, step.regions().first().0]);
         let place = self.fences.enter(range.blocks());
         let target = self.copies[at].work.target();
         let image = &self.disks[target.index()].image;
@@ -154,7 +154,7 @@ impl World {
         };
         let view = makes!(CopyViewBeforeFence).then(|| self.pin());
         let mut shares = vec![Share::new(&self.copies[at].work, step)];
-        self.join(at, regions, &mut shares);
+        self.join(at, &mut shares);
         self.copies[at].steps.push(Step {
             id,
             range,
@@ -176,13 +176,14 @@ impl World {
     }
 
     /// Has other copies join a step, mostly.
-    fn join(&mut self, at: usize, regions: Regions, shares: &mut Vec<Share>) {
+    fn join(&mut self, at: usize, shares: &mut Vec<Share>) {
         for (other, copy) in self.copies.iter_mut().enumerate() {
             let may = other != at && !copy.paused && copy.end.is_none() && !copy.lost;
             if !may || !self.rng.chance(700) {
                 continue;
             }
-            if let Some(step) = copy.work.join(regions) {
+            let lead = shares[0].step.as_ref();
+            if let Some(step) = lead.and_then(|lead| copy.work.join(lead)) {
                 shares.push(Share::new(&copy.work, step));
             }
         }
@@ -249,6 +250,15 @@ impl World {
         let _marked = view.mark_copy(pieces.iter().map(|piece| piece.regions));
         for piece in pieces {
             todo.extend(blocks_of(piece.range).map(|block| (block, piece.steps.clone())));
+        }
+        // A step that reads more than it should stops, behind its first region at the earliest.
+        let region = REGION_BLOCKS * BLOCK;
+        if step.range.len() > region && self.rng.chance(100) {
+            let stop = step.range.start() + self.rng.between(region, step.range.len());
+            let steps = step.shares.iter_mut().filter_map(|s| s.step.as_mut());
+            steps.for_each(|step| step.stop_at(stop));
+            let end = usize_of(stop / region * REGION_BLOCKS);
+            todo.retain(|(block, _)| *block < end);
         }
         (step.todo, step.unread) = (todo.clone(), todo);
         let gone = |share: &Share| !view.seats().iter().any(|s| s.id == share.target);
