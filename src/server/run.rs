@@ -406,12 +406,7 @@ impl Runner {
             Effect::Hold => self.pipeline.gate().hold_for_growth(),
             Effect::Lift => self.lift(),
             Effect::Flush(id, members) => self.flush(id, members),
-            Effect::StartCopy(work) => {
-                let done = work.progress().done_bytes();
-                let (op, kind) = (work.op(), work.kind());
-                self.speeds.begin(op, kind, done, Instant::now());
-                self.copier.start(work);
-            }
+            Effect::StartCopy(work) => self.start_copy(work),
             Effect::PauseCopy(op) => self.pause(op, true),
             Effect::ResumeCopy(op) => self.pause(op, false),
             Effect::StopCopy(op) => self.copier.stop(op),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::Rate;
 use super::run::Runner;
-use crate::set::{CopyKind, OpId};
+use crate::set::{CopyKind, CopyWork, OpId};
 
 const WINDOW: Duration = Duration::from_secs(30);
 /// Samples closer together than this tell nothing.
@@ -173,6 +173,14 @@ impl Track {
 }
 
 impl Runner {
+    /// Lets a copy run, and its clock with it.
+    pub(super) fn start_copy(&mut self, work: Box<CopyWork>) {
+        let done = work.progress().done_bytes();
+        self.speeds
+            .begin(work.op(), work.kind(), done, Instant::now());
+        self.copier.start(work);
+    }
+
     /// Holds a copy or lets it go on, and its clock with it.
     pub(super) fn pause(&mut self, op: OpId, paused: bool) {
         self.copier.pause(op, paused);
