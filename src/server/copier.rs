@@ -329,7 +329,7 @@ impl Run {
                 return None;
             }
             let due = this.due(&mut state);
-            if state.may_begin() && !due.is_zero() {
+            if state.may_begin() && !(due.is_zero() && this.has_its_turn(&state)) {
                 // Readers may have drained what is left of a merge.
                 if state.work.as_ref()?.is_drained() {
                     this.changed.notify_all();
@@ -364,6 +364,13 @@ impl Run {
         self.progress.rate_max().min(of_node)
     }
 
+    /// Whether it may take part in one more step: what a step reads is known at its end, so a copy with a rate of
+    /// its own takes part in one at a time.
+    fn has_its_turn(&self, state: &State) -> bool {
+        let idle = || state.work.as_ref().is_none_or(|work| work.is_idle());
+        self.progress.rate_max() == UNLIMITED || idle()
+    }
+
     /// The time until it may take part in a step, as far as its own rate goes.
     fn due(&self, state: &mut State) -> Duration {
         state.debt.due(self.progress.rate_max(), Instant::now())
@@ -388,7 +395,8 @@ impl Run {
         }];
         for run in runs.values().filter(|run| !Arc::ptr_eq(run, this)) {
             let mut state = run.lock();
-            let may = state.may_begin() && run.due(&mut state).is_zero();
+            let due = run.due(&mut state);
+            let may = state.may_begin() && due.is_zero() && run.has_its_turn(&state);
             let work = may.then_some(state.work.as_mut()).flatten();
             if let Some(step) = work.and_then(|work| work.join(&shares[0].step)) {
                 shares.push(Share {
