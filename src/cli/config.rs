@@ -95,7 +95,7 @@ struct Member {
     #[serde(default = "read_cost_default")]
     read_cost: u32,
     #[serde(default)]
-    site: u32,
+    site: u8,
     io: Option<Spanned<String>>,
     protect: Option<Spanned<String>>,
 }
@@ -362,7 +362,7 @@ impl Source<'_> {
             path,
             scb,
             read_cost: m.read_cost,
-            site: m.site,
+            site: u32::from(m.site),
             io,
             protect: self.protect(m)?,
         })

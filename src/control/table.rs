@@ -421,7 +421,7 @@ pub static TABLE: &[Node] = &[
     ),
     operation(
         "operations/<n>/kind",
-        "full-copy, minicopy or merge.",
+        "full-copy, compare-copy, minicopy, merge or minimerge.",
         |_, o| o.kind.name().to_owned(),
     ),
     operation(

@@ -25,7 +25,7 @@ const RATE_LOOK: Duration = Duration::from_millis(100);
 /// When a copy comes again that has found another one at the rate of the node.
 const BUSY_NODE: Duration = Duration::from_millis(1);
 /// Most bytes of a step while applications ask for something: they wait for no longer one.
-const BUSY_BYTES: u64 = 8 * 127 * 512;
+const BUSY_BYTES: u64 = 4 * 127 * 512;
 /// Most bytes of a step through a hole of the source.
 const HOLE_BYTES: u64 = 1 << 30;
 

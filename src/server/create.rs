@@ -321,6 +321,11 @@ fn source(plans: &[Plan<'_>], from: Option<&str>, erase: bool) -> Result<Option<
             );
             return Err(Error::new(Code::NoSuchFile, text));
         }
+        if !erase {
+            let others = plans.iter().enumerate();
+            let others = others.filter(|(place, _)| Some(*place) != at);
+            others.map(|(_, plan)| plan).try_for_each(refuse_data)?;
+        }
         return Ok(at);
     }
     if plans.len() == 1 {
@@ -334,11 +339,22 @@ fn source(plans: &[Plan<'_>], from: Option<&str>, erase: bool) -> Result<Option<
             }
             let (name, path) = (&plan.member.name, plan.member.path.display());
             let text = format!("{name} is not blank ({path}), and the members would differ");
-            let hint = "`--from NAME` picks the member whose data wins, `--erase` overwrites";
+            let hint =
+                "`--from NAME --erase` takes the data of one member and overwrites the others";
             return Err(Error::new(Code::NotBlank, text).with_hint(hint));
         }
     }
     Ok(None)
+}
+
+/// Refuses an image that holds data which would be overwritten.
+fn refuse_data(plan: &Plan<'_>) -> Result<()> {
+    if plan.is_blank()? {
+        return Ok(());
+    }
+    let (name, path) = (&plan.member.name, plan.member.path.display());
+    let text = format!("{name} is not blank ({path}), and its data would be overwritten");
+    Err(Error::new(Code::NotBlank, text).with_hint("add `--erase` if nobody needs it"))
 }
 
 fn blocks(setup: &Setup, geometry: Geometry, source: Option<usize>) -> Vec<Scb> {

@@ -133,6 +133,9 @@ pub enum OfMember {
     Site,
 }
 
+/// The largest number of a site, of a member or of the node.
+pub const SITE_MAX: u32 = 255;
+
 impl OfMember {
     /// Member and parameter of a name such as `m1.read_cost`; none for the name of a parameter of the unit.
     ///
@@ -148,7 +151,7 @@ impl OfMember {
             let text = format!("members have no parameter {of_member}");
             Refusal::new(Code::NoSuchParameter, text)
                 .at(name)
-                .with_hint("members have read_cost and site")
+                .with_hint("members have read_cost and site; operations have rate_max, to be set")
         })?;
         Ok(Some((member, found)))
     }
@@ -158,14 +161,21 @@ impl OfMember {
     /// # Errors
     /// [`Code::Syntax`] or [`Code::OutOfRange`].
     pub fn tuning(self, name: &str, value: &str) -> Result<Tuning, Refusal> {
-        let number = digits(value).map(u32::try_from);
+        let most = match self {
+            Self::ReadCost => u32::MAX,
+            Self::Site => SITE_MAX,
+        };
+        let number = digits(value).map(|number| {
+            let number = u32::try_from(number).ok();
+            number.filter(|number| *number <= most)
+        });
         let wrong = |code| {
-            let text = format!("{name} takes 0 to {}, not {value}", u32::MAX);
+            let text = format!("{name} takes 0 to {most}, not {value}");
             Refusal::new(code, text).at(value)
         };
         let number = number
             .ok_or_else(|| wrong(Code::Syntax))?
-            .map_err(|_| wrong(Code::OutOfRange))?;
+            .ok_or_else(|| wrong(Code::OutOfRange))?;
         Ok(match self {
             Self::ReadCost => Tuning::ReadCost(number),
             Self::Site => Tuning::Site(number),

@@ -8,7 +8,7 @@ use crate::set::UNLIMITED;
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// While applications ask for something a copy waits so many times as long as its step has taken. With one
 /// time as long their slowest requests took twice as long again.
-const YIELD: u32 = 4;
+const YIELD: u32 = 8;
 const SECOND: u128 = 1_000_000_000;
 
 /// What a copy thread has done in a step, and what was asked of the unit meanwhile.
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_copy_gives_way_when_applications_are_there() {
         assert_eq!(pause(FREE, 7, 1 << 30, 0), 0);
-        assert_eq!(pause(FREE, 7, 1 << 30, 1), 28);
+        assert_eq!(pause(FREE, 7, 1 << 30, 1), 56);
         assert_eq!(pause(FREE, 7000, 1 << 40, 900), 100);
     }
 

@@ -490,3 +490,22 @@ fn an_attach_that_can_no_longer_end_well_is_not_waited_for() {
     assert_eq!(ran.out.lines().last(), Some("4"), "{ran:?}");
     assert!(unit.sh("cat waited").contains("was cancelled"));
 }
+
+#[test]
+fn create_overwrites_no_data_unless_told_to() {
+    let unit = Plan::new(2, 4 * MIB).create();
+    unit.sh("head -c 4M /dev/urandom > p1; head -c 4M /dev/urandom > p2; cp p2 kept");
+    let create = "create new --member a=$D/p1 --member b=$D/p2 --state-dir $D/s";
+    for from in ["", " --from a"] {
+        let refused = shadowset(&unit, 4, &format!("{create}{from}")).err;
+        assert!(
+            refused.contains("is not blank") && refused.contains("--erase"),
+            "{refused}"
+        );
+        unit.sh("cmp p2 kept; ! test -e p2.scb");
+    }
+    shadowset(&unit, 0, &format!("{create} --from a --erase"));
+    unit.sh("truncate -s 0 p3; truncate -s 4M p3; head -c 4M /dev/urandom > p4");
+    let create = "create other --member a=$D/p4 --member b=$D/p3 --state-dir $D/o --from a";
+    shadowset(&unit, 0, create);
+}

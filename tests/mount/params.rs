@@ -256,7 +256,7 @@ fn cost_and_site_of_a_member_are_set_and_kept() {
         ("set m9.site 3", "no-such-member ENOENT"),
         ("set m1.weight 3", "no-such-parameter ENOENT"),
         ("set m1.site x", "syntax EINVAL"),
-        ("set m1.site 4294967296", "out-of-range EINVAL"),
+        ("set m1.site 256", "out-of-range EINVAL"),
     ] {
         let refused = unit.command(command.as_bytes()).expect_err(command);
         assert!(
