@@ -327,8 +327,8 @@ pub fn become_io_flusher() -> io::Result<()> {
 }
 
 /// Has the C library get every allocation of so many bytes or more from the system for itself, and give it back when it
-/// is freed, if it can. Bitmaps are large, come and go, and are untouched in most places; once the first was freed
-/// the allocator would keep the memory of the others.
+/// is freed, if it can. Bitmaps are large, come and go; once the first was freed the allocator would keep the memory of the
+/// others.
 pub fn map_large_allocations(bytes: c_int) {
     #[cfg(target_env = "gnu")]
     // SAFETY: numbers only; the allocator changes its parameter under its lock.

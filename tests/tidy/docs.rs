@@ -64,21 +64,22 @@ pub(crate) fn help(help: &str, page: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// The table of parameters in the manual page is that of the program: each row is name, what it takes, default.
+/// The parameters in the manual page are those of the program: each is name, what it takes, default.
 pub(crate) fn params(rows: &[[String; 3]], page: &str) -> Vec<Finding> {
     let page = plain(page);
-    let described: Vec<Vec<&str>> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix(".It Va "))
-        .map(|row| row.split(" Ta ").take(3).collect())
-        .collect();
-    let missing = rows
+    let described = page.lines().filter_map(|line| line.strip_prefix(".It Va "));
+    let described: Vec<&str> = described.collect();
+    let rows = rows
         .iter()
-        .filter(|row| !described.contains(&row.iter().map(|c| &**c).collect()));
-    let missing = missing.map(|row| format!("parameter {} is missing", row.join(" Ta ")));
-    let names: Vec<&str> = rows.iter().map(|row| &*row[0]).collect();
-    let invented = described.iter().filter(|row| !names.contains(&row[0]));
-    let invented = invented.map(|row| format!("parameter {} does not exist", row[0]));
+        .map(|[name, takes, default]| format!("{name} Pq {takes}, default {default}"));
+    let rows: Vec<String> = rows.collect();
+    let name = |row: &str| row.split(' ').next().map(str::to_owned);
+    let missing = rows.iter().filter(|row| !described.contains(&row.as_str()));
+    let missing = missing.map(|row| format!("parameter {row} is missing"));
+    let known = |row: &&&str| rows.iter().any(|known| name(known) == name(row));
+    let invented = described.iter().filter(|row| !known(row));
+    let invented =
+        invented.map(|row| format!("parameter {} does not exist", name(row).unwrap_or_default()));
     missing
         .chain(invented)
         .map(|text| Finding::new(PAGE, 1, &text))
@@ -162,19 +163,20 @@ mod tests {
 
     #[test]
     fn params_fires() {
-        let page = ".It Va max_copies Ta 0 to 200 Ta 4 Ta Copies.\n.It Va gone Ta 1 Ta 1 Ta x\n";
+        let page =
+            ".It Va max_copies Pq 0 to 200, default 4\nCopies.\n.It Va gone Pq 1, default 1\n";
         let rows = [["max_copies", "0 to 200", "4"], ["priority", "0 to 9", "1"]];
         let rows = rows.map(|row| row.map(str::to_owned));
         let found = params(&rows, page);
         let expected = [
-            "parameter priority Ta 0 to 9 Ta 1 is missing",
+            "parameter priority Pq 0 to 9, default 1 is missing",
             "parameter gone does not exist",
         ];
         assert_eq!(texts(&found), expected);
-        let found = params(&rows[..1], &page.replace("Ta 4", "Ta 5"));
+        let found = params(&rows[..1], &page.replace("default 4", "default 5"));
         assert_eq!(
             texts(&found)[0],
-            "parameter max_copies Ta 0 to 200 Ta 4 is missing"
+            "parameter max_copies Pq 0 to 200, default 4 is missing"
         );
     }
 
