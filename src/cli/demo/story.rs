@@ -89,7 +89,7 @@ impl Demo {
     /// Mounts the unit.
     pub(super) fn mount(&mut self) -> Result<()> {
         self.site.undo.push(Undo::Unit);
-        self.shown(&["mount", CONFIG, MOUNT].map(OsStr::new))
+        self.shown(&["mount", CONFIG, MOUNT, "--log", "log"].map(OsStr::new))
             .map(drop)
     }
 
