@@ -41,7 +41,10 @@ impl ShadowSet {
         let state = &self.members[id.index()].state;
         let Some(departed) = state.departed() else {
             let text = format!("{name} is {}", state.name());
-            let hint = format!("take it out first: detach {name} policy=none");
+            let hint = match state.operation() {
+                Some(op) if !state.is_merging() => format!("end its copy first: cancel {op}"),
+                _ => format!("take it out first: detach {name} policy=none"),
+            };
             return Err(Refusal::new(Code::InUse, text).at(name).with_hint(hint));
         };
         let copying = matches!(departed.held, Held::WithCopier(_));

@@ -385,7 +385,8 @@ impl ShadowSet {
         };
         if self.members[id.index()].state.is_merging() {
             let text = format!("operation {op} is a merge, and a merge has to end");
-            return Err(Refusal::new(Code::MergePending, text));
+            let hint = "it may be held: pause it";
+            return Err(Refusal::new(Code::MergePending, text).with_hint(hint));
         }
         Ok(id)
     }

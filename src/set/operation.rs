@@ -82,7 +82,12 @@ impl ShadowSet {
             Some(s) if s == from => Ok(op),
             Some(s) if !s.is_over() => {
                 let text = format!("operation {op} is {}", s.name());
-                Err(Refusal::new(Code::StateChanged, text).at(op.to_string()))
+                let hint = match s {
+                    OpState::Queued => "it waits for its turn: see max_copies and priority",
+                    _ => "its state file says what it does now",
+                };
+                let refusal = Refusal::new(Code::StateChanged, text).at(op.to_string());
+                Err(refusal.with_hint(hint))
             }
             _ => Err(self.not_running(op)),
         }
@@ -158,7 +163,8 @@ impl ShadowSet {
         match self.operations.iter().find(|o| o.id == op) {
             Some(o) => {
                 let text = format!("operation {op} is {} already", o.state.name());
-                Refusal::new(Code::StateChanged, text).at(word)
+                let refusal = Refusal::new(Code::StateChanged, text).at(word);
+                refusal.with_hint("nothing can be done with an operation that has ended")
             }
             None => Refusal::new(Code::NoSuchOperation, format!("no operation {op}")).at(word),
         }

@@ -137,7 +137,9 @@ fn the_named_member_wins_and_the_others_are_copied() {
     place.image(0, 4 * MIB, false);
     place.image(1, 2 * MIB, false);
     let before = fs::read(&place.setup.members[0].path).expect("readable");
-    let created = create(&place.setup, Some("m2"), None, false).expect("created");
+    let refused = place.refused(Some("m2"), None, false);
+    assert_eq!(refused.code(), Code::NotBlank, "m1 would be overwritten");
+    let created = create(&place.setup, Some("m2"), None, true).expect("created");
     assert_eq!(created.geometry.size(), Bytes(2 * MIB));
     assert_eq!(
         place.states(),

@@ -141,8 +141,10 @@ fn members_have_a_cost_and_a_site() {
     let refusal = OfMember::find("m1.weight").expect_err("none");
     assert_eq!(refusal.code, Code::NoSuchParameter);
     let tuning = |value| OfMember::Site.tuning("m1.site", value);
-    assert_eq!(tuning("4294967295"), Ok(Tuning::Site(u32::MAX)));
-    for (value, code) in [("4294967296", Code::OutOfRange), ("-1", Code::Syntax)] {
+    assert_eq!(tuning("255"), Ok(Tuning::Site(255)));
+    let cost = OfMember::ReadCost.tuning("m1.read_cost", "4294967295");
+    assert_eq!(cost, Ok(Tuning::ReadCost(u32::MAX)));
+    for (value, code) in [("256", Code::OutOfRange), ("-1", Code::Syntax)] {
         assert_eq!(tuning(value).expect_err(value).code, code);
     }
 }
