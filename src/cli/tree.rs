@@ -155,7 +155,16 @@ impl Tree {
                 _ => self.wrong("open", "control", cause),
             })?;
         let written = control.write(text.as_bytes());
-        let answer = read_from_start(&control, ANSWER_BYTES_MAX).unwrap_or_default();
+        let answer = match (read_from_start(&control, ANSWER_BYTES_MAX), &written) {
+            (Ok(answer), _) => answer,
+            (Err(_), Err(_)) => String::new(),
+            (Err(cause), Ok(_)) => {
+                let says = format!("{subject}: the server has ended before its answer was read");
+                return Err(
+                    Error::io(says, cause).with_hint("mount the unit and look at its state")
+                );
+            }
+        };
         match (written, answer.split_once(' ').map(|(word, _)| word)) {
             (_, Some("error:")) => Err(refusal(text, &self.named(), &answer)),
             (Ok(_), Some("ok:")) => Ok(parse_answer(&answer)),
