@@ -234,8 +234,8 @@ fn growing(seed: u64, log: bool) -> World {
     World::with(rng, plan, seed, log)
 }
 
-/// Every seed holds where units grow. `SIM_GROWING_SEEDS` says how many: 6,072 do, the next one ends in a refusal behind
-/// three starts that were cut short with members absent, which nobody answers here.
+/// Every seed holds where units grow. `SIM_GROWING_SEEDS` says how many: of many thousands some end in a refusal
+/// behind starts that were cut short with members absent, which nobody answers here.
 #[test]
 fn seeds_hold_while_units_grow() {
     let seeds = number("SIM_GROWING_SEEDS").unwrap_or(GROWING_SEEDS);
@@ -268,8 +268,8 @@ fn needs_bad_blocks(mistake: shadowset::set::planted::Mistake) -> bool {
     )
 }
 
-/// Every seed holds where control blocks often cannot be written. `SIM_BAD_SEEDS` says how many: 18,422 do, the
-/// next one ends in a refusal behind two mounts that have parted, which nobody answers here.
+/// Every seed holds where control blocks often cannot be written. `SIM_BAD_SEEDS` says how many: of many
+/// thousands some end in a refusal behind mounts that have parted, which nobody answers here.
 #[test]
 fn seeds_hold_with_bad_blocks() {
     let seeds = number("SIM_BAD_SEEDS").unwrap_or(BAD_BLOCK_SEEDS);
