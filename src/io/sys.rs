@@ -1,7 +1,8 @@
 //! System calls that std lacks, as small safe functions.
 //!
 //! The only file with `unsafe`. Each function is one call: it checks nothing but its own arguments,
-//! decides nothing and keeps no state. What a call means for a member is told by its callers.
+//! decides nothing and keeps no state. What a call means for a member is told by its callers. Beside them
+//! stands [`lend`], for who may not come back from a call.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libc::{c_int, c_ulong, off64_t};
@@ -472,6 +474,47 @@ impl std::os::fd::AsFd for Signals {
     }
 }
 
+/// Bytes of a thread that is in [`lend`], for other threads to read meanwhile.
+#[derive(Clone, Debug)]
+pub struct Loan(Arc<Mutex<Option<Lent>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Lent {
+    bytes: *const u8,
+    len: usize,
+}
+
+// SAFETY: the pointer is read in Loan::with alone, where the bytes are borrowed still.
+unsafe impl Send for Lent {}
+
+/// Lets other threads read `bytes` until `during` returns: a thread that waits in a system call cannot hand
+/// on what it has only borrowed.
+pub fn lend<R>(bytes: &[u8], during: impl FnOnce(&Loan) -> R) -> R {
+    struct Revoke(Loan);
+    impl Drop for Revoke {
+        fn drop(&mut self) {
+            *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+    let lent = Lent {
+        bytes: bytes.as_ptr(),
+        len: bytes.len(),
+    };
+    let revoke = Revoke(Loan(Arc::new(Mutex::new(Some(lent)))));
+    during(&revoke.0)
+}
+
+impl Loan {
+    /// Reads the bytes, if they are lent still; the lender waits for the end of it.
+    pub fn with<R>(&self, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let lent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Lent { bytes, len } = (*lent)?;
+        // SAFETY: `lend` borrows the bytes until it has emptied this option under the lock that is held here,
+        // also when it unwinds; a slice's pointer and length are what they were taken from.
+        Some(read(unsafe { std::slice::from_raw_parts(bytes, len) }))
+    }
+}
+
 /// What a loop device is bound to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LoopStatus {
@@ -644,6 +687,26 @@ mod tests {
 
     use super::super::testing::eventually;
     use super::*;
+
+    #[test]
+    fn what_is_lent_can_be_read_until_the_lender_goes_on() {
+        let (lent_tx, lent) = crossbeam_channel::bounded(1);
+        let (go_tx, go) = crossbeam_channel::bounded::<()>(0);
+        let lender = std::thread::spawn(move || {
+            let bytes = vec![7; 4096];
+            lend(&bytes, |loan| {
+                lent_tx.send(loan.clone()).unwrap();
+                let _ = go.recv();
+            });
+        });
+        let loan = lent.recv().unwrap();
+        assert_eq!(loan.with(<[u8]>::to_vec), Some(vec![7; 4096]));
+        drop(go_tx);
+        lender.join().unwrap();
+        assert_eq!(loan.with(<[u8]>::len), None);
+        let unwound = std::panic::catch_unwind(|| lend(&[1], |loan| panic!("{loan:?}")));
+        assert!(unwound.is_err());
+    }
 
     #[test]
     fn poll_tells_which_descriptor_is_ready() {
