@@ -96,6 +96,8 @@ struct Member {
     read_cost: u32,
     #[serde(default)]
     site: u8,
+    #[serde(default)]
+    timeout: u16,
     io: Option<Spanned<String>>,
     protect: Option<Spanned<String>>,
 }
@@ -203,6 +205,7 @@ pub(super) fn members_of(
             scb,
             read_cost: cost,
             site: 0,
+            timeout: 0,
             io,
             protect: Protect::None,
         })
@@ -363,6 +366,7 @@ impl Source<'_> {
             scb,
             read_cost: m.read_cost,
             site: u32::from(m.site),
+            timeout: u32::from(m.timeout),
             io,
             protect: self.protect(m)?,
         })
@@ -445,6 +449,9 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
         let _ = writeln!(text, "read_cost = {}", m.read_cost);
         if m.site != 0 {
             let _ = writeln!(text, "site = {}", m.site);
+        }
+        if m.timeout != 0 {
+            let _ = writeln!(text, "timeout = {}", m.timeout);
         }
         if m.io == IoMode::Direct {
             let _ = writeln!(text, "io = \"direct\"");

@@ -104,7 +104,7 @@ fn of_member(members: &Value, name: &str) -> Value {
     let mut members = members.as_array().into_iter().flatten();
     let member = members.find(|member| member["name"] == name);
     let values = member.into_iter().flat_map(|member| {
-        ["read_cost", "site"].map(|key| (format!("{name}.{key}"), member[key].clone()))
+        ["read_cost", "site", "timeout"].map(|key| (format!("{name}.{key}"), member[key].clone()))
     });
     Value::Object(values.collect())
 }

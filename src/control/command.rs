@@ -54,6 +54,12 @@ pub static COMMANDS: &[Spec] = &[
         parse: release,
     },
     Spec {
+        verb: "abort",
+        syntax: "abort [dry-run]",
+        doc: "Wait no longer for members that do not answer: they are expelled, or requests fail.",
+        parse: |_| Ok(Request::Abort),
+    },
+    Spec {
         verb: "merge",
         syntax: "merge [full] [dry-run]",
         doc: "Make the other sources equal to the master: where writes may be in flight, or everywhere.",
@@ -104,14 +110,7 @@ pub static COMMANDS: &[Spec] = &[
 ];
 
 /// Verbs of the interface that this version does not know.
-const LATER: &[&str] = &[
-    "verify",
-    "stall",
-    "unstall",
-    "abort",
-    "reset-counters",
-    "dissolve",
-];
+const LATER: &[&str] = &["verify", "stall", "unstall", "reset-counters", "dissolve"];
 
 /// Parses what was written to `control`.
 ///

@@ -51,6 +51,8 @@ struct Member<'a> {
     bitmap: Option<String>,
     read_cost: u32,
     site: u32,
+    timeout: u32,
+    answers: bool,
     fingerprint: Option<String>,
     stats: Option<String>,
 }
@@ -135,6 +137,8 @@ impl<'a> Member<'a> {
             bitmap: m.bitmap.map(|id| id.to_string()),
             read_cost: m.read_cost,
             site: m.site,
+            timeout: m.timeout,
+            answers: m.answers,
             fingerprint: None,
             stats: None,
         }

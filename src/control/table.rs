@@ -315,6 +315,12 @@ pub static TABLE: &[Node] = &[
         m.site.to_string()
     })
     .stores(Store::Value),
+    member(
+        "members/<m>/timeout",
+        "Seconds without an answer after which it is expelled; 0 for member_timeout.",
+        |_, m| m.timeout.to_string(),
+    )
+    .stores(Store::Value),
     link(
         "members/<m>/bitmap",
         "The member's bitmap, where it has one.",

@@ -88,6 +88,8 @@ fn member(index: usize, state: &'static str, bitmap: Option<u32>) -> MemberStatu
         errors: 0,
         read_cost: 2,
         site: 0,
+        timeout: 0,
+        answers: true,
         bitmap: bitmap.map(BitmapId),
         departed: state == "detached",
         lost: None,

@@ -12,7 +12,7 @@ use fuser::{
 
 use super::handles::{Bell, Handles, Name, Open, OpenFile};
 use super::inode::{self, CONTROL_NAME, Inode, LONG, NOT_AT_ALL, Owner};
-use super::overflow::{Gate, OnEnd, Overflow};
+use super::overflow::{Busy, Gate, OnEnd, Overflow};
 use super::unit::Unit;
 use crate::control::{Attr, Kind, NodeRef, StoreOutcome, Stored, Tree};
 use crate::io::aligned::AlignedBuf;
@@ -184,30 +184,37 @@ impl Face {
         });
     }
 
-    /// Carries out a request that may take as long as a member likes.
-    pub(super) fn in_time(&self, job: impl FnOnce(&Unit) + Send + 'static) {
+    /// Carries out a request that may take as long as a member likes. What it is answered by has to let go of
+    /// the token, if it gets one: a member may hold the thread, and another one answer.
+    pub(super) fn in_time(&self, job: impl FnOnce(&Arc<Unit>, Option<Busy>) + Send + 'static) {
         match self.gate.enter() {
-            Some(_inside) => job(&self.unit),
+            Some(_inside) => job(&self.unit, None),
             None => self.elsewhere(job),
         }
     }
 
     /// Has a request carried out that takes long by its nature: no worker waits for it.
-    pub(super) fn elsewhere(&self, job: impl FnOnce(&Unit) + Send + 'static) {
+    pub(super) fn elsewhere(&self, job: impl FnOnce(&Arc<Unit>, Option<Busy>) + Send + 'static) {
         let unit = Arc::clone(&self.unit);
-        self.overflow.run(Box::new(move || job(&unit)));
+        self.overflow
+            .run(Box::new(move |busy| job(&unit, Some(busy))));
     }
 
     /// Writes to the unit.
     pub(super) fn write_unit(&self, at: u64, data: &[u8], reply: ReplyWrite) {
         if let Some(_inside) = self.gate.enter() {
-            return written(reply, self.unit.write(at, data));
+            return self.unit.write(at, data, |result| written(reply, result));
         }
         // The bytes are in the buffer of this worker, which goes on to its next request; only here
         // they have to be copied.
         let mut copy = AlignedBuf::zeroed(data.len());
         copy.copy_from_slice(data);
-        self.elsewhere(move |unit| written(reply, unit.write(at, &copy)));
+        self.elsewhere(move |unit, busy| {
+            unit.write(at, &copy, move |result| {
+                drop(busy);
+                written(reply, result);
+            });
+        });
     }
 
     /// Whether an inode may be given this size. Nothing is ever resized, but a size that says

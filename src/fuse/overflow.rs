@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// Most threads; more requests than this wait for one of them.
@@ -21,7 +21,30 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
 /// A request with all that its answer needs.
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(Busy) + Send>;
+
+/// A request that is not answered yet. Its thread may be held by a member when another one answers; then it
+/// counts no more.
+pub(super) struct Busy {
+    shared: Arc<Shared>,
+    by: ThreadId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.busy -= 1;
+        if thread::current().id() != self.by {
+            state.lost.push(self.by);
+            if let Err(error) = Shared::start(&self.shared, &mut state) {
+                tracing::warn!(%error, "no thread in place of one that a member holds");
+            }
+        }
+        if state.busy == 0 {
+            self.shared.quiet.notify_all();
+        }
+    }
+}
 
 /// How often the last worker lets the others go on before it hands a request over.
 const YIELDS: u32 = 32;
@@ -110,6 +133,8 @@ pub(super) struct Overflow {
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    /// Nothing is begun that is not answered.
+    quiet: Condvar,
     /// Called when a thread has failed.
     failed: OnEnd,
 }
@@ -119,7 +144,11 @@ struct State {
     queue: VecDeque<Job>,
     /// Threads that wait for work.
     idle: usize,
-    threads: Vec<JoinHandle<()>>,
+    /// Requests that have been begun and are not answered.
+    busy: usize,
+    threads: Vec<ThreadId>,
+    /// Those of them that members hold, while others have answered in their place.
+    lost: Vec<ThreadId>,
     ends: bool,
 }
 
@@ -135,6 +164,7 @@ impl Overflow {
         let shared = Shared {
             state: Mutex::default(),
             work: Condvar::new(),
+            quiet: Condvar::new(),
             failed,
         };
         Self {
@@ -146,80 +176,91 @@ impl Overflow {
     pub(super) fn run(&self, job: Job) {
         let mut state = self.shared.lock();
         state.queue.push_back(job);
-        if state.idle < state.queue.len() && state.threads.len() < THREADS_MAX {
-            match self.start(&mut state) {
-                Ok(()) => {}
-                // The threads that there are will come to it.
-                Err(error) if !state.threads.is_empty() => {
-                    tracing::warn!(%error, "a slow request waits for a thread");
+        if let Err(error) = Shared::start(&self.shared, &mut state) {
+            // The threads that there are will come to it.
+            tracing::warn!(%error, "a slow request waits for a thread");
+            if state.threads.is_empty() {
+                let job = state.queue.pop_back();
+                let job = job.map(|job| (job, Shared::begin(&self.shared, &mut state)));
+                drop(state);
+                if let Some((job, busy)) = job {
+                    job(busy);
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a request is carried out by the last worker");
-                    let job = state.queue.pop_back();
-                    drop(state);
-                    if let Some(job) = job {
-                        job();
-                    }
-                    return;
-                }
+                return;
             }
         }
         drop(state);
         self.shared.work.notify_one();
     }
-
-    fn start(&self, state: &mut State) -> std::io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let thread = thread::Builder::new()
-            .name("overflow".into())
-            .spawn(move || {
-                let _failure = Failure(&shared);
-                shared.work_on();
-            })?;
-        state.threads.push(thread);
-        Ok(())
-    }
 }
 
 impl Drop for Overflow {
-    /// Waits for the requests that are being carried out: no writer is left behind.
+    /// Waits until all requests are answered: no writer is left behind, but those that members hold.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
+        // The queue is empty when the last of those that were begun has seen to it.
+        while state.busy > 0 || !(state.queue.is_empty() || state.threads.is_empty()) {
+            let waited = self.shared.quiet.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
         state.ends = true;
-        let threads = std::mem::take(&mut state.threads);
         drop(state);
         self.shared.work.notify_all();
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread that served slow requests has failed");
-            }
-        }
     }
 }
 
 impl Shared {
+    /// Starts a thread if more requests wait than threads, and there may be one more.
+    fn start(this: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
+        let threads = state.threads.len() - state.lost.len();
+        if state.idle >= state.queue.len() || threads >= THREADS_MAX {
+            return Ok(());
+        }
+        let shared = Arc::clone(this);
+        let thread = thread::Builder::new()
+            .name("overflow".into())
+            .spawn(move || {
+                let _failure = Failure(&shared);
+                Self::work_on(&shared);
+            })?;
+        state.threads.push(thread.thread().id());
+        Ok(())
+    }
+
+    /// Counts a request as begun by this thread.
+    fn begin(this: &Arc<Self>, state: &mut State) -> Busy {
+        state.busy += 1;
+        Busy {
+            shared: Arc::clone(this),
+            by: thread::current().id(),
+        }
+    }
+
     /// Carries requests out until there has been none for a while.
-    fn work_on(&self) {
-        let mut state = self.lock();
+    fn work_on(this: &Arc<Self>) {
+        let mut state = this.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {
+                let busy = Self::begin(this, &mut state);
                 drop(state);
-                job();
-                state = self.lock();
+                job(busy);
+                state = this.lock();
+                let own = thread::current().id();
+                state.lost.retain(|other| *other != own);
                 continue;
             }
             if state.ends {
                 return;
             }
             state.idle += 1;
-            let waited = self.work.wait_timeout(state, IDLE);
+            let waited = this.work.wait_timeout(state, IDLE);
             let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = now;
             state.idle -= 1;
             if timeout.timed_out() && state.queue.is_empty() {
                 // Counted out under the lock that a new request is queued under.
                 let own = thread::current().id();
-                state.threads.retain(|other| other.thread().id() != own);
+                state.threads.retain(|other| *other != own);
                 return;
             }
         }
@@ -277,7 +318,7 @@ mod tests {
         let (go_tx, go) = bounded::<()>(0);
         for n in 0..THREADS_MAX + 9 {
             let (began, go) = (began_tx.clone(), go.clone());
-            overflow.run(Box::new(move || {
+            overflow.run(Box::new(move |_busy| {
                 began.send(n).expect("heard");
                 // Goes on when the other end is dropped.
                 let _ = go.recv();
@@ -300,7 +341,7 @@ mod tests {
         let (done_tx, done) = unbounded();
         for _ in 0..50 {
             let tell = done_tx.clone();
-            overflow.run(Box::new(move || {
+            overflow.run(Box::new(move |_busy| {
                 tell.send(thread::current().id()).expect("heard");
             }));
             done.recv_timeout(SOON).expect("done");
@@ -315,7 +356,7 @@ mod tests {
         let count = Arc::new(AtomicU64::new(0));
         for _ in 0..500 {
             let count = Arc::clone(&count);
-            overflow.run(Box::new(move || {
+            overflow.run(Box::new(move |_busy| {
                 count.fetch_add(1, Relaxed);
             }));
         }
@@ -324,11 +365,36 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_is_held_is_replaced_and_not_waited_for() {
+        let overflow = overflow();
+        let (held_tx, held) = unbounded();
+        let (go_tx, go) = bounded::<()>(0);
+        for _ in 0..THREADS_MAX {
+            let (held, go) = (held_tx.clone(), go.clone());
+            overflow.run(Box::new(move |busy| {
+                held.send(busy).expect("heard");
+                let _ = go.recv();
+            }));
+        }
+        let busy: Vec<Busy> = (0..THREADS_MAX)
+            .map(|_| held.recv_timeout(SOON).expect("begun"))
+            .collect();
+        let (done_tx, done) = bounded(1);
+        overflow.run(Box::new(move |_busy| done_tx.send(()).expect("heard")));
+        assert!(done.is_empty(), "there is no thread for it");
+        // Others have answered in their place.
+        drop(busy);
+        done.recv_timeout(SOON).expect("a thread more");
+        drop(overflow);
+        drop(go_tx);
+    }
+
+    #[test]
     fn a_failure_is_told() {
         let (tx, rx) = bounded(1);
         let failed: OnEnd = Arc::new(move || tx.send(()).expect("heard"));
         let overflow = Overflow::new(failed);
-        overflow.run(Box::new(|| panic!("on purpose")));
+        overflow.run(Box::new(|_busy| panic!("on purpose")));
         rx.recv_timeout(SOON).expect("told");
     }
 }

@@ -163,10 +163,13 @@ impl Filesystem for Face {
         self.attend();
         if ino.0 == UNIT {
             self.unit.used(fh.0);
-            return self.in_time(move |unit| {
-                unit.read(offset, size, |read| match read {
-                    Ok(bytes) => reply.data(bytes),
-                    Err(error) => reply.error(errno(error)),
+            return self.in_time(move |unit, busy| {
+                unit.read(offset, size, |read| {
+                    drop(busy);
+                    match read {
+                        Ok(bytes) => reply.data(bytes),
+                        Err(error) => reply.error(errno(error)),
+                    }
                 });
             });
         }
@@ -229,7 +232,11 @@ impl Filesystem for Face {
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.attend();
         if ino.0 == UNIT {
-            return self.elsewhere(move |unit| empty(reply, unit.flush()));
+            return self.elsewhere(move |unit, busy| {
+                let flushed = unit.flush();
+                drop(busy);
+                empty(reply, flushed);
+            });
         }
         reply.ok();
     }
@@ -246,7 +253,12 @@ impl Filesystem for Face {
     ) {
         self.attend();
         if ino.0 == UNIT {
-            return self.elsewhere(move |unit| empty(reply, unit.fallocate(offset, length, mode)));
+            return self.elsewhere(move |unit, busy| {
+                unit.fallocate((offset, length, mode), |result| {
+                    drop(busy);
+                    empty(reply, result);
+                });
+            });
         }
         reply.error(Errno::EOPNOTSUPP);
     }
@@ -264,7 +276,7 @@ impl Filesystem for Face {
         if ino.0 != UNIT {
             return reply.error(Errno::ENXIO);
         }
-        self.in_time(move |unit| match unit.seek(offset, whence) {
+        self.in_time(move |unit, _busy| match unit.seek(offset, whence) {
             Ok(found) => reply.offset(found),
             Err(error) => reply.error(errno(error)),
         });
@@ -287,7 +299,12 @@ impl Filesystem for Face {
         if (ino_in.0, ino_out.0) != (UNIT, UNIT) {
             return reply.error(Errno::EXDEV);
         }
-        self.elsewhere(move |unit| written(reply, unit.copy(offset_in, offset_out, len)));
+        self.elsewhere(move |unit, busy| {
+            unit.copy((offset_in, offset_out, len), |result| {
+                drop(busy);
+                written(reply, result);
+            });
+        });
     }
 
     fn poll(

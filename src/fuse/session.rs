@@ -286,13 +286,21 @@ impl Mount {
                     }
                     outcome = outcome.and(opened);
                 }
-                Some(News::WorkerEnded) if self.is_mounted() => {
+                Some(News::WorkerEnded) if self.is_mounted() || self.has_only_lost() => {
                     let deadline = Instant::now() + LAST_WORKERS;
                     self.deadline.get_or_insert(deadline);
                 }
                 Some(News::WorkerEnded) => {}
                 Some(News::Ended(end)) => return outcome.and(self.end(end)),
-                None if self.deadline.is_some_and(|at| Instant::now() >= at) => {
+                None if self.is_late() && self.has_only_lost() => {
+                    tracing::warn!(
+                        unit = self.unit,
+                        "members hold threads: they are left behind"
+                    );
+                    self.is_quiet = true;
+                    return outcome;
+                }
+                None if self.is_late() => {
                     let text = format!("a worker of {} has failed; see the log", self.unit);
                     return Err(Error::new(Code::Io, text));
                 }
@@ -359,6 +367,17 @@ impl Mount {
             }
             Err(error) => tracing::warn!(unit, %error, "cannot be unmounted"),
         }
+    }
+
+    /// Whether the other workers should have ended by now.
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Whether the mount has ended, and the workers that have not are held by members. All requests are answered
+    /// then: the kernel has none left.
+    fn has_only_lost(&self) -> bool {
+        !self.is_mounted() && self.handle.pipeline().has_lost_threads()
     }
 
     /// Whether the kernel still lists our mount; when it cannot be asked, it may.

@@ -14,8 +14,6 @@ use crate::server::{Errno, Handle};
 
 /// Most bytes of one read or write request.
 pub(super) const REQUEST_BYTES: u32 = 1 << 20;
-/// Most bytes that one copy_file_range moves; the caller asks again.
-const COPY_BYTES: u64 = 16 << 20;
 
 thread_local! {
     /// What a thread reads into: kept between requests.
@@ -97,8 +95,13 @@ impl Unit {
         }
     }
 
-    /// Reads into the thread's buffer and hands the bytes on; nothing is allocated for a request.
-    pub(super) fn read(&self, at: u64, size: u32, then: impl FnOnce(Result<&[u8], Errno>)) {
+    /// Reads into the thread's buffer and hands the bytes on; no buffer is allocated for a request.
+    pub(super) fn read(
+        &self,
+        at: u64,
+        size: u32,
+        then: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) {
         let size = size as usize;
         BUFFER.with_borrow_mut(|buffer| {
             let least = size.max(REQUEST_BYTES as usize);
@@ -106,21 +109,43 @@ impl Unit {
             if buffer.len() < size {
                 *buffer = AlignedBuf::zeroed(size);
             }
-            let read = self.handle.pipeline().read(at, &mut buffer[..size]);
-            then(read.map(|n| &buffer[..n]));
+            let pipeline = self.handle.pipeline();
+            pipeline.read_then(at, &mut buffer[..size], Box::new(then));
         });
     }
 
     /// Writes; what lies behind the end is left out, and a write that begins there is refused.
-    pub(super) fn write(&self, at: u64, data: &[u8]) -> Result<u32, Errno> {
+    pub(super) fn write(
+        self: &Arc<Self>,
+        at: u64,
+        data: &[u8],
+        then: impl FnOnce(Result<u32, Errno>) + Send + 'static,
+    ) {
         let room = self.size().saturating_sub(at);
         let len = data.len().min(usize::try_from(room).unwrap_or(usize::MAX));
         if len == 0 && !data.is_empty() {
-            return Err(Errno(libc::ENOSPC));
+            return then(Err(Errno(libc::ENOSPC)));
         }
-        self.handle.pipeline().write(at, &data[..len])?;
-        self.touch();
-        u32::try_from(len).map_err(|_| Errno(libc::EINVAL))
+        let then = move |written: Result<(), Errno>| {
+            let bytes = u32::try_from(len).map_err(|_| Errno(libc::EINVAL));
+            then(written.and(bytes));
+        };
+        let pipeline = self.handle.pipeline();
+        pipeline.write_then(at, &data[..len], self.touching(then));
+    }
+
+    /// As `then`, and notes the time of a change before.
+    fn touching(
+        self: &Arc<Self>,
+        then: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) -> Box<dyn FnOnce(Result<(), Errno>) + Send> {
+        let unit = Arc::clone(self);
+        Box::new(move |changed| {
+            if changed.is_ok() {
+                unit.touch();
+            }
+            then(changed);
+        })
     }
 
     /// Makes everything durable.
@@ -129,15 +154,18 @@ impl Unit {
     }
 
     /// fallocate(2).
-    pub(super) fn fallocate(&self, at: u64, len: u64, mode: i32) -> Result<(), Errno> {
+    pub(super) fn fallocate(
+        self: &Arc<Self>,
+        (at, len, mode): (u64, u64, i32),
+        then: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) {
         let pipeline = self.handle.pipeline();
-        match plan_fallocate(self.size(), at, len, mode)? {
-            Space::Nothing => return Ok(()),
-            Space::Allocate(len) => pipeline.allocate(at, len)?,
-            Space::Zero(len, how) => pipeline.zero(at, len, how)?,
+        match plan_fallocate(self.size(), at, len, mode) {
+            Err(error) => then(Err(error)),
+            Ok(Space::Nothing) => then(Ok(())),
+            Ok(Space::Allocate(len)) => pipeline.allocate_then(at, len, self.touching(then)),
+            Ok(Space::Zero(len, how)) => pipeline.zero_then(at, len, how, self.touching(then)),
         }
-        self.touch();
-        Ok(())
     }
 
     /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
@@ -153,19 +181,27 @@ impl Unit {
     }
 
     /// copy_file_range(2) inside the unit; fewer bytes than asked for are copied when they are many.
-    pub(super) fn copy(&self, from: u64, to: u64, len: u64) -> Result<u32, Errno> {
+    pub(super) fn copy(
+        self: &Arc<Self>,
+        (from, to, len): (u64, u64, u64),
+        then: impl FnOnce(Result<u32, Errno>) + Send + 'static,
+    ) {
         let size = self.size();
         let (source, room) = (size.saturating_sub(from), size.saturating_sub(to));
-        let len = len.min(source).min(COPY_BYTES);
+        let len = len.min(source);
         if len == 0 {
-            return Ok(0);
+            return then(Ok(0));
         }
         if room == 0 {
-            return Err(Errno(libc::ENOSPC));
+            return then(Err(Errno(libc::ENOSPC)));
         }
-        let copied = self.handle.pipeline().copy(from, to, len.min(room))?;
-        self.touch();
-        u32::try_from(copied).map_err(|_| Errno(libc::EOVERFLOW))
+        let unit = Arc::clone(self);
+        let then = move |copied: Result<u64, Errno>| {
+            let copied = copied.inspect(|_| unit.touch());
+            then(copied.and_then(|n| u32::try_from(n).map_err(|_| Errno(libc::EOVERFLOW))));
+        };
+        let pipeline = self.handle.pipeline();
+        pipeline.copy_then((from, to, len.min(room)), then);
     }
 }
 

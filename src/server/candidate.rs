@@ -1,20 +1,28 @@
 //! Candidates: images that an attach has opened and looked at, before the set decides.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::Message;
+use super::departure::have_returned;
 use super::immutable::Flag;
+use super::pipeline::Pipeline;
 use super::run::Runner;
 use super::setup::{Protect, default_scb};
 use crate::error::Error;
-use crate::io::{Identity, Image, IoMode, fingerprint, image, immutable, scb_file};
+use crate::io::{Identity, Image, IoMode, Storage, fingerprint, image, immutable, scb_file};
 use crate::set::assess::ScbFound;
 use crate::set::scb::{Lineage, PATH_BYTES_MAX, check_name};
 use crate::set::{
     Attach, AttachPolicy, Bytes, CandidateId, Code, Joiner, MemberId, Refusal, Said, Scb, Stamp,
+    calls_are_out,
 };
+
+/// How long the look at an image waits for calls that are on their way back.
+const CALLS: Duration = Duration::from_secs(2);
 
 /// An attach as it was typed.
 #[derive(Debug)]
@@ -47,6 +55,8 @@ struct Known {
     protected: bool,
     /// The immutable flag of its image.
     flag: Flag,
+    /// Calls of its image that may be under way still.
+    calls: Option<Weak<dyn Storage>>,
     /// Why it cannot be attached.
     refusal: Option<Refusal>,
 }
@@ -115,6 +125,7 @@ pub(super) struct Look {
     set: Uuid,
     lineage: Lineage,
     state_dir: PathBuf,
+    pipeline: Arc<Pipeline>,
     /// The device number of the unit's own mount.
     mount: Option<u64>,
     /// Size of the unit.
@@ -186,6 +197,11 @@ impl Look {
 
     fn look_at_member(&self, known: &Known) -> Looked {
         self.check_recursion(&known.path)?;
+        // The last ones return in a moment, mostly; if they do not, the set refuses.
+        let returned = |calls: &Weak<_>| have_returned(&self.pipeline, calls, Some(CALLS));
+        if !known.calls.as_ref().is_none_or(returned) {
+            return Err(calls_are_out(&known.name));
+        }
         let block = self.block(&known.scb)?.filter(|b| b.member == known.uuid);
         let image = known.open(block.as_ref(), self.wish.dry_run);
         let image = image.map_err(|e| refusal(&e))?;
@@ -311,6 +327,7 @@ impl Runner {
                 covers: member.state.departed().and_then(|d| d.covers),
                 protected: seat.protect == Protect::Immutable,
                 flag: seat.flag.clone(),
+                calls: seat.calls.clone(),
                 refusal: self.set.attachable(id).err(),
             })
         });
@@ -320,6 +337,7 @@ impl Runner {
             set: self.identity.set,
             lineage: self.identity.lineage.clone(),
             state_dir: self.identity.state_dir.clone(),
+            pipeline: Arc::clone(&self.pipeline),
             mount: self.board.mount(),
             unit: self.set.geometry().size(),
         }

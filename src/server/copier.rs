@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::Message;
-use super::pipeline::{Fenced, Pipeline, is_of_medium};
-use super::step::{Failure, Scratch, Target, Unreadable, copy_range};
+use super::pipeline::{Fenced, Pipeline, WritePermit};
+use super::rescue::Held;
+use super::results::is_of_medium;
+use super::step::{Failure, Hold, Scratch, Stop, Target, copy_range};
 use super::throttle::{self, Debt, Done, Rates};
 use crate::io::node_rate::NodeRate;
-use crate::set::{CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Progress, UNLIMITED, pieces};
+use crate::set::{
+    CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Piece, Progress, UNLIMITED, pieces,
+};
 
 /// Most bytes of a step: 32 regions of 127 blocks.
 const STEP_BYTES: u64 = 32 * 127 * 512;
@@ -60,6 +64,7 @@ struct State {
 
 /// One running copy.
 struct Run {
+    op: OpId,
     target: MemberId,
     progress: Arc<Progress>,
     /// What all copies share with those of other units.
@@ -71,6 +76,14 @@ struct Run {
     messages: Sender<Message>,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// Steps of copies that share a fence, the first leading, with the permission to write their targets.
+pub(super) struct Step {
+    permit: WritePermit,
+    shares: Vec<Share>,
+    /// What they lack.
+    pieces: Vec<Piece>,
 }
 
 /// A step of one of the copies that share a fence.
@@ -98,6 +111,7 @@ impl Copier {
     pub(super) fn start(&mut self, work: Box<CopyWork>) {
         let (op, kind) = (work.op(), work.kind());
         let run = Arc::new(Run {
+            op,
             target: work.target(),
             progress: work.progress(),
             node_rate: self.node_rate.clone(),
@@ -119,7 +133,7 @@ impl Copier {
         lock(&self.runs).insert(op, Arc::clone(&run));
         // Held until all threads are counted, so that the first cannot take itself for the last.
         let mut state = run.lock();
-        self.deepen(op, &run, &mut state);
+        Run::deepen(&run, &self.pipeline, &mut state);
         if state.threads == 0 {
             let reason = "no thread could be started".to_owned();
             state.end = Some(CopyEnd::SourceFailed(reason));
@@ -127,25 +141,13 @@ impl Copier {
         }
     }
 
-    /// Starts the threads that a copy may have and has not.
-    fn deepen(&self, op: OpId, run: &Arc<Run>, state: &mut State) {
-        while state.threads < self.pipeline.copy_depth() {
-            let (run, pipeline) = (Arc::clone(run), Arc::clone(&self.pipeline));
-            let thread = std::thread::Builder::new().name(format!("copy-{op}"));
-            if let Err(error) = thread.spawn(move || Run::work(&run, &pipeline)) {
-                return tracing::error!(%op, %error, "no thread for a copy");
-            }
-            state.threads += 1;
-        }
-    }
-
     /// Has all copies do as many steps at once as they may now.
     pub(super) fn follow_depth(&self) {
-        for (op, run) in lock(&self.runs).iter() {
+        for run in lock(&self.runs).values() {
             let mut state = run.lock();
             // One without threads is on its way back.
             if state.threads > 0 {
-                self.deepen(*op, run, &mut state);
+                Run::deepen(run, &self.pipeline, &mut state);
             }
             drop(state);
             run.changed.notify_all();
@@ -232,29 +234,50 @@ impl Run {
         self.changed.notify_all();
     }
 
+    /// Starts the threads that a copy may have and has not.
+    fn deepen(this: &Arc<Self>, pipeline: &Arc<Pipeline>, state: &mut State) {
+        while state.threads < pipeline.copy_depth() {
+            let (run, pipeline) = (Arc::clone(this), Arc::clone(pipeline));
+            let thread = std::thread::Builder::new().name(format!("copy-{}", this.op));
+            if let Err(error) = thread.spawn(move || Self::work(&run, &pipeline)) {
+                return tracing::error!(op = %this.op, %error, "no thread for a copy");
+            }
+            state.threads += 1;
+        }
+    }
+
+    /// Goes on without a thread that a member holds: it is counted out, and another one takes its place.
+    fn replace_thread(this: &Arc<Self>, pipeline: &Arc<Pipeline>) {
+        let mut state = this.lock();
+        state.threads -= 1;
+        if state.end.is_none() {
+            Self::deepen(this, pipeline, &mut state);
+        }
+        state.give_back(&this.messages);
+    }
+
     /// Copies steps until there are none or the copy has to end; the last thread gives the work back.
-    fn work(this: &Arc<Self>, pipeline: &Pipeline) {
+    fn work(this: &Arc<Self>, pipeline: &Arc<Pipeline>) {
         let mut scratch = Scratch::new(STEP_BYTES as usize);
         let mut leave = Leave {
             run: this,
             counted: true,
         };
-        while let Some(mut shares) = Self::next(this, pipeline, &mut leave) {
+        while let Some(shares) = Self::next(this, pipeline, &mut leave) {
             let range = shares[0].step.range();
             let fenced = pipeline.enter(range);
             let (requests, moved) = (pipeline.requests(), scratch.moved());
             let begun = Instant::now();
             scratch.allow(STEP_BYTES.max(pipeline.geometry().region_bytes()));
-            let outcomes = copy(pipeline, &fenced, &mut shares, &mut scratch);
+            let step = Step::begin(shares, fenced);
+            let Some((step, outcomes)) = step.copy(pipeline, &mut scratch) else {
+                leave.counted = false;
+                return;
+            };
             let hole = scratch.hole_at(range.end());
             this.lock().hole = hole.unwrap_or_default();
             // Under the fence: a mark of a later epoch must come after this clear (I1).
-            for (share, outcome) in shares.into_iter().zip(outcomes) {
-                share
-                    .run
-                    .finish(share.step, outcome, scratch.moved() - moved);
-            }
-            drop(fenced);
+            step.finish(outcomes, scratch.moved() - moved);
             let done = Done {
                 step: begun.elapsed(),
                 bytes: scratch.moved() - moved,
@@ -408,14 +431,15 @@ impl Run {
         shares
     }
 
-    /// Ends a step of which so many bytes were read, for this copy or for others that share it.
-    fn finish(&self, step: CopyStep, outcome: Result<(), CopyEnd>, read: u64) {
+    /// Ends a step of which so many bytes were read, for this copy or for others that share it. One that was cut
+    /// short is taken again.
+    fn finish(&self, step: CopyStep, outcome: Outcome, read: u64) {
         let mut state = self.lock();
         state.debt.add(read.min(step.bytes()));
         if let Some(work) = state.work.as_mut() {
-            work.finish(step, outcome.is_ok());
+            work.finish(step, matches!(outcome, Outcome::Copied));
         }
-        if let Err(end) = outcome {
+        if let Outcome::Ends(end) = outcome {
             state.end.get_or_insert(end);
         }
         state.give_back(&self.messages);
@@ -423,23 +447,103 @@ impl Run {
     }
 }
 
-/// Copies what steps that share a fence lack, and tells what came of each.
-fn copy(
-    pipeline: &Pipeline,
-    fenced: &Fenced<'_>,
-    shares: &mut [Share],
-    scratch: &mut Scratch,
-) -> Vec<Result<(), CopyEnd>> {
-    let pieces = pieces(shares.iter_mut().map(|share| &mut share.step));
-    let permit = fenced.permit_copy(pieces.iter().map(|piece| piece.regions));
-    let writers = fenced.live().view().writers();
-    let mut targets: Vec<Target> = shares
-        .iter()
-        .map(|share| Target {
+/// What came of a step.
+enum Outcome {
+    Copied,
+    /// The copy has to end.
+    Ends(CopyEnd),
+    /// Nothing is known of what the target has got.
+    CutShort,
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut step = f.debug_struct("Step");
+        step.field("shares", &self.shares.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Step {
+    /// Looks at what the steps lack, under the fence that they share.
+    fn begin(mut shares: Vec<Share>, fenced: Fenced) -> Self {
+        let pieces = pieces(shares.iter_mut().map(|share| &mut share.step));
+        let permit = fenced.permit_copy(pieces.iter().map(|piece| piece.regions));
+        Self {
+            permit,
+            shares,
+            pieces,
+        }
+    }
+
+    pub(super) fn permit(&self) -> &WritePermit {
+        &self.permit
+    }
+
+    /// Whether another source has what a member does not give; not of a member that is written.
+    pub(super) fn has_other(&self, member: MemberId) -> bool {
+        self.permit.live().view().is_one_of_sources(member)
+    }
+
+    /// Ends it in place of a thread that a member holds.
+    pub(super) fn give_back(self, pipeline: &Arc<Pipeline>) {
+        let lead = self.shares.first().map(|share| Arc::clone(&share.run));
+        for share in self.shares {
+            share.run.finish(share.step, Outcome::CutShort, 0);
+        }
+        drop(self.permit);
+        if let Some(lead) = lead {
+            Run::replace_thread(&lead, pipeline);
+        }
+    }
+
+    /// Copies what its shares lack, and tells what came of each; nothing when another thread has ended it.
+    fn copy(mut self, pipeline: &Pipeline, scratch: &mut Scratch) -> Option<(Self, Vec<Outcome>)> {
+        let writers = self.permit.live().view().writers();
+        let target = |share: &Share| Target {
             failed: (!writers.contains(share.run.target)).then_some(Failure::Gone),
             ..Target::new(share.run.target, share.run.compares)
-        })
-        .collect();
+        };
+        let mut targets: Vec<Target> = self.shares.iter().map(target).collect();
+        let pieces = std::mem::take(&mut self.pieces);
+        let mut hold = Hold::new(pipeline, Held::Step(self));
+        let stopped_at = copy_pieces(&mut hold, &pieces, &mut targets, scratch);
+        let Held::Step(mut step) = hold.into_held() else {
+            return None;
+        };
+        // What looked like a hole has data: no fence is held for so much of it.
+        if let Some(at) = stopped_at {
+            step.shares
+                .iter_mut()
+                .for_each(|share| share.step.stop_at(at));
+        }
+        let shares = step.shares.iter_mut().zip(targets);
+        let outcomes = shares.map(|(share, target)| {
+            share.step.found_equal(target.equal);
+            let ends = |failure| Outcome::Ends(end_by(failure));
+            target.failed.map_or(Outcome::Copied, ends)
+        });
+        let outcomes = outcomes.collect();
+        Some((step, outcomes))
+    }
+
+    /// Ends the steps with what came of each, then the fence.
+    fn finish(self, outcomes: Vec<Outcome>, read: u64) {
+        for (share, outcome) in self.shares.into_iter().zip(outcomes) {
+            share.run.finish(share.step, outcome, read);
+        }
+        drop(self.permit);
+    }
+}
+
+/// Copies pieces into those of the targets that lack them. Gives the byte at which it has stopped, if it may
+/// read no more. When another thread has taken what is held, nothing counts.
+fn copy_pieces(
+    hold: &mut Hold<'_>,
+    pieces: &[Piece],
+    targets: &mut [Target],
+    scratch: &mut Scratch,
+) -> Option<u64> {
     for piece in pieces {
         let lacks = |(place, target): &(usize, &mut Target)| {
             piece.steps.contains(place) && target.failed.is_none()
@@ -449,25 +553,16 @@ fn copy(
         if lacking.is_empty() {
             continue;
         }
-        let parts = (&mut lacking[..], piece.range);
-        match copy_range(pipeline, fenced, &permit, parts, scratch) {
+        match copy_range(hold, (&mut lacking[..], piece.range), scratch) {
             Ok(None) => {}
-            // What looked like a hole has data: no fence is held for so much of it.
-            Ok(Some(at)) => {
-                shares.iter_mut().for_each(|share| share.step.stop_at(at));
-                break;
-            }
-            Err(Unreadable) => lacking
+            Ok(Some(at)) => return Some(at),
+            Err(Stop::Replaced) => return None,
+            Err(Stop::Unreadable) => lacking
                 .into_iter()
                 .for_each(|target| target.failed = Some(Failure::Source)),
         }
     }
-    let shares = shares.iter_mut().zip(targets);
-    let outcomes = shares.map(|(share, target)| {
-        share.step.found_equal(target.equal);
-        target.failed.map_or(Ok(()), |failure| Err(end_by(failure)))
-    });
-    outcomes.collect()
+    None
 }
 
 /// How a copy ends whose target has failed.

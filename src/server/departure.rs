@@ -4,20 +4,24 @@
 //! thread. It must not decide anything: without a stamp a departure is as good, only without evidence.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
 use super::Message;
 use super::immutable;
+use super::pipeline::Pipeline;
 use super::run::Runner;
 use super::setup::Protect;
 use crate::io::lease::Lease;
-use crate::io::{Identity, fingerprint};
+use crate::io::{Identity, Storage, fingerprint};
 use crate::set::{Event, MemberId, MemberState, Stamp};
 
 /// How long the answer to a command waits for an image that has left; it was flushed just before.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether calls have returned, beside when one has.
+const CALLS: Duration = Duration::from_millis(50);
 
 /// What a look on a thread of its own has found, if that answers in time.
 fn in_time(look: impl FnOnce() -> Result<Stamp, String> + Send + 'static) -> Result<Stamp, String> {
@@ -29,11 +33,38 @@ fn in_time(look: impl FnOnce() -> Result<Stamp, String> + Send + 'static) -> Res
     stamp.unwrap_or_else(|e| Err(e.to_string()))
 }
 
+/// Waits until no call of an image is under way, or for so long; says whether there is none.
+pub(super) fn have_returned(
+    pipeline: &Pipeline,
+    calls: &Weak<dyn Storage>,
+    at_most: Option<Duration>,
+) -> bool {
+    let begun = Instant::now();
+    while calls.strong_count() > 0 {
+        if at_most.is_some_and(|most| begun.elapsed() >= most) {
+            return false;
+        }
+        pipeline.watch.pause(CALLS);
+    }
+    true
+}
+
 impl Runner {
+    /// Tells the set of members whose calls have all returned, whoever was to tell it.
+    pub(super) fn notice_returns(&mut self) {
+        for id in (0..self.seats.len()).filter_map(MemberId::new) {
+            let calls = &mut self.seats[id.index()].calls;
+            if calls.take_if(|calls| calls.strong_count() == 0).is_some() {
+                self.feed(Event::Quiet(id));
+            }
+        }
+    }
+
     /// Lets go of a member's storage. Who left on purpose is stamped before the answer and while its image
     /// is still locked; who was expelled may not answer, and is stamped when it does.
     pub(super) fn close(&mut self, id: MemberId) {
         let store = self.stores[id.index()].take();
+        let calls = store.as_ref().map(Arc::downgrade);
         let member = &self.set.members()[id.index()];
         let detached = matches!(member.state, MemberState::Detached(_));
         let seat = &mut self.seats[id.index()];
@@ -52,10 +83,14 @@ impl Runner {
             });
             return self.keep_stamp(id, stamp);
         }
-        let messages = self.messages.clone();
+        self.seats[id.index()].calls.clone_from(&calls);
+        let (messages, pipeline) = (self.messages.clone(), Arc::clone(&self.pipeline));
         let look = move || {
             // The lock of one that was expelled must not keep it out.
             drop(store);
+            // Calls that nobody waits for may write it until they return.
+            let _ = calls.is_none_or(|calls| have_returned(&pipeline, &calls, None));
+            let _ = messages.send(Message::Event(Event::Quiet(id)));
             drop(messages.send(Message::Stamped(id, turn, look())));
         };
         if let Err(error) = std::thread::Builder::new().name("stamp".into()).spawn(look) {

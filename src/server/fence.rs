@@ -3,7 +3,7 @@
 //! First come, first served among overlapping ranges, so a copy step cannot be starved by
 //! applications nor the other way round; ranges that do not overlap never wait for each other (I9).
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::set::BlockRange;
 
@@ -96,10 +96,48 @@ impl Default for Fence {
 
 impl Fence {
     /// Waits until no earlier holder overlaps the range, then holds it.
-    pub fn acquire(&self, range: BlockRange) -> FenceGuard<'_> {
+    pub fn acquire(self: &Arc<Self>, range: BlockRange) -> FenceGuard {
         let mut gate = self.lock();
         let place = gate.table.enter(range);
+        self.wait(gate, place, || false);
+        FenceGuard {
+            fence: Arc::clone(self),
+            place,
+        }
+    }
+
+    /// As [`Self::acquire`], unless it has to wait and `gives_up`; that is asked again after [`Self::rouse`].
+    pub fn acquire_unless(
+        self: &Arc<Self>,
+        range: BlockRange,
+        gives_up: impl Fn() -> bool,
+    ) -> Option<FenceGuard> {
+        let mut gate = self.lock();
+        let place = gate.table.enter(range);
+        let held = self.wait(gate, place, gives_up);
+        let guard = FenceGuard {
+            fence: Arc::clone(self),
+            place,
+        };
+        held.then_some(guard)
+    }
+
+    /// Has all who wait ask whether they give up.
+    pub fn rouse(&self) {
+        drop(self.lock());
+        self.freed.notify_all();
+    }
+
+    fn wait(
+        &self,
+        mut gate: MutexGuard<'_, Gate>,
+        place: u64,
+        gives_up: impl Fn() -> bool,
+    ) -> bool {
         while !gate.table.may_pass(place) {
+            if gives_up() {
+                return false;
+            }
             gate.waiting += 1;
             gate = self
                 .freed
@@ -107,7 +145,7 @@ impl Fence {
                 .unwrap_or_else(PoisonError::into_inner);
             gate.waiting -= 1;
         }
-        FenceGuard { fence: self, place }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, Gate> {
@@ -115,15 +153,16 @@ impl Fence {
     }
 }
 
-/// A held range; dropping it frees the range.
+/// A held range; dropping it frees the range. Any thread may do that: who waits for a member that does not
+/// answer cannot.
 #[derive(Debug)]
 #[must_use = "the range is free again when this is dropped"]
-pub struct FenceGuard<'a> {
-    fence: &'a Fence,
+pub struct FenceGuard {
+    fence: Arc<Fence>,
     place: u64,
 }
 
-impl Drop for FenceGuard<'_> {
+impl Drop for FenceGuard {
     fn drop(&mut self) {
         let mut gate = self.fence.lock();
         gate.table.leave(self.place);
@@ -168,8 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_may_give_up() {
+        let (fence, dead) = (Arc::new(Fence::default()), AtomicU32::new(0));
+        let held = fence.acquire(range(0, 4));
+        let gives_up = || dead.load(Ordering::SeqCst) > 0;
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| fence.acquire_unless(range(3, 4), gives_up).is_some());
+            while fence.lock().waiting == 0 {
+                std::thread::yield_now();
+            }
+            dead.store(1, Ordering::SeqCst);
+            fence.rouse();
+            assert!(!waits.join().expect("no panic"));
+        });
+        let free = fence.acquire_unless(range(4, 1), gives_up);
+        assert!(free.is_some(), "nobody is in its way");
+        drop((held, free));
+        assert!(fence.lock().table.is_empty());
+    }
+
+    #[test]
     fn no_two_threads_hold_one_block() {
-        let (fence, inside) = (Fence::default(), AtomicU32::new(0));
+        let (fence, inside) = (Arc::new(Fence::default()), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for thread in 0..4u64 {
                 let (fence, inside) = (&fence, &inside);

@@ -61,6 +61,8 @@ pub enum Request {
         /// Everywhere.
         full: bool,
     },
+    /// Wait no longer for members that do not answer.
+    Abort,
     /// Delete an unused bitmap.
     DeleteBitmap(BitmapId),
     /// Hold an operation.
@@ -274,7 +276,7 @@ impl Handle {
 
     /// The data path.
     #[must_use]
-    pub fn pipeline(&self) -> &Pipeline {
+    pub fn pipeline(&self) -> &Arc<Pipeline> {
         &self.pipeline
     }
 }

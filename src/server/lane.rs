@@ -1,28 +1,65 @@
 //! Lanes: one thread per member for what takes long on a device, so that members flush at once.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
-use super::pipeline::{Results, Stores};
+use super::pipeline::Stores;
+use super::results::{Results, given_up, not_open};
+use super::watch::Time;
 use crate::io::Storage;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{MemberId, MemberSet};
 
 type Job = Box<dyn FnOnce() + Send>;
+/// Called once with what became of a flush.
+type Report = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// The lanes of a unit. A lane's thread starts with its first job and ends with the unit.
+/// Which members are flushed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) all: MemberSet,
+    /// Those that are not even asked, since they answer nobody: for them it has failed.
+    pub(super) lost: MemberSet,
+}
+
+/// The lanes of a unit. A lane's thread starts with its first job and ends with the unit, or when its member
+/// is given up.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: [Mutex<Option<Sender<Job>>>; MEMBERS_MAX],
+    lanes: [Arc<Mutex<Lane>>; MEMBERS_MAX],
+}
+
+#[derive(Default)]
+struct Lane {
+    jobs: Option<Sender<Job>>,
+    last: u64,
+    /// Who waits for which flush, and since when.
+    waiting: VecDeque<(u64, Time, Report)>,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut lane = f.debug_struct("Lane");
+        lane.field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    fn take(&mut self, number: u64) -> Option<Report> {
+        let place = self.waiting.iter().position(|(n, ..)| *n == number)?;
+        self.waiting.remove(place).map(|(.., report)| report)
+    }
 }
 
 impl Lanes {
-    /// Flushes the members at once and waits for all of them.
-    pub(super) fn flush(&self, stores: Stores, members: MemberSet) -> Results {
+    /// Flushes the members at once and waits for all of them, or until those that do not answer are given up.
+    pub(super) fn flush(&self, stores: Stores, members: Asked, now: Time) -> Results {
         let (sender, outcomes) = bounded(MEMBERS_MAX);
-        self.start(stores, members, move |id, outcome| {
+        self.start(stores, members, now, move |id, outcome| {
             let _ = sender.send((id, outcome));
         });
         let mut results = Results::default();
@@ -36,12 +73,13 @@ impl Lanes {
     pub(super) fn flush_later(
         &self,
         stores: Stores,
-        members: MemberSet,
+        members: Asked,
+        now: Time,
         done: impl FnOnce(MemberSet) + Send + 'static,
     ) {
-        assert!(!members.is_empty(), "I2: a flush of no member");
-        let batch = Mutex::new((members.len(), Results::default(), Some(done)));
-        self.start(stores, members, move |id, outcome| {
+        assert!(!members.all.is_empty(), "I2: a flush of no member");
+        let batch = Mutex::new((members.all.len(), Results::default(), Some(done)));
+        self.start(stores, members, now, move |id, outcome| {
             let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
             let (left, results, done) = &mut *batch;
             results.add(id, outcome);
@@ -58,16 +96,33 @@ impl Lanes {
     fn start(
         &self,
         mut stores: Stores,
-        members: MemberSet,
+        members: Asked,
+        now: Time,
         report: impl Fn(MemberId, io::Result<()>) + Send + Sync + 'static,
     ) {
         let report = Arc::new(report);
-        for id in members.iter() {
+        for id in members.all.iter() {
+            if members.lost.contains(id) {
+                report(id, Err(given_up()));
+                continue;
+            }
             let (store, report) = (stores[id.index()].take(), Arc::clone(&report));
+            let number = {
+                let mut lane = lock(&self.lanes[id.index()]);
+                lane.last += 1;
+                let number = lane.last;
+                let report = Box::new(move |outcome| report(id, outcome));
+                lane.waiting.push_back((number, now, report));
+                number
+            };
+            let lane = Arc::clone(&self.lanes[id.index()]);
             let job: Job = Box::new(move || {
                 let outcome = flush(store.as_deref());
                 drop(store);
-                report(id, outcome);
+                let report = lock(&lane).take(number);
+                if let Some(report) = report {
+                    report(outcome);
+                }
             });
             if let Err(job) = self.run(id, job) {
                 job();
@@ -75,30 +130,58 @@ impl Lanes {
         }
     }
 
+    /// When the oldest flush of each member began that has not ended.
+    pub(super) fn oldest(&self) -> [Option<Time>; MEMBERS_MAX] {
+        let oldest = |at: usize| {
+            lock(&self.lanes[at])
+                .waiting
+                .front()
+                .map(|(_, since, _)| *since)
+        };
+        std::array::from_fn(oldest)
+    }
+
+    /// Nobody waits any longer for the flushes of a member: they count as failed. The thread that is in one
+    /// ends with it.
+    pub(super) fn give_up(&self, id: MemberId) {
+        let given_back = {
+            let mut lane = lock(&self.lanes[id.index()]);
+            if !lane.waiting.is_empty() {
+                lane.jobs = None;
+            }
+            std::mem::take(&mut lane.waiting)
+        };
+        for (.., report) in given_back {
+            report(Err(given_up()));
+        }
+    }
+
     /// Runs a job on the member's lane. Gives the job back when no thread can be had.
     fn run(&self, id: MemberId, job: Job) -> Result<(), Job> {
-        let mut lane = self.lanes[id.index()]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if lane.is_none() {
+        let mut lane = lock(&self.lanes[id.index()]);
+        if lane.jobs.is_none() {
             let (sender, jobs) = unbounded::<Job>();
             let name = format!("lane-{}", id.index());
             let work = move || jobs.into_iter().for_each(|job| job());
             if std::thread::Builder::new().name(name).spawn(work).is_err() {
                 return Err(job);
             }
-            *lane = Some(sender);
+            lane.jobs = Some(sender);
         }
-        match &*lane {
+        match &lane.jobs {
             Some(sender) => sender.send(job).map_err(|back| back.0),
             None => Err(job),
         }
     }
 }
 
+fn lock(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn flush(store: Option<&dyn Storage>) -> io::Result<()> {
     match store {
         Some(store) => store.flush(),
-        None => Err(io::Error::other("the member is not open")),
+        None => Err(not_open()),
     }
 }

@@ -5,6 +5,7 @@
 
 mod admission;
 mod candidate;
+mod change;
 mod copier;
 pub mod create;
 mod departure;
@@ -21,7 +22,10 @@ mod merging;
 mod message_mode;
 pub mod params;
 pub mod pipeline;
+mod reading;
 mod record;
+mod rescue;
+mod results;
 mod roster;
 mod run;
 mod seat;
@@ -33,6 +37,9 @@ mod step;
 mod streams;
 mod throttle;
 mod tune;
+mod verification;
+mod waiting;
+mod watch;
 
 pub use handle::{Done, EventRecord, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};

@@ -99,6 +99,10 @@ params! {
     CopyDepth = "copy_depth", number(1, 8, "steps"), 2;
     /// Time after which a command that has not ended is given up, with nothing changed.
     CommandTimeout = "command_timeout", number(1, 3600, "seconds"), 30;
+    /// Time without an answer after which a member is expelled, if another source answers; 0 at the first error.
+    MemberTimeout = "member_timeout", number(0, 65_535, "seconds"), 20;
+    /// Time without an answer of any source after which requests fail that wait for one.
+    Mvtimeout = "mvtimeout", number(1, 64_000, "seconds"), 3600;
     /// Time after a mount before the merges and copies begin that it has queued.
     RecDly = "rec_dly", number(0, 65_535, "seconds"), 0;
     /// Time between two looks at the write-intent bitmap; it doubles while writes mark the same again, up to 32 times.
@@ -131,10 +135,14 @@ pub enum OfMember {
     ReadCost,
     /// Site of the member.
     Site,
+    /// Seconds that it may leave requests unanswered.
+    Timeout,
 }
 
 /// The largest number of a site, of a member or of the node.
 pub const SITE_MAX: u32 = 255;
+/// The longest time in seconds that a member may leave requests unanswered.
+pub const TIMEOUT_MAX: u32 = 65_535;
 
 impl OfMember {
     /// Member and parameter of a name such as `m1.read_cost`; none for the name of a parameter of the unit.
@@ -145,13 +153,19 @@ impl OfMember {
         let Some((member, of_member)) = name.rsplit_once('.') else {
             return Ok(None);
         };
-        let all = [("read_cost", Self::ReadCost), ("site", Self::Site)];
+        let all = [
+            ("read_cost", Self::ReadCost),
+            ("site", Self::Site),
+            ("timeout", Self::Timeout),
+        ];
         let found = all.into_iter().find(|(name, _)| *name == of_member);
         let (_, found) = found.ok_or_else(|| {
             let text = format!("members have no parameter {of_member}");
             Refusal::new(Code::NoSuchParameter, text)
                 .at(name)
-                .with_hint("members have read_cost and site; operations have rate_max, to be set")
+                .with_hint(
+                    "members have read_cost, site and timeout; operations have rate_max, to be set",
+                )
         })?;
         Ok(Some((member, found)))
     }
@@ -164,6 +178,7 @@ impl OfMember {
         let most = match self {
             Self::ReadCost => u32::MAX,
             Self::Site => SITE_MAX,
+            Self::Timeout => TIMEOUT_MAX,
         };
         let number = digits(value).map(|number| {
             let number = u32::try_from(number).ok();
@@ -179,6 +194,7 @@ impl OfMember {
         Ok(match self {
             Self::ReadCost => Tuning::ReadCost(number),
             Self::Site => Tuning::Site(number),
+            Self::Timeout => Tuning::Timeout(number),
         })
     }
 }
@@ -451,6 +467,18 @@ impl Params {
     #[must_use]
     pub fn command_timeout(&self) -> Duration {
         Duration::from_secs(self.get(Param::CommandTimeout))
+    }
+
+    /// Time without an answer after which a member is expelled, unless the member has a time of its own.
+    #[must_use]
+    pub fn member_timeout(&self) -> Duration {
+        Duration::from_secs(self.get(Param::MemberTimeout))
+    }
+
+    /// Time without an answer of any source after which requests fail.
+    #[must_use]
+    pub fn mvtimeout(&self) -> Duration {
+        Duration::from_secs(self.get(Param::Mvtimeout))
     }
 
     /// What all copies of the unit together do at least when they give way, in bytes per second.

@@ -2,11 +2,12 @@
 //!
 //! Order of a write: fence, View, bits, members, verdict, fence freed. The fence comes before the View,
 //! so that a request that waits keeps no old epoch alive. Nothing here waits for the control thread,
-//! except for the verdict on a request that failed on some member (I3, I8).
+//! except for the verdict on a request that failed on some member (I3, I8). What reads and changes do is in
+//! modules of their own.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crossbeam_channel::{Sender, bounded};
@@ -17,14 +18,18 @@ use super::gate::Gate;
 use super::home::Home;
 use super::lane::Lanes;
 use super::params::Params;
+use super::rescue::Held;
+use super::results::Results;
 use super::streams::Streams;
 use super::throttle::Rates;
+use super::verification::Standing;
+use super::watch::Watch;
+use crate::io::Storage;
 use crate::io::journal::{Journal, MessageCounts};
-use crate::io::{Storage, Zero};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
-    ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet, Outcome,
-    Preference, Regions, Verdict, View,
+    BlockRange, ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, Outcome,
+    Regions, Verdict, View,
 };
 
 /// The storage of each member, by place.
@@ -35,8 +40,6 @@ pub(super) type Stores = [Option<Arc<dyn Storage>>; MEMBERS_MAX];
 pub struct Errno(pub i32);
 
 pub(super) const EIO: Errno = Errno(libc::EIO);
-/// Bytes that a copy inside the unit moves at once.
-const COPY_BYTES: usize = 1 << 20;
 
 /// One epoch with the storage of its members. When the last request drops it, the epoch has retired.
 #[derive(Debug)]
@@ -88,23 +91,24 @@ impl Drop for Live {
     }
 }
 
-/// A fenced range in a pinned epoch.
+/// A fenced range in a pinned epoch. Whoever has it may let go of it, on any thread.
 #[derive(Debug)]
-pub(super) struct Fenced<'a> {
-    _fence: FenceGuard<'a>,
+pub(super) struct Fenced {
+    _fence: FenceGuard,
     live: Guard<Arc<Live>>,
 }
 
-impl Fenced<'_> {
-    pub(super) fn live(&self) -> &Live {
+impl Fenced {
+    pub(super) fn live(&self) -> &Arc<Live> {
         &self.live
     }
 
     /// Sets the bits of a copy step.
-    pub(super) fn permit_copy(&self, runs: impl IntoIterator<Item = Regions>) -> WritePermit<'_> {
+    pub(super) fn permit_copy(self, runs: impl IntoIterator<Item = Regions>) -> WritePermit {
+        let marked = self.live.view.mark_copy(runs);
         WritePermit {
-            live: &self.live,
-            _marked: self.live.view.mark_copy(runs),
+            fenced: self,
+            _marked: marked,
         }
     }
 }
@@ -112,82 +116,25 @@ impl Fenced<'_> {
 /// Permission to write members: the fence is held, the bits are set, the epoch is pinned (I1, I4).
 #[derive(Debug)]
 #[must_use = "a permit is there to be used"]
-pub(super) struct WritePermit<'a> {
-    live: &'a Live,
+pub(super) struct WritePermit {
+    fenced: Fenced,
     _marked: Marked,
 }
 
-impl WritePermit<'_> {
+impl WritePermit {
+    pub(super) fn live(&self) -> &Arc<Live> {
+        self.fenced.live()
+    }
+
     /// The storage of a member that takes part, to be written.
-    pub(super) fn store(&self, id: MemberId) -> Option<&dyn Storage> {
-        self.live.store(id).map(|s| &**s)
+    pub(super) fn store(&self, id: MemberId) -> Option<&Arc<dyn Storage>> {
+        self.live().store(id)
     }
 
-    /// Applies one change to every member that takes part, one after the other: with page-cached
-    /// members the time goes into copying bytes, and a second thread costs more than it gives.
-    fn apply(&self, change: impl Fn(&dyn Storage) -> io::Result<()>) -> Results {
-        let mut results = Results::default();
-        for id in self.live.view.writers().iter() {
-            let outcome = self.store(id).map_or_else(|| Err(not_open()), &change);
-            results.add(id, outcome);
-        }
-        results
+    /// What it is for is done; the range is fenced still.
+    pub(super) fn into_fenced(self) -> Fenced {
+        self.fenced
     }
-}
-
-/// What came of a request on each member.
-#[derive(Debug, Default)]
-pub(super) struct Results {
-    pub(super) good: MemberSet,
-    pub(super) failed: MemberSet,
-    /// Those that failed by an error of their medium.
-    media: MemberSet,
-    first: Option<io::Error>,
-}
-
-impl Results {
-    pub(super) fn add(&mut self, id: MemberId, outcome: io::Result<()>) {
-        match outcome {
-            Ok(()) => self.good.insert(id),
-            Err(error) => {
-                tracing::warn!(member = id.index(), %error, "a request failed on a member");
-                self.good.remove(id);
-                self.failed.insert(id);
-                if is_of_medium(&error) {
-                    self.media.insert(id);
-                }
-                self.first.get_or_insert(error);
-            }
-        }
-    }
-
-    fn errno(&self) -> Errno {
-        Errno(
-            self.first
-                .as_ref()
-                .and_then(io::Error::raw_os_error)
-                .unwrap_or(libc::EIO),
-        )
-    }
-}
-
-/// Whether an error says that a medium may hold other bytes than it was given, not that it is out of reach.
-pub(super) fn is_of_medium(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EIO
-                | libc::EBADMSG
-                | libc::EUCLEAN
-                | libc::ENODATA
-                | libc::EILSEQ
-                | libc::EREMOTEIO
-        )
-    )
-}
-
-pub(super) fn not_open() -> io::Error {
-    io::Error::other("the member is not open")
 }
 
 /// The data path of a running unit. Every method may be called by any number of threads.
@@ -198,21 +145,29 @@ pub struct Pipeline {
     /// Size of the unit. Stored when a View of that size is there, so that who has it finds such a View.
     size: AtomicU64,
     gate: Gate,
-    fence: Fence,
+    fence: Arc<Fence>,
     live: ArcSwap<Live>,
     lanes: Lanes,
-    reading: [AtomicU64; MEMBERS_MAX],
-    streams: Streams,
+    /// Calls of members that are under way.
+    pub(super) watch: Watch<Held>,
+    /// What is known of members beside the View.
+    pub(super) standing: Standing,
+    /// Members that do not answer now; reads avoid them.
+    pub(super) silent: AtomicU8,
+    /// Nobody waits any more for members that do not answer.
+    pub(super) aborted: AtomicBool,
+    pub(super) reading: [AtomicU64; MEMBERS_MAX],
+    pub(super) streams: Streams,
     /// Reads so far that continued no stream, where members take turns.
-    turns: AtomicU64,
-    params: Arc<Params>,
+    pub(super) turns: AtomicU64,
+    pub(super) params: Arc<Params>,
     /// Requests of applications that have come in, ever.
     requests: AtomicU64,
     /// Where bits become durable; none when bitmaps are kept in memory only.
     home: ArcSwapOption<Journal>,
     /// What is counted of the announcements to it, whichever it is.
     announced: Arc<MessageCounts>,
-    messages: Sender<Message>,
+    pub(super) messages: Sender<Message>,
 }
 
 impl Pipeline {
@@ -226,8 +181,12 @@ impl Pipeline {
             geometry: live.view.geometry(),
             size: AtomicU64::new(live.view.geometry().size().0),
             gate: Gate::new(read_only),
-            fence: Fence::default(),
+            fence: Arc::default(),
             lanes: Lanes::default(),
+            watch: Watch::new(),
+            standing: Standing::default(),
+            silent: AtomicU8::new(0),
+            aborted: AtomicBool::new(false),
             reading: Default::default(),
             streams: Streams::default(),
             turns: AtomicU64::new(0),
@@ -275,26 +234,21 @@ impl Pipeline {
     }
 
     /// Sets the bits of an application's write; with them comes the permission to write.
-    fn permit<'a>(
-        &self,
-        fenced: &'a Fenced<'_>,
-        range: ByteRange,
-    ) -> Result<WritePermit<'a>, Errno> {
-        let live = &*fenced.live;
+    pub(super) fn permit(&self, fenced: Fenced, range: ByteRange) -> Result<WritePermit, Errno> {
         let marked = loop {
             let home = self.home.load();
             let Some(journal) = &*home else {
                 self.gate.pass_unkept()?;
-                let Ok(marked) = live.view.mark(range, &Homeless);
+                let Ok(marked) = fenced.live.view.mark(range, &Homeless);
                 break marked;
             };
-            match live.view.mark(range, &**journal) {
+            match fenced.live.view.mark(range, &**journal) {
                 Ok(marked) => break marked,
                 Err(error) => self.lose_home(&error)?,
             }
         };
         Ok(WritePermit {
-            live,
+            fenced,
             _marked: marked,
         })
     }
@@ -328,7 +282,7 @@ impl Pipeline {
         self.requests.load(Ordering::Relaxed)
     }
 
-    fn count_request(&self) {
+    pub(super) fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -340,116 +294,55 @@ impl Pipeline {
 
     /// Waits for the fence of a range, then pins the epoch. The fence covers what the members
     /// have to read and write again at unaligned borders.
-    pub(super) fn enter(&self, range: ByteRange) -> Fenced<'_> {
+    pub(super) fn enter(&self, range: ByteRange) -> Fenced {
+        loop {
+            if let Some(fenced) = self.enter_by(range, |range| Some(self.fence.acquire(range))) {
+                return fenced;
+            }
+        }
+    }
+
+    /// As [`Self::enter`], by one way to wait for a fence, which may give up.
+    fn enter_by(
+        &self,
+        range: ByteRange,
+        acquire: impl Fn(BlockRange) -> Option<FenceGuard>,
+    ) -> Option<Fenced> {
         let (mut align, mut geometry) = {
             let live = self.live.load();
             (live.align, live.view.geometry())
         };
         loop {
-            let fence = self
-                .fence
-                .acquire(geometry.round_out(range, align).blocks());
+            let fence = acquire(geometry.round_out(range, align).blocks())?;
             let live = self.live.load();
             if live.align <= align && live.view.geometry() == geometry {
-                return Fenced {
+                return Some(Fenced {
                     _fence: fence,
                     live,
-                };
+                });
             }
             (align, geometry) = (live.align, live.view.geometry());
         }
     }
 
-    /// Fills the buffer from `at`; returns the number of bytes, fewer only at the end of the unit. What is
-    /// still to be merged there is merged first (I11).
-    ///
-    /// # Errors
-    /// EIO when no source could answer.
-    pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        let left = self.size().saturating_sub(at);
-        let len = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let Ok(range) = self.geometry().clip(Bytes(at), Bytes(len as u64)) else {
-            return Ok(0);
-        };
-        self.count_request();
-        let live = self.live.load();
-        if live.view.unmerged(range).is_none() {
-            self.read_from(&live, range, &mut buf[..len])?;
-        } else {
-            // Who waits for a fence keeps no epoch alive.
-            drop(live);
-            self.read_merged(range, &mut buf[..len])?;
-        }
-        Ok(len)
-    }
-
-    /// What is preferred for a read beside low costs: its stream, this site, and those whose turn it is.
-    fn preference(&self, range: ByteRange) -> Preference {
-        let last = self.streams.member_at(range.start());
-        // A read that stays with its stream uses up no turn.
-        let taken = u64::from(last.is_none());
-        let turn = || self.turns.fetch_add(taken, Ordering::Relaxed);
-        Preference {
-            site: self.params.site(),
-            last,
-            turn: self.params.takes_turns().then(turn),
-        }
-    }
-
-    /// Reads a range from the best member that has it, or the next one when that fails.
-    pub(super) fn read_from(
-        &self,
-        live: &Live,
-        range: ByteRange,
-        buf: &mut [u8],
-    ) -> Result<MemberId, Errno> {
-        let mut tried = MemberSet::EMPTY;
-        let load = |id: MemberId| self.reading[id.index()].load(Ordering::Relaxed);
-        let prefer = self.preference(range);
-        while let Some(id) = live.view.route(range, tried, &prefer, load) {
-            // Before the read: the next one of the stream may come while this one is under way.
-            self.streams.note(range.end(), id);
-            let reading = &self.reading[id.index()];
-            reading.fetch_add(1, Ordering::Relaxed);
-            let outcome = live.store(id).map_or_else(
-                || Err(not_open()),
-                |store| store.read_at(buf, range.start()),
-            );
-            reading.fetch_sub(1, Ordering::Relaxed);
-            let Err(error) = outcome else { return Ok(id) };
-            tracing::warn!(member = id.index(), at = range.start(), %error, "a read failed");
-            let _ = self.messages.send(Message::Event(Event::ReadFailed(id)));
-            tried.insert(id);
-        }
-        Err(EIO)
-    }
-
-    /// Writes the buffer at `at`.
-    ///
-    /// # Errors
-    /// ENOSPC beyond the end, EROFS, EIO or what the members answered when no source has it.
-    pub fn write(&self, at: u64, data: &[u8]) -> Result<(), Errno> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let range = self.writable(at, data.len() as u64)?;
-        self.change(range, |store| store.write_at(data, at))
-    }
-
-    /// Makes a range read as zeros.
-    ///
-    /// # Errors
-    /// As [`Self::write`].
-    pub fn zero(&self, at: u64, len: u64, how: Zero) -> Result<(), Errno> {
-        let range = self.writable(at, len)?;
-        self.change(range, |store| store.zero_at(at, len, how))
-    }
-
-    fn writable(&self, at: u64, len: u64) -> Result<ByteRange, Errno> {
+    pub(super) fn writable(&self, at: u64, len: u64) -> Result<ByteRange, Errno> {
         self.gate.pass()?;
         self.geometry()
             .clip(Bytes(at), Bytes(len))
             .map_err(|_| Errno(libc::ENOSPC))
+    }
+
+    /// Whether no source answers and nobody is to wait for one.
+    pub(super) fn is_dead(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed) && {
+            let sources = self.live.load().view.sources();
+            sources.without(self.silent_members()).is_empty()
+        }
+    }
+
+    /// Has changes that wait for a fence look whether there is anything to wait for.
+    pub(super) fn rouse_fence(&self) {
+        self.fence.rouse();
     }
 
     /// What all copies of the unit together may and should do.
@@ -470,21 +363,14 @@ impl Pipeline {
         &self.gate
     }
 
-    fn change(
-        &self,
-        range: ByteRange,
-        change: impl Fn(&dyn Storage) -> io::Result<()>,
-    ) -> Result<(), Errno> {
-        self.count_request();
-        let fenced = self.enter_to_change(range)?;
-        let results = self.permit(&fenced, range)?.apply(change);
-        self.settle(&fenced.live, Some(range), &results)
-    }
-
     /// As [`Self::enter`], once changes may pass. Who waits at the gate keeps no epoch alive.
-    fn enter_to_change(&self, range: ByteRange) -> Result<Fenced<'_>, Errno> {
+    pub(super) fn enter_to_change(&self, range: ByteRange) -> Result<Fenced, Errno> {
         loop {
-            let fenced = self.enter(range);
+            if self.is_dead() {
+                return Err(EIO);
+            }
+            let acquire = |range| self.fence.acquire_unless(range, || self.is_dead());
+            let fenced = self.enter_by(range, acquire).ok_or(EIO)?;
             // The gate is closed before a View is published that must not be written yet.
             if self.gate.is_open() {
                 return Ok(fenced);
@@ -519,47 +405,6 @@ impl Pipeline {
         }
     }
 
-    /// Allocates space inside the unit; what the range reads as does not change.
-    ///
-    /// # Errors
-    /// EFBIG beyond the end; ENOSPC.
-    pub fn allocate(&self, at: u64, len: u64) -> Result<(), Errno> {
-        let range = self.writable(at, len).map_err(|e| match e {
-            Errno(libc::ENOSPC) => Errno(libc::EFBIG),
-            other => other,
-        })?;
-        let fenced = self.enter(range);
-        for store in fenced.live.stores.iter().flatten() {
-            let outcome = store.allocate(at, len);
-            outcome.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EIO)))?;
-        }
-        Ok(())
-    }
-
-    /// Copies `len` bytes inside the unit; returns the number of bytes copied.
-    ///
-    /// # Errors
-    /// As [`Self::read`] and [`Self::write`].
-    pub fn copy(&self, from: u64, to: u64, len: u64) -> Result<u64, Errno> {
-        let len = len.min(self.size().saturating_sub(from));
-        let mut buf = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
-        let mut done = 0;
-        while done < len {
-            let piece = buf
-                .len()
-                .min(usize::try_from(len - done).unwrap_or(buf.len()));
-            let moved = self
-                .read(from + done, &mut buf[..piece])
-                .and_then(|got| self.write(to + done, &buf[..got]).map(|()| got));
-            match moved {
-                Ok(got) => done += got as u64,
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(done)
-    }
-
     /// Makes every write that has returned durable on every source (I10).
     ///
     /// # Errors
@@ -571,7 +416,8 @@ impl Pipeline {
         // Behind the View: the gate is closed before one is published that is not durable.
         self.gate.pass_flush()?;
         let members = live.view.writers();
-        let results = self.lanes.flush(live.stores.clone(), members);
+        let (now, asked) = (self.watch.now(), self.asked(members));
+        let results = self.lanes.flush(live.stores.clone(), asked, now);
         self.settle(&live, None, &results)
     }
 }

@@ -143,6 +143,9 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         }
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
+        Notice::Silent(id) => ("member-silent", vec![("member", name(*id))]),
+        Notice::Answers(id) => ("member-answers", vec![("member", name(*id))]),
+        Notice::Aborted => ("verification-aborted", Vec::new()),
         Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
         Notice::Tuned(name, what, old, new) => {
             let [old, new] = [old, new].map(ToString::to_string);
@@ -186,10 +189,13 @@ fn log(notice: &Notice, event: &str, facts: &Facts) {
         .collect();
     let facts = facts.join(" ");
     match notice {
-        Notice::Expelled { .. } | Notice::FailedEverywhere | Notice::HomeLost(_) => {
+        Notice::Expelled { .. }
+        | Notice::FailedEverywhere
+        | Notice::HomeLost(_)
+        | Notice::Aborted => {
             tracing::error!("{event} {facts}");
         }
-        Notice::ReadError(_) => tracing::warn!("{event} {facts}"),
+        Notice::ReadError(_) | Notice::Silent(_) => tracing::warn!("{event} {facts}"),
         _ => tracing::info!("{event} {facts}"),
     }
 }

@@ -76,6 +76,7 @@ impl Roster {
                 scb: default_scb(&row.name, &row.path, &setup.state_dir),
                 read_cost: 0,
                 site: 0,
+                timeout: 0,
                 io: IoMode::Buffered,
                 protect: Protect::None,
             };
@@ -168,6 +169,7 @@ impl Roster {
                 size: entry.image.as_ref().map_or(Bytes(0), |i| Bytes(i.size())),
                 read_cost: entry.setup.read_cost,
                 site: entry.setup.site,
+                timeout: entry.setup.timeout,
                 errors: 0,
                 since: now(),
                 reason: reason.to_owned(),

@@ -160,6 +160,7 @@ impl Runner {
                 "the unit has been stopped",
             )));
         }
+        self.pipeline.end_watch();
         self.failure.map_or(Ok(()), Err)
     }
 
@@ -330,6 +331,7 @@ impl Runner {
                 self.reply(&ticket, refused);
             }
             Ok((mut attach, image, dry_run)) => {
+                self.notice_returns();
                 attach.candidate = self.keep(image);
                 self.give(ticket, Command::Attach(Box::new(attach)), dry_run);
                 // A refused image is let go of at once, and its lock with it.
@@ -411,6 +413,8 @@ impl Runner {
             Effect::ResumeCopy(op) => self.pause(op, false),
             Effect::StopCopy(op) => self.copier.stop(op),
             // It may still count as a source after a crash.
+            Effect::GiveUp(id) => self.pipeline.give_up(id),
+            Effect::Abort(members) => self.pipeline.abort(members),
             Effect::Close(id) if self.is_undurable() => self.unclosed.insert(id),
             Effect::Close(id) => self.close(id),
             Effect::Release(id) => self.release(id),
@@ -448,6 +452,7 @@ impl Runner {
         (seat.identity, seat.stamp) = (Some(image.identity()), None);
         seat.released = false;
         seat.turns += 1;
+        self.pipeline.welcome(id);
         self.stores[id.index()] = Some(image.into_storage() as Arc<dyn Storage>);
     }
 
@@ -467,9 +472,10 @@ impl Runner {
         let done = move |failed| {
             let _ = messages.send(Message::Event(Event::Flushed(id, failed)));
         };
-        self.pipeline
-            .lanes()
-            .flush_later(self.stores.clone(), members, done);
+        let pipeline = &self.pipeline;
+        let (now, asked) = (pipeline.watch.now(), pipeline.asked(members));
+        let lanes = pipeline.lanes();
+        lanes.flush_later(self.stores.clone(), asked, now, done);
     }
 
     pub(super) fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {
@@ -504,6 +510,8 @@ impl Runner {
     }
 
     pub(super) fn publish_state(&mut self) {
+        let timeouts = self.set.members().iter().map(|member| member.timeout);
+        self.pipeline.set_timeouts(timeouts);
         let last = self.board.state.load();
         let state = Published {
             seq: last.seq + 1,
@@ -539,6 +547,7 @@ fn command(request: Request, params: &Params) -> Option<Command> {
         Request::Expel { member } => Command::Expel { member },
         Request::Release { member } => Command::Release { member },
         Request::Merge { full } => Command::Merge { full },
+        Request::Abort => Command::Abort,
         Request::DeleteBitmap(id) => Command::DeleteBitmap { id },
         Request::Pause(op) => Command::Pause(op),
         Request::Resume(op) => Command::Resume(op),

@@ -1,6 +1,7 @@
 //! What the server keeps for each member beside the set: its files and their identity.
 
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use super::setup::Protect;
 use crate::error::{Error, Result};
 use crate::io::lease::Lease;
 use crate::io::scb_file::{self, ScbFile};
-use crate::io::{self, IoMode};
+use crate::io::{self, IoMode, Storage};
 use crate::set::scb::{Lineage, ScbRow};
 use crate::set::{
     Code, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, Stamp, Written,
@@ -58,6 +59,8 @@ pub(super) struct Seat {
     pub(super) lease: Option<Lease>,
     /// How often it has come and gone: a stamp of an earlier departure is late.
     pub(super) turns: u64,
+    /// Calls of its image that were under way when it left, and may be still.
+    pub(super) calls: Option<Weak<dyn Storage>>,
 }
 
 impl Seat {
@@ -76,6 +79,7 @@ impl Seat {
             flag: Flag::default(),
             lease: None,
             turns: 0,
+            calls: None,
         }
     }
 

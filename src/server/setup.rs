@@ -107,6 +107,8 @@ pub struct MemberSetup {
     pub read_cost: u32,
     /// Site of the member.
     pub site: u32,
+    /// Seconds that it may leave requests unanswered; 0 for `member_timeout`.
+    pub timeout: u32,
     /// How the image is read and written.
     pub io: IoMode,
     /// What is done for its image while the member is away.

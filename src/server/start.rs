@@ -208,6 +208,11 @@ fn run(
 ) -> Result<Running> {
     record_start(&runner.board, now(), &runner.set.status());
     runner.carry_out(rest);
+    let watched = Arc::clone(&runner.pipeline);
+    std::thread::Builder::new()
+        .name("watch".into())
+        .spawn(move || watched.keep_watch())
+        .map_err(|e| Error::io("the watching thread cannot be started", e))?;
     let thread = std::thread::Builder::new().name("control".into());
     let thread = thread
         .spawn(move || runner.run(&inbox))

@@ -6,10 +6,13 @@
 
 use std::io;
 
-use super::pipeline::{Fenced, Pipeline, WritePermit};
+use super::Message;
+use super::pipeline::{Pipeline, WritePermit};
+use super::rescue::Held;
+use super::results::{is_out_of_reach, not_open};
 use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Storage, Zero};
-use crate::set::{ByteRange, MemberId, MemberSet};
+use crate::set::{ByteRange, Event, MemberId, MemberSet};
 
 /// Bytes that are compared, written, or told to be a hole as one.
 const PIECE: usize = 4096;
@@ -27,8 +30,69 @@ pub(super) enum Failure {
     Gone,
 }
 
-/// No source could be read.
-pub(super) struct Unreadable;
+/// Why a range was not copied.
+pub(super) enum Stop {
+    /// No source could be read.
+    Unreadable,
+    /// A member held the thread so long that another one has taken its place: nothing of the copy is this
+    /// thread's any more.
+    Replaced,
+}
+
+/// What a copy holds while it calls members: with it go fence and epoch when another thread takes it.
+pub(super) struct Hold<'a> {
+    pipeline: &'a Pipeline,
+    held: Option<Held>,
+}
+
+impl<'a> Hold<'a> {
+    pub(super) fn new(pipeline: &'a Pipeline, held: Held) -> Self {
+        Self {
+            pipeline,
+            held: Some(held),
+        }
+    }
+
+    /// What it held, if it was not taken.
+    pub(super) fn into_held(self) -> Held {
+        self.held.unwrap_or(Held::Nothing)
+    }
+
+    pub(super) fn permit(&self) -> Result<&WritePermit, Stop> {
+        match &self.held {
+            Some(Held::Merge(merge)) => Ok(merge.permit()),
+            Some(Held::Step(step)) => Ok(step.permit()),
+            _ => Err(Stop::Replaced),
+        }
+    }
+
+    /// Calls a member; an error in the outcome is the member's.
+    fn call<R>(
+        &mut self,
+        id: MemberId,
+        call: impl FnOnce(&dyn Storage) -> io::Result<R>,
+    ) -> Result<io::Result<R>, Stop> {
+        let Some(store) = self.permit()?.store(id).cloned() else {
+            return Ok(Err(not_open()));
+        };
+        let held = self.held.take().ok_or(Stop::Replaced)?;
+        let watch = &self.pipeline.watch;
+        let (outcome, held) = watch.call((id, watch.now()), held, |_| call(&*store));
+        self.held = Some(held.ok_or(Stop::Replaced)?);
+        // What was left to this call is only to be dropped by it.
+        self.permit()?;
+        if !outcome.as_ref().is_err_and(is_out_of_reach) {
+            watch.answered(id);
+        }
+        Ok(outcome)
+    }
+
+    /// Whether a member finds holes; this calls nobody.
+    fn finds_holes(&self, id: MemberId) -> bool {
+        let store = self.permit().ok().and_then(|permit| permit.store(id));
+        store.is_some_and(|store| store.finds_holes())
+    }
+}
 
 /// A member that is filled.
 pub(super) struct Target {
@@ -97,43 +161,52 @@ impl Scratch {
     }
 
     /// The end of the hole that the source has at a byte, if it has one there.
-    fn hole(&mut self, source: Source<'_>, at: u64) -> Option<u64> {
-        let covers = |d: &Data| d.source == source.id && (d.start..d.end).contains(&at);
+    fn hole(
+        &mut self,
+        hold: &mut Hold<'_>,
+        source: MemberId,
+        at: u64,
+    ) -> Result<Option<u64>, Stop> {
+        let covers = |d: &Data| d.source == source && (d.start..d.end).contains(&at);
         if self.known.as_ref().is_some_and(covers) {
-            return None;
+            return Ok(None);
         }
         // What cannot be asked for holes has data.
-        let data = source.store.seek(at, Seek::Data).ok()?.unwrap_or(u64::MAX);
+        let found = hold.call(source, |store| store.seek(at, Seek::Data))?;
+        let data = found.map_or(at, |data| data.unwrap_or(u64::MAX));
         if data <= at {
-            return None;
+            return Ok(None);
         }
         self.hole = (at, data);
-        Some(data)
+        Ok(Some(data))
     }
 
     /// How many bytes of a range that was read the source has alike from its start: data, or a hole.
-    fn run_read(&mut self, source: Option<Source<'_>>, range: ByteRange) -> (u64, bool) {
+    fn run_read(
+        &mut self,
+        hold: &mut Hold<'_>,
+        source: MemberId,
+        range: ByteRange,
+    ) -> Result<(u64, bool), Stop> {
         let len = range.len();
-        let Some(source) = source else {
-            return (len, false);
-        };
+        let finds_holes = hold.finds_holes(source);
         let mut from = 0;
         while let Some((first, end)) = self.zeros(range, from) {
             let at = range.start() + first;
-            let hole = match source.store.finds_holes() {
-                true => self.hole(source, at),
+            let hole = match finds_holes {
+                true => self.hole(hold, source, at)?,
                 false => (end - first >= DISCARD).then_some(u64::MAX),
             };
             match hole {
-                Some(data) if first == 0 => return (end.min(data - at), true),
-                Some(_) => return (first, false),
-                None if source.store.finds_holes() => {
-                    from = end.min(self.end_of_data(source, at) - range.start());
+                Some(data) if first == 0 => return Ok((end.min(data - at), true)),
+                Some(_) => return Ok((first, false)),
+                None if finds_holes => {
+                    from = end.min(self.end_of_data(hold, source, at)? - range.start());
                 }
                 None => from = end,
             }
         }
-        (len, false)
+        Ok((len, false))
     }
 
     /// The first run of pieces that were read as zeros, at or behind `from`, in bytes of the range.
@@ -152,19 +225,20 @@ impl Scratch {
     }
 
     /// Where the data ends that the source has at a byte.
-    fn end_of_data(&mut self, source: Source<'_>, at: u64) -> u64 {
-        let covers = |d: &Data| d.source == source.id && (d.start..d.end).contains(&at);
+    fn end_of_data(&mut self, hold: &mut Hold<'_>, source: MemberId, at: u64) -> Result<u64, Stop> {
+        let covers = |d: &Data| d.source == source && (d.start..d.end).contains(&at);
         if let Some(known) = self.known.filter(covers) {
-            return known.end;
+            return Ok(known.end);
         }
-        let end = source.store.seek(at, Seek::Hole).ok().flatten();
-        let end = end.filter(|end| *end > at).unwrap_or(u64::MAX);
+        let end = hold.call(source, |store| store.seek(at, Seek::Hole))?;
+        let end = end.ok().flatten().filter(|end| *end > at);
+        let end = end.unwrap_or(u64::MAX);
         self.known = Some(Data {
-            source: source.id,
+            source,
             start: at,
             end,
         });
-        end
+        Ok(end)
     }
 }
 
@@ -204,13 +278,20 @@ struct Theirs {
 
 impl Theirs {
     /// What a target has in a part, which is no longer than the room. `None` where it cannot be read.
-    fn of(&mut self, store: &dyn Storage, part: ByteRange) -> Option<&[u8]> {
+    fn of(
+        &mut self,
+        hold: &mut Hold<'_>,
+        target: MemberId,
+        part: ByteRange,
+    ) -> Result<Option<&[u8]>, Stop> {
         let room = self.room.get_or_insert_with(|| Room::new(self.bytes));
         let bytes = room.begin(part);
-        // After a failed flush the cache may hold what the medium does not.
-        store.forget(part.start(), part.len());
-        store.read_at(bytes, part.start()).ok()?;
-        Some(bytes)
+        let read = hold.call(target, |store| {
+            // After a failed flush the cache may hold what the medium does not.
+            store.forget(part.start(), part.len());
+            store.read_at(bytes, part.start())
+        })?;
+        Ok(read.is_ok().then_some(bytes))
     }
 }
 
@@ -224,93 +305,100 @@ struct Data {
     end: u64,
 }
 
-/// A source that is asked for its holes. All sources read the same; their holes may differ.
-#[derive(Clone, Copy)]
-struct Source<'a> {
-    id: MemberId,
-    store: &'a dyn Storage,
-}
-
 /// Copies one range, all of whose bytes are fenced, into these targets. What becomes of each is told in it. Gives the
 /// byte at which it has stopped, if it may read no more.
 pub(super) fn copy_range(
-    pipeline: &Pipeline,
-    fenced: &Fenced<'_>,
-    permit: &WritePermit<'_>,
+    hold: &mut Hold<'_>,
     (targets, range): (&mut [&mut Target], ByteRange),
     scratch: &mut Scratch,
-) -> Result<Option<u64>, Unreadable> {
-    let tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
-    let live = fenced.live();
+) -> Result<Option<u64>, Stop> {
+    let mut tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
     let mut rest = Some(range);
     while let Some(range) = rest {
         if scratch.moved >= scratch.most {
             return Ok(Some(range.start()));
         }
-        let planned = live.view().plan_read(range, tried, |_| 0);
-        let source = planned.and_then(|id| {
-            let store = &**live.store(id)?;
-            Some(Source { id, store })
-        });
-        let hole = source.and_then(|source| scratch.hole(source, range.start()));
+        let source = source(hold, range, tried)?;
+        let hole = scratch.hole(hold, source, range.start())?;
         let (part, after) = range.split(match hole {
             Some(end) => end - range.start(),
             None => scratch.bytes,
         });
-        rest = after;
         if hole.is_some() {
             for target in targets.iter_mut() {
-                target.take_hole(permit, part, &mut scratch.theirs);
+                target.take_hole(hold, part, &mut scratch.theirs)?;
             }
+            rest = after;
             continue;
         }
-        pipeline
-            .read_from(live, part, scratch.room.begin(part))
-            .map_err(|_| Unreadable)?;
+        let bytes = scratch.room.begin(part);
+        let read = hold.call(source, |store| store.read_at(bytes, part.start()))?;
+        if let Err(error) = read {
+            let at = part.start();
+            tracing::warn!(member = source.index(), at, %error, "a copy could not read");
+            let failed = Message::Event(Event::ReadFailed(source));
+            let _ = hold.pipeline.messages.send(failed);
+            tried.insert(source);
+            continue;
+        }
+        rest = after;
         scratch.moved += part.len();
         scratch.hole = (0, 0);
-        copy_read(permit, source, (targets, part), scratch);
+        copy_read(hold, source, (targets, part), scratch)?;
     }
     Ok(None)
 }
 
+/// The member to copy a range from: a source that answers, if there is one.
+fn source(hold: &Hold<'_>, range: ByteRange, tried: MemberSet) -> Result<MemberId, Stop> {
+    let view = hold.permit()?.live().view();
+    let silent = hold.pipeline.silent_members();
+    let planned = view.plan_read(range, tried.or(silent), |_| 0);
+    let planned = planned.or_else(|| view.plan_read(range, tried, |_| 0));
+    planned.ok_or(Stop::Unreadable)
+}
+
 /// Gives the targets what was read of a part: zeros that are a hole of the source as a hole.
 fn copy_read(
-    permit: &WritePermit<'_>,
-    source: Option<Source<'_>>,
+    hold: &mut Hold<'_>,
+    source: MemberId,
     (targets, part): (&mut [&mut Target], ByteRange),
     scratch: &mut Scratch,
-) {
+) -> Result<(), Stop> {
     let mut rest = Some(part);
     while let Some(range) = rest {
-        let (len, hole) = scratch.run_read(source, range);
+        let (len, hole) = scratch.run_read(hold, source, range)?;
         let (piece, after) = range.split(len);
         rest = after;
         let bytes = scratch.room.get(piece);
         for target in targets.iter_mut() {
             match hole {
-                true => target.take_hole(permit, piece, &mut scratch.theirs),
-                false => target.take(permit, Some(bytes), piece, &mut scratch.theirs),
+                true => target.take_hole(hold, piece, &mut scratch.theirs)?,
+                false => target.take(hold, Some(bytes), piece, &mut scratch.theirs)?,
             }
         }
     }
+    Ok(())
 }
 
 impl Target {
     /// The source has a hole: so has the target then, in one call where nothing is compared.
-    fn take_hole(&mut self, permit: &WritePermit<'_>, range: ByteRange, theirs: &mut Theirs) {
+    fn take_hole(
+        &mut self,
+        hold: &mut Hold<'_>,
+        range: ByteRange,
+        theirs: &mut Theirs,
+    ) -> Result<(), Stop> {
         if !self.compares {
-            return self.take(permit, None, range, theirs);
+            return self.take(hold, None, range, theirs);
         }
         let mut rest = Some(range);
         while let Some(range) = rest {
-            let data = permit
-                .store(self.id)
-                .map(|s| s.seek(range.start(), Seek::Data));
+            let data = hold.call(self.id, |store| store.seek(range.start(), Seek::Data))?;
             let hole = match data {
-                Some(Ok(None)) => range.len(),
-                Some(Ok(Some(at))) => at.saturating_sub(range.start()).min(range.len()),
-                Some(Err(_)) | None => 0,
+                Ok(None) => range.len(),
+                Ok(Some(at)) => at.saturating_sub(range.start()).min(range.len()),
+                Err(_) => 0,
             };
             if hole > 0 {
                 self.equal += hole;
@@ -318,39 +406,40 @@ impl Target {
             } else {
                 let (part, after) = range.split(theirs.bytes as u64);
                 rest = after;
-                self.take(permit, None, part, theirs);
+                self.take(hold, None, part, theirs)?;
             }
         }
+        Ok(())
     }
 
     /// Gives the target what a source has in a part, zeros of a hole if it is `None`.
     fn take(
         &mut self,
-        permit: &WritePermit<'_>,
+        hold: &mut Hold<'_>,
         data: Option<&[u8]>,
         part: ByteRange,
         theirs: &mut Theirs,
-    ) {
+    ) -> Result<(), Stop> {
         if self.failed.is_some() {
-            return;
+            return Ok(());
         }
-        let Some(store) = permit.store(self.id) else {
+        if hold.permit()?.store(self.id).is_none() {
             self.failed = Some(Failure::Gone);
-            return;
-        };
+            return Ok(());
+        }
         let has = match self.compares {
-            true => theirs.of(store, part),
+            true => theirs.of(hold, self.id, part)?,
             false => None,
         };
-        let written = match has {
-            None => put(store, data, 0, part.start(), part.len()),
-            Some(has) => {
-                put_differing(store, data, has, part.start()).map(|equal| self.equal += equal)
-            }
-        };
-        if let Err(error) = written {
-            self.failed = Some(Failure::Target(error));
+        let written = hold.call(self.id, |store| match has {
+            None => put(store, data, 0, part.start(), part.len()).map(|()| 0),
+            Some(has) => put_differing(store, data, has, part.start()),
+        })?;
+        match written {
+            Ok(equal) => self.equal += equal,
+            Err(error) => self.failed = Some(Failure::Target(error)),
         }
+        Ok(())
     }
 }
 

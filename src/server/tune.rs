@@ -82,6 +82,8 @@ impl Runner {
             | Param::CopyRateMin
             | Param::CopyRateMax
             | Param::HbmmRtc
+            | Param::MemberTimeout
+            | Param::Mvtimeout
             | Param::DefaultDetachPolicy
             | Param::ReadPolicy
             | Param::SiteId

@@ -62,6 +62,7 @@ impl ShadowSet {
         let (what, place, new) = match tuning {
             Tuning::ReadCost(new) => ("read_cost", &mut member.read_cost, new),
             Tuning::Site(new) => ("site", &mut member.site, new),
+            Tuning::Timeout(new) => ("timeout", &mut member.timeout, new),
         };
         let old = std::mem::replace(place, new);
         if old != new {

@@ -102,6 +102,8 @@ pub enum Tuning {
     ReadCost(u32),
     /// Site of the member.
     Site(u32),
+    /// Seconds that it may leave requests unanswered before it is expelled; 0 for those of the unit.
+    Timeout(u32),
 }
 
 /// A command of the operator.
@@ -145,6 +147,8 @@ pub enum Command {
         /// What changes.
         tuning: Tuning,
     },
+    /// Wait no longer for members that do not answer.
+    Abort,
     /// Delete an unused bitmap.
     DeleteBitmap {
         /// Its number.
@@ -214,6 +218,14 @@ pub enum Event {
     BlocksFailed(Vec<(MemberId, Option<Generation>)>),
     /// The storage control block of a member that has left says so by now.
     Told(MemberId),
+    /// The members that have owed an answer for a while.
+    Silent(MemberSet),
+    /// A member has not answered for longer than it may: why it has to leave, as a sentence says it.
+    GivenUp(MemberId, String),
+    /// No source has answered for longer than the unit may wait.
+    WaitedEnough,
+    /// All calls of the image of a member that was expelled have returned.
+    Quiet(MemberId),
     /// Bitmaps can be kept no longer: those that are kept must not be believed after a restart.
     HomeLost(Refusal),
     /// What a resize needs is prepared: the members that hold nothing but zeros behind the unit's end, by the
@@ -300,6 +312,12 @@ pub enum Notice {
     FailedEverywhere,
     /// A read failed on a member.
     ReadError(MemberId),
+    /// A member does not answer: requests wait for it.
+    Silent(MemberId),
+    /// It has answered.
+    Answers(MemberId),
+    /// Requests that no source answers have failed.
+    Aborted,
     /// Something has become of the write bitmap of a member, given by name: it may be none any more.
     Bitmap(BitmapId, String, BitmapChange),
     /// The write-intent bitmap has begun anew; so many regions were marked in the one before.
@@ -356,7 +374,12 @@ pub enum Effect {
     ResumeCopy(OpId),
     /// Have the copier give the work back.
     StopCopy(OpId),
-    /// Let go of the member's storage.
+    /// Nothing waits any longer for calls of a member that has been expelled: what they may do to its image, its
+    /// bitmap tells.
+    GiveUp(MemberId),
+    /// Answer with errors what waits for these members; they stay what they are.
+    Abort(MemberSet),
+    /// Let go of the member's storage; [`Event::Quiet`] when all calls of it have returned.
     Close(MemberId),
     /// It is no member any more: its control block says nothing that is true.
     Release(MemberId),

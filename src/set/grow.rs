@@ -378,6 +378,7 @@ mod tests {
             size: Bytes(2 * UNIT),
             read_cost: 0,
             site: 0,
+            timeout: 0,
             errors: 0,
             since: Moment(0),
             reason: String::new(),

@@ -53,6 +53,14 @@ pub(super) fn eta_text(eta: Option<u64>) -> String {
     eta.map_or_else(|| "-".to_owned(), |eta| eta.to_string())
 }
 
+/// The refusal of a member whose image may still be written by calls that nobody waits for.
+#[must_use]
+pub fn calls_are_out(member: &str) -> Refusal {
+    let text = format!("calls of the image of {member} have not returned yet");
+    let hint = "it can come back when its image has answered them";
+    Refusal::new(Code::InUse, text).with_hint(hint)
+}
+
 impl ShadowSet {
     pub(super) fn attach(&mut self, ticket: Ticket, attach: Attach, plan: AttachPlan) {
         let (id, candidate) = (self.joiner(&attach), attach.candidate);
@@ -105,6 +113,7 @@ impl ShadowSet {
 
     fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
         let name = self.attachable(id)?;
+        self.check_calls(id)?;
         let usable = self.usable_bitmap(id, attach);
         if let (Err(refusal), AttachPolicy::Minicopy) = (&usable, attach.policy) {
             return Err(refusal.clone());
@@ -194,6 +203,18 @@ impl ShadowSet {
         }
     }
 
+    /// Refuses a member whose image may still be written by calls that nobody waits for.
+    fn check_calls(&self, id: MemberId) -> Result<(), Refusal> {
+        let member = &self.members[id.index()];
+        let called = member.state.departed().is_some_and(|d| d.called);
+        #[cfg(debug_assertions)]
+        let called = called && !super::planted::is(super::planted::Mistake::ReturnUnquiet);
+        if !called {
+            return Ok(());
+        }
+        Err(calls_are_out(&member.name))
+    }
+
     fn plan_new(&self, name: &str, attach: &Attach) -> Result<AttachPlan, Refusal> {
         if self.free_place().is_none() {
             let text = format!("the set has {MEMBERS_MAX} members already");
@@ -256,6 +277,7 @@ impl ShadowSet {
                     size: attach.size,
                     read_cost: 0,
                     site: 0,
+                    timeout: 0,
                     errors: 0,
                     since: self.now,
                     reason: String::new(),

@@ -23,6 +23,7 @@ pub(super) enum Judged {
     Resize(Geometry, Vec<(MemberId, Bytes)>),
     Merge(MergePlan),
     Tune(MemberId, Tuning),
+    Abort(MemberSet),
     DeleteBitmap(MemberId, BitmapId),
     Limit(OpId, u64),
     Pause(OpId),
@@ -89,6 +90,7 @@ impl ShadowSet {
             Command::Resize { size, room } => Judged::Resize(self.may_grow(size, &room)?, room),
             Command::Merge { full } => Judged::Merge(self.may_merge(full)?),
             Command::Tune { member, tuning } => Judged::Tune(self.find(&member)?, tuning),
+            Command::Abort => Judged::Abort(self.may_abort()?),
             Command::DeleteBitmap { id } => Judged::DeleteBitmap(self.may_delete(id)?, id),
             Command::Limit { op, rate } => Judged::Limit(self.may_limit(op)?, rate),
             Command::Pause(op) => Judged::Pause(self.may_steer(op, OpState::Running)?),
@@ -119,6 +121,10 @@ impl ShadowSet {
             }
             Judged::Expel(id) => ("expel", format!("{} would be expelled", name(id))),
             Judged::Release(id) => ("release", format!("{} would be released", name(id))),
+            Judged::Abort(silent) => {
+                let text = format!("nothing would wait for {} any longer", self.names(*silent));
+                ("abort", text)
+            }
             Judged::DeleteBitmap(id, bitmap) => {
                 let text = format!(
                     "bitmap {bitmap} would be deleted, and {} would need a full copy",
@@ -156,6 +162,7 @@ fn tuning_answer(member: &str, tuning: Tuning) -> Answer {
     let (what, value) = match tuning {
         Tuning::ReadCost(value) => ("read_cost", value),
         Tuning::Site(value) => ("site", value),
+        Tuning::Timeout(value) => ("timeout", value),
     };
     set_answer(&format!("{member}.{what}"), &value.to_string())
 }

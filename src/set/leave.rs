@@ -169,6 +169,7 @@ impl ShadowSet {
             told: false,
             released: false,
             suspect,
+            called: false,
             lost: None,
         }
     }
@@ -317,10 +318,13 @@ impl ShadowSet {
     /// bits instead.
     pub(super) fn expel(&mut self, id: MemberId, reason: &str, suspect: bool) {
         let op = self.members[id.index()].state.operation();
-        let departed = match self.take_checked(id, MemberState::is_leaving) {
+        let mut departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
             _ => self.depart(id, Policy::MinicopyOptional, suspect),
         };
+        departed.called = true;
+        self.silent.remove(id);
+        self.push(Effect::GiveUp(id));
         if let Some(op) = op {
             self.end_operation(op, OpState::Failed);
         }

@@ -248,6 +248,8 @@ pub struct Departed {
     pub released: bool,
     /// Whether an error of its medium expelled it: then its bitmap does not tell all.
     pub suspect: bool,
+    /// Whether calls of its image may be under way for which nobody waits: they may still write it.
+    pub called: bool,
     /// Why the bitmap that it may have had before the start is lost.
     pub lost: Option<Arc<str>>,
 }
@@ -267,6 +269,7 @@ impl Departed {
             told: false,
             released: false,
             suspect: false,
+            called: false,
             lost: None,
         }
     }
@@ -411,6 +414,8 @@ pub struct Member {
     pub read_cost: u32,
     /// Site of the member.
     pub site: u32,
+    /// Seconds that it may leave requests unanswered; 0 for those of the unit.
+    pub timeout: u32,
     /// Errors seen since the mount.
     pub errors: u64,
     /// Since when the state holds.

@@ -29,6 +29,7 @@ pub mod route;
 pub mod said;
 pub mod scb;
 pub mod shadow;
+mod silence;
 pub mod stamp;
 pub mod status;
 pub mod view;
@@ -44,7 +45,7 @@ pub use event::{
     Failure, FlushId, Joiner, Notice, Ticket, Tuning, Verdict,
 };
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
-pub use join::AttachPlan;
+pub use join::{AttachPlan, calls_are_out};
 pub use judge::set_answer;
 pub use limits::Limits;
 pub use member::{

@@ -17,7 +17,8 @@ use super::event::{BitmapChange, Effect};
 use super::geometry::Geometry;
 use super::limits::Limits;
 use super::member::{
-    BitmapId, BitmapTag, Departed, Held, Member, MemberId, MemberState, Moment, Policy, Sources,
+    BitmapId, BitmapTag, Departed, Held, Member, MemberId, MemberSet, MemberState, Moment, Policy,
+    Sources,
 };
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
@@ -169,6 +170,8 @@ impl ShadowSet {
             pending: None,
             operations: Vec::new(),
             limits: from.limits,
+            silent: MemberSet::EMPTY,
+            aborted: false,
             closing: false,
             closed: false,
             now: from.now,
@@ -457,6 +460,7 @@ mod tests {
             size: Bytes(1 << 20),
             read_cost: 0,
             site: 0,
+            timeout: 0,
             errors: 0,
             since: Moment(0),
             reason: String::new(),

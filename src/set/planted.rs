@@ -11,6 +11,12 @@ use super::shadow::ShadowSet;
 /// One mistake that a naive program makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mistake {
+    /// A member is expelled that does not answer, although no other source does.
+    LastGivenUp,
+    /// A write that has failed since no member answered lets go of its fence, and comes to one of them later.
+    AbortUnfenced,
+    /// A member comes back while calls of its image are under way.
+    ReturnUnquiet,
     /// Only the first region of a request is marked.
     FirstRegionOnly,
     /// The short last region is left out of copies.
@@ -119,7 +125,10 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 55] = [
+        Self::LastGivenUp,
+        Self::AbortUnfenced,
+        Self::ReturnUnquiet,
         Self::FirstRegionOnly,
         Self::ShortTail,
         Self::SkipTarget,

@@ -69,6 +69,10 @@ pub struct ShadowSet {
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,
     pub(super) limits: Limits,
+    /// Members that do not answer.
+    pub(super) silent: MemberSet,
+    /// No source answers, and nobody waits for one any more.
+    pub(super) aborted: bool,
     pub(super) closing: bool,
     /// The last generation is written.
     pub(super) closed: bool,
@@ -96,6 +100,10 @@ impl ShadowSet {
             Event::CopyEnded(work, end) => self.copy_ended(*work, end),
             Event::BlocksFailed(members) => self.blocks_failed(&members),
             Event::Told(id) => self.told(id),
+            Event::Silent(members) => self.silent(members),
+            Event::GivenUp(id, why) => self.given_up(id, &why),
+            Event::WaitedEnough => self.waited_enough(),
+            Event::Quiet(id) => self.quiet(id),
             Event::HomeLost(why) => self.home_lost(why),
             Event::GrowthReady(number, ready) => self.growth_ready(number, ready),
             Event::Tick => self.tick(),
@@ -132,6 +140,7 @@ impl ShadowSet {
             Judged::Tune(member, tuning) => self.tune(ticket, member, tuning),
             Judged::Resize(geometry, room) => self.resize(ticket, geometry, &room),
             Judged::Merge(plan) => self.merge(ticket, &plan),
+            Judged::Abort(silent) => self.abort(ticket, silent),
             Judged::DeleteBitmap(owner, id) => self.delete_bitmap(ticket, owner, id),
             Judged::Limit(op, rate) => self.limit_rate(ticket, op, rate),
             Judged::Pause(op) => self.steer(ticket, op, OpState::Paused),

@@ -22,6 +22,10 @@ pub enum SetState {
     Merging,
     /// A member is gone by fault.
     Reduced,
+    /// A member does not answer, and requests wait for it.
+    MountVerify,
+    /// No source answers, and requests fail.
+    Failed,
 }
 
 impl SetState {
@@ -33,6 +37,8 @@ impl SetState {
             Self::Copying => "copying",
             Self::Merging => "merging",
             Self::Reduced => "reduced",
+            Self::MountVerify => "mount-verify",
+            Self::Failed => "failed",
         }
     }
 }
@@ -62,6 +68,10 @@ pub struct MemberStatus {
     pub read_cost: u32,
     /// Its site.
     pub site: u32,
+    /// Seconds that it may leave requests unanswered; 0 for those of the unit.
+    pub timeout: u32,
+    /// Whether it answers what it is asked.
+    pub answers: bool,
     /// Its bitmap, whether kept for it or being drained.
     pub bitmap: Option<BitmapId>,
     /// Whether it could be attached.
@@ -203,7 +213,11 @@ impl ShadowSet {
 
     fn worst(&self) -> SetState {
         let any = |is: fn(&MemberState) -> bool| self.members.iter().any(|m| is(&m.state));
-        if any(|s| matches!(s, MemberState::Expelled(_) | MemberState::Missing(_))) {
+        if self.aborted {
+            SetState::Failed
+        } else if !self.silent.is_empty() {
+            SetState::MountVerify
+        } else if any(|s| matches!(s, MemberState::Expelled(_) | MemberState::Missing(_))) {
             SetState::Reduced
         } else if any(MemberState::is_merging) {
             SetState::Merging
@@ -228,6 +242,8 @@ impl ShadowSet {
             errors: m.errors,
             read_cost: m.read_cost,
             site: m.site,
+            timeout: m.timeout,
+            answers: !self.silent.contains(id),
             bitmap: self.bitmap_status(id).and_then(|b| Some(b.tag?.id)),
             departed: m.state.departed().is_some(),
             lost: m.state.departed().and_then(|d| d.lost.clone()),

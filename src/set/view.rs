@@ -220,6 +220,19 @@ impl View {
         self.seats.iter().filter(may).map(|s| s.id).collect()
     }
 
+    /// The sources.
+    #[must_use]
+    pub fn sources(&self) -> MemberSet {
+        let sources = self.seats.iter().filter(|s| matches!(s.role, Role::Source));
+        sources.map(|s| s.id).collect()
+    }
+
+    /// Whether a member is a source, and not the only one.
+    #[must_use]
+    pub fn is_one_of_sources(&self, id: MemberId) -> bool {
+        self.sources().contains(id) && self.sources().len() > 1
+    }
+
     /// Whether something is still to be merged, anywhere.
     #[must_use]
     pub fn is_merging(&self) -> bool {

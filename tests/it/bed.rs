@@ -140,6 +140,7 @@ pub(crate) fn setup(dir: &Path, members: usize) -> Setup {
             scb,
             read_cost: 0,
             site: 0,
+            timeout: 0,
             io: IoMode::Buffered,
             protect: Protect::None,
         }

@@ -24,5 +24,7 @@ mod refusals;
 mod rehearsal;
 mod semantics;
 mod shells;
+mod silent;
+
 mod sizes;
 mod tamper;

@@ -97,6 +97,20 @@ impl Step {
         blocks_of(self.range)
     }
 
+    /// Takes what is still written to a member.
+    pub(crate) fn take_from(&mut self, id: MemberId) -> Vec<(usize, Value)> {
+        let mut taken = Vec::new();
+        for n in (0..self.shares.len())
+            .filter(|n| self.shares[*n].target == id)
+            .collect::<Vec<_>>()
+        {
+            let own = self.unwritten.iter().filter(|(share, ..)| *share == n);
+            taken.extend(own.map(|(_, block, value)| (*block, *value)));
+            self.give_up(n);
+        }
+        taken
+    }
+
     /// Nothing is written for a share any more.
     fn give_up(&mut self, n: usize) {
         self.shares[n].good = false;
@@ -310,6 +324,16 @@ impl World {
                 break;
             };
             let block = *block;
+            if self.ops.silence.is_hung(source) {
+                if has_other_source(view, step.tried, source) {
+                    let step = &mut self.copies[at].steps[n];
+                    step.tried.insert(source);
+                    step.unwritten.clear();
+                    step.unread = step.todo.clone();
+                    return self.choose_source(at, n);
+                }
+                return Ok(());
+            }
             let others = has_other_source(view, step.tried, source);
             // Now and then a copy may lose its only source: that is no loss of data.
             let others = others || self.rng.chance(100);
@@ -353,6 +377,11 @@ impl World {
                 return self.finish_step(at, n);
             }
             let next = self.rng.place(left);
+            let (share, ..) = self.copies[at].steps[n].unwritten[next];
+            let target = self.copies[at].steps[n].shares[share].target;
+            if self.ops.silence.is_hung(target) && !self.ops.silence.is_gone(target) {
+                continue;
+            }
             let (share, block, value) = self.copies[at].steps[n].unwritten.swap_remove(next);
             if self.has_already(at, (n, share), (block, value)) {
                 let share = &mut self.copies[at].steps[n].shares[share];

@@ -428,6 +428,7 @@ impl World {
 
     /// What was under way is gone.
     fn forget_all(&mut self) {
+        self.forget_silence();
         self.requests.clear();
         self.copies.clear();
         self.inbox.clear();

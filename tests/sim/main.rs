@@ -21,6 +21,7 @@ mod runs;
 mod scheduler;
 mod scripts;
 mod shell;
+mod silence;
 mod storage;
 mod told;
 mod world;

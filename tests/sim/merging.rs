@@ -92,6 +92,15 @@ impl World {
         let Some(source) = view.plan_read(self.bytes_of(block), tried, cost) else {
             return Err(Violation("a merge has no source left to ask".into()));
         };
+        if self.ops.silence.is_hung(source) {
+            if let (true, Some(merging)) = (
+                has_other_source(&view, tried, source),
+                &mut self.requests[at].merging,
+            ) {
+                merging.tried.insert(source);
+            }
+            return Ok(());
+        }
         let fails = self.get_fails(source, has_other_source(&view, tried, source));
         let value = self.disks[source.index()].image.get(block);
         self.trace(&[source.index() as u64, u64::from(value)]);
@@ -114,6 +123,10 @@ impl World {
         let Some(merging) = &mut self.requests[at].merging else {
             return Ok(());
         };
+        let (member, ..) = merging.carried[n];
+        if self.ops.silence.is_hung(member) && !self.ops.silence.is_gone(member) {
+            return Ok(());
+        }
         let (member, block, value) = merging.carried.swap_remove(n);
         if self.disks[member.index()].image.get(block) == value {
             merging.step.found_equal(member, BLOCK);

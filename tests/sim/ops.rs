@@ -5,6 +5,7 @@
 
 use shadowset::set::{Event, HomeChange, MemberSet};
 
+use crate::silence::Silence;
 use crate::world::{Checked, Violation, World};
 
 /// An operation on storage.
@@ -80,6 +81,8 @@ pub(crate) struct Ops {
     pub(crate) stuck: u64,
     /// Members whose blocks could not be written just now; nobody has told the set yet.
     pub(crate) just_failed: MemberSet,
+    /// Members that do not answer.
+    pub(crate) silence: Silence,
 }
 
 impl World {

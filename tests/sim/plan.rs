@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) limits: u64,
     /// All copies are held until the quiet phase, unless limits are changed.
     pub(crate) held: bool,
+    /// A member does not answer for a while, per ten thousand steps.
+    pub(crate) hangs: u64,
 }
 
 /// Rates per mille.
@@ -142,6 +144,7 @@ impl Plan {
             impatience: if rng.chance(300) { 100 } else { 0 },
             limits: 0,
             held: false,
+            hangs: 0,
             grows: false,
         }
     }

@@ -69,10 +69,28 @@ pub(crate) struct Request {
     reader: Option<MemberId>,
     pub(crate) merging: Option<Merging>,
     settled: bool,
+    /// It has failed although what it has written may come: its range stays fenced until then.
+    pub(crate) lingers: bool,
+    /// A read that nobody answers any more.
+    pub(crate) unanswered: bool,
 }
 
 impl Request {
-    fn value(&self) -> Value {
+    /// Takes what is still to be done on members: they have failed it.
+    pub(crate) fn take_from(&mut self, members: MemberSet) -> Vec<(MemberId, usize)> {
+        let (taken, todo) = std::mem::take(&mut self.todo)
+            .into_iter()
+            .partition(|(m, _)| members.contains(*m));
+        self.todo = todo;
+        let taken: Vec<(MemberId, usize)> = taken;
+        for (member, _) in &taken {
+            self.good.remove(*member);
+            self.failed.insert(*member);
+        }
+        taken
+    }
+
+    pub(crate) fn value(&self) -> Value {
         match self.kind {
             Kind::Write(value) => value,
             _ => 0,
@@ -147,6 +165,8 @@ impl World {
             reader: None,
             merging: None,
             settled: false,
+            lingers: false,
+            unanswered: false,
         });
     }
 
@@ -378,7 +398,12 @@ impl World {
                 break;
             }
             let next = self.rng.place(request.todo.len());
-            let (member, block) = request.todo.swap_remove(next);
+            let (member, block) = request.todo[next];
+            if self.ops.silence.is_hung(member) && !self.ops.silence.is_gone(member) {
+                continue;
+            }
+            let request = &mut self.requests[at];
+            request.todo.swap_remove(next);
             let fails = match request.kind {
                 Kind::Flush => self.flush_member(at, member)?,
                 _ => self.write_member(at, member, block)?,
@@ -436,9 +461,14 @@ impl World {
     }
 
     /// The application gets its answer; the fence and the View are let go.
-    fn finish(&mut self, at: usize, verdict: Verdict) -> Checked {
+    pub(crate) fn finish(&mut self, at: usize, verdict: Verdict) -> Checked {
+        if verdict == Verdict::Fail && self.lingers(&self.requests[at]) {
+            self.linger(at);
+            return Ok(());
+        }
         self.let_go(at, verdict == Verdict::Acknowledge);
         let request = self.requests.swap_remove(at);
+        self.free(&request);
         #[cfg(debug_assertions)]
         if let (true, Some(range)) = (makes!(IntentClearedByAck), request.range) {
             shadowset::set::planted::clear_intent(&self.set, range);
@@ -467,8 +497,7 @@ impl World {
         }
         let epoch = request.view.as_ref().map_or(0, |v| v.epoch().0);
         let (value, blocks) = (request.value(), request.blocks());
-        let place = request.place;
-        for block in blocks.clone() {
+        for block in blocks {
             let ended = Ended { epoch, value, good };
             self.oracle.end(block, ended, self.now);
             if !good {
@@ -476,8 +505,12 @@ impl World {
                 self.unmerged[block].push(value);
             }
         }
-        if let Some(place) = place {
-            self.go_outside(blocks);
+    }
+
+    /// The range of a request is free.
+    pub(crate) fn free(&mut self, request: &Request) {
+        if let Some(place) = request.place {
+            self.go_outside(request.blocks());
             self.fences.leave(place);
         }
     }
@@ -488,7 +521,19 @@ impl World {
             let Some(&block) = self.requests[at].unread.last() else {
                 return self.end_read(at);
             };
+            if self.requests[at].unanswered {
+                return self.end_read(at);
+            }
             let (reader, others) = self.reader(at)?;
+            if self.ops.silence.is_hung(reader) {
+                if others {
+                    let request = &mut self.requests[at];
+                    request.failed.insert(reader);
+                    request.reader = None;
+                    request.unread = request.blocks().collect();
+                }
+                return Ok(());
+            }
             let request = &mut self.requests[at];
             let began = request.began;
             if self.get_fails(reader, others) {

@@ -23,6 +23,8 @@ const BAD_BLOCK_SEEDS: u64 = 1000;
 const HELD_SEEDS: u64 = 1000;
 /// Seeds of worlds in which units grow.
 const GROWING_SEEDS: u64 = 2000;
+/// Seeds of worlds in which members do not answer.
+const HANGING_SEEDS: u64 = 2000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
@@ -180,7 +182,7 @@ fn a_seed_decides_everything() {
 }
 
 /// Runs the seed of `SIM_SEED` and prints its operations; with `SIM_BAD=1` one of [`bad_blocks`], with `SIM_GROWING=1`
-/// one of [`growing`].
+/// one of [`growing`], with `SIM_HANGING=1` one of [`hanging`].
 #[test]
 fn replay() {
     let Some(seed) = number("SIM_SEED") else {
@@ -189,6 +191,7 @@ fn replay() {
     let mut world = match (number("SIM_BAD"), number("SIM_GROWING")) {
         (Some(1), _) => bad_blocks(seed, 1, true),
         (_, Some(1)) => growing(seed, true),
+        _ if number("SIM_HANGING") == Some(1) => hanging(seed, true),
         _ => World::new(seed, faults(seed), true),
     };
     println!("{:?}", world.plan);
@@ -234,6 +237,43 @@ fn growing(seed: u64, log: bool) -> World {
     World::with(rng, plan, seed, log)
 }
 
+/// A world in which members do not answer for a while.
+fn hanging(seed: u64, log: bool) -> World {
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::draw(&mut rng, faults(seed));
+    plan.hangs = 100;
+    // Writes that fail everywhere set bits.
+    plan.faults.planned += 1;
+    World::with(rng, plan, seed, log)
+}
+
+/// Every seed holds while members do not answer. `SIM_HANGING_SEEDS` says how many.
+#[test]
+fn seeds_hold_while_members_hang() {
+    let seeds = number("SIM_HANGING_SEEDS").unwrap_or(HANGING_SEEDS);
+    let mut marks = Marks::new();
+    for seed in 0..seeds {
+        match attempt(&mut hanging(seed, false)) {
+            Ok(ran) => {
+                for (what, count) in ran.marks {
+                    *marks.entry(what).or_default() += count;
+                }
+            }
+            Err(text) => panic!("seed {seed} (SIM_HANGING=1): {text}"),
+        }
+    }
+    let rare = [
+        "a member does not answer in time",
+        "a write comes late",
+        "a verification is aborted",
+        "a failed write keeps its fence",
+    ];
+    for what in rare {
+        println!("{what}: {:?}", marks.get(what));
+        assert!(marks.contains_key(what), "no seed has come to: {what}");
+    }
+}
+
 /// Every seed holds where units grow. `SIM_GROWING_SEEDS` says how many: of many thousands some end in a refusal
 /// behind starts that were cut short with members absent, which nobody answers here.
 #[test]
@@ -257,6 +297,12 @@ fn is_of_growth(mistake: shadowset::set::planted::Mistake) -> bool {
         mistake,
         TailTrusted | GrowthWithoutHold | TailUnmerged | DryRunMarks
     )
+}
+
+#[cfg(debug_assertions)]
+fn is_of_silence(mistake: shadowset::set::planted::Mistake) -> bool {
+    use shadowset::set::planted::Mistake::*;
+    matches!(mistake, LastGivenUp | ReturnUnquiet | AbortUnfenced)
 }
 
 #[cfg(debug_assertions)]
@@ -312,6 +358,7 @@ fn planted_mistakes_are_caught() {
                 false if mistake == Mistake::WriteUnkept => lost_homes(seed),
                 false if mistake == Mistake::ReadUnmerged => held_merges(seed),
                 false if is_of_growth(mistake) => growing(seed, false),
+                false if is_of_silence(mistake) => hanging(seed, false),
                 false => World::new(seed, faults(seed), false),
             };
             Some((seed, attempt(&mut world).err()?))

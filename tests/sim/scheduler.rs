@@ -48,6 +48,7 @@ impl World {
         if self.rng.below(10_000) < self.plan.clock {
             self.set_clock();
         }
+        self.draw_silence()?;
         let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
         self.trace(&[deed as u64]);
         match deed {
@@ -76,6 +77,7 @@ impl World {
         for disk in &mut self.disks {
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         }
+        self.wake_all();
         self.log("quiet");
         self.resume_all();
         self.raise_limits()?;
@@ -84,6 +86,7 @@ impl World {
                 return Ok(());
             }
             self.now += 1;
+            self.come_late_in_quiet()?;
             match self.rng.below(4) {
                 0 => self.step_request()?,
                 1 => self.step_copy()?,
@@ -107,6 +110,7 @@ impl World {
             while !self.is_idle() && !self.crashed {
                 self.deliver()?;
                 self.end_flush()?;
+                self.come_late_in_quiet()?;
             }
         }
         let left: u64 = self.set.intents().map(|map| map.count()).sum();
@@ -117,11 +121,13 @@ impl World {
     /// The last requests end, while copies, commands and faults go on.
     fn drain_requests(&mut self) -> Checked {
         self.mark("stop with work under way");
+        self.wake_all();
         for _ in 0..QUIET_STEPS {
-            if self.requests.is_empty() {
+            if self.requests.is_empty() && self.ops.silence.is_over() {
                 return Ok(());
             }
             self.now += 1;
+            self.come_late_in_quiet()?;
             match self.rng.below(4) {
                 0 => self.step_copy()?,
                 1 => self.deliver()?,
@@ -137,6 +143,7 @@ impl World {
             && self.copies.is_empty()
             && self.inbox.is_empty()
             && self.flushes.is_empty()
+            && self.ops.silence.is_over()
     }
 
     /// Stops the unit in good order.

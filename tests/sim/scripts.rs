@@ -84,6 +84,7 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         impatience: 0,
         limits: 0,
         held: false,
+        hangs: 0,
         grows: true,
     };
     World::with(Rng::new(seed), plan, seed, log)

@@ -48,7 +48,7 @@ impl World {
         self.report_blocks()?;
         if !self.is_undurable() {
             let unclosed = std::mem::take(&mut self.ops.unclosed);
-            unclosed.iter().for_each(|id| self.disk(id).open = false);
+            unclosed.iter().for_each(|id| self.close_disk(id));
         }
         if !self.crashed {
             self.retire();
@@ -109,7 +109,9 @@ impl World {
             Effect::ResumeCopy(op) => self.with_copy(op, |c| c.paused = false),
             Effect::StopCopy(op) => self.stop_copy(op),
             Effect::Close(id) if self.is_undurable() => self.ops.unclosed.insert(id),
-            Effect::Close(id) => self.disk(id).open = false,
+            Effect::GiveUp(id) => self.give_up_calls(id),
+            Effect::Abort(members) => self.abort_calls(members),
+            Effect::Close(id) => self.close_disk(id),
             Effect::Release(id) => {
                 let disk = self.disk(id);
                 (disk.scb, disk.frozen) = (None, None);
@@ -219,6 +221,7 @@ impl World {
     }
 
     fn adopt(&mut self, id: MemberId) {
+        self.open_disk(id);
         let disk = &mut self.disks[id.index()];
         disk.open = true;
         disk.frozen = None;
@@ -382,6 +385,12 @@ impl World {
         if !self.quiet && self.flushes[at].id.0 % 7 == 0 && !self.rng.chance(20) {
             return Ok(());
         }
+        let hangs = |(id, _): &(MemberId, u64)| {
+            self.ops.silence.is_hung(*id) && !self.ops.silence.is_gone(*id)
+        };
+        if self.flushes[at].covers.iter().any(hangs) && !self.quiet {
+            return Ok(());
+        }
         let flush = self.flushes.swap_remove(at);
         let faults = self.plan.faults;
         let everywhere = !self.quiet && self.rng.chance(faults.flush_everywhere);
@@ -394,9 +403,10 @@ impl World {
             }
             let breaks = breaks || struck == Strike::Fails;
             let sticks = breaks && self.rng.chance(faults.sticky);
+            let gone = self.ops.silence.is_gone(id);
             let disk = self.disk(id);
             disk.bad_flushes |= sticks;
-            if everywhere || breaks || disk.bad_flushes {
+            if everywhere || breaks || disk.bad_flushes || gone {
                 failed.insert(id);
             } else {
                 disk.image.flush(written);

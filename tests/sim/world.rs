@@ -503,6 +503,7 @@ pub(crate) fn member(place: usize, size: u64) -> Member {
         size: Bytes(size),
         read_cost: 0,
         site: 0,
+        timeout: 0,
         errors: 0,
         since: Moment(0),
         reason: String::new(),

@@ -15,6 +15,7 @@ path = "/srv/images/m1.img"
 scb = "/srv/scb/m1"
 read_cost = 5
 site = 3
+timeout = 60
 io = "direct"
 protect = "lease"
 
@@ -57,6 +58,7 @@ fn every_key_is_read() {
         scb: "/srv/scb/m1".into(),
         read_cost: 5,
         site: 3,
+        timeout: 60,
         io: IoMode::Direct,
         protect: Protect::Lease,
     };
@@ -132,32 +134,32 @@ fn unknown_keys_are_named_with_line_and_column() {
         (
             "ro = true",
             "rw = true",
-            "line 25, column 1: rw: unknown field `rw`",
+            "line 26, column 1: rw: unknown field `rw`",
         ),
         (
             "[mount]",
             "[mounts]",
-            "line 23, column 2: [mounts]: unknown field `mounts`",
+            "line 24, column 2: [mounts]: unknown field `mounts`",
         ),
         (
             "[params]",
             "[params]\ncopies = 3",
-            "line 22, column 1: copies: there is no parameter copies",
+            "line 23, column 1: copies: there is no parameter copies",
         ),
         (
             "[params]",
             "[params]\npriority = 1\nmax_copies = 201",
-            "line 23, column 14: max_copies: takes 0 to 200 copies, not 201",
+            "line 24, column 14: max_copies: takes 0 to 200 copies, not 201",
         ),
         (
             "[params]",
             "[params]\nmax_copies = true",
-            "line 22, column 14: max_copies: takes 0 to 200 copies, not true",
+            "line 23, column 14: max_copies: takes 0 to 200 copies, not true",
         ),
         (
             "[params]",
             "[params]\ndefault_detach_policy = \"full\"",
-            "line 22, column 25: default_detach_policy: takes minicopy, minicopy=optional, none, not full",
+            "line 23, column 25: default_detach_policy: takes minicopy, minicopy=optional, none, not full",
         ),
     ] {
         is_refused(&change(from, to), says);
@@ -190,7 +192,7 @@ fn bad_values_are_named_with_line_column_and_key() {
         (
             "\"direct\"",
             "\"odirect\"",
-            "line 14, column 6: io: io is \"buffered\"",
+            "line 15, column 6: io: io is \"buffered\"",
         ),
         (
             "dsa7",
@@ -205,7 +207,7 @@ fn bad_values_are_named_with_line_column_and_key() {
         (
             "path = \"m2.img\"",
             "path = \"\"",
-            "line 19, column 8: path: the path is empty",
+            "line 20, column 8: path: the path is empty",
         ),
         ("path = \"m2.img\"", "", "missing field `path`"),
         ("\"payroll\"", "\"payroll", "line 3, column "),
@@ -238,14 +240,14 @@ fn the_words_of_durability_and_policy_are_these() {
     let text = change("\"minicopy\"", "\"minicopy=optional\"");
     let policy = read(&text).expect("valid").mount.policy;
     assert_eq!(policy, Some(Policy::MinicopyOptional));
-    let says = "line 27, column 10: policy: the policy of a mount is \"minicopy\" or \
+    let says = "line 28, column 10: policy: the policy of a mount is \"minicopy\" or \
                 \"minicopy=optional\", not \"full\"";
     is_refused(&change("\"minicopy\"", "\"full\""), says);
 }
 
 #[test]
 fn a_protection_that_is_not_there_is_refused() {
-    let says = "line 15, column 11: protect: protect is \"none\", \"lease\" or \"immutable\", not \"leash\"";
+    let says = "line 16, column 11: protect: protect is \"none\", \"lease\" or \"immutable\", not \"leash\"";
     is_refused(&change("\"lease\"", "\"leash\""), says);
 }
 
@@ -277,7 +279,7 @@ fn seven_members_are_one_too_many() {
     assert!(
         error
             .to_string()
-            .contains("line 19, column 1: [[member]]: a set has one to six")
+            .contains("line 20, column 1: [[member]]: a set has one to six")
     );
 }
 

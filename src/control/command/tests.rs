@@ -93,6 +93,7 @@ fn every_command_has_a_dry_run() {
         ("attach /x policy=full", 1),
         ("expel dry-run", 2),
         ("release m3", 1),
+        ("abort", 0),
         ("merge full", 0),
         ("resize 1024", 0),
         ("resize", 0),

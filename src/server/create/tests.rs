@@ -28,6 +28,7 @@ fn place(members: usize) -> Place {
             path,
             read_cost: 2,
             site: 0,
+            timeout: 0,
             io: IoMode::Buffered,
             protect: Protect::None,
         }

@@ -1,0 +1,241 @@
+//! Changes of the unit: writes, zeros, allocation. One change goes to one member after the other: with
+//! page-cached members the time goes into copying bytes, and a second thread costs more than it gives.
+//!
+//! A change is a value that any thread can go on with, so that a member that does not answer holds the thread
+//! and not the change ([`super::watch`]).
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::lane::Asked;
+use super::pipeline::{Errno, Pipeline, WritePermit};
+use super::rescue::Held;
+use super::results::{Results, given_up, is_out_of_reach, not_open};
+use super::watch::{Kept, Time};
+use crate::io::aligned::AlignedBuf;
+use crate::io::sys::{Loan, lend};
+use crate::io::{Storage, Zero};
+use crate::set::{ByteRange, MemberId, MemberSet};
+
+/// How long a member that is out of reach is left alone before it is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Called once with what became of a change, on whatever thread it ended.
+pub(super) type Changed = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// What is done to a range of each member.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Write,
+    Zero(Zero),
+    Allocate,
+}
+
+/// The bytes of a change.
+#[derive(Debug)]
+enum Data {
+    /// Zeros, or none.
+    None,
+    /// Those of the thread that makes it.
+    Lent(Loan),
+    /// A copy, for another thread.
+    Own(AlignedBuf),
+}
+
+/// A change under way.
+pub(super) struct Change {
+    pub(super) permit: WritePermit,
+    pub(super) range: ByteRange,
+    what: What,
+    data: Data,
+    /// Members that it has not come to.
+    pub(super) rest: MemberSet,
+    pub(super) results: Results,
+    pub(super) done: Changed,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut change = f.debug_struct("Change");
+        change.field("what", &self.what).field("range", &self.range);
+        change.finish_non_exhaustive()
+    }
+}
+
+impl What {
+    fn apply(self, store: &dyn Storage, range: ByteRange, data: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Write => store.write_at(data, range.start()),
+            Self::Zero(how) => store.zero_at(range.start(), range.len(), how),
+            Self::Allocate => store.allocate(range.start(), range.len()),
+        }
+    }
+}
+
+impl Change {
+    /// Makes the bytes its own. The thread that has lent them is in a call, and stays there meanwhile.
+    pub(super) fn secure(&mut self) {
+        if let Data::Lent(loan) = &self.data {
+            let copy = loan.with(|bytes| {
+                let mut copy = AlignedBuf::zeroed(bytes.len());
+                copy.copy_from_slice(bytes);
+                copy
+            });
+            self.data = copy.map_or(Data::None, Data::Own);
+        }
+    }
+
+    /// Goes on in place of a thread that a member holds.
+    pub(super) fn go_on_without(mut self, member: MemberId, pipeline: &Pipeline) {
+        self.results.add(member, Err(given_up()));
+        match std::mem::replace(&mut self.data, Data::None) {
+            Data::Own(bytes) => pipeline.go_on(self, &bytes),
+            Data::None | Data::Lent(_) => pipeline.go_on(self, &[]),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Writes the buffer at `at`. `done` is called when it has come to its end: before this returns, but for a
+    /// member that does not answer, which holds this thread and not the write.
+    ///
+    /// Errors are ENOSPC beyond the end, EROFS, EIO or what the members answered when no source has it.
+    pub fn write_then(&self, at: u64, data: &[u8], done: Changed) {
+        if data.is_empty() {
+            return done(Ok(()));
+        }
+        lend(data, |loan| {
+            let lent = Data::Lent(loan.clone());
+            let range = self.writable(at, data.len() as u64);
+            self.change(range, (What::Write, lent), data, done);
+        });
+    }
+
+    /// Makes a range read as zeros; otherwise as [`Self::write_then`].
+    pub fn zero_then(&self, at: u64, len: u64, how: Zero, done: Changed) {
+        let range = self.writable(at, len);
+        self.change(range, (What::Zero(how), Data::None), &[], done);
+    }
+
+    /// Allocates space inside the unit; what the range reads as does not change. Errors are EFBIG beyond the
+    /// end, and ENOSPC.
+    pub fn allocate_then(&self, at: u64, len: u64, done: Changed) {
+        let range = self.writable(at, len).map_err(|e| match e {
+            Errno(libc::ENOSPC) => Errno(libc::EFBIG),
+            other => other,
+        });
+        self.change(range, (What::Allocate, Data::None), &[], done);
+    }
+
+    fn change(
+        &self,
+        range: Result<ByteRange, Errno>,
+        (what, data): (What, Data),
+        bytes: &[u8],
+        done: Changed,
+    ) {
+        self.count_request();
+        let permitted = range.and_then(|range| {
+            let fenced = self.enter_to_change(range)?;
+            // What reads as before needs no bits.
+            let permit = match what {
+                What::Allocate => fenced.permit_copy([]),
+                What::Write | What::Zero(_) => self.permit(fenced, range)?,
+            };
+            Ok((permit, range))
+        });
+        match permitted {
+            Err(error) => done(Err(error)),
+            Ok((permit, range)) => {
+                let rest = permit.live().view().writers();
+                let results = Results::default();
+                let change = Change {
+                    permit,
+                    range,
+                    what,
+                    data,
+                    rest,
+                    results,
+                    done,
+                };
+                self.go_on(change, bytes);
+            }
+        }
+    }
+
+    /// Applies a change to the members that it has not come to, and ends it.
+    fn go_on(&self, mut change: Change, data: &[u8]) {
+        while let Some(id) = change.rest.iter().next() {
+            change.rest.remove(id);
+            let Some(store) = change.permit.store(id).cloned() else {
+                change.results.add(id, Err(not_open()));
+                continue;
+            };
+            let (what, range) = (change.what, change.range);
+            let apply = || what.apply(&*store, range, data);
+            let (outcome, held) = self.call_patiently(id, Held::Change(change), apply);
+            let Held::Change(back) = held else { return };
+            change = back;
+            if let (What::Allocate, Err(error)) = (what, &outcome) {
+                let errno = Errno(error.raw_os_error().unwrap_or(libc::EIO));
+                drop(change.permit);
+                return (change.done)(Err(errno));
+            }
+            change.results.add(id, outcome);
+        }
+        let settled = self.settle(change.permit.live(), Some(change.range), &change.results);
+        drop(change.permit);
+        (change.done)(settled);
+    }
+
+    /// Calls a member while `held` can be taken, and again as long as it is out of reach and is waited for.
+    /// Gives [`Held::Nothing`] to who has been replaced.
+    fn call_patiently(
+        &self,
+        member: MemberId,
+        held: Held,
+        call: impl Fn() -> io::Result<()>,
+    ) -> (io::Result<()>, Held) {
+        if self.is_lost(member) {
+            return (Err(given_up()), held);
+        }
+        let tried = |kept: &Kept<'_, Held>| loop {
+            let outcome = call();
+            let lost = outcome.as_ref().is_err_and(is_out_of_reach);
+            if !lost {
+                self.watch.answered(member);
+            }
+            if !(lost && self.waits_for(member) && kept.is_there()) {
+                return outcome;
+            }
+            self.watch.pause(RETRY);
+        };
+        let (outcome, held) = self.watch.call((member, self.watch.now()), held, tried);
+        (outcome, held.unwrap_or(Held::Nothing))
+    }
+
+    /// Waits a little before a member is tried again that has been out of reach since then.
+    pub(super) fn wait_for(&self, (member, since): (MemberId, Time), held: Held) -> Held {
+        let (_, held) = self
+            .watch
+            .call((member, since), held, |_| self.watch.pause(RETRY));
+        held.unwrap_or(Held::Nothing)
+    }
+
+    /// Whether requests wait for a member that is out of reach.
+    pub(super) fn waits_for(&self, member: MemberId) -> bool {
+        !self.timeout(member).is_zero() && !self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Members to be flushed, with those of them that are not even tried.
+    pub(super) fn asked(&self, all: MemberSet) -> Asked {
+        let lost = all.iter().filter(|id| self.is_lost(*id)).collect();
+        Asked { all, lost }
+    }
+
+    /// Whether a member is not even tried: it answers nobody, and nobody is to wait any more.
+    pub(super) fn is_lost(&self, member: MemberId) -> bool {
+        self.aborted.load(Ordering::Relaxed) && self.silent_members().contains(member)
+    }
+}

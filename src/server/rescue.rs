@@ -1,0 +1,205 @@
+//! Going on in place of threads that members hold, and giving up what nobody can answer.
+//!
+//! A write that a member holds goes on without it when the member has been expelled: the bits of its range are
+//! set, so what the member does with it later does not matter, as long as it comes back only when all its
+//! calls have returned. A read goes on with another member at any time. Nothing here decides who is expelled.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::change::Change;
+use super::copier::Step;
+use super::merging::Merge;
+use super::pipeline::{Live, Pipeline, WritePermit};
+use super::reading::Read;
+use super::results::{Results, given_up};
+use super::watch::{Fate, Time};
+use crate::set::member::MEMBERS_MAX;
+use crate::set::{ByteRange, MemberId, MemberSet};
+
+/// What a call of a member leaves for others to take.
+#[derive(Debug)]
+pub(super) enum Held {
+    Change(Change),
+    Read(Read),
+    /// A read that merges its regions first.
+    Merge(Merge),
+    /// Steps of copies that share a fence.
+    Step(Step),
+    /// The request has been answered with an error. Its range stays fenced until the call returns: what comes
+    /// of it must not come behind a later write (I4).
+    Left(WritePermit),
+    /// Another thread has taken it.
+    Nothing,
+}
+
+/// What is done in place of a thread.
+enum Rescue {
+    Change(Change, MemberId),
+    Read(Read, MemberId, Time),
+    Merge(Merge),
+    Step(Step),
+    /// A change that no member can take.
+    Failed(Failed),
+    /// A read that no member answers.
+    Unread(Read),
+    /// What was left to a call of a member that has been expelled since.
+    Left(#[expect(dead_code, reason = "it is dropped")] WritePermit),
+}
+
+/// A change that has failed everywhere, as far as anybody knows.
+struct Failed {
+    live: Arc<Live>,
+    range: ByteRange,
+    results: Results,
+    done: super::change::Changed,
+}
+
+impl Failed {
+    /// The change keeps its fence in the call that it is in.
+    fn new(change: Change, member: MemberId) -> (WritePermit, Self) {
+        let mut results = change.results;
+        results.add(member, Err(given_up()));
+        for id in change.rest.iter() {
+            results.add(id, Err(given_up()));
+        }
+        let failed = Self {
+            live: Arc::clone(change.permit.live()),
+            range: change.range,
+            results,
+            done: change.done,
+        };
+        (change.permit, failed)
+    }
+}
+
+impl Rescue {
+    fn run(self, pipeline: &Arc<Pipeline>) {
+        match self {
+            Self::Change(change, member) => change.go_on_without(member, pipeline),
+            Self::Read(read, member, since) => read.go_on_without((member, since), pipeline),
+            Self::Merge(merge) => merge.begin_anew(pipeline),
+            Self::Step(step) => step.give_back(pipeline),
+            Self::Unread(read) => read.fail(),
+            Self::Left(_) => {}
+            Self::Failed(Failed {
+                live,
+                range,
+                results,
+                done,
+            }) => {
+                let settled = pipeline.settle(&live, Some(range), &results);
+                drop(live);
+                done(settled);
+            }
+        }
+    }
+}
+
+/// What a sweep is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sweep {
+    /// Members that have been expelled: nothing waits for them any more.
+    pub(super) gone: MemberSet,
+    /// Members that do not answer, since when reads do not wait for each of them.
+    pub(super) silent: [Option<Time>; MEMBERS_MAX],
+    /// Members for which copies and merges do not wait any longer, as far as others have the bytes.
+    pub(super) slow: MemberSet,
+}
+
+impl Sweep {
+    fn silent(&self) -> MemberSet {
+        let silent = |id: &MemberId| self.silent[id.index()].is_some();
+        (0..MEMBERS_MAX)
+            .filter_map(MemberId::new)
+            .filter(silent)
+            .collect()
+    }
+
+    fn decide(&self, member: MemberId, since: Time, held: Held) -> Fate<Held, Rescue> {
+        let gone = self.gone.contains(member);
+        let slow = gone || self.slow.contains(member);
+        let late = self.silent[member.index()].is_some_and(|until| since <= until);
+        match held {
+            Held::Change(mut change) if gone => {
+                change.secure();
+                Fate::Taken(Rescue::Change(change, member))
+            }
+            Held::Read(read) if gone || late && read.has_other(self.silent()) => {
+                Fate::Taken(Rescue::Read(read, member, since))
+            }
+            Held::Merge(merge) if gone || slow && merge.has_other(member) => {
+                Fate::Taken(Rescue::Merge(merge))
+            }
+            Held::Step(step) if gone || slow && step.has_other(member) => {
+                Fate::Taken(Rescue::Step(step))
+            }
+            Held::Left(permit) if gone => Fate::Taken(Rescue::Left(permit)),
+            held => Fate::Stays(held),
+        }
+    }
+}
+
+impl Pipeline {
+    /// Members that do not answer now.
+    pub(super) fn silent_members(&self) -> MemberSet {
+        let bits = self.silent.load(Ordering::Relaxed);
+        match bits {
+            0 => MemberSet::EMPTY,
+            _ => members_of(bits),
+        }
+    }
+
+    /// Whether members hold threads whose requests others have answered in their place.
+    #[must_use]
+    pub fn has_lost_threads(&self) -> bool {
+        self.watch.lost_threads() > 0
+    }
+
+    /// Goes on with what need not wait any longer.
+    pub(super) fn sweep(self: &Arc<Self>, sweep: &Sweep) {
+        let rescued = self
+            .watch
+            .sweep(|id, since, held| sweep.decide(id, since, held));
+        self.rescue(rescued);
+        sweep.gone.iter().for_each(|id| self.lanes().give_up(id));
+    }
+
+    /// Answers with errors whatever waits for these members, which stay what they are: it may come of some
+    /// of it still what was asked for.
+    pub(super) fn abort(self: &Arc<Self>, members: MemberSet) {
+        self.aborted.store(true, Ordering::Relaxed);
+        let failed = self.watch.sweep(|id, _, held| match held {
+            Held::Change(change) if members.contains(id) => {
+                let (permit, failed) = Failed::new(change, id);
+                Fate::Left(Held::Left(permit), Rescue::Failed(failed))
+            }
+            Held::Read(read) if members.contains(id) => Fate::Taken(Rescue::Unread(read)),
+            Held::Merge(merge) if members.contains(id) => {
+                let (permit, read) = merge.give_up(self);
+                Fate::Left(Held::Left(permit), Rescue::Unread(read))
+            }
+            held => Fate::Stays(held),
+        });
+        self.rescue(failed);
+        self.rouse_fence();
+        members.iter().for_each(|id| self.lanes().give_up(id));
+    }
+
+    /// Each on a thread of its own: the next member may not answer either.
+    fn rescue(self: &Arc<Self>, rescued: Vec<Rescue>) {
+        for rescue in rescued {
+            let pipeline = Arc::clone(self);
+            let run = move || rescue.run(&pipeline);
+            if let Err(error) = std::thread::Builder::new().name("rescue".into()).spawn(run) {
+                tracing::error!(%error, "no thread for a request that a member holds: it is lost");
+            }
+        }
+    }
+}
+
+/// The members of a mask of places.
+pub(super) fn members_of(bits: u8) -> MemberSet {
+    let ids = (0..MEMBERS_MAX).filter(|at| bits & 1 << at != 0);
+    ids.filter_map(MemberId::new).collect()
+}

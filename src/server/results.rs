@@ -1,0 +1,85 @@
+//! What came of a request on each member, and what an error says of a member.
+
+use std::io;
+
+use super::pipeline::Errno;
+use crate::set::{MemberId, MemberSet};
+
+/// What came of a request on each member.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    pub(super) good: MemberSet,
+    pub(super) failed: MemberSet,
+    /// Those that failed by an error of their medium.
+    pub(super) media: MemberSet,
+    first: Option<io::Error>,
+}
+
+impl Results {
+    pub(super) fn add(&mut self, id: MemberId, outcome: io::Result<()>) {
+        match outcome {
+            Ok(()) => self.good.insert(id),
+            Err(error) => {
+                tracing::warn!(member = id.index(), %error, "a request failed on a member");
+                self.good.remove(id);
+                self.failed.insert(id);
+                if is_of_medium(&error) {
+                    self.media.insert(id);
+                }
+                self.first.get_or_insert(error);
+            }
+        }
+    }
+
+    pub(super) fn errno(&self) -> Errno {
+        Errno(
+            self.first
+                .as_ref()
+                .and_then(io::Error::raw_os_error)
+                .unwrap_or(libc::EIO),
+        )
+    }
+}
+
+/// Whether an error says that a member is out of reach: later it may answer, with all that it has.
+pub(super) fn is_out_of_reach(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ENXIO
+                | libc::ENODEV
+                | libc::ENOMEDIUM
+                | libc::ESTALE
+                | libc::ENOTCONN
+                | libc::ETIMEDOUT
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+        )
+    )
+}
+
+/// What a call comes to that is waited for no longer.
+pub(super) fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it is waited for no longer")
+}
+
+/// Whether an error says that a medium may hold other bytes than it was given, not that it is out of reach.
+pub(super) fn is_of_medium(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EIO
+                | libc::EBADMSG
+                | libc::EUCLEAN
+                | libc::ENODATA
+                | libc::EILSEQ
+                | libc::EREMOTEIO
+        )
+    )
+}
+
+pub(super) fn not_open() -> io::Error {
+    io::Error::other("the member is not open")
+}

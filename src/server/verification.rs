@@ -1,0 +1,182 @@
+//! Mount verification: who watches whether members answer, and for how long they have not.
+//!
+//! One thread of the unit looks at the calls under way every few milliseconds, and sleeps while there are none.
+//! It lets reads go on with other members, tells the set who does not answer and who has not for too long,
+//! and goes on with what waits for a member that has been expelled. Who is expelled is the set's to decide.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Message;
+use super::pipeline::Pipeline;
+use super::rescue::{Sweep, members_of};
+use super::watch::Time;
+use crate::set::member::MEMBERS_MAX;
+use crate::set::{Event, MemberId, MemberSet};
+
+/// How often the calls under way are looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// Most time that counts between two looks: more means that this program did not run.
+const TICK_MAX: Duration = Duration::from_millis(100);
+/// Reads wait so long for a member that answers nobody, in milliseconds, when another one could answer them.
+const SILENT: u64 = 50;
+/// A read waits so long for a member that answers others.
+const LATE: u64 = 1000;
+/// Copies, and the set, hear of a member that has owed an answer for so long.
+const OVERDUE: u64 = 2000;
+/// How often the set is told that somebody has to leave, until it has.
+const REMIND: u64 = 500;
+/// How long nobody looks when there is nothing to look at.
+const REST: Duration = Duration::from_secs(3600);
+
+/// What the data path and the watching thread tell each other of members.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Members that have been expelled: nothing waits for them.
+    gone: AtomicU8,
+    /// Seconds that each may leave requests unanswered; 0 for those of the unit.
+    timeouts: [AtomicU32; MEMBERS_MAX],
+    /// The unit has been stopped.
+    ends: AtomicBool,
+}
+
+fn bit(id: MemberId) -> u8 {
+    1 << id.index()
+}
+
+impl Pipeline {
+    /// Nothing waits any longer for a member that has been expelled.
+    pub(super) fn give_up(&self, id: MemberId) {
+        self.standing.gone.fetch_or(bit(id), Ordering::Relaxed);
+        self.watch.rouse();
+    }
+
+    /// A member has come back.
+    pub(super) fn welcome(&self, id: MemberId) {
+        self.standing.gone.fetch_and(!bit(id), Ordering::Relaxed);
+    }
+
+    /// Gives the members, by place, their own times to answer, in seconds; 0 for that of the unit.
+    pub(super) fn set_timeouts(&self, seconds: impl Iterator<Item = u32>) {
+        for (timeout, seconds) in self.standing.timeouts.iter().zip(seconds) {
+            timeout.store(seconds, Ordering::Relaxed);
+        }
+    }
+
+    /// How long a member may leave requests unanswered.
+    pub(super) fn timeout(&self, id: MemberId) -> Duration {
+        match self.standing.timeouts[id.index()].load(Ordering::Relaxed) {
+            0 => self.params.member_timeout(),
+            seconds => Duration::from_secs(u64::from(seconds)),
+        }
+    }
+
+    /// Ends the watching thread.
+    pub(super) fn end_watch(&self) {
+        self.standing.ends.store(true, Ordering::Relaxed);
+        self.watch.rouse();
+    }
+
+    /// Watches until the unit has been stopped.
+    pub(super) fn keep_watch(self: &Arc<Self>) {
+        let mut look = Look::default();
+        let mut last = Instant::now();
+        while !self.standing.ends.load(Ordering::Relaxed) {
+            let idle = look.look(self);
+            self.watch.sleep(if idle { REST } else { TICK }, idle);
+            let passed = std::mem::replace(&mut last, Instant::now()).elapsed();
+            self.watch.pass(passed.min(TICK_MAX));
+        }
+    }
+}
+
+/// What the set was told last.
+#[derive(Debug, Default)]
+struct Look {
+    overdue: MemberSet,
+    reminded: Time,
+    /// Since when no source answers.
+    dead: Option<Time>,
+}
+
+impl Look {
+    /// Looks once; says whether there is nothing to look at.
+    fn look(&mut self, pipeline: &Arc<Pipeline>) -> bool {
+        let now = pipeline.watch.now();
+        let owed = owed(pipeline);
+        let gone = members_of(pipeline.standing.gone.load(Ordering::Relaxed));
+        let answers = |at: usize, since: Time| {
+            let last = MemberId::new(at).map(|id| pipeline.watch.last_answer(id));
+            now.since(last.unwrap_or_default().max(since)) < SILENT
+        };
+        // Reads that began so early do not wait any longer.
+        let until: [Option<Time>; MEMBERS_MAX] = std::array::from_fn(|at| {
+            let since = owed[at]?;
+            let wait = if answers(at, since) { LATE } else { SILENT };
+            (now.since(since) >= wait).then(|| Time(now.0.saturating_sub(wait)))
+        });
+        let silent = members(|at| owed[at].is_some_and(|since| !answers(at, since)));
+        let bits = silent.iter().map(bit).fold(0, |all, bit| all | bit);
+        pipeline.silent.store(bits, Ordering::Relaxed);
+        let overdue = members(|at| owed[at].is_some_and(|since| now.since(since) >= OVERDUE));
+        pipeline.sweep(&Sweep {
+            gone,
+            silent: until,
+            slow: overdue,
+        });
+        self.tell(pipeline, overdue.without(gone), (now, &owed));
+        silent.is_empty() && overdue.is_empty() && owed.iter().all(Option::is_none)
+    }
+
+    /// Tells the set who owes an answer, who has owed it for too long, and that all do.
+    fn tell(
+        &mut self,
+        pipeline: &Pipeline,
+        overdue: MemberSet,
+        (now, owed): (Time, &[Option<Time>; MEMBERS_MAX]),
+    ) {
+        let tell = |event| drop(pipeline.messages.send(Message::Event(event)));
+        if overdue != self.overdue {
+            self.overdue = overdue;
+            tell(Event::Silent(overdue));
+        }
+        let sources = pipeline.live().view().sources();
+        let dead = !overdue.is_empty() && sources.without(overdue).is_empty();
+        let since = self.dead.take().filter(|_| dead).unwrap_or(now);
+        self.dead = dead.then_some(since);
+        if !dead && pipeline.aborted.swap(false, Ordering::Relaxed) {
+            tracing::info!("a source answers again");
+        }
+        if now.since(self.reminded) < REMIND {
+            return;
+        }
+        self.reminded = now;
+        for id in overdue.iter() {
+            let timeout = pipeline.timeout(id);
+            let owes = owed[id.index()].map(|since| Duration::from_millis(now.since(since)));
+            if owes.is_some_and(|time| time >= timeout.max(Duration::from_millis(OVERDUE))) {
+                let why = format!("it has not answered for {} s", timeout.as_secs().max(2));
+                tell(Event::GivenUp(id, why));
+            }
+        }
+        let waited = Duration::from_millis(now.since(since) + OVERDUE);
+        if dead
+            && waited >= pipeline.params.mvtimeout()
+            && !pipeline.aborted.load(Ordering::Relaxed)
+        {
+            tell(Event::WaitedEnough);
+        }
+    }
+}
+
+/// Since when each member owes an answer.
+fn owed(pipeline: &Pipeline) -> [Option<Time>; MEMBERS_MAX] {
+    let (calls, flushes) = (pipeline.watch.oldest(), pipeline.lanes().oldest());
+    std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min())
+}
+
+fn members(is: impl Fn(usize) -> bool) -> MemberSet {
+    let ids = (0..MEMBERS_MAX).filter(|at| is(*at));
+    ids.filter_map(MemberId::new).collect()
+}

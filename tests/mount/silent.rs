@@ -1,0 +1,150 @@
+//! Members that do not answer: who waits, who is expelled, and what goes on meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::bed::{MIB, Plan, Thing, Unit, eventually};
+use crate::hang::{Frozen, start, with_m2_elsewhere};
+
+/// Twelve writers of a block each, which have to be answered.
+const WRITERS: &str = "pids=
+    for n in $(seq 0 11); do
+        dd if=$D/piece of=$U bs=4k seek=$n count=1 conv=notrunc oflag=direct status=none &
+        pids=\"$pids $!\"
+    done
+    for p in $pids; do wait $p; done";
+
+fn set(unit: &Unit, parameter: &str, value: u32) {
+    unit.accepted(&format!("set {parameter} {value}"));
+}
+
+fn events(unit: &Unit, name: &str) -> usize {
+    let events = unit.read("events");
+    events.matches(&format!("\"event\":\"{name}\"")).count()
+}
+
+#[test]
+fn a_member_that_hangs_is_expelled_and_comes_back_by_minicopy() {
+    let (mut unit, dir) = with_m2_elsewhere();
+    set(&unit, "member_timeout", 3);
+    unit.sh("head -c 4096 /dev/urandom > $D/piece");
+    let frozen = Frozen::new(&unit, dir);
+    let mut writers = start(&unit, WRITERS);
+    eventually("requests wait", || unit.read("state") == "mount-verify\n");
+    assert!(
+        !unit.status()["members"][1]["answers"]
+            .as_bool()
+            .expect("a word")
+    );
+    assert_eq!(events(&unit, "member-silent"), 1);
+    eventually("it is expelled", || unit.state_of("m2") == "expelled");
+    assert!(
+        writers.wait().expect("ended").success(),
+        "no write has failed"
+    );
+    assert_eq!(unit.read("state"), "reduced\n");
+    // Nobody waits for it any more.
+    unit.sh("timeout 10 dd if=$D/piece of=$U bs=4k seek=40 count=1 conv=notrunc,fsync oflag=direct status=none");
+    let refused = unit.command(b"attach m2").expect_err("calls are out");
+    assert_eq!(refused.errno, libc::EBUSY, "{refused:?}");
+    drop(frozen);
+    eventually("it comes back", || {
+        unit.command(b"attach m2 policy=minicopy").is_ok()
+    });
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.sh("for n in $(seq 0 11) 40; do cmp -n 4096 -i 0:$((n * 4096)) $D/piece $U; done");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_unit_can_be_stopped_while_a_member_hangs() {
+    let (mut unit, dir) = with_m2_elsewhere();
+    set(&unit, "member_timeout", 3);
+    unit.sh("head -c 4096 /dev/urandom > $D/piece");
+    let frozen = Frozen::new(&unit, dir);
+    let mut writers = start(&unit, WRITERS);
+    assert!(
+        writers.wait().expect("ended").success(),
+        "no write has failed"
+    );
+    assert_eq!(unit.state_of("m2"), "expelled");
+    unit.sh("timeout 30 umount $M");
+    let clean = "shadowset examine --json $I/m1.img | grep -Eq '\"clean\": ?true'";
+    eventually("m1 is marked clean", || unit.try_sh(clean).code == 0);
+    drop(frozen);
+    unit.gone();
+    unit.mount();
+    assert_eq!(unit.state_of("m2"), "expelled");
+    unit.minicopy("m2");
+    unit.sh("for n in $(seq 0 11); do cmp -n 4096 -i 0:$((n * 4096)) $D/piece $U; done");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn an_expel_cuts_the_wait_short() {
+    let (mut unit, dir) = with_m2_elsewhere();
+    set(&unit, "member_timeout", 600);
+    unit.sh("head -c 4096 /dev/urandom > $D/piece");
+    let frozen = Frozen::new(&unit, dir);
+    let mut writers = start(&unit, WRITERS);
+    eventually("requests wait", || unit.read("state") == "mount-verify\n");
+    let begun = Instant::now();
+    unit.accepted("expel m2");
+    assert!(
+        begun.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(writers.wait().expect("ended").success());
+    drop(frozen);
+    eventually("it comes back", || {
+        unit.command(b"attach m2 policy=minicopy").is_ok()
+    });
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_unit_that_nobody_answers_waits_and_then_fails() {
+    let mut unit = Plan::new(1, 16 * MIB).create();
+    unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q $D/disk");
+    let dir = unit.mount_device(&unit.path("disk").display().to_string(), "slow", "-o loop");
+    unit.sh("cp $I/m1.img $D/slow/m1.img; rm $I/m1.img; ln -s $D/slow/m1.img $I/m1.img");
+    unit.mount();
+    set(&unit, "member_timeout", 1);
+    set(&unit, "mvtimeout", 4);
+    unit.sh("head -c 4096 /dev/urandom > $D/piece");
+    let frozen = Frozen::new(&unit, dir.display().to_string());
+    let refused = unit.command(b"abort").expect_err("it has not been asked");
+    assert!(refused.text.contains("not-in-mount-verify"), "{refused:?}");
+    let write = "dd if=$D/piece of=$U bs=4k seek=3 count=1 conv=notrunc oflag=direct status=none";
+    let mut writer = start(&unit, write);
+    eventually("it waits", || unit.read("state") == "mount-verify\n");
+    assert_eq!(unit.state_of("m1"), "source", "there is no other");
+    assert!(
+        !writer.wait().expect("ended").success(),
+        "it has waited enough"
+    );
+    eventually("it has failed", || unit.read("state") == "failed\n");
+    let begun = Instant::now();
+    assert_ne!(unit.try_sh(write).code, 0, "nobody waits any more");
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(frozen);
+    eventually("it answers", || unit.read("state") == "steady\n");
+    unit.sh(write);
+    unit.sh("cmp -n 4096 -i 0:12288 $D/piece $U");
+    // A verification is cut short by command as well.
+    set(&unit, "mvtimeout", 3600);
+    let frozen = Frozen::new(&unit, dir.display().to_string());
+    let mut writer = start(&unit, write);
+    eventually("it waits", || unit.read("state") == "mount-verify\n");
+    unit.accepted("abort");
+    assert!(!writer.wait().expect("ended").success());
+    drop(frozen);
+    eventually("it answers", || unit.read("state") == "steady\n");
+    unit.stop();
+    unit.take_away(&Thing::Mount(dir));
+}
