@@ -10,6 +10,7 @@ pub mod command;
 pub mod logbook;
 mod render;
 mod show;
+mod stats;
 mod status;
 pub mod table;
 mod text;

@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::render::Context;
 use super::show::{Counters, bitmap_state, state_word, uncovered};
+use super::stats::Stats;
 use super::text::{ABSENT, line, moment};
 use crate::server::Published;
+use crate::server::meter::Meters;
 use crate::set::{BitmapStatus, MemberId, MemberStatus, Operation};
 
 /// Version of the JSON's form.
@@ -54,7 +56,7 @@ struct Member<'a> {
     timeout: u32,
     answers: bool,
     fingerprint: Option<String>,
-    stats: Option<String>,
+    stats: Stats,
 }
 
 #[derive(Serialize)]
@@ -94,6 +96,7 @@ struct Op<'a> {
 impl<'a> Status<'a> {
     fn of(c: &Context<'a>) -> Self {
         let (now, set) = (c.now, &c.now.set);
+        let members = set.members.iter().map(|m| Member::of(m, &now.meters));
         Self {
             schema: SCHEMA,
             unit: &now.unit,
@@ -111,7 +114,7 @@ impl<'a> Status<'a> {
             read_only: now.read_only,
             mounted: moment(now.mounted),
             created: now.created.map(moment),
-            members: set.members.iter().map(Member::of).collect(),
+            members: members.collect(),
             bitmaps: set
                 .bitmaps
                 .iter()
@@ -124,7 +127,7 @@ impl<'a> Status<'a> {
 }
 
 impl<'a> Member<'a> {
-    fn of(m: &'a MemberStatus) -> Self {
+    fn of(m: &'a MemberStatus, meters: &Meters) -> Self {
         Self {
             name: &m.name,
             path: &m.path,
@@ -140,7 +143,7 @@ impl<'a> Member<'a> {
             timeout: m.timeout,
             answers: m.answers,
             fingerprint: None,
-            stats: None,
+            stats: Stats::of(meters.of(m.id)),
         }
     }
 }

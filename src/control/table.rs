@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::command::COMMANDS;
 use super::render::Context;
-use super::{show, status};
+use super::{show, stats, status};
 use crate::server::params;
 use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation, rate_text};
 
@@ -321,6 +321,11 @@ pub static TABLE: &[Node] = &[
         |_, m| m.timeout.to_string(),
     )
     .stores(Store::Value),
+    member(
+        "members/<m>/stats",
+        "What was asked of it since the mount, and how long it took.",
+        stats::member,
+    ),
     link(
         "members/<m>/bitmap",
         "The member's bitmap, where it has one.",

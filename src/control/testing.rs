@@ -175,6 +175,7 @@ pub(crate) fn published() -> Published {
         }],
         expected: vec![(CopyKind::Mini, 65_536)],
         announced: Arc::default(),
+        meters: Arc::default(),
         params: Values::default(),
     }
 }

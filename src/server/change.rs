@@ -6,9 +6,10 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::lane::Asked;
+use super::lane::Flushed;
+use super::meter::Asked;
 use super::pipeline::{Errno, Pipeline, WritePermit};
 use super::rescue::Held;
 use super::results::{Results, given_up, is_out_of_reach, not_open};
@@ -174,7 +175,8 @@ impl Pipeline {
             };
             let (what, range) = (change.what, change.range);
             let apply = || what.apply(&*store, range, data);
-            let (outcome, held) = self.call_patiently(id, Held::Change(change), apply);
+            let (outcome, held) =
+                self.call_patiently(id, Held::Change(change), (range.len(), apply));
             let Held::Change(back) = held else { return };
             change = back;
             if let (What::Allocate, Err(error)) = (what, &outcome) {
@@ -195,13 +197,15 @@ impl Pipeline {
         &self,
         member: MemberId,
         held: Held,
-        call: impl Fn() -> io::Result<()>,
+        (bytes, call): (u64, impl Fn() -> io::Result<()>),
     ) -> (io::Result<()>, Held) {
         if self.is_lost(member) {
             return (Err(given_up()), held);
         }
         let tried = |kept: &Kept<'_, Held>| loop {
+            let begun = Instant::now();
             let outcome = call();
+            self.meters.ended(member, Asked::Write(bytes), begun);
             let lost = outcome.as_ref().is_err_and(is_out_of_reach);
             if !lost {
                 self.watch.answered(member);
@@ -229,9 +233,9 @@ impl Pipeline {
     }
 
     /// Members to be flushed, with those of them that are not even tried.
-    pub(super) fn asked(&self, all: MemberSet) -> Asked {
+    pub(super) fn asked(&self, all: MemberSet) -> Flushed {
         let lost = all.iter().filter(|id| self.is_lost(*id)).collect();
-        Asked { all, lost }
+        Flushed { all, lost }
     }
 
     /// Whether a member is not even tried: it answers nobody, and nobody is to wait any more.

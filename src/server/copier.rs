@@ -465,6 +465,15 @@ impl std::fmt::Debug for Step {
 }
 
 impl Step {
+    /// What is held for a step that is nobody's: of a read repair.
+    pub(super) fn of_nobody(permit: WritePermit) -> Self {
+        Self {
+            permit,
+            shares: Vec::new(),
+            pieces: Vec::new(),
+        }
+    }
+
     /// Looks at what the steps lack, under the fence that they share.
     fn begin(mut shares: Vec<Share>, fenced: Fenced) -> Self {
         let pieces = pieces(shares.iter_mut().map(|share| &mut share.step));

@@ -8,13 +8,14 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{SendError, Sender};
 
 use super::Message;
-use super::params::Values;
+use super::meter::Meters;
+use super::params::{Params, Values};
 use super::pipeline::Pipeline;
 use super::setup::Durability;
 use crate::io::journal::MessageCounts;
 use crate::set::{
-    Answer, AttachPolicy, BitmapId, Bytes, Code, CopyKind, MemberStatus, Moment, OpId, Policy,
-    Refusal, SetStatus,
+    Answer, AttachPolicy, BitmapId, Bytes, Code, Command, CopyKind, MemberStatus, Moment, OpId,
+    Policy, Refusal, SetStatus,
 };
 
 /// Events that are kept for readers.
@@ -84,6 +85,30 @@ pub enum Request {
     DryRun(Box<Self>),
 }
 
+impl Request {
+    /// The set's command for a request that needs nothing else.
+    pub(super) fn command(self, params: &Params) -> Option<Command> {
+        Some(match self {
+            Self::Detach { member, policy } => {
+                let policy = policy.unwrap_or_else(|| params.default_detach_policy());
+                Command::Detach { member, policy }
+            }
+            Self::Attach { .. } | Self::Set { .. } | Self::Resize { .. } | Self::DryRun(_) => {
+                return None;
+            }
+            Self::Expel { member } => Command::Expel { member },
+            Self::Release { member } => Command::Release { member },
+            Self::Merge { full } => Command::Merge { full },
+            Self::Abort => Command::Abort,
+            Self::DeleteBitmap(id) => Command::DeleteBitmap { id },
+            Self::Pause(op) => Command::Pause(op),
+            Self::Resume(op) => Command::Resume(op),
+            Self::Cancel(op) => Command::Cancel(op),
+            Self::Forget(op) => Command::Forget(op),
+        })
+    }
+}
+
 /// Called once with the outcome of a command, from the control thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
 
@@ -127,6 +152,8 @@ pub struct Published {
     pub expected: Vec<(CopyKind, u64)>,
     /// What is counted of announcements of new marks to the durable bitmaps; goes on counting.
     pub announced: Arc<MessageCounts>,
+    /// What was asked of each member, and how long it took; goes on counting.
+    pub meters: Arc<Meters>,
     /// The parameters.
     pub params: Values,
 }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
+use super::meter::{Asked, Meters};
 use super::pipeline::Stores;
 use super::results::{Results, given_up, not_open};
 use super::watch::Time;
@@ -19,7 +21,7 @@ type Report = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Which members are flushed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct Flushed {
     pub(super) all: MemberSet,
     /// Those that are not even asked, since they answer nobody: for them it has failed.
     pub(super) lost: MemberSet,
@@ -30,6 +32,7 @@ pub(super) struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: [Arc<Mutex<Lane>>; MEMBERS_MAX],
+    meters: Arc<Meters>,
 }
 
 #[derive(Default)]
@@ -56,8 +59,15 @@ impl Lane {
 }
 
 impl Lanes {
+    pub(super) fn new(meters: Arc<Meters>) -> Self {
+        Self {
+            meters,
+            ..Self::default()
+        }
+    }
+
     /// Flushes the members at once and waits for all of them, or until those that do not answer are given up.
-    pub(super) fn flush(&self, stores: Stores, members: Asked, now: Time) -> Results {
+    pub(super) fn flush(&self, stores: Stores, members: Flushed, now: Time) -> Results {
         let (sender, outcomes) = bounded(MEMBERS_MAX);
         self.start(stores, members, now, move |id, outcome| {
             let _ = sender.send((id, outcome));
@@ -69,13 +79,14 @@ impl Lanes {
         results
     }
 
-    /// Flushes the members in the background; `done` gets those that failed.
+    /// Flushes the members in the background; `done` gets those that failed, and those of them that did by an error
+    /// of their medium.
     pub(super) fn flush_later(
         &self,
         stores: Stores,
-        members: Asked,
+        members: Flushed,
         now: Time,
-        done: impl FnOnce(MemberSet) + Send + 'static,
+        done: impl FnOnce((MemberSet, MemberSet)) + Send + 'static,
     ) {
         assert!(!members.all.is_empty(), "I2: a flush of no member");
         let batch = Mutex::new((members.all.len(), Results::default(), Some(done)));
@@ -85,7 +96,7 @@ impl Lanes {
             results.add(id, outcome);
             *left -= 1;
             if let Some(done) = done.take_if(|_| *left == 0) {
-                done(results.failed);
+                done((results.failed, results.media));
             }
         });
     }
@@ -96,7 +107,7 @@ impl Lanes {
     fn start(
         &self,
         mut stores: Stores,
-        members: Asked,
+        members: Flushed,
         now: Time,
         report: impl Fn(MemberId, io::Result<()>) + Send + Sync + 'static,
     ) {
@@ -116,8 +127,11 @@ impl Lanes {
                 number
             };
             let lane = Arc::clone(&self.lanes[id.index()]);
+            let meters = Arc::clone(&self.meters);
             let job: Job = Box::new(move || {
+                let begun = Instant::now();
                 let outcome = flush(store.as_deref());
+                meters.ended(id, Asked::Flush, begun);
                 drop(store);
                 let report = lock(&lane).take(number);
                 if let Some(report) = report {

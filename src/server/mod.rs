@@ -20,12 +20,15 @@ mod immutable;
 mod lane;
 mod merging;
 mod message_mode;
+pub mod meter;
 pub mod params;
 pub mod pipeline;
 mod reading;
 mod record;
+mod repair;
 mod rescue;
 mod results;
+mod returning;
 mod roster;
 mod run;
 mod seat;
@@ -47,7 +50,7 @@ pub use start::{Running, start};
 
 use crossbeam_channel::Sender;
 
-use crate::set::{Event, Failure, MemberId, MemberSet, Refusal, Stamp, Verdict};
+use crate::set::{ByteRange, Event, Failure, MemberId, MemberSet, Refusal, Stamp, Verdict};
 
 /// What the control thread is told.
 pub(crate) enum Message {
@@ -55,6 +58,8 @@ pub(crate) enum Message {
     Request(Request, Done),
     /// Something has happened.
     Event(Event),
+    /// A member could not read a range.
+    ReadFailed(MemberId, ByteRange),
     /// The image of an attach has been looked at.
     Looked(u64, Box<candidate::Looked>),
     /// What a growth of the unit needs is there, or why not.

@@ -75,6 +75,8 @@ macro_rules! params {
 const DETACH_WORDS: &[&str] = &["minicopy", "minicopy=optional", "none"];
 const DETACH_POLICIES: [Policy; 3] = [Policy::Minicopy, Policy::MinicopyOptional, Policy::Full];
 
+/// Words of `auto_return`.
+const RETURN_WORDS: &[&str] = &["off", "minicopy"];
 /// Words of `read_policy`.
 const READ_WORDS: &[&str] = &["cost", "round-robin"];
 /// Words of `wbm_msg_mode`, as [`MessageMode::ALL`] has them.
@@ -103,6 +105,13 @@ params! {
     MemberTimeout = "member_timeout", number(0, 65_535, "seconds"), 20;
     /// Time without an answer of any source after which requests fail that wait for one.
     Mvtimeout = "mvtimeout", number(1, 64_000, "seconds"), 3600;
+    /// A member whose reads and writes take longer on average for three seconds leaves with a bitmap until it is fast
+    /// again; 0 for never.
+    MaxLatency = "max_latency", number(0, 60_000, "milliseconds"), 0;
+    /// So many sources stay that answer, or nobody leaves for being slow.
+    MinMembers = "min_members", number(1, 6, "members"), 1;
+    /// Whether a member that was expelled since it was out of reach, or did not answer, comes back by itself.
+    AutoReturn = "auto_return", Kind::Word(RETURN_WORDS), 0;
     /// Time after a mount before the merges and copies begin that it has queued.
     RecDly = "rec_dly", number(0, 65_535, "seconds"), 0;
     /// Time between two looks at the write-intent bitmap; it doubles while writes mark the same again, up to 32 times.
@@ -453,6 +462,7 @@ impl Params {
             copies: usize::try_from(copies).unwrap_or(usize::MAX),
             held: priority == 0,
             reset_blocks: self.get(Param::HbmmResetThreshold),
+            min_members: usize::try_from(self.get(Param::MinMembers)).unwrap_or(1),
             delayed: since_mount < Duration::from_secs(self.get(Param::RecDly)),
         }
     }
@@ -473,6 +483,19 @@ impl Params {
     #[must_use]
     pub fn member_timeout(&self) -> Duration {
         Duration::from_secs(self.get(Param::MemberTimeout))
+    }
+
+    /// The longest time that requests of a member may take on average; none when it does not matter.
+    #[must_use]
+    pub fn max_latency(&self) -> Option<Duration> {
+        let millis = Some(self.get(Param::MaxLatency)).filter(|millis| *millis > 0);
+        millis.map(Duration::from_millis)
+    }
+
+    /// Whether members that were expelled since they did not answer come back by themselves.
+    #[must_use]
+    pub fn auto_return(&self) -> bool {
+        self.get(Param::AutoReturn) != 0
     }
 
     /// Time without an answer of any source after which requests fail.

@@ -17,7 +17,9 @@ use super::fence::{Fence, FenceGuard};
 use super::gate::Gate;
 use super::home::Home;
 use super::lane::Lanes;
+use super::meter::Meters;
 use super::params::Params;
+use super::repair::Repairs;
 use super::rescue::Held;
 use super::results::Results;
 use super::streams::Streams;
@@ -150,6 +152,10 @@ pub struct Pipeline {
     lanes: Lanes,
     /// Calls of members that are under way.
     pub(super) watch: Watch<Held>,
+    /// What was asked of each member, and how long it took.
+    pub(super) meters: Arc<Meters>,
+    /// What is to be rewritten since a member could not read it.
+    pub(super) repairs: Repairs,
     /// What is known of members beside the View.
     pub(super) standing: Standing,
     /// Members that do not answer now; reads avoid them.
@@ -177,13 +183,16 @@ impl Pipeline {
         home: Option<Journal>,
         params: Arc<Params>,
     ) -> Self {
+        let meters = Arc::<Meters>::default();
         let pipeline = Self {
             geometry: live.view.geometry(),
             size: AtomicU64::new(live.view.geometry().size().0),
             gate: Gate::new(read_only),
             fence: Arc::default(),
-            lanes: Lanes::default(),
+            lanes: Lanes::new(Arc::clone(&meters)),
             watch: Watch::new(),
+            meters,
+            repairs: Repairs::default(),
             standing: Standing::default(),
             silent: AtomicU8::new(0),
             aborted: AtomicBool::new(false),

@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use arc_swap::Guard;
 
 use super::Message;
+use super::meter::Asked;
 use super::pipeline::{EIO, Errno, Fenced, Live, Pipeline};
 use super::rescue::Held;
 use super::results::{given_up, is_out_of_reach, not_open};
 use super::watch::Time;
 use crate::io::aligned::AlignedBuf;
-use crate::set::{ByteRange, Bytes, Event, MemberId, MemberSet, Preference};
+use crate::set::{ByteRange, Bytes, MemberId, MemberSet, Preference};
 
 /// Called once with the bytes of a read, on whatever thread it ended.
 pub(super) type Answered = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
@@ -156,12 +158,13 @@ impl Pipeline {
                 None => (Err(not_open()), Held::Read(read)),
                 Some(_) if self.is_lost(id) => (Err(given_up()), Held::Read(read)),
                 Some(store) => {
-                    let reading = &self.reading[id.index()];
+                    let (reading, begun) = (&self.reading[id.index()], Instant::now());
                     reading.fetch_add(1, Ordering::Relaxed);
                     let (outcome, held) = self.watch.call((id, since), Held::Read(read), |_| {
                         store.read_at(buf, range.start())
                     });
                     reading.fetch_sub(1, Ordering::Relaxed);
+                    self.meters.ended(id, Asked::Read(range.len()), begun);
                     (outcome, held.unwrap_or(Held::Nothing))
                 }
             };
@@ -187,7 +190,7 @@ impl Pipeline {
         self.watch.answered(id);
         let at = read.range.start();
         tracing::warn!(member = id.index(), at, %error, "a read failed");
-        let _ = self.messages.send(Message::Event(Event::ReadFailed(id)));
+        let _ = self.messages.send(Message::ReadFailed(id, read.range));
     }
 
     /// Nobody has answered a read: it fails, or members that are out of reach are tried again in a while.

@@ -1,11 +1,14 @@
 //! Notices of the set as lines of the `events` file and of the log.
 
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::handle::{Board, EVENTS_KEPT, EventRecord, Rate};
 use super::run::{Runner, now};
 use crate::set::{BitmapChange, BitmapId, Moment, Notice, Operation, SetStatus, rate_text};
+
+/// A bad place makes many reads fail; so often people are told of each member, and the counter tells the rest.
+const READ_ERRORS: Duration = Duration::from_secs(1);
 
 /// From which `wbm_opcom_lvl` on a notice is told; 0 where that has no say in it.
 fn level(notice: &Notice) -> u64 {
@@ -21,6 +24,13 @@ impl Runner {
     pub(super) fn note(&mut self, notice: &Notice) {
         if let Notice::CopyEnded { op, .. } = notice {
             self.speeds.end(*op, self.done_by(*op), Instant::now());
+        }
+        if let Notice::ReadError(id) = notice {
+            let heard = &mut self.heard[id.index()];
+            if heard.is_some_and(|last| last.elapsed() < READ_ERRORS) {
+                return;
+            }
+            *heard = Some(Instant::now());
         }
         if level(notice) <= self.params.wbm_opcom_lvl() {
             record(&self.board, now(), notice, &self.set.status());
@@ -123,10 +133,6 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             facts.extend(bitmap.map(|b| ("bitmap", b.to_string())));
             ("member-detached", facts)
         }
-        Notice::Expelled { member, reason } => (
-            "member-expelled",
-            vec![("member", name(*member)), ("reason", reason.clone())],
-        ),
         Notice::CopyQueued(op, kind, id) => ("copy-queued", copy(op, kind, *id)),
         Notice::CopyStarted(op, kind, id) => ("copy-started", copy(op, kind, *id)),
         Notice::CopyEnded {
@@ -143,10 +149,12 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         }
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
-        Notice::Silent(id) => ("member-silent", vec![("member", name(*id))]),
-        Notice::Answers(id) => ("member-answers", vec![("member", name(*id))]),
-        Notice::Aborted => ("verification-aborted", Vec::new()),
-        Notice::ReadError(id) => ("read-error", vec![("member", name(*id))]),
+        Notice::Expelled { .. }
+        | Notice::ReadRepaired(..)
+        | Notice::ReadError(_)
+        | Notice::Silent(_)
+        | Notice::Answers(_)
+        | Notice::Aborted => fault_event(notice, set),
         Notice::Tuned(name, what, old, new) => {
             let [old, new] = [old, new].map(ToString::to_string);
             ("parameter-set", changed(format!("{name}.{what}"), old, new))
@@ -166,6 +174,28 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             let kind = ("type", "write-intent".to_owned());
             ("bitmap-reset", vec![kind, ("set_bits", marked.to_string())])
         }
+    }
+}
+
+/// A member that has failed, or does not answer.
+fn fault_event(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
+    let of = |id| vec![("member", set.name(id).to_owned())];
+    match notice {
+        Notice::Expelled { member, reason } => {
+            let mut facts = of(*member);
+            facts.push(("reason", reason.clone()));
+            ("member-expelled", facts)
+        }
+        Notice::ReadError(id) => ("read-error", of(*id)),
+        Notice::Silent(id) => ("member-silent", of(*id)),
+        Notice::Answers(id) => ("member-answers", of(*id)),
+        Notice::ReadRepaired(id, range) => {
+            let mut facts = of(*id);
+            facts.push(("start", range.start().to_string()));
+            facts.push(("bytes", range.len().to_string()));
+            ("read-repaired", facts)
+        }
+        _ => ("verification-aborted", Vec::new()),
     }
 }
 

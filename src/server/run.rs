@@ -16,6 +16,7 @@ use super::home::Snapshots;
 use super::message_mode::Told;
 use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
+use super::returning::Attempts;
 use super::seat::{Identity, Seat};
 use super::setup::default_scb;
 use super::speed::Speeds;
@@ -53,7 +54,7 @@ pub(super) struct Runner {
     pub(super) messages: Sender<Message>,
     pub(super) params: Arc<Params>,
     waiters: HashMap<u64, Waiter>,
-    queue: VecDeque<(Request, Done)>,
+    pub(super) queue: VecDeque<(Request, Done)>,
     current: Option<(u64, Instant)>,
     last_ticket: u64,
     pub(super) speeds: Speeds,
@@ -68,6 +69,10 @@ pub(super) struct Runner {
     /// Bits of all bitmaps when the state was published last, and when that was.
     last_bits: (u64, Instant),
     pub(super) snapshots: Snapshots,
+    /// When members that have left are tried again.
+    pub(super) attempts: Attempts,
+    /// When people were last told of a read error of each member.
+    pub(super) heard: [Option<Instant>; MEMBERS_MAX],
     /// What the members' blocks hold (I3).
     pub(super) written: Written,
     /// Members whose blocks failed in this batch of effects.
@@ -128,6 +133,8 @@ impl Runner {
             last_look: Instant::now(),
             last_bits: (0, Instant::now()),
             snapshots: Snapshots::default(),
+            attempts: Attempts::default(),
+            heard: [None; MEMBERS_MAX],
             written,
             just_failed: MemberSet::EMPTY,
             unclosed: MemberSet::EMPTY,
@@ -185,6 +192,10 @@ impl Runner {
                 }
                 self.feed(event);
             }
+            Message::ReadFailed(id, range) => {
+                self.feed(Event::ReadFailed(id));
+                self.pipeline.repair_later(id, range);
+            }
             Message::HomeLost(why, done) => {
                 self.lose_home(why);
                 let _ = done.send(());
@@ -209,6 +220,7 @@ impl Runner {
         self.end_delay();
         self.tick(now);
         self.tell_progress(now);
+        self.return_members(now);
         let switched = self.notice_mode(now);
         let progress = |op| self.set.progress_of(op);
         if self.speeds.sample(progress, now) || self.bits_have_grown(now) || switched {
@@ -292,7 +304,7 @@ impl Runner {
                 }
             },
             request => {
-                if let Some(command) = command(request, &self.params) {
+                if let Some(command) = request.command(&self.params) {
                     self.give(ticket, command, dry_run);
                 }
             }
@@ -470,7 +482,8 @@ impl Runner {
     fn flush(&self, id: FlushId, members: MemberSet) {
         let messages = self.messages.clone();
         let done = move |failed| {
-            let _ = messages.send(Message::Event(Event::Flushed(id, failed)));
+            let (failed, media) = failed;
+            let _ = messages.send(Message::Event(Event::Flushed(id, failed, media)));
         };
         let pipeline = &self.pipeline;
         let (now, asked) = (pipeline.watch.now(), pipeline.asked(members));
@@ -527,33 +540,11 @@ impl Runner {
             rates: self.speeds.rates(),
             expected: self.speeds.expected(),
             announced: Arc::clone(&last.announced),
+            meters: Arc::clone(&last.meters),
             params: self.params.values(),
         };
         self.board.publish(state);
     }
-}
-
-/// The set's command for a request that needs nothing else.
-fn command(request: Request, params: &Params) -> Option<Command> {
-    Some(match request {
-        Request::Detach { member, policy } => {
-            let policy = policy.unwrap_or_else(|| params.default_detach_policy());
-            Command::Detach { member, policy }
-        }
-        Request::Attach { .. }
-        | Request::Set { .. }
-        | Request::Resize { .. }
-        | Request::DryRun(_) => return None,
-        Request::Expel { member } => Command::Expel { member },
-        Request::Release { member } => Command::Release { member },
-        Request::Merge { full } => Command::Merge { full },
-        Request::Abort => Command::Abort,
-        Request::DeleteBitmap(id) => Command::DeleteBitmap { id },
-        Request::Pause(op) => Command::Pause(op),
-        Request::Resume(op) => Command::Resume(op),
-        Request::Cancel(op) => Command::Cancel(op),
-        Request::Forget(op) => Command::Forget(op),
-    })
 }
 
 /// The time of day, for people.

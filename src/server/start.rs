@@ -128,6 +128,7 @@ fn board(first: Published, created: Option<Moment>, pipeline: &Pipeline) -> Arc<
     Arc::new(Board::new(Published {
         created,
         announced: Arc::clone(pipeline.announced()),
+        meters: Arc::clone(&pipeline.meters),
         ..first
     }))
 }
@@ -252,6 +253,7 @@ fn published(
         rates: Vec::new(),
         expected: Vec::new(),
         announced: Arc::default(),
+        meters: Arc::default(),
         params: mounting.params,
     }
 }

@@ -12,7 +12,7 @@ use super::rescue::Held;
 use super::results::{is_out_of_reach, not_open};
 use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Storage, Zero};
-use crate::set::{ByteRange, Event, MemberId, MemberSet};
+use crate::set::{ByteRange, MemberId, MemberSet};
 
 /// Bytes that are compared, written, or told to be a hole as one.
 const PIECE: usize = 4096;
@@ -67,7 +67,7 @@ impl<'a> Hold<'a> {
     }
 
     /// Calls a member; an error in the outcome is the member's.
-    fn call<R>(
+    pub(super) fn call<R>(
         &mut self,
         id: MemberId,
         call: impl FnOnce(&dyn Storage) -> io::Result<R>,
@@ -336,7 +336,7 @@ pub(super) fn copy_range(
         if let Err(error) = read {
             let at = part.start();
             tracing::warn!(member = source.index(), at, %error, "a copy could not read");
-            let failed = Message::Event(Event::ReadFailed(source));
+            let failed = Message::ReadFailed(source, part);
             let _ = hold.pipeline.messages.send(failed);
             tried.insert(source);
             continue;

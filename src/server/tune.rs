@@ -71,7 +71,11 @@ impl Runner {
     /// What follows from another value; most parameters are read when they are needed.
     fn follow(&mut self, param: Param) {
         match param {
-            Param::MaxCopies | Param::Priority | Param::RecDly | Param::HbmmResetThreshold => {
+            Param::MaxCopies
+            | Param::Priority
+            | Param::RecDly
+            | Param::MinMembers
+            | Param::HbmmResetThreshold => {
                 self.limit();
             }
             Param::WbmMsgMode | Param::WbmMsgInt | Param::WbmMsgUpper | Param::WbmMsgLower => {
@@ -84,6 +88,8 @@ impl Runner {
             | Param::HbmmRtc
             | Param::MemberTimeout
             | Param::Mvtimeout
+            | Param::AutoReturn
+            | Param::MaxLatency
             | Param::DefaultDetachPolicy
             | Param::ReadPolicy
             | Param::SiteId

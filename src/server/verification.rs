@@ -27,6 +27,9 @@ const LATE: u64 = 1000;
 const OVERDUE: u64 = 2000;
 /// How often the set is told that somebody has to leave, until it has.
 const REMIND: u64 = 500;
+/// How often it is looked how fast members are, and for how many looks a member may be too slow.
+const PACE: u64 = 1000;
+const SLOW: u32 = 3;
 /// How long nobody looks when there is nothing to look at.
 const REST: Duration = Duration::from_secs(3600);
 
@@ -98,6 +101,8 @@ struct Look {
     reminded: Time,
     /// Since when no source answers.
     dead: Option<Time>,
+    /// How fast the members are.
+    pace: Pace,
 }
 
 impl Look {
@@ -126,6 +131,10 @@ impl Look {
             slow: overdue,
         });
         self.tell(pipeline, overdue.without(gone), (now, &owed));
+        let slow = self.pace.look(pipeline, (now, &owed));
+        for id in slow.without(gone).iter() {
+            let _ = pipeline.messages.send(Message::Event(Event::TooSlow(id)));
+        }
         silent.is_empty() && overdue.is_empty() && owed.iter().all(Option::is_none)
     }
 
@@ -170,13 +179,56 @@ impl Look {
     }
 }
 
+/// How long requests of the members take, looked at once a second.
+#[derive(Debug, Default)]
+struct Pace {
+    looked: Time,
+    /// What each meter had counted then.
+    counted: [(u64, Duration); MEMBERS_MAX],
+    /// For how many looks each member has been too slow.
+    slow: [u32; MEMBERS_MAX],
+}
+
+impl Pace {
+    /// The members that have been too slow for a while.
+    fn look(
+        &mut self,
+        pipeline: &Pipeline,
+        (now, owed): (Time, &[Option<Time>; MEMBERS_MAX]),
+    ) -> MemberSet {
+        if now.since(self.looked) < PACE {
+            return MemberSet::EMPTY;
+        }
+        self.looked = now;
+        let most = pipeline.params.max_latency();
+        members(|at| {
+            let Some(id) = MemberId::new(at) else {
+                return false;
+            };
+            let counted = pipeline.meters.total(id);
+            let before = std::mem::replace(&mut self.counted[at], counted);
+            let count = counted.0.saturating_sub(before.0);
+            let took = counted.1.saturating_sub(before.1);
+            let waits = owed[at].map(|since| Duration::from_millis(now.since(since)));
+            let mean = match u32::try_from(count) {
+                Ok(0) => waits.unwrap_or_default(),
+                Ok(count) => took / count,
+                Err(_) => Duration::ZERO,
+            };
+            let slow = most.is_some_and(|most| mean > most);
+            self.slow[at] = if slow { self.slow[at] + 1 } else { 0 };
+            self.slow[at] >= SLOW
+        })
+    }
+}
+
 /// Since when each member owes an answer.
 fn owed(pipeline: &Pipeline) -> [Option<Time>; MEMBERS_MAX] {
     let (calls, flushes) = (pipeline.watch.oldest(), pipeline.lanes().oldest());
     std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min())
 }
 
-fn members(is: impl Fn(usize) -> bool) -> MemberSet {
+fn members(mut is: impl FnMut(usize) -> bool) -> MemberSet {
     let ids = (0..MEMBERS_MAX).filter(|at| is(*at));
     ids.filter_map(MemberId::new).collect()
 }

@@ -206,12 +206,14 @@ pub enum Event {
     TimedOut(u64),
     /// No request of this epoch is left.
     Retired(Epoch),
-    /// A flush has ended.
-    Flushed(FlushId, MemberSet),
+    /// A flush has ended: members on which it failed, and those of them whose medium is to blame.
+    Flushed(FlushId, MemberSet, MemberSet),
     /// A write or flush failed on some members; its fence is held until the answer.
     Failed(Ticket, Failure),
     /// A read failed on a member and was answered from another, or not at all.
     ReadFailed(MemberId),
+    /// A range that a member could not read was rewritten, and can be read now.
+    ReadRepaired(MemberId, ByteRange),
     /// A copy has come back.
     CopyEnded(Box<CopyWork>, CopyEnd),
     /// Storage control blocks of these members could not be written; with the generations that they hold.
@@ -222,6 +224,8 @@ pub enum Event {
     Silent(MemberSet),
     /// A member has not answered for longer than it may: why it has to leave, as a sentence says it.
     GivenUp(MemberId, String),
+    /// The requests of a member have taken too long for a while.
+    TooSlow(MemberId),
     /// No source has answered for longer than the unit may wait.
     WaitedEnough,
     /// All calls of the image of a member that was expelled have returned.
@@ -312,6 +316,8 @@ pub enum Notice {
     FailedEverywhere,
     /// A read failed on a member.
     ReadError(MemberId),
+    /// A range that a member could not read was rewritten, and can be read now.
+    ReadRepaired(MemberId, ByteRange),
     /// A member does not answer: requests wait for it.
     Silent(MemberId),
     /// It has answered.

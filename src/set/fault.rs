@@ -50,14 +50,14 @@ impl ShadowSet {
     }
 
     /// A flush of the set's own failed on some members (I10: never retried).
-    pub(super) fn flush_failed(&mut self, failed: MemberSet) {
+    pub(super) fn flush_failed(&mut self, failed: MemberSet, media: MemberSet) {
         if failed.is_empty() {
             return;
         }
         if self.sources.all().without(failed).is_empty() {
             return self.failed_everywhere(None);
         }
-        if self.expel_all(failed, failed, "a flush failed") {
+        if self.expel_all(failed, media, "a flush failed") {
             self.advance();
             self.publish();
             self.settle_departures();

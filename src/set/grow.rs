@@ -413,7 +413,10 @@ mod tests {
             _ => None,
         });
         let flush = flush.expect("a flush first");
-        let effects = set.handle(Moment(0), Event::Flushed(flush, MemberSet::EMPTY));
+        let effects = set.handle(
+            Moment(0),
+            Event::Flushed(flush, MemberSet::EMPTY, MemberSet::EMPTY),
+        );
         let prepares = |e: &Effect| matches!(e, Effect::PrepareGrowth(n, _) if *n == number);
         assert!(effects.iter().any(prepares), "{effects:?}");
     }

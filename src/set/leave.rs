@@ -8,7 +8,7 @@ use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::OpId;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket};
 use super::member::{
-    BitmapId, BitmapTag, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy,
+    BitmapId, BitmapTag, Departed, Held, MemberId, MemberSet, MemberState, Phase, Policy, Returns,
 };
 use super::operation::OpState;
 use super::pending::Pending;
@@ -169,6 +169,7 @@ impl ShadowSet {
             told: false,
             released: false,
             suspect,
+            returns: Returns::Never,
             called: false,
             lost: None,
         }
@@ -323,6 +324,10 @@ impl ShadowSet {
             _ => self.depart(id, Policy::MinicopyOptional, suspect),
         };
         departed.called = true;
+        departed.returns = match suspect {
+            true => Returns::Never,
+            false => Returns::IfWanted,
+        };
         self.silent.remove(id);
         self.push(Effect::GiveUp(id));
         if let Some(op) = op {
@@ -353,6 +358,7 @@ impl ShadowSet {
 
     pub(super) fn expel_command(&mut self, ticket: Ticket, id: MemberId) {
         self.expel(id, "expelled by command", false);
+        self.returns(id, Returns::Never);
         self.advance();
         self.publish();
         self.settle_departures();

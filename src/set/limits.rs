@@ -16,6 +16,8 @@ pub struct Limits {
     pub delayed: bool,
     /// The write-intent bitmap is rotated only when it marks more blocks than this.
     pub reset_blocks: u64,
+    /// A member that is too slow is expelled only if so many sources stay that answer.
+    pub min_members: usize,
 }
 
 impl Default for Limits {
@@ -25,6 +27,7 @@ impl Default for Limits {
             held: false,
             delayed: false,
             reset_blocks: 0,
+            min_members: 1,
         }
     }
 }

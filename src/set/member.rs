@@ -223,6 +223,18 @@ pub enum Held {
     WithCopier(Arc<WriteBitmap>),
 }
 
+/// Whether a member that has left comes back without a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Returns {
+    /// It waits for a command.
+    #[default]
+    Never,
+    /// It was out of reach, or did not answer: where that is wanted it comes back when it answers again.
+    IfWanted,
+    /// It was too slow: it comes back when it is fast again.
+    WhenFast,
+}
+
 /// What a departed member left behind.
 #[derive(Debug)]
 pub struct Departed {
@@ -248,6 +260,8 @@ pub struct Departed {
     pub released: bool,
     /// Whether an error of its medium expelled it: then its bitmap does not tell all.
     pub suspect: bool,
+    /// Whether it comes back by itself.
+    pub returns: Returns,
     /// Whether calls of its image may be under way for which nobody waits: they may still write it.
     pub called: bool,
     /// Why the bitmap that it may have had before the start is lost.
@@ -269,6 +283,7 @@ impl Departed {
             told: false,
             released: false,
             suspect: false,
+            returns: Returns::Never,
             called: false,
             lost: None,
         }

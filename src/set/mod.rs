@@ -49,7 +49,7 @@ pub use join::{AttachPlan, calls_are_out};
 pub use judge::set_answer;
 pub use limits::Limits;
 pub use member::{
-    BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Sources,
+    BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Returns, Sources,
 };
 pub use mount::{Beginning, Past};
 pub use operation::{OpState, Operation};

@@ -94,14 +94,18 @@ impl ShadowSet {
             Event::Command(ticket, command) => self.command(ticket, command),
             Event::TimedOut(number) => self.timed_out(number),
             Event::Retired(epoch) => self.retired(epoch),
-            Event::Flushed(id, failed) => self.flushed(id, failed),
+            Event::Flushed(id, failed, media) => self.flushed(id, failed, media),
             Event::Failed(ticket, failure) => self.failed(ticket, failure),
             Event::ReadFailed(id) => self.read_failed(id),
+            Event::ReadRepaired(id, range) => {
+                self.push(Effect::Notice(Notice::ReadRepaired(id, range)));
+            }
             Event::CopyEnded(work, end) => self.copy_ended(*work, end),
             Event::BlocksFailed(members) => self.blocks_failed(&members),
             Event::Told(id) => self.told(id),
             Event::Silent(members) => self.silent(members),
             Event::GivenUp(id, why) => self.given_up(id, &why),
+            Event::TooSlow(id) => self.too_slow(id),
             Event::WaitedEnough => self.waited_enough(),
             Event::Quiet(id) => self.quiet(id),
             Event::HomeLost(why) => self.home_lost(why),
@@ -313,12 +317,12 @@ impl ShadowSet {
         self.push(Effect::Flush(id, members));
     }
 
-    fn flushed(&mut self, id: FlushId, failed: MemberSet) {
+    fn flushed(&mut self, id: FlushId, failed: MemberSet, media: MemberSet) {
         let Some(purpose) = self.flushes.remove(&id) else {
             return;
         };
         let lost = self.sources.all().without(failed).is_empty();
-        self.flush_failed(failed);
+        self.flush_failed(failed, media);
         match purpose {
             Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),

@@ -6,7 +6,7 @@
 //! waits, and nobody is to blame.
 
 use super::event::{Answer, Effect, Notice, Ticket};
-use super::member::{MemberId, MemberSet, MemberState};
+use super::member::{MemberId, MemberSet, MemberState, Returns};
 use super::refusal::{Code, Refusal};
 use super::shadow::ShadowSet;
 
@@ -41,6 +41,17 @@ impl ShadowSet {
             self.advance();
             self.publish();
             self.settle_departures();
+        }
+    }
+
+    /// A member is too slow: it leaves for as long as it is, if enough sources stay.
+    pub(super) fn too_slow(&mut self, id: MemberId) {
+        let mut silent = self.silent;
+        silent.insert(id);
+        let others = self.sources.all().without(silent).len();
+        if others >= self.limits.min_members.max(1) && self.may_give_up(id) {
+            self.given_up(id, "its requests took longer than max_latency");
+            self.returns(id, Returns::WhenFast);
         }
     }
 
@@ -103,6 +114,13 @@ impl ShadowSet {
             .iter()
             .map(|id| self.members[id.index()].name.as_str());
         names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether a member that has left comes back by itself.
+    pub(super) fn returns(&mut self, id: MemberId, returns: Returns) {
+        if let Some(departed) = self.members[id.index()].state.departed_mut() {
+            departed.returns = returns;
+        }
     }
 
     /// Every call of a member that was expelled has returned: nothing writes its image any more.

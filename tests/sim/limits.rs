@@ -25,6 +25,7 @@ fn draw_limits(rng: &mut Rng) -> Limits {
         held: rng.chance(200),
         delayed: rng.chance(100),
         reset_blocks: rng.below(4) * 8,
+        min_members: 1,
     }
 }
 

@@ -412,7 +412,8 @@ impl World {
                 disk.image.flush(written);
             }
         }
-        self.inbox.push(Event::Flushed(flush.id, failed));
+        let media = self.media_among(failed);
+        self.inbox.push(Event::Flushed(flush.id, failed, media));
         Ok(())
     }
 }

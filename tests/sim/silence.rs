@@ -60,6 +60,10 @@ impl World {
             1..=3 => self.tell_silence(),
             4..=8 => self.come_late()?,
             9 => self.wait_enough(),
+            10 if self.rng.chance(100) => {
+                let place = self.rng.place(self.disks.len());
+                self.inbox.extend(MemberId::new(place).map(Event::TooSlow));
+            }
             _ => {}
         }
         Ok(())

@@ -279,7 +279,7 @@ fn seven_members_are_one_too_many() {
     assert!(
         error
             .to_string()
-            .contains("line 20, column 1: [[member]]: a set has one to six")
+            .contains("line 19, column 1: [[member]]: a set has one to six")
     );
 }
 

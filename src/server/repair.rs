@@ -1,0 +1,159 @@
+//! Read repair: a range that a member could not read is rewritten from another source, and read back.
+//!
+//! A disk puts a bad sector somewhere else when it is written. The rewrite has the fence of the range and its bits
+//! of write intent, as any write; the reader does not wait for it, since another source has answered. A member
+//! that cannot be repaired is reported as one on which a write has failed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Message;
+use super::copier::Step;
+use super::pipeline::Pipeline;
+use super::rescue::Held;
+use super::results::Results;
+use super::step::{Hold, Stop};
+use crate::io::aligned::AlignedBuf;
+use crate::set::geometry::BLOCK_BYTES;
+use crate::set::{ByteRange, Event, MemberId, MemberSet};
+
+/// Most ranges that wait; a read finds what is left out again.
+const WAITING_MAX: usize = 64;
+/// Borders of what is rewritten: the blocks of most disks and file systems.
+const ALIGN: u64 = 4096;
+
+const _: () = assert!(ALIGN % BLOCK_BYTES == 0);
+
+/// Ranges to be repaired, and whether a thread is at it.
+#[derive(Debug, Default)]
+pub(super) struct Repairs(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    ranges: VecDeque<(MemberId, ByteRange)>,
+    busy: bool,
+}
+
+impl Repairs {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a range; says whether a thread has to be started.
+    fn note(&self, member: MemberId, range: ByteRange) -> bool {
+        let mut waiting = self.lock();
+        let known = waiting.ranges.iter().any(|known| *known == (member, range));
+        if known || waiting.ranges.len() >= WAITING_MAX {
+            return false;
+        }
+        waiting.ranges.push_back((member, range));
+        !std::mem::replace(&mut waiting.busy, true)
+    }
+
+    fn next(&self) -> Option<(MemberId, ByteRange)> {
+        let mut waiting = self.lock();
+        let next = waiting.ranges.pop_front();
+        waiting.busy = next.is_some();
+        next
+    }
+}
+
+impl Pipeline {
+    /// Has a range of a member repaired that it could not read.
+    pub(super) fn repair_later(self: &Arc<Self>, member: MemberId, range: ByteRange) {
+        let range = self.geometry().round_out(range, ALIGN);
+        if !self.repairs.note(member, range) {
+            return;
+        }
+        let pipeline = Arc::clone(self);
+        let work = move || {
+            while let Some((member, range)) = pipeline.repairs.next() {
+                pipeline.repair(member, range);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new()
+            .name("repair".into())
+            .spawn(work)
+        {
+            tracing::warn!(%error, "no thread for a read repair");
+            self.repairs.lock().busy = false;
+        }
+    }
+
+    fn repair(&self, member: MemberId, range: ByteRange) {
+        if !self.gate().is_open() {
+            return;
+        }
+        let fenced = self.enter(range);
+        // It may have left, or be stale there by now.
+        if !fenced.live().view().readers(range).contains(member) {
+            return;
+        }
+        let Ok(permit) = self.permit(fenced, range) else {
+            return;
+        };
+        let mut hold = Hold::new(self, Held::Step(Step::of_nobody(permit)));
+        let repaired = rewrite(&mut hold, member, range);
+        let Held::Step(step) = hold.into_held() else {
+            return;
+        };
+        let outcome = match repaired {
+            // Nobody else has it: nothing is known of the member that is worse than of all.
+            Err(_) | Ok(None) => return,
+            Ok(Some(outcome)) => outcome,
+        };
+        if outcome.is_ok() {
+            let repaired = Event::ReadRepaired(member, range);
+            let _ = self.messages.send(Message::Event(repaired));
+            return;
+        }
+        let mut results = Results::default();
+        results.add(member, outcome);
+        let live = step.permit().live();
+        for id in live.view().sources().iter().filter(|id| *id != member) {
+            results.good.insert(id);
+        }
+        results.media.insert(member);
+        let _ = self.settle(live, Some(range), &results);
+    }
+}
+
+/// Gives a member what another source has, and reads it back from the medium. Nothing when no other source has it.
+fn rewrite(
+    hold: &mut Hold<'_>,
+    member: MemberId,
+    range: ByteRange,
+) -> Result<Option<std::io::Result<()>>, Stop> {
+    let mut tried = MemberSet::EMPTY;
+    tried.insert(member);
+    let (mut bytes, mut back) = (
+        AlignedBuf::zeroed(range.len() as usize),
+        AlignedBuf::zeroed(range.len() as usize),
+    );
+    loop {
+        let planned = hold.permit()?.live().view().plan_read(range, tried, |_| 0);
+        let Some(source) = planned else {
+            return Ok(None);
+        };
+        if hold
+            .call(source, |store| store.read_at(&mut bytes, range.start()))?
+            .is_ok()
+        {
+            break;
+        }
+        tried.insert(source);
+    }
+    let written = hold.call(member, |store| {
+        store.write_at(&bytes, range.start())?;
+        store.flush()?;
+        store.forget(range.start(), range.len());
+        store.read_at(&mut back, range.start())?;
+        match *back == *bytes {
+            true => Ok(()),
+            false => Err(std::io::Error::other(
+                "it reads other bytes than were written",
+            )),
+        }
+    })?;
+    Ok(Some(written))
+}
