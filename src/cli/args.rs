@@ -57,6 +57,10 @@ pub(super) enum Verb {
     Merge(MergeArgs),
     /// Makes a mounted unit larger, to a size or as far as its members have room.
     Resize(ResizeArgs),
+    /// Has writes wait, for a number of seconds at most; the members are quiet when this returns.
+    Stall(super::stall::StallArgs),
+    /// Lets writes go on before the seconds of a stall are over.
+    Unstall(super::stall::UnstallArgs),
     /// Write bitmaps of detached members.
     #[command(subcommand)]
     Bitmap(BitmapVerb),

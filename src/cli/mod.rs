@@ -25,6 +25,7 @@ mod params;
 mod persist;
 mod place;
 mod size;
+mod stall;
 mod status;
 mod stop;
 mod system;
@@ -89,6 +90,8 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Release(args) => change::release(args, out),
         Verb::Merge(args) => change::merge(args, out),
         Verb::Resize(args) => change::resize(args, out),
+        Verb::Stall(args) => stall::stall(args, out),
+        Verb::Unstall(args) => stall::unstall(args, out),
         Verb::Bitmap(verb) => bitmap::run(verb, out),
         Verb::Op(verb) => op::run(verb, out),
         Verb::Params(verb) => params::run(verb, out),

@@ -35,6 +35,9 @@ pub(super) struct Status {
     /// Why those of the last mount are lost that would be of use.
     #[serde(default)]
     pub(super) bitmaps_lost: Option<String>,
+    /// Until when writes wait by command, at most.
+    #[serde(default)]
+    pub(super) stalled: Option<String>,
     /// All members, detached ones too.
     #[serde(default)]
     pub(super) members: Vec<Member>,
@@ -156,6 +159,16 @@ impl Status {
         let is_lost = |m: &Member| matches!(m.state.as_str(), "expelled" | "missing");
         matches!(self.state.as_str(), "reduced" | "mount-verify" | "failed")
             || self.members.iter().any(is_lost)
+    }
+
+    /// Whether nobody is missing by fault and nothing is copied or merged. The state of a unit that takes no
+    /// writes says that it does not, whatever else holds.
+    pub(super) fn is_steady(&self) -> bool {
+        let rests = self.operations.iter().all(Operation::has_ended);
+        match self.state.as_str() {
+            "read-only" => rests && !self.is_degraded(),
+            state => state == "steady",
+        }
     }
 
     /// The member of this name.

@@ -159,6 +159,9 @@ pub(super) fn render(status: &Status, out: Out) -> String {
         let _ = write!(text, " (generation {generation})");
     }
     text.push('\n');
+    if let Some(until) = &status.stalled {
+        let _ = writeln!(text, "  writes: stalled until {until} at most");
+    }
     let meant = status.durability_reason.is_none();
     if meant && status.durability.as_deref() == Some("memory") {
         text.push_str(" bitmaps: in memory, they end with the mount\n");

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::args::StopArgs;
 use super::output::{self, Out, about};
 use super::system::{self, Running};
+use super::tree::Tree;
 use super::{config, place};
 use crate::error::{Error, Result};
 use crate::set::Code;
@@ -34,6 +35,9 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
     } else {
         Vec::new()
     };
+    if args.force {
+        end_stall(&unit);
+    }
     take_away(&unit, args, server.as_ref())?;
     warn_of_devices(&unit, &devices);
     let ended = match &server {
@@ -69,6 +73,14 @@ fn refuse_covered(unit: &Running) -> Result<()> {
     let (name, dir) = (&unit.unit, unit.mountpoint.display());
     let says = format!("stop {name}: {other} is mounted over it at {dir}");
     Err(Error::new(Code::InUse, says).with_hint(format!("take {other} away first")))
+}
+
+/// Whoever waits for the end of a stall could not close the unit. When that cannot be ended now, its time does it.
+fn end_stall(unit: &Running) {
+    let tree = Tree::of(unit);
+    if tree.status().is_ok_and(|status| status.stalled.is_some()) {
+        let _ = tree.command("unstall");
+    }
 }
 
 /// A loop device outlives the unit under it.

@@ -74,7 +74,7 @@ impl Goal {
     /// Whether the state is the one; an error when it can no longer come.
     fn reached(&self, status: &Status) -> Result<bool> {
         match self {
-            Self::Steady => Ok(status.state == "steady"),
+            Self::Steady => Ok(status.is_steady()),
             Self::Operation(id) => match status.operation(*id) {
                 Some(op) => ended(op),
                 None => Err(no_such_operation(*id)),
@@ -92,7 +92,7 @@ impl Goal {
     /// For whom it waits, when nothing runs that would bring the goal about.
     fn stuck(&self, status: &Status) -> Option<String> {
         let running = status.operations.iter().any(|op| !op.has_ended());
-        if *self != Self::Steady || running || status.state == "steady" {
+        if *self != Self::Steady || running || status.is_steady() {
             return None;
         }
         let lost = status.members.iter();
@@ -313,6 +313,21 @@ mod tests {
         status.operations[1].state = "done".to_owned();
         assert!(Goal::Steady.reached(&status).unwrap());
         assert!(Goal::Operation(7).reached(&status).unwrap());
+        for op in &mut status.operations {
+            op.state = "done".to_owned();
+        }
+        // The word of a unit that takes no writes hides what else holds.
+        status.state = "read-only".to_owned();
+        for member in &mut status.members {
+            member.state = "source".to_owned();
+        }
+        assert!(Goal::Steady.reached(&status).unwrap());
+        status.members[0].state = "expelled".to_owned();
+        assert!(!Goal::Steady.reached(&status).unwrap());
+        assert!(Goal::Steady.stuck(&status).is_some());
+        status.members[0].state = "source".to_owned();
+        status.operations[1].state = "running".to_owned();
+        assert!(!Goal::Steady.reached(&status).unwrap());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::set::{AttachPolicy, BitmapId, Bytes, Code, OpId, Policy, Refusal};
 /// Most bytes of one command.
 pub const COMMAND_BYTES: usize = 4095;
 
+/// Longest stall.
+const STALL_SECONDS: u64 = 600;
+
 /// The word, of every command, that has it only say what it would do.
 const DRY_RUN: &str = "dry-run";
 
@@ -75,6 +78,18 @@ pub static COMMANDS: &[Spec] = &[
         parse: resize,
     },
     Spec {
+        verb: "stall",
+        syntax: "stall <seconds> [dry-run]",
+        doc: "Have writes wait; returns when all is flushed and the members are quiet.",
+        parse: stall,
+    },
+    Spec {
+        verb: "unstall",
+        syntax: "unstall [dry-run]",
+        doc: "Let writes go on before the seconds of a stall are over.",
+        parse: |_| Ok(Request::Unstall),
+    },
+    Spec {
         verb: "delete-bitmap",
         syntax: "delete-bitmap <id> [dry-run]",
         doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
@@ -110,7 +125,7 @@ pub static COMMANDS: &[Spec] = &[
 ];
 
 /// Verbs of the interface that this version does not know.
-const LATER: &[&str] = &["verify", "stall", "unstall", "reset-counters", "dissolve"];
+const LATER: &[&str] = &["verify", "reset-counters", "dissolve"];
 
 /// Parses what was written to `control`.
 ///
@@ -280,6 +295,19 @@ fn resize(words: &mut Words) -> Result<Request, Refusal> {
     });
     let size = size.transpose()?;
     Ok(Request::Resize { size })
+}
+
+fn stall(words: &mut Words) -> Result<Request, Refusal> {
+    let word = words.object("a number of seconds")?;
+    let Ok(seconds) = word.parse::<u64>() else {
+        return Err(syntax(format!("{word} is not a number of seconds")).at(word));
+    };
+    if !(1..=STALL_SECONDS).contains(&seconds) {
+        let text = format!("a stall takes 1 to {STALL_SECONDS} seconds, not {seconds}");
+        let refusal = Refusal::new(Code::OutOfRange, text).at(word);
+        return Err(refusal.with_hint("`stall` again before they are over begins them anew"));
+    }
+    Ok(Request::Stall { seconds })
 }
 
 fn expel(words: &mut Words) -> Result<Request, Refusal> {

@@ -319,6 +319,13 @@ pub(super) fn display(c: &Context<'_>) -> String {
         set.geometry.region_blocks(),
         bitmaps_live(now),
     );
+    if let Some(until) = now.stalled {
+        let _ = writeln!(
+            out,
+            "  writes are stalled until {} at most\n",
+            moment(until)
+        );
+    }
     if let Some(why) = &set.lost {
         let _ = writeln!(out, "  bitmaps of the last mount are lost: {}\n", line(why));
     }

@@ -149,6 +149,7 @@ pub(crate) fn published() -> Published {
         label: "payroll".to_owned(),
         uuid: uuid::Uuid::from_u128(77),
         read_only: false,
+        stalled: None,
         durability: Durability::Memory,
         set: SetStatus {
             epoch: Epoch(3),

@@ -13,6 +13,7 @@ use fuser::{
 use super::handles::{Bell, Handles, Name, Open, OpenFile};
 use super::inode::{self, CONTROL_NAME, Inode, LONG, NOT_AT_ALL, Owner};
 use super::overflow::{Busy, Gate, OnEnd, Overflow};
+use super::parked::Parked;
 use super::unit::Unit;
 use crate::control::{Attr, Kind, NodeRef, StoreOutcome, Stored, Tree};
 use crate::io::aligned::AlignedBuf;
@@ -36,8 +37,10 @@ pub(super) struct Face {
     pub(super) unit: Arc<Unit>,
     /// Which workers may carry out data requests themselves.
     pub(super) gate: Gate,
+    /// Where changes wait for the end of a stall; it ends before those who carry them out.
+    pub(super) parked: Parked,
     /// Who carries out the others; it ends before the unit.
-    pub(super) overflow: Overflow,
+    pub(super) overflow: Arc<Overflow>,
     /// Called when a worker ends.
     pub(super) ended: OnEnd,
     pub(super) name: String,
@@ -200,16 +203,30 @@ impl Face {
             .run(Box::new(move |busy| job(&unit, Some(busy))));
     }
 
+    /// As [`Self::elsewhere`], of a change: it waits for the end of a stall.
+    pub(super) fn change_elsewhere(
+        &self,
+        job: impl FnOnce(&Arc<Unit>, Option<Busy>) + Send + 'static,
+    ) {
+        let unit = Arc::clone(&self.unit);
+        self.parked
+            .run(Box::new(move |busy| job(&unit, Some(busy))));
+    }
+
     /// Writes to the unit.
     pub(super) fn write_unit(&self, at: u64, data: &[u8], reply: ReplyWrite) {
-        if let Some(_inside) = self.gate.enter() {
+        let inside = match self.unit.is_stalled() {
+            true => None,
+            false => self.gate.enter(),
+        };
+        if let Some(_inside) = inside {
             return self.unit.write(at, data, |result| written(reply, result));
         }
         // The bytes are in the buffer of this worker, which goes on to its next request; only here
         // they have to be copied.
         let mut copy = AlignedBuf::zeroed(data.len());
         copy.copy_from_slice(data);
-        self.elsewhere(move |unit, busy| {
+        self.change_elsewhere(move |unit, busy| {
             unit.write(at, &copy, move |result| {
                 drop(busy);
                 written(reply, result);

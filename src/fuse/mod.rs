@@ -5,6 +5,7 @@ mod handles;
 mod inode;
 mod openers;
 mod overflow;
+mod parked;
 mod requests;
 mod session;
 mod unit;

@@ -21,7 +21,7 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(super) type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
 /// A request with all that its answer needs.
-type Job = Box<dyn FnOnce(Busy) + Send>;
+pub(super) type Job = Box<dyn FnOnce(Busy) + Send>;
 
 /// A request that is not answered yet. Its thread may be held by a member when another one answers; then it
 /// counts no more.

@@ -253,7 +253,7 @@ impl Filesystem for Face {
     ) {
         self.attend();
         if ino.0 == UNIT {
-            return self.elsewhere(move |unit, busy| {
+            return self.change_elsewhere(move |unit, busy| {
                 unit.fallocate((offset, length, mode), |result| {
                     drop(busy);
                     empty(reply, result);
@@ -299,7 +299,7 @@ impl Filesystem for Face {
         if (ino_in.0, ino_out.0) != (UNIT, UNIT) {
             return reply.error(Errno::EXDEV);
         }
-        self.elsewhere(move |unit, busy| {
+        self.change_elsewhere(move |unit, busy| {
             unit.copy((offset_in, offset_out, len), |result| {
                 drop(busy);
                 written(reply, result);

@@ -22,6 +22,7 @@ use super::face::Face;
 use super::handles::{Bell, Handles, wake};
 use super::inode::{self, Owner};
 use super::overflow::{Gate, OnEnd, Overflow};
+use super::parked::Parked;
 use super::unit::Unit;
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
@@ -358,7 +359,11 @@ impl Mount {
         self.asked += 1;
         let lazy = self.asked > 1;
         match unmount_unit(unit, &self.dir, lazy) {
-            Ok(()) => tracing::info!(unit, lazy, "unmounted by a signal"),
+            Ok(()) => {
+                tracing::info!(unit, lazy, "unmounted by a signal");
+                // Who still uses the unit must come to an end.
+                self.handle.end_stall();
+            }
             Err(error) if error.code() == Code::InUse => {
                 tracing::warn!(
                     unit,
@@ -417,11 +422,13 @@ fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notif
     let teller = teller.clone();
     let ended: OnEnd = Arc::new(move || teller.tell(News::WorkerEnded));
     let unit = Arc::new(Unit::new(handle.clone()));
+    let overflow = Arc::new(Overflow::new(Arc::clone(&ended)));
     let face = Face {
         mounted: unit.mtime(),
+        parked: parked(&unit, &overflow)?,
+        overflow,
         unit,
         gate: Gate::new(workers()),
-        overflow: Overflow::new(Arc::clone(&ended)),
         ended,
         name: name.to_owned(),
         tree,
@@ -433,6 +440,15 @@ fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notif
         },
     };
     Ok((face, notifier))
+}
+
+/// Where changes wait for the end of a stall; it looks whenever something has changed.
+fn parked(unit: &Arc<Unit>, overflow: &Arc<Overflow>) -> io::Result<Parked> {
+    let of = Arc::clone(unit);
+    let parked = Parked::start(Arc::clone(overflow), move || of.is_stalled())?;
+    let room = parked.room();
+    unit.on_change(move || room.look());
+    Ok(parked)
 }
 
 /// Shakes hands with the kernel, then serves on threads of its own.

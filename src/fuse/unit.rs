@@ -52,6 +52,16 @@ impl Unit {
         self.handle.pipeline().size()
     }
 
+    /// Whether changes have to wait now.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.handle.pipeline().is_stalled()
+    }
+
+    /// Calls `changed` from the control thread after every change of the unit's state; it must not block.
+    pub(super) fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+        self.handle.on_change(Box::new(changed));
+    }
+
     /// Calls `grown` from the control thread when the unit has become larger; it must not block.
     pub(super) fn on_growth(self: &Arc<Self>, grown: impl Fn() + Send + Sync + 'static) {
         let (unit, last) = (Arc::clone(self), AtomicU64::new(self.size()));

@@ -163,7 +163,7 @@ impl Runner {
             self.growth = Growth::None;
             home::drop_grown(&self.identity.state_dir);
         }
-        self.pipeline.gate().lift(self.is_undurable());
+        self.pipeline.gate().lift();
     }
 
     /// Puts the new journal into its place once every block says that the unit has grown.

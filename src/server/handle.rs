@@ -14,8 +14,8 @@ use super::pipeline::Pipeline;
 use super::setup::Durability;
 use crate::io::journal::MessageCounts;
 use crate::set::{
-    Answer, AttachPolicy, BitmapId, Bytes, Code, Command, CopyKind, MemberStatus, Moment, OpId,
-    Policy, Refusal, SetStatus,
+    Answer, AttachPolicy, BitmapId, Bytes, Code, Command, CopyKind, Event, MemberStatus, Moment,
+    OpId, Policy, Refusal, SetStatus, StallEnd,
 };
 
 /// Events that are kept for readers.
@@ -64,6 +64,13 @@ pub enum Request {
     },
     /// Wait no longer for members that do not answer.
     Abort,
+    /// Have changes of applications wait, and everything flushed.
+    Stall {
+        /// For how long at most.
+        seconds: u64,
+    },
+    /// Let changes go on.
+    Unstall,
     /// Delete an unused bitmap.
     DeleteBitmap(BitmapId),
     /// Hold an operation.
@@ -100,6 +107,8 @@ impl Request {
             Self::Release { member } => Command::Release { member },
             Self::Merge { full } => Command::Merge { full },
             Self::Abort => Command::Abort,
+            Self::Stall { seconds } => Command::Stall { seconds },
+            Self::Unstall => Command::Unstall,
             Self::DeleteBitmap(id) => Command::DeleteBitmap { id },
             Self::Pause(op) => Command::Pause(op),
             Self::Resume(op) => Command::Resume(op),
@@ -142,6 +151,8 @@ pub struct Published {
     pub uuid: uuid::Uuid,
     /// Whether the unit takes no writes.
     pub read_only: bool,
+    /// Until when changes of applications wait at most, where they wait by command.
+    pub stalled: Option<Moment>,
     /// How long bitmaps are meant to live.
     pub durability: Durability,
     /// The set.
@@ -294,6 +305,13 @@ impl Handle {
                 "the unit is being stopped",
             )));
         }
+    }
+
+    /// Lets changes go on that wait by command: the unit is being stopped.
+    pub fn end_stall(&self) {
+        let end = Event::StallOver(StallEnd::Stop);
+        // A closed channel means that the unit has ended, and its gate is closed.
+        let _ = self.messages.send(Message::Event(end));
     }
 
     /// Tells on which device the unit is mounted: no image that lies there can become a member (I12).

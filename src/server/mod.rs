@@ -35,6 +35,7 @@ mod seat;
 mod seek;
 pub mod setup;
 mod speed;
+mod stall;
 mod start;
 mod step;
 mod streams;

@@ -414,6 +414,12 @@ impl Pipeline {
         }
     }
 
+    /// Whether changes wait now because the operator has stalled them.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.gate.is_stalled()
+    }
+
     /// Makes every write that has returned durable on every source (I10).
     ///
     /// # Errors

@@ -169,6 +169,8 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             "resized",
             vec![("before", from.to_string()), ("size", to.to_string())],
         ),
+        Notice::Stalled(seconds) => ("stalled", vec![("seconds", seconds.to_string())]),
+        Notice::Unstalled(end) => ("unstalled", vec![("reason", end.name().to_owned())]),
         Notice::Bitmap(id, member, change) => bitmap_event(*id, member, *change),
         Notice::IntentAnew(marked) => {
             let kind = ("type", "write-intent".to_owned());

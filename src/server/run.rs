@@ -20,6 +20,7 @@ use super::returning::Attempts;
 use super::seat::{Identity, Seat};
 use super::setup::default_scb;
 use super::speed::Speeds;
+use super::stall::Stall;
 use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
@@ -63,6 +64,8 @@ pub(super) struct Runner {
     pub(super) begun: Instant,
     pub(super) delayed: bool,
     pub(super) told: Told,
+    /// Changes of applications wait by command.
+    pub(super) stall: Option<Stall>,
     last_tick: Instant,
     /// When the write-intent bitmap was looked at last.
     last_look: Instant,
@@ -129,6 +132,7 @@ impl Runner {
             begun: Instant::now(),
             delayed: true,
             told: Told::default(),
+            stall: None,
             last_tick: Instant::now(),
             last_look: Instant::now(),
             last_bits: (0, Instant::now()),
@@ -175,6 +179,7 @@ impl Runner {
         let deadline = self
             .current
             .map(|(_, at)| at.saturating_duration_since(Instant::now()));
+        let deadline = deadline.into_iter().chain(self.stall_left()).min();
         let busy = match self.speeds.is_idle() {
             false => PROGRESS,
             true if self.delayed || self.set.has_departed() || self.switches_modes() => BITS,
@@ -217,6 +222,7 @@ impl Runner {
             self.feed(Event::TimedOut(ticket));
             self.give_up_look(ticket);
         }
+        self.keep_stall();
         self.end_delay();
         self.tick(now);
         self.tell_progress(now);
@@ -419,6 +425,8 @@ impl Runner {
             Effect::PrepareGrowth(number, geometry) => self.prepare_growth(number, geometry),
             Effect::Hold => self.pipeline.gate().hold_for_growth(),
             Effect::Lift => self.lift(),
+            Effect::Stall(seconds) => self.begin_stall(seconds),
+            Effect::Unstall => self.end_stall(),
             Effect::Flush(id, members) => self.flush(id, members),
             Effect::StartCopy(work) => self.start_copy(work),
             Effect::PauseCopy(op) => self.pause(op, true),
@@ -535,6 +543,7 @@ impl Runner {
             label: last.label.clone(),
             uuid: last.uuid,
             read_only: last.read_only,
+            stalled: self.stall.map(|stall| stall.until),
             durability: last.durability,
             set: self.set.status(),
             rates: self.speeds.rates(),

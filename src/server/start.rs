@@ -248,6 +248,7 @@ fn published(
         label: assembly.label.clone(),
         uuid: assembly.set,
         read_only: mounting.read_only,
+        stalled: None,
         durability: setup.durability,
         set: set.status(),
         rates: Vec::new(),

@@ -159,6 +159,7 @@ impl ShadowSet {
         self.settle_departures();
         self.settle_joins();
         self.settle_growth();
+        self.settle_stall();
         self.trim_intents();
     }
 

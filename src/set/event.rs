@@ -8,6 +8,7 @@ use super::record::HomeChange;
 use super::refusal::Refusal;
 use super::said::Said;
 use super::scb::Generation;
+use super::stall::StallEnd;
 use super::view::{Epoch, View};
 
 /// A question that is answered exactly once, by [`Effect::Reply`] or [`Effect::Settle`].
@@ -140,6 +141,13 @@ pub enum Command {
         /// Everywhere, not only where writes may be in flight.
         full: bool,
     },
+    /// Have changes of applications wait, and everything flushed.
+    Stall {
+        /// How long at most; the shell ends it.
+        seconds: u64,
+    },
+    /// Let changes go on.
+    Unstall,
     /// Read a member sooner or later than the others from now on.
     Tune {
         /// Its name.
@@ -241,6 +249,8 @@ pub enum Event {
     Beat,
     /// Other limits are in force.
     Limits(Limits),
+    /// A stall ends, though nobody has asked for that.
+    StallOver(StallEnd),
     /// No request will come any more: stop copies, flush, mark the members clean.
     Shutdown,
 }
@@ -336,6 +346,10 @@ pub enum Notice {
     Released(String),
     /// Bitmaps are in memory only from now on.
     HomeLost(String),
+    /// Changes of applications wait, for so many seconds at most, and the sources are quiet.
+    Stalled(u64),
+    /// Changes go on.
+    Unstalled(StallEnd),
     /// The unit has become larger.
     Resized {
         /// Its size before.
@@ -368,6 +382,11 @@ pub enum Effect {
     Hold,
     /// Let changes go on; what was prepared and not used is dropped. Carried out with the answers.
     Lift,
+    /// Have new changes of applications wait, before they pin an epoch, for at most so many seconds from now:
+    /// then [`Event::StallOver`]. Reads and flushes go on.
+    Stall(u64),
+    /// Let changes go on that wait by [`Effect::Stall`].
+    Unstall,
     /// Publish the View; tell when the one before has retired.
     Publish(Box<View>),
     /// Flush these members and tell which failed.

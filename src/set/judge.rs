@@ -22,6 +22,8 @@ pub(super) enum Judged {
     Release(MemberId),
     Resize(Geometry, Vec<(MemberId, Bytes)>),
     Merge(MergePlan),
+    Stall(u64),
+    Unstall,
     Tune(MemberId, Tuning),
     Abort(MemberSet),
     DeleteBitmap(MemberId, BitmapId),
@@ -89,6 +91,11 @@ impl ShadowSet {
             Command::Release { member } => Judged::Release(self.may_release(&member)?),
             Command::Resize { size, room } => Judged::Resize(self.may_grow(size, &room)?, room),
             Command::Merge { full } => Judged::Merge(self.may_merge(full)?),
+            Command::Stall { seconds } => Judged::Stall(seconds),
+            Command::Unstall => {
+                self.may_unstall()?;
+                Judged::Unstall
+            }
             Command::Tune { member, tuning } => Judged::Tune(self.find(&member)?, tuning),
             Command::Abort => Judged::Abort(self.may_abort()?),
             Command::DeleteBitmap { id } => Judged::DeleteBitmap(self.may_delete(id)?, id),
@@ -119,6 +126,8 @@ impl ShadowSet {
                 let text = format!("{} would be detached with policy={policy}", name(id));
                 return answer("detach", text).with("policy", policy);
             }
+            Judged::Stall(seconds) => ("stall", self.would_stall(*seconds)),
+            Judged::Unstall => ("unstall", "changes would go on".to_owned()),
             Judged::Expel(id) => ("expel", format!("{} would be expelled", name(id))),
             Judged::Release(id) => ("release", format!("{} would be released", name(id))),
             Judged::Abort(silent) => {

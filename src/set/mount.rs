@@ -172,6 +172,7 @@ impl ShadowSet {
             limits: from.limits,
             silent: MemberSet::EMPTY,
             aborted: false,
+            stalled: false,
             closing: false,
             closed: false,
             now: from.now,

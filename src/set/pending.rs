@@ -4,6 +4,7 @@ use super::event::Ticket;
 use super::geometry::Geometry;
 use super::grow::GrowthStage;
 use super::member::{MemberId, Policy};
+use super::stall::StallStage;
 
 /// A command that is not answered yet.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ pub(super) enum Pending {
         geometry: Geometry,
         stage: GrowthStage,
     },
+    Stall {
+        ticket: Ticket,
+        seconds: u64,
+        stage: StallStage,
+    },
 }
 
 impl Pending {
@@ -34,7 +40,8 @@ impl Pending {
             Self::Detach { ticket, .. }
             | Self::Attach { ticket, .. }
             | Self::Cancel { ticket, .. }
-            | Self::Resize { ticket, .. } => ticket,
+            | Self::Resize { ticket, .. }
+            | Self::Stall { ticket, .. } => ticket,
         }
     }
 
@@ -43,7 +50,8 @@ impl Pending {
             Self::Detach { ticket, .. }
             | Self::Attach { ticket, .. }
             | Self::Cancel { ticket, .. }
-            | Self::Resize { ticket, .. } => ticket,
+            | Self::Resize { ticket, .. }
+            | Self::Stall { ticket, .. } => ticket,
         }
     }
 
@@ -53,7 +61,7 @@ impl Pending {
             Self::Detach { member, .. }
             | Self::Attach { member, .. }
             | Self::Cancel { member, .. } => Some(*member),
-            Self::Resize { .. } => None,
+            Self::Resize { .. } | Self::Stall { .. } => None,
         }
     }
 }

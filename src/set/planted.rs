@@ -121,11 +121,15 @@ pub enum Mistake {
     DryRunApart,
     /// A dry run of an attach sets bits in the member's own bitmap.
     DryRunMarks,
+    /// A stall is answered while changes are under way.
+    StallWithoutWait,
+    /// A stall is answered before everything is flushed.
+    StallWithoutFlush,
 }
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 57] = [
         Self::LastGivenUp,
         Self::AbortUnfenced,
         Self::ReturnUnquiet,
@@ -181,6 +185,8 @@ impl Mistake {
         Self::TailUnmerged,
         Self::DryRunApart,
         Self::DryRunMarks,
+        Self::StallWithoutWait,
+        Self::StallWithoutFlush,
     ];
 }
 

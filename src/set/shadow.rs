@@ -24,6 +24,7 @@ use super::pending::Pending;
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::scb::Generation;
+use super::stall::StallEnd;
 use super::view::Epoch;
 
 /// What a flush is for.
@@ -33,6 +34,8 @@ pub(super) enum Purpose {
     BeforeCut(u64),
     /// Everything that is dirty, before the unit grows by the command with this ticket.
     BeforeGrowth(u64),
+    /// Everything that is dirty, behind the last change, for the stall with this ticket.
+    Stall(u64),
     /// The member behind the cut, and all others.
     Leave(MemberId),
     /// Write-intent bitmaps up to this epoch are needless afterwards.
@@ -73,6 +76,8 @@ pub struct ShadowSet {
     pub(super) silent: MemberSet,
     /// No source answers, and nobody waits for one any more.
     pub(super) aborted: bool,
+    /// Changes of applications wait by command.
+    pub(super) stalled: bool,
     pub(super) closing: bool,
     /// The last generation is written.
     pub(super) closed: bool,
@@ -113,6 +118,7 @@ impl ShadowSet {
             Event::Tick => self.tick(),
             Event::Beat => self.beat(),
             Event::Limits(limits) => self.limit(limits),
+            Event::StallOver(end) => self.stall_over(end),
             Event::Shutdown => self.shutdown(),
         }
         self.forget_lost();
@@ -145,6 +151,8 @@ impl ShadowSet {
             Judged::Resize(geometry, room) => self.resize(ticket, geometry, &room),
             Judged::Merge(plan) => self.merge(ticket, &plan),
             Judged::Abort(silent) => self.abort(ticket, silent),
+            Judged::Stall(seconds) => self.stall(ticket, seconds),
+            Judged::Unstall => self.unstall(ticket),
             Judged::DeleteBitmap(owner, id) => self.delete_bitmap(ticket, owner, id),
             Judged::Limit(op, rate) => self.limit_rate(ticket, op, rate),
             Judged::Pause(op) => self.steer(ticket, op, OpState::Paused),
@@ -326,6 +334,7 @@ impl ShadowSet {
         match purpose {
             Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),
+            Purpose::Stall(ticket) => self.become_quiet(ticket, lost),
             Purpose::Leave(member) => self.left(member, failed),
             Purpose::Trim(through) => {
                 if failed.is_empty() {
@@ -365,6 +374,7 @@ impl ShadowSet {
         if let Some(pending) = self.pending.take() {
             self.give_up(pending);
         }
+        self.stall_over(StallEnd::Stop);
         let running: Vec<OpId> = self.running().collect();
         for op in running {
             self.push(Effect::StopCopy(op));

@@ -276,6 +276,40 @@ fn a_unit_that_is_mounted_read_only_takes_no_commands() {
 }
 
 #[test]
+fn a_unit_that_is_mounted_read_only_is_merged_and_becomes_steady() {
+    let mut unit = Plan::new(3, 64 * MIB).options("ro").create();
+    // The first mount can be written, and its server dies over a write.
+    unit.sh("shadowset mount dsa1 $M --log $D/log > /dev/null
+        head -c 64M /dev/urandom > $D/data; dd if=$D/data of=$U bs=1M conv=notrunc status=none
+        pid=$(cat $D/run/dsa1/pid); kill -9 $pid; timeout 10 tail --pid=$pid -f /dev/null");
+    unit.mount();
+    assert_eq!(unit.read("state"), "read-only\n");
+    assert_eq!(unit.status()["read_only"], true);
+    let kinds = unit.sh("cat $S/operations/*/kind | sort -u");
+    assert_eq!(kinds, "minimerge");
+    shadowset(&unit, 0, "wait dsa1 --timeout 60");
+    let text = shadowset(&unit, 0, "status dsa1").out;
+    assert!(text.contains("read-only, writes are refused"), "{text}");
+    unit.sh("cmp $U $D/data; sync $U
+        (printf x > $U) 2> says && exit 1; grep -q 'Read-only' says
+        (echo stall 5 > $C) 2> says && exit 1; grep -q 'Read-only' says
+        touch $U 2> says && exit 1; grep -q 'Read-only' says
+        dev=$(losetup -r -f --show $U); cmp $dev $D/data; losetup -d $dev");
+    // A lost member is told, although the state says something else.
+    unit.stop();
+    unit.assert_equal();
+    unit.sh("mv $I/m2.img kept; mv $I/m2.scb kept.scb");
+    unit.mount();
+    assert_eq!(unit.read("state"), "read-only\n");
+    shadowset(&unit, 5, "status dsa1");
+    let says = shadowset(&unit, 124, "wait dsa1 --timeout 0.2").err;
+    assert!(says.contains("dsa1 is not steady: m2 is missing"), "{says}");
+    unit.stop();
+    unit.sh("mv kept $I/m2.img; mv kept.scb $I/m2.scb");
+    unit.assert_equal();
+}
+
+#[test]
 fn hints_are_words_of_the_command_line() {
     let unit = Unit::new(2, 192 * MIB);
     unit.sh("head -c 192M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");

@@ -71,13 +71,13 @@ pub(crate) fn with_m2_elsewhere() -> (Unit, String) {
 }
 
 /// What the kernel tells of the unit's connection, wherever it is mounted on this machine.
-fn connection(unit: &Unit) -> String {
+pub(crate) fn connection(unit: &Unit) -> String {
     let dir = unit.mount_device("fusectl", "connections", "-t fusectl");
     unit.sh(&format!("echo {}/$(stat -c %Ld $M)", dir.display()))
 }
 
 /// Requests that are not answered, whether or not the daemon has read them.
-fn in_flight(unit: &Unit, connection: &str) -> u64 {
+pub(crate) fn in_flight(unit: &Unit, connection: &str) -> u64 {
     let waiting = unit.sh(&format!("cat {connection}/waiting"));
     waiting.parse().expect("a number")
 }

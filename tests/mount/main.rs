@@ -27,4 +27,5 @@ mod shells;
 mod silent;
 
 mod sizes;
+mod stall;
 mod tamper;

@@ -84,6 +84,7 @@ impl World {
                 ensure!(same, "I5: the image of m{} has changed", place + 1);
             }
         }
+        self.check_stall()?;
         self.check_told()?;
         self.check_kept()?;
         self.check_blocks(0..self.inside.len())

@@ -17,6 +17,9 @@ impl World {
         if self.plan.limits > 0 && self.rng.chance(self.plan.limits) {
             return self.change_limits();
         }
+        if self.plan.stalls > 0 && self.rng.chance(self.plan.stalls) {
+            return self.stall_or_not();
+        }
         let waits = |(n, a): (&u64, &Asker)| matches!(a, Asker::Command(_)).then_some(*n);
         let waiting: Option<u64> = self.tickets.iter().find_map(waits);
         if let Some(number) = waiting {

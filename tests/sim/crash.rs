@@ -14,6 +14,7 @@ use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
 
 use crate::ops::{Coming, Op, Strike, Trouble};
+use crate::stall::Stall;
 use crate::world::{Checked, Disk, Expected, Violation, World, ensure, makes, member};
 
 impl World {
@@ -157,6 +158,7 @@ impl World {
         }
         self.held_back.clear();
         self.growth.held = false;
+        self.ops.stall = Stall::default();
     }
 
     /// Crashes and starts again from images and control blocks.

@@ -22,6 +22,7 @@ mod scheduler;
 mod scripts;
 mod shell;
 mod silence;
+mod stall;
 mod storage;
 mod told;
 mod world;

@@ -6,6 +6,7 @@
 use shadowset::set::{Event, HomeChange, MemberSet};
 
 use crate::silence::Silence;
+use crate::stall::Stall;
 use crate::world::{Checked, Violation, World};
 
 /// An operation on storage.
@@ -68,6 +69,8 @@ pub(crate) enum Strike {
 /// The operations up to now, and the trouble to come.
 #[derive(Debug, Default)]
 pub(crate) struct Ops {
+    /// Changes wait by command.
+    pub(crate) stall: Stall,
     /// Operations up to now.
     pub(crate) done: u64,
     pub(crate) coming: Option<Coming>,

@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) impatience: u64,
     /// The limits of copies are changed instead of a command, per mille; with 0 they never differ from the default.
     pub(crate) limits: u64,
+    /// Changes are stalled, or go on, instead of a command, per mille; with 0 they never are.
+    pub(crate) stalls: u64,
     /// All copies are held until the quiet phase, unless limits are changed.
     pub(crate) held: bool,
     /// A member does not answer for a while, per ten thousand steps.
@@ -143,6 +145,7 @@ impl Plan {
             memory: if rng.chance(300) { 200 } else { 0 },
             impatience: if rng.chance(300) { 100 } else { 0 },
             limits: 0,
+            stalls: 0,
             held: false,
             hangs: 0,
             grows: false,
@@ -155,6 +158,15 @@ pub(crate) fn limits(seed: u64) -> u64 {
     let rng = &mut Rng::new(seed ^ 0x11_4175);
     match rng.chance(400) {
         true => rng.between(1, 300),
+        false => 0,
+    }
+}
+
+/// Most runs have no stall. Drawn apart, so that those runs are what they are without.
+pub(crate) fn stalls(seed: u64) -> u64 {
+    let rng = &mut Rng::new(seed ^ 0x57_a11);
+    match rng.chance(250) {
+        true => rng.between(50, 400),
         false => 0,
     }
 }

@@ -250,6 +250,10 @@ impl World {
             self.mark("a change waits until the unit has grown");
             return Ok(());
         }
+        if self.ops.stall.held && changes {
+            self.mark("a change waits for the end of a stall");
+            return Ok(());
+        }
         let view = match self.requests[at].view.take() {
             Some(view) => view,
             None => self.pin(),

@@ -28,7 +28,10 @@ const HANGING_SEEDS: u64 = 2000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 25] = [
+const RARE: [&str; 28] = [
+    "a change waits for the end of a stall",
+    "a detach while changes are stalled",
+    "a stall ended by its time",
     "a step of several copies",
     "all copies are held",
     "more copies may run, and one waits",

@@ -81,6 +81,7 @@ impl World {
         self.log("quiet");
         self.resume_all();
         self.raise_limits()?;
+        self.end_stall()?;
         for _ in 0..QUIET_STEPS {
             if self.is_idle() || self.crashed {
                 return Ok(());
@@ -122,6 +123,7 @@ impl World {
     fn drain_requests(&mut self) -> Checked {
         self.mark("stop with work under way");
         self.wake_all();
+        self.end_stall()?;
         for _ in 0..QUIET_STEPS {
             if self.requests.is_empty() && self.ops.silence.is_over() {
                 return Ok(());

@@ -85,6 +85,7 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         limits: 0,
         held: false,
         hangs: 0,
+        stalls: 0,
         grows: true,
     };
     World::with(Rng::new(seed), plan, seed, log)

@@ -7,6 +7,7 @@ use shadowset::set::{
 
 use crate::ops::{Op, Strike};
 use crate::requests::{Kind, Stage};
+use crate::stall::Stall;
 use crate::world::{Asked, Asker, Checked, Flushing, Held, World, ensure, makes};
 
 impl World {
@@ -85,6 +86,8 @@ impl World {
             Effect::Home(change) => self.change_home(&change),
             Effect::PrepareGrowth(number, geometry) => self.prepare_growth(number, geometry),
             Effect::Hold | Effect::Lift => self.gate(&effect),
+            Effect::Stall(_) => self.ops.stall.held = true,
+            Effect::Unstall => self.ops.stall = Stall::default(),
             Effect::Publish(view) => self.publish(*view)?,
             Effect::Flush(id, members) => {
                 let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
@@ -313,6 +316,9 @@ impl World {
                 "{ticket:?} is answered: {asker:?}"
             )));
         };
+        if asked.word == "detach" && answer.is_ok() && self.ops.stall.held {
+            self.mark("a detach while changes are stalled");
+        }
         let answer = match answer {
             Ok(_) if self.is_undurable() => Err(Refusal::new(
                 Code::Io,
@@ -326,6 +332,7 @@ impl World {
                 match (asked.word, asked.member) {
                     ("detach", Some(id)) => self.detached(id, &asked, &answer)?,
                     ("cancel", Some(id)) => self.freeze(id),
+                    ("stall", _) => self.become_quiet()?,
                     ("delete" | "release", _) => self.fresh.clear(),
                     ("attach", Some(id)) => {
                         let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));

@@ -246,20 +246,20 @@ impl World {
         let mut rng = Rng::new(seed);
         let mut plan = Plan::draw(&mut rng, faults);
         plan.limits = crate::plan::limits(seed);
+        plan.stalls = crate::plan::stalls(seed);
         Self::with(rng, plan, seed, log)
     }
 
     /// A world of this plan.
     pub(crate) fn with(mut rng: Rng, plan: Plan, seed: u64, log: bool) -> Self {
         let geometry = Geometry::new(Bytes(plan.blocks * BLOCK), 8).expect("a small unit");
-        let blocks = usize_of(plan.blocks);
-        let unit: Vec<Value> = (0..blocks).map(|b| value_of(b as u64) % 5).collect();
-        let mut unmerged = vec![Vec::new(); blocks];
+        let unit: Vec<Value> = (0..plan.blocks).map(|b| value_of(b) % 5).collect();
+        let (blocks, mut unmerged) = (unit.len(), vec![Vec::new(); unit.len()]);
         let (disks, members) = furnish(&mut rng, &plan, &unit, &mut unmerged);
         let limits = first_limits(&mut rng, &plan);
-        let set = ShadowSet::assemble(first_beginning(geometry, limits), members);
+        let from = first_beginning(geometry, limits);
         Self {
-            set: set.expect("there is a source"),
+            set: ShadowSet::assemble(from, members).expect("there is a source"),
             oracle: Oracle::new(&unit),
             inside: vec![0; blocks],
             parted: false,

@@ -74,6 +74,8 @@ fn commands_become_requests() {
             "delete-bitmap 0000001f",
             Request::DeleteBitmap(BitmapId(31)),
         ),
+        ("stall 600", Request::Stall { seconds: 600 }),
+        ("unstall", Request::Unstall),
         ("pause 7", Request::Pause(OpId(7))),
         ("resume 7", Request::Resume(OpId(7))),
         (
@@ -98,6 +100,8 @@ fn every_command_has_a_dry_run() {
         ("resize 1024", 0),
         ("resize", 0),
         ("delete-bitmap 0000001f", 1),
+        ("stall 30", 1),
+        ("unstall", 0),
         ("pause 7", 1),
         ("resume 7", 1),
         ("cancel 7", 1),
@@ -249,6 +253,19 @@ const WRONG_WORDS: &[Mistake<'static>] = &[
         Code::Syntax,
         "8 hex digits",
         Some("+000001f"),
+    ),
+    (
+        b"stall soon",
+        Code::Syntax,
+        "not a number of seconds",
+        Some("soon"),
+    ),
+    (b"stall 0", Code::OutOfRange, "1 to 600 seconds", Some("0")),
+    (
+        b"stall 601",
+        Code::OutOfRange,
+        "1 to 600 seconds",
+        Some("601"),
     ),
     (
         b"pause seven",
