@@ -249,6 +249,7 @@ impl Plan {
             allow_other: self.options.allow_other,
             mounting: self.options.mounting(),
             config: self.config.clone(),
+            log: self.options.log.clone(),
             units_max: self.node.units_max,
             copy_rate_max: self.node.copy_rate_max,
         };

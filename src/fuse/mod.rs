@@ -24,6 +24,8 @@ pub struct MountOptions {
     pub mounting: Mounting,
     /// The configuration that the unit is mounted from, for those who change it.
     pub config: Option<PathBuf>,
+    /// The file of the log, where it has one of its own.
+    pub log: Option<PathBuf>,
     /// The most units that are served on this node.
     pub units_max: usize,
     /// The most that all copies on this node read together, in bytes per second; none for no limit.

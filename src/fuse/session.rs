@@ -29,6 +29,7 @@ use crate::control::logbook::Logbook;
 use crate::error::{Error, Result};
 use crate::io::mountpoint::{self, mount_fuse, mounted, stale, unmount_unit};
 use crate::io::node_rate::NodeRate;
+use crate::io::pressure::Fitness;
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
 use crate::server::setup::{Mounting, Setup};
@@ -82,14 +83,19 @@ pub(super) fn serve(
     if let Some(config) = &options.config {
         claimed.set_config(config)?;
     }
+    let others = others(&runtime, options);
+    for place in claimed.left_mountpoint().into_iter().chain([dir]) {
+        setup.check_apart(&place.join(unit), &others)?;
+    }
     let mut notes = clear_left(unit, claimed.left_mountpoint());
     notes.extend(clear(unit, dir)?);
     let dir = dir.canonicalize().map_err(failed)?;
-    setup.check_outside(&dir)?;
+    setup.check_outside(&dir, &others)?;
     sys::map_large_allocations(LARGE_ALLOCATION);
     let signals = Signals::collect().map_err(failed)?;
-    if let Err(error) = sys::become_io_flusher() {
-        tracing::warn!(%error, "memory that waits for the unit may hold up writes to its members");
+    match Fitness::get().told() {
+        (says, true) => tracing::warn!(unit, "{says}"),
+        (says, false) => tracing::info!(unit, "{says}"),
     }
     let mounting = Mounting {
         node_rate: shared_rate(&runtime, options.copy_rate_max)?,
@@ -109,6 +115,18 @@ pub(super) fn serve(
         served
     };
     tell_failure(&claimed, ended)
+}
+
+/// Files that the server needs beside those of its setup.
+fn others(runtime: &Runtime, options: &MountOptions) -> Vec<(&'static str, PathBuf)> {
+    let mut others = vec![("the runtime directory", runtime.base().to_owned())];
+    let config = options.config.clone();
+    others.extend(config.map(|path| ("the configuration", path)));
+    others.extend(options.log.clone().map(|path| ("the log", path)));
+    // Where the program cannot tell its own path it is not looked at.
+    let program = std::env::current_exe().ok();
+    others.extend(program.map(|path| ("the program", path)));
+    others
 }
 
 /// Refuses a unit beyond those that the node serves; this one is counted among the living already.

@@ -220,25 +220,39 @@ const NESTING_MAX: usize = 16;
 /// loop devices. Says no where it cannot be told.
 #[must_use]
 pub fn lies_on(path: &Path, mount: u64) -> bool {
-    let mut path = path.to_owned();
+    let mut dev = device_of(path);
     for _ in 0..NESTING_MAX {
-        let Ok(meta) = fs::metadata(&path) else {
-            return false;
-        };
-        let dev = if meta.file_type().is_block_device() {
-            meta.rdev()
-        } else {
-            meta.dev()
-        };
-        if dev == mount {
+        let Some(number) = dev else { return false };
+        if number == mount {
             return true;
         }
-        let Some(backing) = loop_backing(dev) else {
-            return false;
-        };
-        path = backing;
+        dev = loop_backing(number).and_then(|backing| device_of(&backing));
     }
     false
+}
+
+/// Whether the file at `path` is stored on a loop device over `file`, directly or through others, by the name that
+/// the kernel has of `file`: it may answer nothing any more. Of a path that does not exist the directory counts.
+#[must_use]
+pub fn lies_over(path: &Path, file: &Path) -> bool {
+    let mut dev = path.ancestors().find_map(device_of);
+    for _ in 0..NESTING_MAX {
+        let Some(backing) = dev.and_then(loop_backing) else {
+            return false;
+        };
+        if backing == file {
+            return true;
+        }
+        dev = device_of(&backing);
+    }
+    false
+}
+
+/// The device that a file is stored on, or that it is.
+fn device_of(path: &Path) -> Option<u64> {
+    let meta = fs::metadata(path).ok()?;
+    let is_device = meta.file_type().is_block_device();
+    Some(if is_device { meta.rdev() } else { meta.dev() })
 }
 
 /// The file behind a loop device, or behind the loop device that a partition is on.

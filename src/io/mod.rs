@@ -10,6 +10,7 @@ pub mod lease;
 pub mod loopdev;
 pub mod mountpoint;
 pub mod node_rate;
+pub mod pressure;
 pub mod runtime;
 pub mod scb_file;
 pub mod state_dir;

@@ -328,6 +328,19 @@ pub fn become_io_flusher() -> io::Result<()> {
     check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, on, unused, unused, unused) }).map(drop)
 }
 
+/// Keeps the memory of the process from being paged out: what it has now is read in, and what it gets later stays
+/// once it has been touched. Nothing is allocated that is not used.
+///
+/// # Errors
+/// `EPERM` or `ENOMEM` without `CAP_IPC_LOCK`, where the limit `RLIMIT_MEMLOCK` is too low.
+pub fn lock_memory() -> io::Result<()> {
+    // SAFETY: numbers only; what is mapped stays mapped where it is.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT) })?;
+    let later = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: as above.
+    check(unsafe { libc::mlockall(later) }).map(drop)
+}
+
 /// Has the C library get every allocation of so many bytes or more from the system for itself, and give it back when it
 /// is freed, if it can. Bitmaps are large, come and go; once the first was freed the allocator would keep the memory of the
 /// others.

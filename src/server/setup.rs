@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::params::Values;
 use crate::error::{Error, Result};
 pub use crate::io::IoMode;
+use crate::io::image::lies_over;
 use crate::io::node_rate::NodeRate;
 use crate::set::{Code, Policy};
 
@@ -140,23 +141,54 @@ impl Setup {
         self.label.as_deref().unwrap_or(&self.unit)
     }
 
+    /// What the server of the unit has to reach, with what it is; `others` beside what the setup names.
+    fn places<'a>(
+        &'a self,
+        others: &'a [(&str, PathBuf)],
+    ) -> impl Iterator<Item = (String, &'a Path)> {
+        let of_members = self.members.iter().flat_map(|m| {
+            let scb = format!("the storage control block of {}", m.name);
+            [
+                (format!("the image of {}", m.name), m.path.as_path()),
+                (scb, m.scb.as_path()),
+            ]
+        });
+        let state = ("the state directory".to_owned(), self.state_dir.as_path());
+        let others = others
+            .iter()
+            .map(|(what, path)| ((*what).to_owned(), path.as_path()));
+        of_members.chain([state]).chain(others)
+    }
+
     /// Looks for files that the mount on `dir`, a canonical path, would hide: later requests for them would
     /// come to the unit itself (I12).
     ///
     /// # Errors
-    /// [`Code::NotSupported`] for an image, a control block or the state directory below `dir`.
-    pub fn check_outside(&self, dir: &Path) -> Result<()> {
-        let of_members = self.members.iter().flat_map(|m| {
-            let image = (format!("the image of {}", m.name), &m.path);
-            let scb = format!("the storage control block of {}", m.name);
-            [image, (scb, &m.scb)]
-        });
-        let state = ("the state directory".to_owned(), &self.state_dir);
-        for (what, path) in of_members.chain([state]) {
+    /// [`Code::NotSupported`] for an image, a control block, the state directory or one of `others` below `dir`.
+    pub fn check_outside(&self, dir: &Path, others: &[(&str, PathBuf)]) -> Result<()> {
+        for (what, path) in self.places(others) {
             if resolved(path).starts_with(dir) {
                 let (path, dir) = (path.display(), dir.display());
                 let text = format!("{what} lies in the mount point {dir} itself: {path}");
                 let hint = "mount on an empty directory that holds nothing of the unit";
+                return Err(Error::new(Code::NotSupported, text).with_hint(hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for files on a loop device over `file`, the unit of a server that has died. What can still be read of
+    /// them is what the kernel remembers, and nothing of it can be written.
+    ///
+    /// # Errors
+    /// [`Code::NotSupported`] as for [`Self::check_outside`].
+    pub fn check_apart(&self, file: &Path, others: &[(&str, PathBuf)]) -> Result<()> {
+        for (what, path) in self.places(others) {
+            if lies_over(path, file) {
+                let path = path.display();
+                let text = format!("{what} lies on a loop device over the unit itself: {path}");
+                let hint =
+                    "the server needs it while it serves the unit: keep it on another file system";
                 return Err(Error::new(Code::NotSupported, text).with_hint(hint));
             }
         }

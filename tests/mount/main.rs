@@ -20,6 +20,7 @@ mod hang;
 mod kill;
 mod params;
 mod polling;
+mod pressure;
 mod refusals;
 mod rehearsal;
 mod semantics;

@@ -181,6 +181,7 @@ fn a_unit_of_a_tebibyte_with_three_bitmaps_takes_little_memory() {
         .trim()
         .trim_end_matches(" kB");
     let kib: u64 = kib.parse().expect("a number");
+    println!("{kib} KiB resident");
     assert!(kib < 32 << 10, "{kib} KiB");
     unit.stop();
 }
