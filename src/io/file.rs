@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::aligned::{AlignedBuf, PAGE};
 use super::storage::{Seek, Storage, Zero};
@@ -47,6 +47,8 @@ pub struct FileStorage {
     kind: Kind,
     /// Only grows.
     len: AtomicU64,
+    /// It was seen to be shorter than that: nothing behind its end can be believed any more.
+    cut: AtomicBool,
     align: u64,
     /// Alignment of memory, when the page cache is bypassed.
     direct: Option<u64>,
@@ -68,6 +70,7 @@ impl FileStorage {
             file,
             kind,
             len: AtomicU64::new(len),
+            cut: AtomicBool::new(false),
             align: 1,
             direct: None,
         };
@@ -279,7 +282,21 @@ impl FileStorage {
         })
     }
 
+    /// Refuses what would make an image long again that was cut short: a hole between its end and the bytes that
+    /// are written would be read as zeros.
+    fn check_whole(&self) -> io::Result<()> {
+        if self.kind == Kind::Device {
+            return Ok(());
+        }
+        let len = sys::known_len(self.file.as_fd())?;
+        match self.cut.load(Ordering::Acquire) || len < self.len() {
+            true => Err(self.ended(len)),
+            false => Ok(()),
+        }
+    }
+
     fn ended(&self, at: u64) -> io::Error {
+        self.cut.store(true, Ordering::Release);
         let text = format!(
             "the image ends at byte {at}, it should have {} bytes",
             self.len()
@@ -330,6 +347,7 @@ impl Storage for FileStorage {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.assert_inside(at, buf.len() as u64);
+        self.check_whole()?;
         if self.fits(buf, at) {
             self.write_plain(buf, at)
         } else {
@@ -339,6 +357,7 @@ impl Storage for FileStorage {
 
     fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<()> {
         self.assert_inside(at, len);
+        self.check_whole()?;
         let end = at + len;
         let first = at.next_multiple_of(self.align).min(end);
         let last = (end & !(self.align - 1)).max(first);
@@ -361,6 +380,7 @@ impl Storage for FileStorage {
     }
 
     fn flush(&self) -> io::Result<()> {
+        self.check_whole()?;
         self.file.sync_data()
     }
 
@@ -733,6 +753,33 @@ mod tests {
             );
             let e = storage.seek(0, Seek::Hole).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
+    fn an_image_that_was_cut_short_is_not_made_long_again() {
+        for direct in [false, true] {
+            let changes: [fn(&FileStorage) -> io::Result<()>; 4] = [
+                |storage| storage.write_at(&[1; 512], LEN - 512),
+                |storage| storage.write_at(&[1; 512], 0),
+                |storage| storage.zero_at(0, 4096, Zero::Keep),
+                |storage| storage.flush(),
+            ];
+            for change in changes {
+                let dir = direct_dir();
+                let path = dir.path().join("image");
+                sparse(&path, LEN);
+                let storage = open(&path, Kind::File, direct);
+                let set_len = |len| storage.file.set_len(len).unwrap();
+                set_len(8192);
+                let e = change(&storage).unwrap_err();
+                assert_eq!(e.kind(), ErrorKind::UnexpectedEof, "{e}");
+                assert_eq!(storage.file.metadata().unwrap().len(), 8192);
+                // Nor is it believed when somebody else has done that.
+                set_len(LEN);
+                let e = change(&storage).unwrap_err();
+                assert_eq!(e.kind(), ErrorKind::UnexpectedEof, "{e}");
+            }
         }
     }
 

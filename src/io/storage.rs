@@ -53,7 +53,7 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// the next successful [`Storage::flush`].
     ///
     /// # Errors
-    /// The system's error.
+    /// The system's error; `UnexpectedEof` when the image has become shorter, which no write mends.
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
 
     /// Makes `len` bytes at `at` read as zeros; durable like a write. Falls back to writing zeros.

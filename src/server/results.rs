@@ -67,17 +67,19 @@ pub(super) fn given_up() -> io::Error {
 
 /// Whether an error says that a medium may hold other bytes than it was given, not that it is out of reach.
 pub(super) fn is_of_medium(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EIO
-                | libc::EBADMSG
-                | libc::EUCLEAN
-                | libc::ENODATA
-                | libc::EILSEQ
-                | libc::EREMOTEIO
+    // An image that was cut short has lost what was behind its end.
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || matches!(
+            error.raw_os_error(),
+            Some(
+                libc::EIO
+                    | libc::EBADMSG
+                    | libc::EUCLEAN
+                    | libc::ENODATA
+                    | libc::EILSEQ
+                    | libc::EREMOTEIO
+            )
         )
-    )
 }
 
 pub(super) fn not_open() -> io::Error {
