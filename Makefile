@@ -19,7 +19,8 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # A program that a test runs, and the Debian package that brings it.
 TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
-	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc
+	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc \
+	nbdkit:nbdkit nbdfuse:libnbd-bin
 
 .PHONY: all build test tools lint doc man unit sim install uninstall clean
 

@@ -15,6 +15,8 @@ mod cut;
 mod cycles;
 mod demo;
 mod devices;
+mod faults;
+mod faults_files;
 mod filesystems;
 mod hang;
 mod kill;

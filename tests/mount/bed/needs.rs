@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 /// A program and the Debian package that brings it.
-const TOOLS: [(&str, &str); 17] = [
+const TOOLS: [(&str, &str); 19] = [
     ("bash", "bash"),
     ("dash", "dash"),
     ("fio", "fio"),
@@ -23,6 +23,8 @@ const TOOLS: [(&str, &str); 17] = [
     ("fsfreeze", "util-linux"),
     ("fallocate", "util-linux"),
     ("setpriv", "util-linux"),
+    ("nbdkit", "nbdkit"),
+    ("nbdfuse", "libnbd-bin"),
 ];
 
 /// Loop devices that have a node, for machines without udev.
