@@ -15,7 +15,6 @@ use super::pending::Pending;
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
 use super::shadow::{Purpose, ShadowSet};
-use super::stall::StallEnd;
 
 impl ShadowSet {
     pub(super) fn detach(&mut self, ticket: Ticket, member: MemberId, policy: Policy) {
@@ -472,12 +471,8 @@ impl ShadowSet {
     /// A command that waited too long, or for a unit that is being stopped.
     pub(super) fn give_up(&mut self, pending: Pending) {
         let attaching = matches!(pending, Pending::Attach { .. });
-        if let Pending::Stall { .. } = pending {
-            let end = match self.closing {
-                true => StallEnd::Stop,
-                false => StallEnd::Failed,
-            };
-            return self.give_up_stall(pending, end);
+        if matches!(pending, Pending::Stall { .. }) {
+            return self.give_up_stall(pending);
         }
         let Some(member) = pending.member() else {
             return self.give_up_growth(pending);

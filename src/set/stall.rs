@@ -152,7 +152,7 @@ impl ShadowSet {
             return;
         }
         match self.pending.take() {
-            Some(pending @ Pending::Stall { .. }) => self.give_up_stall(pending, end),
+            Some(pending @ Pending::Stall { .. }) => self.refuse_stall(pending, end),
             other => {
                 self.pending = other;
                 self.end_stall(end);
@@ -160,8 +160,16 @@ impl ShadowSet {
         }
     }
 
-    /// A stall whose command waits no longer.
-    pub(super) fn give_up_stall(&mut self, pending: Pending, end: StallEnd) {
+    /// A stall that has waited too long, or of a unit that is being stopped.
+    pub(super) fn give_up_stall(&mut self, pending: Pending) {
+        let end = match self.closing {
+            true => StallEnd::Stop,
+            false => StallEnd::Failed,
+        };
+        self.refuse_stall(pending, end);
+    }
+
+    fn refuse_stall(&mut self, pending: Pending, end: StallEnd) {
         self.end_stall(end);
         let refusal = match end {
             StallEnd::Stop => Refusal::new(Code::StateChanged, "the unit is being stopped"),
