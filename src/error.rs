@@ -127,7 +127,11 @@ pub fn errno(code: Code) -> i32 {
         | Code::NoSuchFile => libc::ENOENT,
         Code::AlreadyMember => libc::EEXIST,
         Code::AlreadyDetached => libc::EALREADY,
-        Code::LastSource | Code::IsCopyTarget | Code::ImageLocked | Code::InUse => libc::EBUSY,
+        Code::LastSource
+        | Code::IsCopyTarget
+        | Code::NotASource
+        | Code::ImageLocked
+        | Code::InUse => libc::EBUSY,
         Code::MergePending | Code::SplitBrain => libc::EUCLEAN,
         Code::NoBitmap => libc::ENODATA,
         Code::ImageChanged | Code::WrongGeneration => libc::ESTALE,
@@ -135,7 +139,7 @@ pub fn errno(code: Code) -> i32 {
         Code::MemberTooSmall | Code::BitmapNoSpace => libc::ENOSPC,
         Code::BitmapNoMemory => libc::ENOMEM,
         Code::ReadOnlyImage => libc::EROFS,
-        Code::NeedsCopy | Code::NeedsConfirm => libc::ECANCELED,
+        Code::NeedsCopy | Code::NeedsConfirm | Code::NoMajority => libc::ECANCELED,
         Code::TooManyMembers => libc::EMLINK,
         Code::TooManyBitmaps | Code::TooManyUnits => libc::EUSERS,
         Code::StateChanged => libc::EAGAIN,

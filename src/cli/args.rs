@@ -55,6 +55,8 @@ pub(super) enum Verb {
     Release(ReleaseArgs),
     /// Makes the other sources equal to the master: where writes may be in flight, or everywhere.
     Merge(MergeArgs),
+    /// Compares the source members block by block, and repairs what differs.
+    Verify(super::verify::VerifyArgs),
     /// Makes a mounted unit larger, to a size or as far as its members have room.
     Resize(ResizeArgs),
     /// Has writes wait, for a number of seconds at most; the members are quiet when this returns.
@@ -64,7 +66,7 @@ pub(super) enum Verb {
     /// Write bitmaps of detached members.
     #[command(subcommand)]
     Bitmap(BitmapVerb),
-    /// Copies and merges.
+    /// Copies, merges and verifies.
     #[command(subcommand)]
     Op(OpVerb),
     /// Parameters of a mounted unit.
@@ -462,6 +464,8 @@ mod tests {
             "release dsa1 m3 --json",
             "merge dsa1",
             "merge dsa1 --full",
+            "verify dsa1 --range 0-99 --repair --source m1 --wait --json",
+            "verify dsa1 -n",
             "resize dsa1",
             "resize dsa1 36G --dry-run",
             "bitmap list dsa1",
@@ -501,6 +505,7 @@ mod tests {
             ("release dsa1", "MEMBER"),
             ("merge dsa1 m1", "m1"),
             ("attach dsa1 m1 --wait --dry-run", "--dry-run"),
+            ("verify dsa1 --source m1", "--repair"),
             ("create dsa1 --size 1X", "1X"),
             ("create dsa1 --member m1", "NAME=PATH"),
             ("wait dsa1 --for rain", "rain"),

@@ -234,7 +234,10 @@ impl Command {
     }
 
     /// Adds `key=value` where there is a value.
-    fn option(self, key: &str, value: Option<&str>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Self::word`].
+    pub(super) fn option(self, key: &str, value: Option<&str>) -> Result<Self> {
         match value {
             Some(value) => self.word(&format!("{key}={value}")),
             None => Ok(self),

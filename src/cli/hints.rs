@@ -11,9 +11,10 @@ pub(super) const CONFIG: &str =
     "shadowset(8) describes every key; examples/ holds configurations to copy";
 
 /// Words of a control file and what stands for them here, for hints that no line of the table tells.
-const WORDS: [(&str, &str); 5] = [
+const WORDS: [(&str, &str); 6] = [
     ("policy=", "--policy "),
     (" as=", " --as "),
+    ("source=", "--source "),
     ("add `confirm`", "add --yes"),
     ("leave out nocopy", "leave out --policy nocopy"),
     (
@@ -38,6 +39,7 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
         Code::Syntax | Code::OutOfRange if verb == Some("set") => {
             format!("`shadowset params list {unit}` shows what each parameter takes")
         }
+        Code::OutOfRange if verb == Some("verify") => hint.to_owned(),
         Code::Syntax | Code::OutOfRange | Code::TooLong => match verb {
             Some(verb) => format!("`shadowset {} --help` shows the form", verb_of(verb)),
             None => "shadowset(8) describes every option".to_owned(),
@@ -51,6 +53,12 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
             format!("`shadowset status {unit}` shows the members")
         }
         Code::AlreadyDetached => format!("`shadowset attach {unit} {object}` brings it back"),
+        Code::InUse => match operation_in(hint) {
+            Some(op) => format!(
+                "wait: `shadowset op wait {unit} {op}`, or `shadowset op cancel {unit} {op}`"
+            ),
+            None => in_words(hint),
+        },
         Code::IsCopyTarget => match operation_in(hint) {
             Some(op) => {
                 format!("`shadowset op cancel {unit} {op}`, or wait: `shadowset wait {unit}`")
@@ -157,7 +165,14 @@ mod tests {
     fn no_code_has_a_hint_in_words_of_the_control_tree() {
         for code in Code::ALL {
             let told = of(&Error::new(*code, "nothing"));
-            for word in ["cat .shadow", "ls .shadow", "policy=", "`confirm`", " as="] {
+            for word in [
+                "cat .shadow",
+                "ls .shadow",
+                "policy=",
+                "`confirm`",
+                " as=",
+                "source=",
+            ] {
                 assert!(!told.contains(word), "{code}: {told}");
             }
         }

@@ -30,6 +30,7 @@ mod status;
 mod stop;
 mod system;
 mod tree;
+mod verify;
 mod wait;
 
 use std::ffi::OsString;
@@ -89,6 +90,7 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Attach(args) => change::attach(args, out),
         Verb::Release(args) => change::release(args, out),
         Verb::Merge(args) => change::merge(args, out),
+        Verb::Verify(args) => verify::run(args, out),
         Verb::Resize(args) => change::resize(args, out),
         Verb::Stall(args) => stall::stall(args, out),
         Verb::Unstall(args) => stall::unstall(args, out),

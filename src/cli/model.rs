@@ -111,7 +111,7 @@ pub(super) struct Bitmap {
     pub(super) uncovered_bytes: Option<u64>,
 }
 
-/// One copy or merge.
+/// One copy, merge or verify.
 #[derive(Deserialize, Clone, Debug)]
 pub(super) struct Operation {
     /// Its number.

@@ -1,4 +1,4 @@
-//! `op`: copies and merges.
+//! `op`: copies, merges and verifies.
 
 use super::args::{OpSteerArgs, OpVerb, UnitArgs};
 use super::bitmap::raw;

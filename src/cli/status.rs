@@ -179,7 +179,12 @@ pub(super) fn render(status: &Status, out: Out) -> String {
 }
 
 fn operation_block(op: &Operation, out: Out) -> String {
-    let mut text = format!("    copy: {}\n", operation_line(op));
+    let what = if op.kind == "verify" {
+        "  verify"
+    } else {
+        "    copy"
+    };
+    let mut text = format!("{what}: {}\n", operation_line(op));
     if out.terminal {
         let _ = writeln!(text, "          {}", bar(op.percent()));
     }

@@ -91,7 +91,8 @@ impl Goal {
 
     /// For whom it waits, when nothing runs that would bring the goal about.
     fn stuck(&self, status: &Status) -> Option<String> {
-        let running = status.operations.iter().any(|op| !op.has_ended());
+        let brings = |op: &Operation| !op.has_ended() && op.kind != "verify";
+        let running = status.operations.iter().any(brings);
         if *self != Self::Steady || running || status.is_steady() {
             return None;
         }
@@ -120,11 +121,19 @@ pub(super) fn ended(op: &Operation) -> Result<bool> {
         "done" => Ok(true),
         "failed" => {
             let says = format!("operation {} ({}) has failed", op.id, op.title());
-            Err(Error::new(Code::Io, says).with_hint("the log of the server says why"))
+            let hint = match op.kind.as_str() {
+                "verify" => format!("`cat .shadow/operations/{}/report` says why", op.id),
+                _ => "the log of the server says why".to_owned(),
+            };
+            Err(Error::new(Code::Io, says).with_hint(hint))
         }
         "cancelled" => {
             let says = format!("operation {} ({}) was cancelled", op.id, op.title());
-            Err(Error::new(Code::StateChanged, says).with_hint("attach the member to go on"))
+            let hint = match op.kind.as_str() {
+                "verify" => "begin another one: it would start at its first block",
+                _ => "attach the member to go on",
+            };
+            Err(Error::new(Code::StateChanged, says).with_hint(hint))
         }
         _ => Ok(false),
     }

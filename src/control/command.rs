@@ -4,7 +4,7 @@
 //! saying. Only form is checked here; whether a member exists is the shadow server's business.
 
 use crate::server::Request;
-use crate::set::{AttachPolicy, BitmapId, Bytes, Code, OpId, Policy, Refusal};
+use crate::set::{AttachPolicy, BitmapId, Bytes, Code, OpId, Policy, Refusal, RepairBy};
 
 /// Most bytes of one command.
 pub const COMMAND_BYTES: usize = 4095;
@@ -72,6 +72,12 @@ pub static COMMANDS: &[Spec] = &[
         },
     },
     Spec {
+        verb: "verify",
+        syntax: "verify [range=<first>-<last>] [repair [source=<member>]] [dry-run]",
+        doc: "Compare the source members, and repair what differs; returns when it has begun.",
+        parse: verify,
+    },
+    Spec {
         verb: "resize",
         syntax: "resize [<bytes>] [dry-run]",
         doc: "Make the unit larger: to a size, or as far as its members have room.",
@@ -110,7 +116,7 @@ pub static COMMANDS: &[Spec] = &[
     Spec {
         verb: "cancel",
         syntax: "cancel <operation> [dry-run]",
-        doc: "End an operation; its target is detached and keeps what is left of its bitmap.",
+        doc: "End an operation; the target of a copy is detached and keeps what is left of its bitmap.",
         parse: |words| Ok(Request::Cancel(operation(words)?)),
     },
     Spec {
@@ -125,7 +131,7 @@ pub static COMMANDS: &[Spec] = &[
 ];
 
 /// Verbs of the interface that this version does not know.
-const LATER: &[&str] = &["verify", "reset-counters", "dissolve"];
+const LATER: &[&str] = &["reset-counters", "dissolve"];
 
 /// Parses what was written to `control`.
 ///
@@ -308,6 +314,34 @@ fn stall(words: &mut Words) -> Result<Request, Refusal> {
         return Err(refusal.with_hint("`stall` again before they are over begins them anew"));
     }
     Ok(Request::Stall { seconds })
+}
+
+fn verify(words: &mut Words) -> Result<Request, Refusal> {
+    let range = words.option("range")?;
+    let range = range.map(|text| {
+        let blocks = text.split_once('-');
+        let blocks = blocks.and_then(|(first, last)| Some((block(first)?, block(last)?)));
+        let says = format!("{text} is no range of blocks");
+        blocks.ok_or_else(|| syntax(says).at(format!("range={text}")))
+    });
+    let range = range.transpose()?;
+    let (repair, source) = (words.flag("repair")?, words.option("source")?);
+    let repair = match (repair, source) {
+        (false, None) => None,
+        (true, None) => Some(RepairBy::Majority),
+        (true, Some(member)) => Some(RepairBy::Member(member)),
+        (false, Some(member)) => {
+            let refusal = syntax("source is a word of verify repair");
+            return Err(refusal.at(format!("source={member}")));
+        }
+    };
+    Ok(Request::Verify { range, repair })
+}
+
+/// The number of a block.
+fn block(word: &str) -> Option<u64> {
+    let digits = word.bytes().all(|b| b.is_ascii_digit());
+    word.parse().ok().filter(|_| digits)
 }
 
 fn expel(words: &mut Words) -> Result<Request, Refusal> {

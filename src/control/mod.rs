@@ -9,6 +9,7 @@ pub mod answer;
 pub mod command;
 pub mod logbook;
 mod render;
+mod report;
 mod show;
 mod stats;
 mod status;

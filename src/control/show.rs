@@ -242,6 +242,14 @@ pub(super) fn bitmap_extents(_: &Context<'_>, b: &Drawn<'_>) -> String {
     serde_json::to_string(&extents).unwrap_or_default()
 }
 
+pub(super) fn operation_source(c: &Context<'_>, o: &Operation) -> String {
+    maybe(o.source().map(|id| c.member_name(id)))
+}
+
+pub(super) fn operation_target(c: &Context<'_>, o: &Operation) -> String {
+    maybe(o.target().map(|id| c.member_name(id)))
+}
+
 pub(super) fn operation_started(_: &Context<'_>, o: &Operation) -> String {
     maybe_moment(o.started)
 }
@@ -402,11 +410,9 @@ fn display_operations(c: &Context<'_>, out: &mut String) {
         let (n, rate) = (Counters::of(c.now, o), c.now.rate(o.id));
         let _ = write!(
             out,
-            "\n  Operation {} {} {} -> {}, {}: {} % of {}",
+            "\n  Operation {} {}, {}: {} % of {}",
             o.id,
-            o.kind.name(),
-            c.member_name(o.source),
-            c.member_name(o.target),
+            title(c, o),
             o.state.name(),
             n.percent(o.state),
             human(n.total),
@@ -417,9 +423,28 @@ fn display_operations(c: &Context<'_>, out: &mut String) {
         if let Some(eta) = rate.eta_s {
             let _ = write!(out, ", {eta} s to go");
         }
+        if let Some(verify) = o.verify() {
+            let _ = write!(
+                out,
+                ", {} blocks differ",
+                verify.findings.counts().differing
+            );
+        }
         out.push('\n');
     }
 }
+
+/// What an operation does, with whom.
+fn title(c: &Context<'_>, o: &Operation) -> String {
+    match (o.source(), o.target()) {
+        (Some(source), Some(target)) => {
+            let (source, target) = (c.member_name(source), c.member_name(target));
+            format!("{} {source} -> {target}", o.kind())
+        }
+        _ => o.kind().to_owned(),
+    }
+}
+
 /// `stats/bitmap`: the counters, with the number of commits of each size.
 pub(super) fn announcements(c: &Context<'_>) -> String {
     let counts = &c.now.announced;

@@ -80,8 +80,8 @@ struct Bitmap<'a> {
 struct Op<'a> {
     id: u64,
     kind: &'static str,
-    source: &'a str,
-    target: &'a str,
+    source: Option<&'a str>,
+    target: Option<&'a str>,
     state: &'static str,
     done_bytes: u64,
     total_bytes: u64,
@@ -92,6 +92,9 @@ struct Op<'a> {
     eta_s: Option<u64>,
     started: Option<String>,
     finished: Option<String>,
+    differing_blocks: Option<u64>,
+    unreadable_blocks: Option<u64>,
+    repaired_blocks: Option<u64>,
 }
 
 impl<'a> Status<'a> {
@@ -172,11 +175,12 @@ impl<'a> Bitmap<'a> {
 impl<'a> Op<'a> {
     fn of(now: &'a Published, o: &Operation) -> Self {
         let (n, rate) = (Counters::of(now, o), now.rate(o.id));
+        let found = o.verify().map(|verify| verify.findings.counts());
         Self {
             id: o.id.0,
-            kind: o.kind.name(),
-            source: now.set.name(o.source),
-            target: now.set.name(o.target),
+            kind: o.kind(),
+            source: o.source().map(|id| now.set.name(id)),
+            target: o.target().map(|id| now.set.name(id)),
             state: o.state.name(),
             done_bytes: n.done,
             total_bytes: n.total,
@@ -187,6 +191,9 @@ impl<'a> Op<'a> {
             eta_s: rate.eta_s,
             started: o.started.map(moment),
             finished: o.finished.map(moment),
+            differing_blocks: found.map(|found| found.differing),
+            unreadable_blocks: found.map(|found| found.unreadable),
+            repaired_blocks: found.map(|found| found.repaired),
         }
     }
 }

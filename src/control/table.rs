@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::command::COMMANDS;
 use super::render::Context;
-use super::{show, stats, status};
+use super::{report, show, stats, status};
 use crate::server::params;
 use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation, rate_text};
 
@@ -432,18 +432,18 @@ pub static TABLE: &[Node] = &[
     ),
     operation(
         "operations/<n>/kind",
-        "full-copy, compare-copy, minicopy, merge or minimerge.",
-        |_, o| o.kind.name().to_owned(),
+        "full-copy, compare-copy, minicopy, merge, minimerge or verify.",
+        |_, o| o.kind().to_owned(),
     ),
     operation(
         "operations/<n>/source",
-        "The master member when it was admitted.",
-        |c, o| c.member_name(o.source),
+        "The master member when it was admitted; of a verify the member whose bytes it takes for right.",
+        show::operation_source,
     ),
     operation(
         "operations/<n>/target",
         "The member that it fills.",
-        |c, o| c.member_name(o.target),
+        show::operation_target,
     ),
     operation(
         "operations/<n>/started",
@@ -475,6 +475,11 @@ pub static TABLE: &[Node] = &[
         |_, o| rate_text(o.progress.rate_max()),
     )
     .stores(Store::Value),
+    operation(
+        "operations/<n>/report",
+        "Of a verify: the blocks in which the members differ.",
+        report::report,
+    ),
     dir("stats", "Counters since the mount; they only grow."),
     set(
         "stats/bitmap",

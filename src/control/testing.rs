@@ -9,7 +9,7 @@ use crate::server::{Done, EventRecord, Published, Rate, Request};
 use crate::set::{
     Answer, BitmapId, BitmapStatus, BitmapTag, Bytes, Code, CopyKind, CopyWork, Epoch, Generation,
     Geometry, MemberId, MemberStatus, Moment, OpId, OpState, Operation, OwnedBitmap, Policy,
-    Refusal, SetState, SetStatus, WriteBitmap,
+    Refusal, SetState, SetStatus, Task, WriteBitmap,
 };
 
 /// Size of the unit: three regions and a short one.
@@ -125,11 +125,13 @@ fn operation(geometry: Geometry) -> Operation {
     work.finish(step, true);
     Operation {
         id: OpId(9),
-        kind: CopyKind::Mini,
-        target: id(1),
-        source: id(0),
+        task: Task::Copy {
+            kind: CopyKind::Mini,
+            target: id(1),
+            source: id(0),
+            tag: None,
+        },
         state: OpState::Running,
-        tag: None,
         queued: Moment(4000),
         started: Some(Moment(5000)),
         finished: None,

@@ -6,6 +6,7 @@
 //! clears bits (I1), and only the fence of a step delays an application (I9). Readers drain a merge too.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,32 +17,52 @@ use super::pipeline::{Fenced, Pipeline, WritePermit};
 use super::rescue::Held;
 use super::results::is_of_medium;
 use super::step::{Failure, Hold, Scratch, Stop, Target, copy_range};
-use super::throttle::{self, Debt, Done, Rates};
+use super::throttle::{Debt, Done, Rates, share_of_node};
+use super::verifier::Verifier;
 use crate::io::node_rate::NodeRate;
 use crate::set::{
     CopyEnd, CopyStep, CopyWork, Event, MemberId, OpId, Piece, Progress, UNLIMITED, pieces,
 };
 
 /// Most bytes of a step: 32 regions of 127 blocks.
-const STEP_BYTES: u64 = 32 * 127 * 512;
+pub(super) const STEP_BYTES: u64 = 32 * 127 * 512;
 /// How often a copy that waits looks at its rate.
-const RATE_LOOK: Duration = Duration::from_millis(100);
-/// When a copy comes again that has found another one at the rate of the node.
-const BUSY_NODE: Duration = Duration::from_millis(1);
+pub(super) const RATE_LOOK: Duration = Duration::from_millis(100);
 /// Most bytes of a step while applications ask for something: they wait for no longer one.
 const BUSY_BYTES: u64 = 4 * 127 * 512;
 /// Most bytes of a step through a hole of the source.
-const HOLE_BYTES: u64 = 1 << 30;
+pub(super) const HOLE_BYTES: u64 = 1 << 30;
 
 /// The copies that run.
 type Runs = Arc<Mutex<HashMap<OpId, Arc<Run>>>>;
+
+/// Everybody who shares the rates of the unit: the threads of the copies that run, and that of a verify.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Crowd {
+    runs: Runs,
+    verifying: Arc<AtomicBool>,
+}
+
+impl Crowd {
+    /// A verify begins or ends.
+    pub(super) fn set_verifying(&self, verifying: bool) {
+        self.verifying.store(verifying, Ordering::Relaxed);
+    }
+
+    /// The threads that there are, not those that may be: one too many keeps its rate until it leaves.
+    pub(super) fn threads(&self) -> u64 {
+        let runs = lock(&self.runs);
+        let threads: usize = runs.values().map(|run| run.lock().threads).sum();
+        threads as u64 + u64::from(self.verifying.load(Ordering::Relaxed))
+    }
+}
 
 /// Copies that are running.
 #[derive(Debug)]
 pub(super) struct Copier {
     pipeline: Arc<Pipeline>,
     messages: Sender<Message>,
-    runs: Runs,
+    crowd: Crowd,
     node_rate: Option<Arc<NodeRate>>,
     halted: bool,
 }
@@ -72,7 +93,7 @@ struct Run {
     /// Whether the target is read, and written only where it differs.
     compares: bool,
     /// All copies: who takes a step holds the lock while the others join it. It is taken before that of a state.
-    runs: Runs,
+    crowd: Crowd,
     messages: Sender<Message>,
     state: Mutex<State>,
     changed: Condvar,
@@ -101,10 +122,20 @@ impl Copier {
         Self {
             pipeline,
             messages,
-            runs: Runs::default(),
+            crowd: Crowd::default(),
             node_rate: node_rate.map(Arc::new),
             halted: false,
         }
+    }
+
+    /// What verifies the unit beside the copies, and shares their rates.
+    pub(super) fn verifier(&self) -> Verifier {
+        let (pipeline, messages) = (Arc::clone(&self.pipeline), self.messages.clone());
+        Verifier::new(
+            pipeline,
+            messages,
+            (self.node_rate.clone(), self.crowd.clone()),
+        )
     }
 
     /// Starts a copy. Without a thread it comes back as failed at once.
@@ -116,7 +147,7 @@ impl Copier {
             progress: work.progress(),
             node_rate: self.node_rate.clone(),
             compares: kind.compares(),
-            runs: Arc::clone(&self.runs),
+            crowd: self.crowd.clone(),
             messages: self.messages.clone(),
             state: Mutex::new(State {
                 work: Some(work),
@@ -130,7 +161,7 @@ impl Copier {
             }),
             changed: Condvar::new(),
         });
-        lock(&self.runs).insert(op, Arc::clone(&run));
+        lock(&self.crowd.runs).insert(op, Arc::clone(&run));
         // Held until all threads are counted, so that the first cannot take itself for the last.
         let mut state = run.lock();
         Run::deepen(&run, &self.pipeline, &mut state);
@@ -143,7 +174,7 @@ impl Copier {
 
     /// Has all copies do as many steps at once as they may now.
     pub(super) fn follow_depth(&self) {
-        for run in lock(&self.runs).values() {
+        for run in lock(&self.crowd.runs).values() {
             let mut state = run.lock();
             // One without threads is on its way back.
             if state.threads > 0 {
@@ -159,20 +190,20 @@ impl Copier {
         if std::mem::replace(&mut self.halted, halted) == halted {
             return;
         }
-        for run in lock(&self.runs).values() {
+        for run in lock(&self.crowd.runs).values() {
             run.change(|state| state.halted = halted);
         }
     }
 
     pub(super) fn pause(&self, op: OpId, paused: bool) {
-        if let Some(run) = lock(&self.runs).get(&op) {
+        if let Some(run) = lock(&self.crowd.runs).get(&op) {
             run.change(|state| state.paused = paused);
         }
     }
 
     /// Tells a copy to come back when its steps under way have ended.
     pub(super) fn stop(&self, op: OpId) {
-        if let Some(run) = lock(&self.runs).get(&op) {
+        if let Some(run) = lock(&self.crowd.runs).get(&op) {
             run.change(|state| {
                 state.end.get_or_insert(CopyEnd::Stopped);
             });
@@ -181,7 +212,7 @@ impl Copier {
 
     /// Forgets a copy that has come back.
     pub(super) fn ended(&mut self, op: OpId) {
-        lock(&self.runs).remove(&op);
+        lock(&self.crowd.runs).remove(&op);
     }
 }
 
@@ -283,42 +314,23 @@ impl Run {
                 bytes: scratch.moved() - moved,
                 requests: pipeline.requests().wrapping_sub(requests),
             };
-            this.lock().most = match done.requests {
-                0 => STEP_BYTES,
-                _ => BUSY_BYTES,
-            };
+            this.lock().most = most_of(done.requests);
             let mut shared = None;
             this.wait(begun + done.step, |since| {
                 let own = this.rates(pipeline).pause(done);
-                own.max(this.share_of_node(&mut shared, done.bytes, since))
+                own.max(share_of_node(
+                    this.node_rate.as_deref(),
+                    &mut shared,
+                    done.bytes,
+                    since,
+                ))
             });
         }
     }
 
     /// What the parameters leave to each thread of all copies of the unit.
     fn rates(&self, pipeline: &Pipeline) -> Rates {
-        let runs = lock(&self.runs);
-        // Those that are there, not those that may be: one too many keeps its rate until it leaves.
-        let threads: usize = runs.values().map(|run| run.lock().threads).sum();
-        pipeline.copy_rates().shared(threads as u64)
-    }
-
-    /// The pause that the rate of the node leaves after so many bytes, `since` ago; it is told of them once.
-    fn share_of_node(&self, told: &mut Option<Duration>, bytes: u64, since: Duration) -> Duration {
-        let rate = match &self.node_rate {
-            Some(rate) if bytes > 0 => rate,
-            _ => return Duration::ZERO,
-        };
-        if told.is_none() {
-            *told = rate
-                .add(bytes)
-                .unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the rate of the node cannot be shared: each copy keeps it alone");
-                    Some(throttle::time(bytes, rate.rate()))
-                })
-                .map(|left| since + left);
-        }
-        told.unwrap_or(since + BUSY_NODE)
+        pipeline.copy_rates().shared(self.crowd.threads())
     }
 
     /// Lets applications go first, and keeps the rate, unless the copy has to end. The pause is asked for anew
@@ -342,7 +354,7 @@ impl Run {
     /// two copies at the same place do not both read it.
     fn next(this: &Arc<Self>, pipeline: &Pipeline, leave: &mut Leave<'_>) -> Option<Vec<Share>> {
         loop {
-            let runs = lock(&this.runs);
+            let runs = lock(&this.crowd.runs);
             let mut state = this.lock();
             if state.end.is_some() {
                 return None;
@@ -444,6 +456,14 @@ impl Run {
         }
         state.give_back(&self.messages);
         self.changed.notify_all();
+    }
+}
+
+/// Most bytes of the next step, when so many requests of applications have come in beside the last one.
+pub(super) fn most_of(requests: u64) -> u64 {
+    match requests {
+        0 => STEP_BYTES,
+        _ => BUSY_BYTES,
     }
 }
 

@@ -11,6 +11,7 @@ impl Runner {
         if self.is_undurable() {
             self.pipeline.gate().hold();
             self.copier.halt(true);
+            self.verifier.halt(true);
         }
         for change in self.written.settled(self.set.writers()) {
             self.change_home(&change);
@@ -40,6 +41,7 @@ impl Runner {
     pub(super) fn hold(&mut self, held: bool) {
         self.pipeline.gate().halt(held);
         self.copier.halt(held);
+        self.verifier.halt(held);
     }
 
     /// Lets go of the images that were kept because their departure was not durable.

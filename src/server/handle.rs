@@ -15,7 +15,7 @@ use super::setup::Durability;
 use crate::io::journal::MessageCounts;
 use crate::set::{
     Answer, AttachPolicy, BitmapId, Bytes, Code, Command, CopyKind, Event, MemberStatus, Moment,
-    OpId, Policy, Refusal, SetStatus, StallEnd,
+    OpId, Policy, Refusal, RepairBy, SetStatus, StallEnd,
 };
 
 /// Events that are kept for readers.
@@ -71,6 +71,13 @@ pub enum Request {
     },
     /// Let changes go on.
     Unstall,
+    /// Compare the sources.
+    Verify {
+        /// First and last block; `None` for the whole unit.
+        range: Option<(u64, u64)>,
+        /// Whether and how what differs is repaired.
+        repair: Option<RepairBy>,
+    },
     /// Delete an unused bitmap.
     DeleteBitmap(BitmapId),
     /// Hold an operation.
@@ -106,6 +113,7 @@ impl Request {
             Self::Expel { member } => Command::Expel { member },
             Self::Release { member } => Command::Release { member },
             Self::Merge { full } => Command::Merge { full },
+            Self::Verify { range, repair } => Command::Verify { range, repair },
             Self::Abort => Command::Abort,
             Self::Stall { seconds } => Command::Stall { seconds },
             Self::Unstall => Command::Unstall,

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use crate::set::copy::CopyWork;
     use crate::set::operation::OpState;
-    use crate::set::{Bytes, CopyKind, Geometry, MemberId, Moment, OwnedBitmap, WriteBitmap};
+    use crate::set::{Bytes, CopyKind, Geometry, MemberId, Moment, OwnedBitmap, Task, WriteBitmap};
 
     #[test]
     fn an_operation_is_told_of_every_ten_seconds_while_it_comes_further() {
@@ -63,11 +63,13 @@ mod tests {
         work.begin();
         let operations = [Operation {
             id,
-            kind: CopyKind::Mini,
-            target: member,
-            source: member,
+            task: Task::Copy {
+                kind: CopyKind::Mini,
+                target: member,
+                source: member,
+                tag: None,
+            },
             state: OpState::Running,
-            tag: None,
             queued: Moment(0),
             started: None,
             finished: None,

@@ -6,10 +6,12 @@
 mod admission;
 mod candidate;
 mod change;
+mod compare;
 mod copier;
 pub mod create;
 mod departure;
 mod durable;
+mod errand;
 pub mod fence;
 mod gate;
 mod growth;
@@ -42,6 +44,7 @@ mod streams;
 mod throttle;
 mod tune;
 mod verification;
+mod verifier;
 mod waiting;
 mod watch;
 

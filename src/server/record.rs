@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::{Board, EVENTS_KEPT, EventRecord, Rate};
 use super::run::{Runner, now};
-use crate::set::{BitmapChange, BitmapId, Moment, Notice, Operation, SetStatus, rate_text};
+use crate::set::{BitmapChange, BitmapId, Moment, Notice, OpId, Operation, SetStatus, rate_text};
 
 /// A bad place makes many reads fail; so often people are told of each member, and the counter tells the rest.
 const READ_ERRORS: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ fn level(notice: &Notice) -> u64 {
 impl Runner {
     /// Tells people of a notice, unless they want to know less.
     pub(super) fn note(&mut self, notice: &Notice) {
-        if let Notice::CopyEnded { op, .. } = notice {
+        if let Notice::CopyEnded { op, .. } | Notice::VerifyEnded { op, .. } = notice {
             self.speeds.end(*op, self.done_by(*op), Instant::now());
         }
         if let Notice::ReadError(id) = notice {
@@ -94,8 +94,12 @@ pub(super) fn record_progress(board: &Board, time: Moment, op: &Operation, rate:
     facts.extend(known.map(|speed| ("rate_bps", speed.to_string())));
     let eta = rate.and_then(|rate| rate.eta_s);
     facts.extend(eta.map(|seconds| ("eta_s", seconds.to_string())));
-    tracing::info!("copy-progress operation={} {done} of {total} bytes", op.id);
-    keep(board, time, "copy-progress", facts);
+    let event = match op.verify() {
+        Some(_) => "verify-progress",
+        None => "copy-progress",
+    };
+    tracing::info!("{event} operation={} {done} of {total} bytes", op.id);
+    keep(board, time, event, facts);
 }
 
 fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {
@@ -120,7 +124,7 @@ fn changed(parameter: String, old: String, new: String) -> Facts {
 
 fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     let name = |id| set.name(id).to_owned();
-    let copy = |op: &crate::set::OpId, kind: &crate::set::CopyKind, id| {
+    let copy = |op: &OpId, kind: &crate::set::CopyKind, id| {
         vec![
             ("operation", op.to_string()),
             ("kind", kind.name().to_owned()),
@@ -147,6 +151,9 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             facts.push(("copied_bytes", copied_bytes.to_string()));
             ("copy-ended", facts)
         }
+        Notice::VerifyStarted(..) | Notice::VerifyDiffers(..) | Notice::VerifyEnded { .. } => {
+            verify_event(notice)
+        }
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::FailedEverywhere => ("request-failed", Vec::new()),
         Notice::Expelled { .. }
@@ -165,10 +172,7 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         }
         Notice::Released(name) => ("member-released", vec![("member", name.clone())]),
         Notice::HomeLost(why) => ("bitmaps-in-memory", vec![("reason", why.clone())]),
-        Notice::Resized { from, to } => (
-            "resized",
-            vec![("before", from.to_string()), ("size", to.to_string())],
-        ),
+        Notice::Resized { from, to } => resized(from.0, to.0),
         Notice::Stalled(seconds) => ("stalled", vec![("seconds", seconds.to_string())]),
         Notice::Unstalled(end) => ("unstalled", vec![("reason", end.name().to_owned())]),
         Notice::Bitmap(id, member, change) => bitmap_event(*id, member, *change),
@@ -201,6 +205,45 @@ fn fault_event(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     }
 }
 
+/// The unit has become larger.
+fn resized(from: u64, to: u64) -> (&'static str, Facts) {
+    let [before, size] = [from, to].map(|bytes| bytes.to_string());
+    ("resized", vec![("before", before), ("size", size)])
+}
+
+/// What a verify has come to.
+fn verify_event(notice: &Notice) -> (&'static str, Facts) {
+    let of = |op: &OpId| vec![("operation", op.to_string())];
+    match notice {
+        Notice::VerifyDiffers(op, block) => {
+            let mut facts = of(op);
+            facts.push(("block", block.to_string()));
+            ("verify-differs", facts)
+        }
+        Notice::VerifyEnded {
+            op,
+            state,
+            counts,
+            reason,
+        } => {
+            let mut facts = of(op);
+            facts.push(("state", (*state).to_owned()));
+            facts.push(("differing_blocks", counts.differing.to_string()));
+            facts.push(("unreadable_blocks", counts.unreadable.to_string()));
+            facts.push(("repaired_blocks", counts.repaired.to_string()));
+            facts.extend(reason.clone().map(|reason| ("reason", reason)));
+            ("verify-ended", facts)
+        }
+        Notice::VerifyStarted(op, range) => {
+            let (mut facts, blocks) = (of(op), range.blocks());
+            let blocks = format!("{}-{}", blocks.first().0, blocks.end().0 - 1);
+            facts.push(("blocks", blocks));
+            ("verify-started", facts)
+        }
+        _ => ("verify", Vec::new()),
+    }
+}
+
 /// What has become of a write bitmap.
 fn bitmap_event(id: BitmapId, member: &str, change: BitmapChange) -> (&'static str, Facts) {
     let (event, fact) = match change {
@@ -224,6 +267,7 @@ fn log(notice: &Notice, event: &str, facts: &Facts) {
         Notice::Expelled { .. }
         | Notice::FailedEverywhere
         | Notice::HomeLost(_)
+        | Notice::VerifyDiffers(..)
         | Notice::Aborted => {
             tracing::error!("{event} {facts}");
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::change::Change;
 use super::copier::Step;
+use super::errand::Errand;
 use super::merging::Merge;
 use super::pipeline::{Live, Pipeline, WritePermit};
 use super::reading::Read;
@@ -26,6 +27,7 @@ pub(super) enum Held {
     Merge(Merge),
     /// Steps of copies that share a fence.
     Step(Step),
+    Verify(Errand),
     /// The request has been answered with an error. Its range stays fenced until the call returns: what comes
     /// of it must not come behind a later write (I4).
     Left(WritePermit),
@@ -39,6 +41,7 @@ enum Rescue {
     Read(Read, MemberId, Time),
     Merge(Merge),
     Step(Step),
+    Verify(Errand, MemberId, Time),
     /// A change that no member can take.
     Failed(Failed),
     /// A read that no member answers.
@@ -80,6 +83,7 @@ impl Rescue {
             Self::Read(read, member, since) => read.go_on_without((member, since), pipeline),
             Self::Merge(merge) => merge.begin_anew(pipeline),
             Self::Step(step) => step.give_back(pipeline),
+            Self::Verify(errand, member, since) => errand.go_on_without((member, since), pipeline),
             Self::Unread(read) => read.fail(),
             Self::Left(_) => {}
             Self::Failed(Failed {
@@ -135,6 +139,9 @@ impl Sweep {
                 Fate::Taken(Rescue::Step(step))
             }
             Held::Left(permit) if gone => Fate::Taken(Rescue::Left(permit)),
+            Held::Verify(errand) if gone || slow && errand.holds_up_writes() => {
+                Fate::Taken(Rescue::Verify(errand, member, since))
+            }
             held => Fate::Stays(held),
         }
     }
@@ -169,7 +176,7 @@ impl Pipeline {
     /// of it still what was asked for.
     pub(super) fn abort(self: &Arc<Self>, members: MemberSet) {
         self.aborted.store(true, Ordering::Relaxed);
-        let failed = self.watch.sweep(|id, _, held| match held {
+        let failed = self.watch.sweep(|id, since, held| match held {
             Held::Change(change) if members.contains(id) => {
                 let (permit, failed) = Failed::new(change, id);
                 Fate::Left(Held::Left(permit), Rescue::Failed(failed))
@@ -178,6 +185,9 @@ impl Pipeline {
             Held::Merge(merge) if members.contains(id) => {
                 let (permit, read) = merge.give_up(self);
                 Fate::Left(Held::Left(permit), Rescue::Unread(read))
+            }
+            Held::Verify(errand) if members.contains(id) && errand.holds_up_writes() => {
+                Fate::Taken(Rescue::Verify(errand, id, since))
             }
             held => Fate::Stays(held),
         });

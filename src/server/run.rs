@@ -51,6 +51,7 @@ pub(super) struct Runner {
     pub(super) stores: Stores,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) copier: Copier,
+    pub(super) verifier: super::verifier::Verifier,
     pub(super) board: Arc<Board>,
     pub(super) messages: Sender<Message>,
     pub(super) params: Arc<Params>,
@@ -118,6 +119,7 @@ impl Runner {
             candidates: HashMap::new(),
             last_candidate: 0,
             stores: parts.stores,
+            verifier: parts.copier.verifier(),
             pipeline: parts.pipeline,
             copier: parts.copier,
             board: parts.board,
@@ -192,9 +194,7 @@ impl Runner {
         match message {
             Message::Request(request, done) => self.queue.push_back((request, done)),
             Message::Event(event) => {
-                if let Event::CopyEnded(work, _) = &event {
-                    self.copier.ended(work.op());
-                }
+                self.note_end(&event);
                 self.feed(event);
             }
             Message::ReadFailed(id, range) => {
@@ -429,9 +429,10 @@ impl Runner {
             Effect::Unstall => self.end_stall(),
             Effect::Flush(id, members) => self.flush(id, members),
             Effect::StartCopy(work) => self.start_copy(work),
+            Effect::StartVerify(work) => self.start_verify(*work),
             Effect::PauseCopy(op) => self.pause(op, true),
             Effect::ResumeCopy(op) => self.pause(op, false),
-            Effect::StopCopy(op) => self.copier.stop(op),
+            Effect::StopCopy(op) => self.stop_work(op),
             // It may still count as a source after a crash.
             Effect::GiveUp(id) => self.pipeline.give_up(id),
             Effect::Abort(members) => self.pipeline.abort(members),

@@ -39,13 +39,19 @@ impl Speeds {
         self.tracks.is_empty()
     }
 
-    /// A copy begins, or begins again, with so many bytes done.
-    pub(super) fn begin(&mut self, op: OpId, kind: CopyKind, done: u64, now: Instant) {
+    /// A copy, or a verify, which is of no kind of copy, begins, or begins again, with so many bytes done.
+    pub(super) fn begin(
+        &mut self,
+        op: OpId,
+        kind: impl Into<Option<CopyKind>>,
+        done: u64,
+        now: Instant,
+    ) {
         let track = self.tracks.entry(op).or_default();
         *track = Track {
             samples: VecDeque::from([(now, done)]),
             stretch: Some((now, done)),
-            kind: Some(kind),
+            kind: kind.into(),
             ..Track::default()
         };
     }
@@ -184,6 +190,7 @@ impl Runner {
     /// Holds a copy or lets it go on, and its clock with it.
     pub(super) fn pause(&mut self, op: OpId, paused: bool) {
         self.copier.pause(op, paused);
+        self.verifier.pause(op, paused);
         let (now, done) = (Instant::now(), self.done_by(op));
         match paused {
             true => self.speeds.hold(op, done, now),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::io::node_rate::NodeRate;
 use crate::set::UNLIMITED;
 
 /// Longest time that a copy gives way after a step.
@@ -9,6 +10,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// While applications ask for something a copy waits so many times as long as its step has taken. With one
 /// time as long their slowest requests took twice as long again.
 const YIELD: u32 = 8;
+/// When a copy comes again that has found another one at the rate of the node.
+const BUSY_NODE: Duration = Duration::from_millis(1);
 const SECOND: u128 = 1_000_000_000;
 
 /// What a copy thread has done in a step, and what was asked of the unit meanwhile.
@@ -92,6 +95,28 @@ impl Debt {
     pub(super) fn add(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
+}
+
+/// The pause that the rate of the node leaves after so many bytes, `since` ago; it is told of them once.
+pub(super) fn share_of_node(
+    rate: Option<&NodeRate>,
+    told: &mut Option<Duration>,
+    bytes: u64,
+    since: Duration,
+) -> Duration {
+    let Some(rate) = rate.filter(|_| bytes > 0) else {
+        return Duration::ZERO;
+    };
+    if told.is_none() {
+        *told = rate
+            .add(bytes)
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "the rate of the node cannot be shared: each copy keeps it alone");
+                Some(time(bytes, rate.rate()))
+            })
+            .map(|left| since + left);
+    }
+    told.unwrap_or(since + BUSY_NODE)
 }
 
 /// How much a rate gives in a time, rounded up.

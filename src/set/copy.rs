@@ -119,6 +119,24 @@ pub fn rate_text(rate: u64) -> String {
 }
 
 impl Progress {
+    /// Counters of an operation that has so many bytes to do.
+    pub(super) fn of(total: u64) -> Self {
+        let progress = Self::default();
+        progress.total.store(total, Ordering::Relaxed);
+        progress
+    }
+
+    /// A step begins at a block.
+    pub(super) fn at_block(&self, block: u64) {
+        self.fence_block.store(block, Ordering::Relaxed);
+    }
+
+    /// So many bytes more are done, of which so many were found equal.
+    pub(super) fn pass(&self, bytes: u64, equal: u64) {
+        self.found_equal(equal);
+        self.done.fetch_add(bytes, Ordering::AcqRel);
+    }
+
     /// Bytes of the regions that were stale at the start.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Events and effects: everything that goes into the set and everything that comes out of it.
 
 use super::copy::{CopyKind, CopyWork, OpId};
+use super::findings::Counts;
 use super::geometry::{ByteRange, Bytes, Geometry};
 use super::limits::Limits;
 use super::member::{BitmapId, MemberId, MemberSet, Policy};
@@ -9,6 +10,7 @@ use super::refusal::Refusal;
 use super::said::Said;
 use super::scb::Generation;
 use super::stall::StallEnd;
+use super::verify::{RepairBy, VerifyWork};
 use super::view::{Epoch, View};
 
 /// A question that is answered exactly once, by [`Effect::Reply`] or [`Effect::Settle`].
@@ -148,6 +150,13 @@ pub enum Command {
     },
     /// Let changes go on.
     Unstall,
+    /// Compare the sources.
+    Verify {
+        /// First and last block; `None` for the whole unit.
+        range: Option<(u64, u64)>,
+        /// Whether and how what differs is repaired.
+        repair: Option<RepairBy>,
+    },
     /// Read a member sooner or later than the others from now on.
     Tune {
         /// Its name.
@@ -173,7 +182,7 @@ pub enum Command {
     Pause(OpId),
     /// Let an operation go on.
     Resume(OpId),
-    /// End an operation; its member is detached and keeps what is left of its bitmap.
+    /// End an operation; the member that it fills is detached and keeps what is left of its bitmap.
     Cancel(OpId),
     /// Forget a finished operation.
     Forget(OpId),
@@ -224,6 +233,10 @@ pub enum Event {
     ReadRepaired(MemberId, ByteRange),
     /// A copy has come back.
     CopyEnded(Box<CopyWork>, CopyEnd),
+    /// A verify has found its first difference, in this block.
+    VerifyDiffers(OpId, u64),
+    /// A verify has come to its end, with everything compared or before.
+    VerifyEnded(OpId, bool),
     /// Storage control blocks of these members could not be written; with the generations that they hold.
     BlocksFailed(Vec<(MemberId, Option<Generation>)>),
     /// The storage control block of a member that has left says so by now.
@@ -320,6 +333,21 @@ pub enum Notice {
         /// Bytes that were moved.
         copied_bytes: u64,
     },
+    /// A verify of these bytes has started.
+    VerifyStarted(OpId, ByteRange),
+    /// A verify has found its first difference, in this block.
+    VerifyDiffers(OpId, u64),
+    /// A verify has ended.
+    VerifyEnded {
+        /// Which.
+        op: OpId,
+        /// The word of its last state.
+        state: &'static str,
+        /// The blocks that it has found.
+        counts: Counts,
+        /// Why it has ended before its time.
+        reason: Option<String>,
+    },
     /// A member has become a source.
     Joined(MemberId),
     /// A request failed on every source.
@@ -393,11 +421,13 @@ pub enum Effect {
     Flush(FlushId, MemberSet),
     /// Hand the work to the copier.
     StartCopy(Box<CopyWork>),
-    /// Hold a running copy: no step begins until it is resumed.
+    /// Hand the work to the verifier.
+    StartVerify(Box<VerifyWork>),
+    /// Hold a running copy or verify: no step begins until it is resumed.
     PauseCopy(OpId),
-    /// Let a held copy go on.
+    /// Let a held copy or verify go on.
     ResumeCopy(OpId),
-    /// Have the copier give the work back.
+    /// Have the copier give the work back, or the verifier end.
     StopCopy(OpId),
     /// Nothing waits any longer for calls of a member that has been expelled: what they may do to its image, its
     /// bitmap tells.

@@ -10,7 +10,7 @@ use super::event::{
 };
 use super::geometry::Regions;
 use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
-use super::operation::{OPERATIONS_KEPT, OpState};
+use super::operation::{OPERATIONS_KEPT, OpState, Task};
 use super::pending::Pending;
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
@@ -496,7 +496,7 @@ impl ShadowSet {
     }
 
     pub(super) fn operation_tag(&self, op: OpId) -> Option<BitmapTag> {
-        self.operations.iter().find(|o| o.id == op)?.tag
+        self.operations.iter().find(|o| o.id == op)?.tag()
     }
 
     pub(super) fn set_operation(&mut self, op: OpId, state: OpState) {
@@ -514,7 +514,10 @@ impl ShadowSet {
             return;
         };
         (o.state, o.finished) = (state, Some(now));
-        let (kind, member, copied_bytes) = (o.kind, o.target, o.progress.copied_bytes());
+        let Task::Copy { kind, target, .. } = o.task else {
+            return;
+        };
+        let (member, copied_bytes) = (target, o.progress.copied_bytes());
         let end = state.name();
         self.push(Effect::Notice(Notice::CopyEnded {
             op,
@@ -526,7 +529,7 @@ impl ShadowSet {
         self.forget_oldest();
     }
 
-    fn forget_oldest(&mut self) {
+    pub(super) fn forget_oldest(&mut self) {
         let over = || self.operations.iter().filter(|o| o.state.is_over());
         let oldest = over().min_by_key(|o| (o.finished, o.id)).map(|o| o.id);
         if over().count() > OPERATIONS_KEPT {

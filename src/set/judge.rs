@@ -12,6 +12,7 @@ use super::member::{BitmapId, MemberId, MemberSet, Policy};
 use super::operation::OpState;
 use super::refusal::{Code, Refusal};
 use super::shadow::ShadowSet;
+use super::verify::VerifyPlan;
 
 /// A command that may be carried out, with what has been found for it.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) enum Judged {
     Merge(MergePlan),
     Stall(u64),
     Unstall,
+    Verify(VerifyPlan),
+    EndVerify(OpId),
     Tune(MemberId, Tuning),
     Abort(MemberSet),
     DeleteBitmap(MemberId, BitmapId),
@@ -102,7 +105,13 @@ impl ShadowSet {
             Command::Limit { op, rate } => Judged::Limit(self.may_limit(op)?, rate),
             Command::Pause(op) => Judged::Pause(self.may_steer(op, OpState::Running)?),
             Command::Resume(op) => Judged::Resume(self.may_steer(op, OpState::Paused)?),
-            Command::Cancel(op) => Judged::Cancel(self.may_cancel(op)?, op),
+            Command::Verify { range, repair } => {
+                Judged::Verify(self.may_verify(range, repair.as_ref())?)
+            }
+            Command::Cancel(op) => match self.may_end_verify(op) {
+                Some(verify) => Judged::EndVerify(verify?),
+                None => Judged::Cancel(self.may_cancel(op)?, op),
+            },
             Command::Forget(op) => Judged::Forget(self.may_forget(op)?),
         })
     }
@@ -119,6 +128,7 @@ impl ShadowSet {
                 return self.growth_answer("the unit would have", self.geometry, *geometry);
             }
             Judged::Merge(plan) => return merge_answer(plan, expected),
+            Judged::Verify(plan) => return Self::verify_answer(plan),
             Judged::Limit(op, rate) => return limit_answer(*op, *rate),
             Judged::Tune(id, tuning) => return tuning_answer(name(id), *tuning),
             Judged::Detach(id, policy) => {
@@ -147,6 +157,7 @@ impl ShadowSet {
                 let text = format!("operation {op} would end, and {} be detached", name(id));
                 ("cancel", text)
             }
+            Judged::EndVerify(op) => ("cancel", format!("operation {op} would end")),
             Judged::Forget(op) => ("forget", format!("operation {op} would be forgotten")),
         };
         answer(verdict, text)

@@ -465,7 +465,7 @@ impl ShadowSet {
     fn bitmap_in_use(&self, id: BitmapId) -> bool {
         self.operations
             .iter()
-            .any(|op| !op.state.is_over() && op.tag.is_some_and(|t| t.id == id))
+            .any(|op| !op.state.is_over() && op.tag().is_some_and(|t| t.id == id))
     }
 
     /// A command that waited too long, or for a unit that is being stopped.
@@ -473,6 +473,9 @@ impl ShadowSet {
         let attaching = matches!(pending, Pending::Attach { .. });
         if matches!(pending, Pending::Stall { .. }) {
             return self.give_up_stall(pending);
+        }
+        if let Pending::EndVerify { ticket, op } = pending {
+            return self.give_up_end(ticket, op);
         }
         let Some(member) = pending.member() else {
             return self.give_up_growth(pending);

@@ -10,6 +10,7 @@ pub mod copy;
 mod epochs;
 pub mod event;
 mod fault;
+pub mod findings;
 pub mod geometry;
 mod grow;
 pub mod join;
@@ -33,6 +34,7 @@ mod silence;
 mod stall;
 pub mod stamp;
 pub mod status;
+pub mod verify;
 pub mod view;
 mod written;
 
@@ -45,6 +47,9 @@ pub use event::{
     Answer, Attach, AttachPolicy, BitmapChange, CandidateId, Command, CopyEnd, Effect, Event,
     Failure, FlushId, Joiner, Notice, Ticket, Tuning, Verdict,
 };
+pub use findings::{
+    Contents, Counts, Difference, Digest, Fate, Findings, Repair, Report, Run, compare,
+};
 pub use geometry::{BlockRange, ByteRange, Bytes, Geometry, Lbn, Region, Regions};
 pub use join::{AttachPlan, calls_are_out};
 pub use judge::set_answer;
@@ -53,7 +58,7 @@ pub use member::{
     BitmapId, BitmapTag, Member, MemberId, MemberSet, MemberState, Moment, Policy, Returns, Sources,
 };
 pub use mount::{Beginning, Past};
-pub use operation::{OpState, Operation};
+pub use operation::{OpState, Operation, Task};
 pub use record::{BitmapKind, BitmapRecord, Home, HomeChange, Homeless};
 pub use refusal::{Code, Refusal};
 pub use route::Preference;
@@ -63,5 +68,6 @@ pub use shadow::ShadowSet;
 pub use stall::StallEnd;
 pub use stamp::Stamp;
 pub use status::{BitmapStatus, MemberStatus, SetState, SetStatus};
+pub use verify::{RepairBy, Verify, VerifyWork};
 pub use view::{Epoch, Marked, MergeStep, Outcome, Role, Seat, View};
 pub use written::Written;

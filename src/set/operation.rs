@@ -1,12 +1,14 @@
-//! Operations: what people see of copies, running and the last sixteen finished, and how they hold them.
+//! Operations: what people see of copies and verifies, running and the last sixteen finished, and how they hold them.
 
 use std::sync::Arc;
 
 use super::copy::{CopyKind, OpId, Progress, rate_text};
 use super::event::{Answer, Effect, Notice, Ticket};
+use super::findings::Repair;
 use super::member::{BitmapTag, MemberId, Moment};
 use super::refusal::{Code, Refusal};
 use super::shadow::ShadowSet;
+use super::verify::Verify;
 
 /// Finished operations that are remembered.
 pub const OPERATIONS_KEPT: usize = 16;
@@ -16,7 +18,7 @@ pub const OPERATIONS_KEPT: usize = 16;
 pub enum OpState {
     /// Waits for its turn.
     Queued,
-    /// Copies.
+    /// Copies, or compares.
     Running,
     /// Held by the operator.
     Paused,
@@ -49,21 +51,33 @@ impl OpState {
     }
 }
 
+/// What an operation does.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Fills a member.
+    Copy {
+        /// What it started from.
+        kind: CopyKind,
+        /// The member that is filled.
+        target: MemberId,
+        /// The master when it was admitted.
+        source: MemberId,
+        /// The bitmap that it drains, when that has a number.
+        tag: Option<BitmapTag>,
+    },
+    /// Compares the sources.
+    Verify(Verify),
+}
+
 /// One operation.
 #[derive(Clone, Debug)]
 pub struct Operation {
     /// Its number.
     pub id: OpId,
-    /// What it is.
-    pub kind: CopyKind,
-    /// The member that is filled.
-    pub target: MemberId,
-    /// The master when it was admitted.
-    pub source: MemberId,
+    /// What it does.
+    pub task: Task,
     /// Its state.
     pub state: OpState,
-    /// The bitmap that it drains, when that has a number.
-    pub tag: Option<BitmapTag>,
     /// When it was admitted.
     pub queued: Moment,
     /// When it first ran.
@@ -72,6 +86,56 @@ pub struct Operation {
     pub finished: Option<Moment>,
     /// Its counters.
     pub progress: Arc<Progress>,
+}
+
+impl Operation {
+    /// The word that `operations/*/kind` shows.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.task {
+            Task::Copy { kind, .. } => kind.name(),
+            Task::Verify(_) => "verify",
+        }
+    }
+
+    /// The member that it fills, when it fills one.
+    #[must_use]
+    pub fn target(&self) -> Option<MemberId> {
+        match &self.task {
+            Task::Copy { target, .. } => Some(*target),
+            Task::Verify(_) => None,
+        }
+    }
+
+    /// The master when a copy was admitted, or the source whose bytes a verify takes for right.
+    #[must_use]
+    pub fn source(&self) -> Option<MemberId> {
+        match &self.task {
+            Task::Copy { source, .. } => Some(*source),
+            Task::Verify(verify) => match verify.repair {
+                Some(Repair::From(source)) => Some(source),
+                Some(Repair::Majority) | None => None,
+            },
+        }
+    }
+
+    /// The bitmap that it drains, when that has a number.
+    #[must_use]
+    pub fn tag(&self) -> Option<BitmapTag> {
+        match &self.task {
+            Task::Copy { tag, .. } => *tag,
+            Task::Verify(_) => None,
+        }
+    }
+
+    /// What it compares, when it is a verify.
+    #[must_use]
+    pub fn verify(&self) -> Option<&Verify> {
+        match &self.task {
+            Task::Copy { .. } => None,
+            Task::Verify(verify) => Some(verify),
+        }
+    }
 }
 
 impl ShadowSet {

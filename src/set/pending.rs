@@ -1,5 +1,6 @@
 //! The command that is under way, and not answered yet.
 
+use super::copy::OpId;
 use super::event::Ticket;
 use super::geometry::Geometry;
 use super::grow::GrowthStage;
@@ -22,6 +23,10 @@ pub(super) enum Pending {
         ticket: Ticket,
         member: MemberId,
     },
+    EndVerify {
+        ticket: Ticket,
+        op: OpId,
+    },
     Resize {
         ticket: Ticket,
         geometry: Geometry,
@@ -40,6 +45,7 @@ impl Pending {
             Self::Detach { ticket, .. }
             | Self::Attach { ticket, .. }
             | Self::Cancel { ticket, .. }
+            | Self::EndVerify { ticket, .. }
             | Self::Resize { ticket, .. }
             | Self::Stall { ticket, .. } => ticket,
         }
@@ -50,6 +56,7 @@ impl Pending {
             Self::Detach { ticket, .. }
             | Self::Attach { ticket, .. }
             | Self::Cancel { ticket, .. }
+            | Self::EndVerify { ticket, .. }
             | Self::Resize { ticket, .. }
             | Self::Stall { ticket, .. } => ticket,
         }
@@ -61,7 +68,7 @@ impl Pending {
             Self::Detach { member, .. }
             | Self::Attach { member, .. }
             | Self::Cancel { member, .. } => Some(*member),
-            Self::Resize { .. } | Self::Stall { .. } => None,
+            Self::EndVerify { .. } | Self::Resize { .. } | Self::Stall { .. } => None,
         }
     }
 }

@@ -119,6 +119,10 @@ pub enum Mistake {
     TailUnmerged,
     /// A dry run judges by fewer rules than the run.
     DryRunApart,
+    /// A verify compares while applications write.
+    VerifyWithoutFence,
+    /// A repair takes what the fewest members hold.
+    RepairFromMinority,
     /// A dry run of an attach sets bits in the member's own bitmap.
     DryRunMarks,
     /// A stall is answered while changes are under way.
@@ -129,7 +133,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 59] = [
         Self::LastGivenUp,
         Self::AbortUnfenced,
         Self::ReturnUnquiet,
@@ -187,6 +191,8 @@ impl Mistake {
         Self::DryRunMarks,
         Self::StallWithoutWait,
         Self::StallWithoutFlush,
+        Self::VerifyWithoutFence,
+        Self::RepairFromMinority,
     ];
 }
 

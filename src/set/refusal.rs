@@ -94,6 +94,10 @@ codes! {
     ReadOnlyImage = "read-only-image", "make the image writable";
     /// Only a copy could bring the member in.
     NeedsCopy = "needs-copy", "leave out nocopy";
+    /// It cannot be told which member is right.
+    NoMajority = "no-majority", "name the member whose bytes are right: source=NAME";
+    /// The member is not a source member.
+    NotASource = "not-a-source", "`cat .shadow/show` shows the source members";
     /// The operator has to agree first.
     NeedsConfirm = "needs-confirm", "add `confirm` to overwrite the image";
     /// The set has six members already.

@@ -19,7 +19,7 @@ use super::member::{
     BitmapId, BitmapTag, Departed, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment,
     Phase, Policy, Sources,
 };
-use super::operation::{OpState, Operation};
+use super::operation::{OpState, Operation, Task};
 use super::pending::Pending;
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::refusal::{Code, Refusal};
@@ -106,6 +106,8 @@ impl ShadowSet {
                 self.push(Effect::Notice(Notice::ReadRepaired(id, range)));
             }
             Event::CopyEnded(work, end) => self.copy_ended(*work, end),
+            Event::VerifyDiffers(op, block) => self.verify_differs(op, block),
+            Event::VerifyEnded(op, complete) => self.verify_ended(op, complete),
             Event::BlocksFailed(members) => self.blocks_failed(&members),
             Event::Told(id) => self.told(id),
             Event::Silent(members) => self.silent(members),
@@ -121,6 +123,7 @@ impl ShadowSet {
             Event::StallOver(end) => self.stall_over(end),
             Event::Shutdown => self.shutdown(),
         }
+        self.follow_verify();
         self.forget_lost();
         self.check_invariants();
         std::mem::take(&mut self.effects)
@@ -153,6 +156,8 @@ impl ShadowSet {
             Judged::Abort(silent) => self.abort(ticket, silent),
             Judged::Stall(seconds) => self.stall(ticket, seconds),
             Judged::Unstall => self.unstall(ticket),
+            Judged::Verify(plan) => self.verify(ticket, &plan),
+            Judged::EndVerify(op) => self.end_verify(ticket, op),
             Judged::DeleteBitmap(owner, id) => self.delete_bitmap(ticket, owner, id),
             Judged::Limit(op, rate) => self.limit_rate(ticket, op, rate),
             Judged::Pause(op) => self.steer(ticket, op, OpState::Paused),
@@ -189,11 +194,13 @@ impl ShadowSet {
         let work = CopyWork::new(op, kind, id, map);
         self.operations.push(Operation {
             id: op,
-            kind,
-            target: id,
-            source: self.sources.master(),
+            task: Task::Copy {
+                kind,
+                target: id,
+                source: self.sources.master(),
+                tag,
+            },
             state: OpState::Queued,
-            tag,
             queued: self.now,
             started: None,
             finished: None,
@@ -382,11 +389,12 @@ impl ShadowSet {
         self.close_when_quiet();
     }
 
-    /// Ends when no copy is running: flush everything, then mark the members clean.
+    /// Ends when no copy and no verify is running: flush everything, then mark the members clean.
     pub(super) fn close_when_quiet(&mut self) {
         let ending = |p: &Purpose| matches!(p, Purpose::Close | Purpose::Promote(_));
         let asked = self.flushes.values().any(ending);
-        if self.closing && !asked && self.running().next().is_none() {
+        let busy = self.running().next().is_some() || self.verifying().is_some();
+        if self.closing && !asked && !busy {
             self.flush(self.writers(), Purpose::Close);
         }
     }
@@ -530,7 +538,7 @@ impl ShadowSet {
                     "{name} without a copy"
                 );
                 assert!(
-                    operation.is_some_and(|o| o.target == id),
+                    operation.is_some_and(|o| o.target() == Some(id)),
                     "the copy of another"
                 );
             }

@@ -250,7 +250,7 @@ fn a_compare_copy_writes_what_differs_and_nothing_else() {
     assert_eq!(bed.wait(), 4 * 4096);
     let state = unit.state();
     let op = state.set.operations.last().expect("a copy");
-    assert_eq!(op.kind.name(), "compare-copy");
+    assert_eq!(op.kind(), "compare-copy");
     assert_eq!(op.progress.equal_bytes(), (8 << 20) - 4 * 4096);
     assert!(bed.image(0) == bed.image(1));
 }

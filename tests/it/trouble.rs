@@ -15,10 +15,10 @@ use crate::bed::{self, Bed};
 const REGION: u64 = 65_024;
 
 /// A file that cannot be written, until this is dropped.
-struct Unwritable(PathBuf);
+pub(crate) struct Unwritable(PathBuf);
 
 impl Unwritable {
-    fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         let identity = Identity::of(path).expect("looked at").expect("a file");
         let set = immutable::set(path, identity);
         assert!(set.expect("root on ext4 or the like"), "immutable now");
@@ -82,8 +82,7 @@ fn copies(unit: &Handle) -> Vec<(&'static str, u64)> {
     bed::wait(unit);
     let state = unit.state();
     let all = state.set.operations.iter();
-    all.map(|o| (o.kind.name(), o.progress.copied_bytes()))
-        .collect()
+    all.map(|o| (o.kind(), o.progress.copied_bytes())).collect()
 }
 
 /// Its disk was away at the release, so that its control block stayed; then it came back to its place.

@@ -299,7 +299,10 @@ impl World {
             let mut regions = vec![false; usize_of(self.geometry.regions())];
             let written = (0..self.inside.len()).filter(|block| {
                 let ended = self.oracle.ended(*block);
-                ended.iter().any(|w| w.epoch > until.0) || self.is_marking(*block, until.0)
+                let repaired = |(at, epoch): &(usize, u64)| *at == *block && *epoch > until.0;
+                ended.iter().any(|w| w.epoch > until.0)
+                    || self.verifies.repairs.iter().any(repaired)
+                    || self.is_marking(*block, until.0)
             });
             for block in written {
                 regions[block / usize_of(REGION_BLOCKS)] = true;

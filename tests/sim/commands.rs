@@ -20,6 +20,9 @@ impl World {
         if self.plan.stalls > 0 && self.rng.chance(self.plan.stalls) {
             return self.stall_or_not();
         }
+        if self.plan.verifies > 0 && self.rng.chance(self.plan.verifies) {
+            return self.demand_verify();
+        }
         let waits = |(n, a): (&u64, &Asker)| matches!(a, Asker::Command(_)).then_some(*n);
         let waiting: Option<u64> = self.tickets.iter().find_map(waits);
         if let Some(number) = waiting {
@@ -307,7 +310,7 @@ impl World {
             5 => ("forget", Command::Forget(op)),
             _ => ("cancel", Command::Cancel(op)),
         };
-        self.give(word, Some(operation.target), command)
+        self.give(word, operation.target(), command)
     }
 
     /// Lets every held copy go on, before the quiet phase.
@@ -315,6 +318,10 @@ impl World {
         for copy in &mut self.copies {
             copy.paused = false;
         }
+        self.verifies
+            .running
+            .iter_mut()
+            .for_each(|verify| verify.paused = false);
     }
 }
 

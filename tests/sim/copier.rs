@@ -120,6 +120,9 @@ impl Step {
 
 impl World {
     pub(crate) fn step_copy(&mut self) -> Checked {
+        if self.verifies.running.is_some() && (self.copies.is_empty() || self.rng.chance(400)) {
+            return self.step_verify();
+        }
         if self.copies.is_empty() {
             return Ok(());
         }

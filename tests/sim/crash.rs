@@ -15,6 +15,7 @@ use shadowset::testing::memory::Value;
 
 use crate::ops::{Coming, Op, Strike, Trouble};
 use crate::stall::Stall;
+use crate::verifier::Verifies;
 use crate::world::{Checked, Disk, Expected, Violation, World, ensure, makes, member};
 
 impl World {
@@ -433,6 +434,7 @@ impl World {
         self.forget_silence();
         self.requests.clear();
         self.copies.clear();
+        self.verifies = Verifies::default();
         self.inbox.clear();
         self.flushes.clear();
         self.tickets.clear();

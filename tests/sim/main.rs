@@ -25,4 +25,5 @@ mod silence;
 mod stall;
 mod storage;
 mod told;
+mod verifier;
 mod world;

@@ -5,7 +5,7 @@ use shadowset::set::{Bytes, Code, CopyKind, Event, MemberState, Start};
 
 use crate::scripts::Do::{
     Attach, Begin, Detach, FailEverywhere, FailOn, Flush, Kill, Mount, New, PowerLoss,
-    Start as Under, Stop, Ticks, Write,
+    Start as Under, Stop, Ticks, Verify, Write,
 };
 use crate::scripts::{Do, id, strike_everywhere, world};
 use crate::world::{BLOCK, World};
@@ -53,8 +53,8 @@ impl World {
         plan.expect_err("it cannot come in").code
     }
 
-    fn kind_of_last_copy(&self) -> Option<CopyKind> {
-        self.set.status().operations.last().map(|o| o.kind)
+    fn kind_of_last_copy(&self) -> Option<&'static str> {
+        self.set.status().operations.last().map(|o| o.kind())
     }
 }
 
@@ -77,14 +77,21 @@ fn in_worlds(members: usize, check: impl Fn(&mut World)) {
 fn zfs_5806() {
     in_worlds(3, |world| {
         world.run_all(&[Detach(3), Write(0, 2), Write(17, 1)]);
-        // A merge of the members that are there, on a failure and at a mount; and intents that are dropped.
-        for between in [FailEverywhere(1, 3), Ticks(5), Kill, PowerLoss, Flush] {
+        // A merge and a verify of the members that are there, on a failure and at a mount; and intents that are dropped.
+        for between in [
+            FailEverywhere(1, 3),
+            Verify,
+            Ticks(5),
+            Kill,
+            PowerLoss,
+            Flush,
+        ] {
             world.run_all(&[between, Ticks(3)]);
             assert!(world.has_bit(3, 1) && world.has_bit(3, 17), "{between:?}");
             assert!(!world.has_bit(3, 10), "{between:?}: only what was written");
         }
         world.run_all(&[Attach(3)]);
-        assert_eq!(world.kind_of_last_copy(), Some(CopyKind::Mini));
+        assert_eq!(world.kind_of_last_copy(), Some(CopyKind::Mini.name()));
     });
     let script = [
         Detach(3),
@@ -184,7 +191,7 @@ fn mayastor_1806() {
             assert!(world.has_bit(2, 9), "{crash:?}");
         }
         world.run_all(&[Attach(2)]);
-        assert_eq!(world.kind_of_last_copy(), Some(CopyKind::Mini));
+        assert_eq!(world.kind_of_last_copy(), Some(CopyKind::Mini.name()));
     });
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) limits: u64,
     /// Changes are stalled, or go on, instead of a command, per mille; with 0 they never are.
     pub(crate) stalls: u64,
+    /// A verify is asked for instead of a command, per mille.
+    pub(crate) verifies: u64,
     /// All copies are held until the quiet phase, unless limits are changed.
     pub(crate) held: bool,
     /// A member does not answer for a while, per ten thousand steps.
@@ -146,6 +148,7 @@ impl Plan {
             impatience: if rng.chance(300) { 100 } else { 0 },
             limits: 0,
             stalls: 0,
+            verifies: 0,
             held: false,
             hangs: 0,
             grows: false,
@@ -167,6 +170,15 @@ pub(crate) fn stalls(seed: u64) -> u64 {
     let rng = &mut Rng::new(seed ^ 0x57_a11);
     match rng.chance(250) {
         true => rng.between(50, 400),
+        false => 0,
+    }
+}
+
+/// Every other run has verifies. Drawn apart, as the limits are.
+pub(crate) fn verifies(seed: u64) -> u64 {
+    let rng = &mut Rng::new(seed ^ 0x7e_21f1);
+    match rng.chance(500) {
+        true => rng.between(50, 500),
         false => 0,
     }
 }

@@ -357,7 +357,7 @@ impl World {
     }
 
     /// Sets the bits; says whether they are set. Only a mark that has to reach the storage counts.
-    fn mark_durably(
+    pub(crate) fn mark_durably(
         &mut self,
         view: &View,
         range: ByteRange,

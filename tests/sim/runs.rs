@@ -28,10 +28,13 @@ const HANGING_SEEDS: u64 = 2000;
 /// Among so many seeds every rare path is taken.
 const RARE_SEEDS: u64 = 1000;
 /// Paths that are rare and must be taken.
-const RARE: [&str; 28] = [
+const RARE: [&str; 31] = [
     "a change waits for the end of a stall",
     "a detach while changes are stalled",
     "a stall ended by its time",
+    "a verify is done",
+    "a verify has repaired a member",
+    "a repair failed on a member",
     "a step of several copies",
     "all copies are held",
     "more copies may run, and one waits",
@@ -237,6 +240,7 @@ fn growing(seed: u64, log: bool) -> World {
     let mut rng = Rng::new(seed);
     let mut plan = Plan::draw(&mut rng, faults(seed));
     plan.grows = true;
+    plan.verifies = crate::plan::verifies(seed);
     World::with(rng, plan, seed, log)
 }
 

@@ -143,6 +143,7 @@ impl World {
     pub(crate) fn is_idle(&self) -> bool {
         self.requests.is_empty()
             && self.copies.is_empty()
+            && self.verifies.running.is_none()
             && self.inbox.is_empty()
             && self.flushes.is_empty()
             && self.ops.silence.is_over()

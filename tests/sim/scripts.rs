@@ -47,6 +47,8 @@ pub(crate) enum Do {
     /// So many ticks, each with what comes of it.
     Ticks(u64),
     DeleteBitmap(usize),
+    /// A verify of the whole unit, where there are members to compare.
+    Verify,
     /// The unit grows to so many blocks, or as far as it can.
     Resize(u64),
     /// Stops the unit in order.
@@ -83,6 +85,7 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         memory: 0,
         impatience: 0,
         limits: 0,
+        verifies: 0,
         held: false,
         hangs: 0,
         stalls: 0,
@@ -141,6 +144,10 @@ impl World {
             Do::Begin(m) => return self.attach_member(m, AttachPolicy::MinicopyOptional),
             Do::New => self.attach_new()?,
             Do::Ticks(ticks) => return self.ticks(ticks),
+            Do::Verify => {
+                let (range, repair) = (None, None);
+                self.give("verify", None, Command::Verify { range, repair })?;
+            }
             Do::DeleteBitmap(m) => self.delete_bitmap_of(m)?,
             Do::Resize(blocks) => self.resize_to(blocks)?,
             Do::Stop => return self.stop(),

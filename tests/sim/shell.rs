@@ -108,8 +108,9 @@ impl World {
                 }
                 self.copies.push(copy);
             }
-            Effect::PauseCopy(op) => self.with_copy(op, |c| c.paused = true),
-            Effect::ResumeCopy(op) => self.with_copy(op, |c| c.paused = false),
+            Effect::StartVerify(work) => self.start_verify(work)?,
+            Effect::PauseCopy(op) => self.pause(op, true),
+            Effect::ResumeCopy(op) => self.pause(op, false),
             Effect::StopCopy(op) => self.stop_copy(op),
             Effect::Close(id) if self.is_undurable() => self.ops.unclosed.insert(id),
             Effect::GiveUp(id) => self.give_up_calls(id),
@@ -133,6 +134,9 @@ impl World {
     /// Ends a request as the set has it.
     fn settle_ticket(&mut self, ticket: u64, verdict: Verdict) -> Checked {
         let asker = self.tickets.remove(&ticket);
+        if let Some(Asker::Verify) = asker {
+            return self.repair_judged();
+        }
         let Some(Asker::Request(id)) = asker else {
             return Err(crate::world::Violation(format!(
                 "ticket {ticket} is settled: {asker:?}"
@@ -199,6 +203,11 @@ impl World {
         Ok(())
     }
 
+    fn pause(&mut self, op: OpId, paused: bool) {
+        self.with_copy(op, |c| c.paused = paused);
+        self.with_verify(op, |v| v.paused = paused);
+    }
+
     fn with_copy(&mut self, op: OpId, change: impl Fn(&mut crate::copier::Copy)) {
         self.copies
             .iter_mut()
@@ -207,6 +216,7 @@ impl World {
     }
 
     fn stop_copy(&mut self, op: OpId) {
+        self.with_verify(op, |v| v.stopped = true);
         let under_way = self
             .copies
             .iter()
@@ -275,6 +285,10 @@ impl World {
                 }
             }
             Notice::Bitmap(id, member, change) => self.hear(*id, member, *change)?,
+            Notice::VerifyEnded { state: "done", .. } => self.mark("a verify is done"),
+            Notice::VerifyDiffers(_, block) => {
+                return Err(crate::world::Violation(format!("block {block} differs")));
+            }
             Notice::Resized { .. } => {
                 self.mark("resized");
                 self.fresh.clear();

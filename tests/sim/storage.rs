@@ -103,7 +103,7 @@ impl World {
     /// Enters blocks as a writer (I4).
     pub(crate) fn go_inside(&mut self, blocks: std::ops::Range<usize>) -> Checked {
         // The data must show the lack of a fence even when nobody counts.
-        let counts = !makes!(NoFence) && !makes!(CopyWithoutFence);
+        let counts = !makes!(NoFence) && !makes!(CopyWithoutFence) && !makes!(VerifyWithoutFence);
         for block in blocks {
             self.inside[block] += 1;
             let alone = self.inside[block] == 1 || !counts;

@@ -32,7 +32,7 @@ impl World {
         self.ids().filter_map(|id| match self.state(id) {
             MemberState::Target { op, .. } => {
                 let operation = self.set.operations().iter().find(|o| o.id == *op);
-                Some((operation?.tag?.id, true))
+                Some((operation?.tag()?.id, true))
             }
             state => Some((state.departed()?.tag?.id, false)),
         })

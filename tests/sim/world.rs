@@ -21,6 +21,7 @@ use crate::limits::first_limits;
 use crate::ops::Ops;
 use crate::plan::Plan;
 use crate::requests::Request;
+use crate::verifier::Verifies;
 
 /// Blocks of a region in every simulated unit, the fewest that are allowed.
 pub(crate) const REGION_BLOCKS: u64 = 8;
@@ -119,6 +120,8 @@ pub(crate) enum Asker {
     Command(Asked),
     /// A request with failures.
     Request(u64),
+    /// A repair that failed on a member.
+    Verify,
 }
 
 /// A command under way.
@@ -155,6 +158,8 @@ pub(crate) struct World {
     pub(crate) views: BTreeMap<Epoch, Held>,
     pub(crate) requests: Vec<Request>,
     pub(crate) copies: Vec<Copy>,
+    /// The verify that runs, and what verifies have repaired.
+    pub(crate) verifies: Verifies,
     pub(crate) inbox: Vec<Event>,
     pub(crate) flushes: Vec<Flushing>,
     pub(crate) tickets: BTreeMap<u64, Asker>,
@@ -247,6 +252,7 @@ impl World {
         let mut plan = Plan::draw(&mut rng, faults);
         plan.limits = crate::plan::limits(seed);
         plan.stalls = crate::plan::stalls(seed);
+        plan.verifies = crate::plan::verifies(seed);
         Self::with(rng, plan, seed, log)
     }
 
@@ -276,6 +282,7 @@ impl World {
             views: BTreeMap::new(),
             requests: Vec::new(),
             copies: Vec::new(),
+            verifies: Verifies::default(),
             inbox: Vec::new(),
             flushes: Vec::new(),
             tickets: BTreeMap::new(),

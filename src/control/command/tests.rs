@@ -29,6 +29,10 @@ fn set_of(name: &str, value: &str) -> Request {
     Request::Set { name, value }
 }
 
+fn verify_of(range: Option<(u64, u64)>, repair: Option<RepairBy>) -> Request {
+    Request::Verify { range, repair }
+}
+
 #[test]
 fn commands_become_requests() {
     let cases: Vec<(&str, Request)> = vec![
@@ -89,6 +93,24 @@ fn commands_become_requests() {
 }
 
 #[test]
+fn a_verify_says_what_it_compares_and_whose_bytes_are_right() {
+    let cases = [
+        ("verify", verify_of(None, None)),
+        (
+            "verify repair range=8-9",
+            verify_of(Some((8, 9)), Some(RepairBy::Majority)),
+        ),
+        (
+            "verify source=m1 repair",
+            verify_of(None, Some(RepairBy::Member("m1".to_owned()))),
+        ),
+    ];
+    for (text, request) in cases {
+        assert_eq!(parse(text.as_bytes()), Ok(request), "{text}");
+    }
+}
+
+#[test]
 fn every_command_has_a_dry_run() {
     let given = [
         ("detach m3", 1),
@@ -97,6 +119,7 @@ fn every_command_has_a_dry_run() {
         ("release m3", 1),
         ("abort", 0),
         ("merge full", 0),
+        ("verify repair source=m1", 0),
         ("resize 1024", 0),
         ("resize", 0),
         ("delete-bitmap 0000001f", 1),
@@ -280,10 +303,22 @@ const WRONG_WORDS: &[Mistake<'static>] = &[
         Some("+7"),
     ),
     (
-        b"verify",
+        b"verify range=+1-2",
+        Code::Syntax,
+        "no range of blocks",
+        Some("range=+1-2"),
+    ),
+    (
+        b"verify source=m1",
+        Code::Syntax,
+        "a word of verify repair",
+        Some("source=m1"),
+    ),
+    (
+        b"stall",
         Code::NotSupported,
-        "verify is not in this version",
-        Some("verify"),
+        "stall is not in this version",
+        Some("stall"),
     ),
 ];
 
