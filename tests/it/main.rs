@@ -11,3 +11,4 @@ mod kept;
 mod refusals;
 mod routing;
 mod trouble;
+mod verify;

@@ -32,3 +32,4 @@ mod silent;
 mod sizes;
 mod stall;
 mod tamper;
+mod verify;
