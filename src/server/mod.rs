@@ -36,6 +36,7 @@ mod run;
 mod seat;
 mod seek;
 pub mod setup;
+mod shares;
 mod speed;
 mod stall;
 mod start;

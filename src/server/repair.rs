@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Message;
-use super::copier::Step;
 use super::pipeline::Pipeline;
 use super::rescue::Held;
 use super::results::Results;
+use super::shares::Step;
 use super::step::{Hold, Stop};
 use crate::io::aligned::AlignedBuf;
 use crate::set::geometry::BLOCK_BYTES;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::change::Change;
-use super::copier::Step;
 use super::errand::Errand;
 use super::merging::Merge;
 use super::pipeline::{Live, Pipeline, WritePermit};
 use super::reading::Read;
 use super::results::{Results, given_up};
+use super::shares::Step;
 use super::watch::{Fate, Time};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{ByteRange, MemberId, MemberSet};
