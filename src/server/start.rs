@@ -28,6 +28,8 @@ use crate::set::{Beginning, Code, Effect, Event, MemberId, MemberSet, Moment, Sh
 pub struct Running {
     handle: Handle,
     thread: JoinHandle<std::result::Result<(), String>>,
+    /// It calls no member, so it ends when it is told.
+    watch: JoinHandle<()>,
     /// Given back when the thread has ended.
     _state_dir: StateDir,
 }
@@ -47,7 +49,11 @@ impl Running {
         self.handle.pipeline.gate().close();
         // A closed channel means that the thread has ended already; the join tells why.
         let _ = self.handle.messages.send(Message::Event(Event::Shutdown));
-        match self.thread.join() {
+        let ended = self.thread.join();
+        // Also behind a control thread that has failed. Who locks the images next finds nobody who has them.
+        self.handle.pipeline.end_watch();
+        let _ = self.watch.join();
+        match ended {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(Error::new(Code::Io, reason)),
             Err(_) => Err(Error::new(
@@ -210,17 +216,19 @@ fn run(
     record_start(&runner.board, now(), &runner.set.status());
     runner.carry_out(rest);
     let watched = Arc::clone(&runner.pipeline);
-    std::thread::Builder::new()
+    let watch = std::thread::Builder::new()
         .name("watch".into())
         .spawn(move || watched.keep_watch())
         .map_err(|e| Error::io("the watching thread cannot be started", e))?;
     let thread = std::thread::Builder::new().name("control".into());
-    let thread = thread
-        .spawn(move || runner.run(&inbox))
-        .map_err(|e| Error::io("the control thread cannot be started", e))?;
+    let thread = thread.spawn(move || runner.run(&inbox)).map_err(|e| {
+        handle.pipeline.end_watch();
+        Error::io("the control thread cannot be started", e)
+    })?;
     Ok(Running {
         handle,
         thread,
+        watch,
         _state_dir: state_dir,
     })
 }

@@ -433,7 +433,10 @@ impl World {
                 disk.image.flush(written);
             }
         }
-        let media = self.media_among(failed);
+        let media = match failed.is_empty() {
+            true => failed,
+            false => self.media_among(failed),
+        };
         self.inbox.push(Event::Flushed(flush.id, failed, media));
         Ok(())
     }

@@ -315,10 +315,10 @@ const WRONG_WORDS: &[Mistake<'static>] = &[
         Some("source=m1"),
     ),
     (
-        b"stall",
+        b"dissolve",
         Code::NotSupported,
-        "stall is not in this version",
-        Some("stall"),
+        "dissolve is not in this version",
+        Some("dissolve"),
     ),
 ];
 
