@@ -160,10 +160,9 @@ fn a_repair_is_known_to_members_that_are_away() {
 }
 
 #[test]
-fn a_member_that_cannot_be_read_is_named_and_written_anew() {
+fn a_member_that_cannot_be_read_is_named_and_expelled_when_it_cannot_be_repaired() {
     let mut unit = Unit::new(3, 8 * MIB);
     unit.fill(8);
-    let sum = unit.checksum("m1");
     let image = unit.image("m3").display().to_string();
     unit.sh(&format!("truncate -s {} {image}", 7 * MIB));
     let (op, report) = unit.verified("verify");
@@ -177,12 +176,20 @@ fn a_member_that_cannot_be_read_is_named_and_written_anew() {
     assert!(runs(&report)[0].starts_with(&line), "{report}");
     assert!(report.contains(" m3=unreadable"), "{report}");
     assert!(unit.read("members/m3/errors").trim() != "0");
+    // An image that was cut short is believed no more.
     let (op, report) = unit.verified("verify repair");
-    assert_eq!(count(&op, "repaired_blocks"), blocks, "{report}");
-    assert_eq!(
-        (unit.checksum("m3"), unit.state_of("m3")),
-        (sum, "source\n".trim().to_owned())
+    assert_eq!(count(&op, "repaired_blocks"), 0, "{report}");
+    assert!(
+        runs(&report)[0].contains(" odd=m3 fate=failed "),
+        "{report}"
     );
+    assert_eq!(unit.state_of("m3"), "expelled");
+    unit.sh(&format!("truncate -s {} {image}", 8 * MIB));
+    let attach = || unit.command(b"attach m3");
+    eventually("its image is let go of", || attach().is_ok());
+    eventually("it is back", || unit.state_of("m3") == "source");
+    let (op, report) = unit.verified("verify");
+    assert_eq!(count(&op, "unreadable_blocks"), 0, "{report}");
     unit.stop_and_compare();
 }
 
