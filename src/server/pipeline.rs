@@ -217,6 +217,13 @@ impl Pipeline {
         self.size.store(size.0, Ordering::Release);
     }
 
+    /// Lets go of the members: the unit has been stopped, and who still knows it finds none of them open.
+    pub(super) fn let_go(&self) {
+        let (last, none) = (self.live.load_full(), Stores::default());
+        let closed = Live::new(last.view.clone(), &none, self.messages.clone());
+        self.live.store(Arc::new(closed));
+    }
+
     pub(super) fn home(&self) -> Home {
         self.home.load_full()
     }

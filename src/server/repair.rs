@@ -81,10 +81,11 @@ impl Pipeline {
     }
 
     fn repair(&self, member: MemberId, range: ByteRange) {
+        let fenced = self.enter(range);
+        // A stall may have begun meanwhile, and this be an epoch that it does not wait for.
         if !self.gate().is_open() {
             return;
         }
-        let fenced = self.enter(range);
         // It may have left, or be stale there by now.
         if !fenced.live().view().readers(range).contains(member) {
             return;

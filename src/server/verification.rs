@@ -75,8 +75,9 @@ impl Pipeline {
         }
     }
 
-    /// Ends the watching thread.
+    /// Ends the watching thread. It may take a moment, and must not keep the images locked for so long.
     pub(super) fn end_watch(&self) {
+        self.let_go();
         self.standing.ends.store(true, Ordering::Relaxed);
         self.watch.rouse();
     }
