@@ -90,11 +90,13 @@ impl<'a> Checker<'a> {
 
 /// What the last member can be made to fail at: behind nbdkit, or for want of room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fault {
+pub(crate) enum Fault {
     Read,
     Write,
     Flush,
     Space,
+    /// Its server is stopped: no request is answered.
+    Hang,
 }
 
 impl Fault {
@@ -105,11 +107,13 @@ impl Fault {
             Self::Write => "$D/bad-write",
             Self::Flush => "$D/bad-flush",
             Self::Space => "$D/nbd/filler",
+            Self::Hang => "$D/hangs",
         }
     }
 
-    fn begin(self, unit: &Unit) {
+    pub(crate) fn begin(self, unit: &Unit) {
         match self {
+            Self::Hang => unit.sh("touch $D/hangs; kill -STOP $(cat $D/nbdkit.pid)"),
             // Then a write to a place that has no room yet.
             Self::Space => unit.sh(
                 "! cat /dev/zero 2> $D/full > $D/nbd/filler
@@ -119,21 +123,24 @@ impl Fault {
         };
     }
 
-    fn end(self, unit: &Unit) {
+    pub(crate) fn end(self, unit: &Unit) {
+        if self == Self::Hang {
+            unit.sh("kill -CONT $(cat $D/nbdkit.pid)");
+        }
         unit.sh(&format!("rm {}", self.switch()));
     }
 
     /// How a member that it has expelled comes back: what its medium did with other bytes is not known.
     fn kind(self) -> &'static str {
         match self {
-            Self::Space => "minicopy",
+            Self::Space | Self::Hang => "minicopy",
             Self::Read | Self::Write | Self::Flush => "compare-copy",
         }
     }
 }
 
 /// Serves `$D/back.img` as a file; its reads and writes fail while the switches are there.
-const FAULTY: &str = "exec nbdfuse $D/nbd/image --command nbdkit -s --filter=error file $D/back.img \
+const FAULTY: &str = "exec nbdfuse $D/nbd/image --command nbdkit -s -P $D/nbdkit.pid --filter=error file $D/back.img \
     error-pread=EIO error-pread-rate=100% error-pread-file=$D/bad-read \
     error-pwrite=EIO error-pwrite-rate=100% error-pwrite-file=$D/bad-write";
 
@@ -145,7 +152,7 @@ const FAULTY_FLUSH: &str = "exec nbdfuse $D/nbd/image --command nbdkit -s eval \
     flush='if [ -e $D/bad-flush ]; then echo EIO flush >&2; exit 1; fi'";
 
 /// A unit whose last member is such a file, or is on a small tmpfs.
-fn unit(members: usize, fault: Fault) -> (Unit, String) {
+pub(crate) fn unit(members: usize, fault: Fault) -> (Unit, String) {
     let mut unit = Plan::new(members, SIZE).direct().create();
     let last = format!("m{members}");
     unit.sh(&format!(
@@ -153,7 +160,7 @@ fn unit(members: usize, fault: Fault) -> (Unit, String) {
     ));
     match fault {
         Fault::Flush => serve(&unit, FAULTY_FLUSH),
-        Fault::Read | Fault::Write => serve(&unit, FAULTY),
+        Fault::Read | Fault::Write | Fault::Hang => serve(&unit, FAULTY),
         Fault::Space => {
             unit.mount_device("none", "nbd", "-t tmpfs -o size=15M");
             unit.sh("cp --sparse=always $D/back.img $D/nbd/image");
@@ -162,11 +169,12 @@ fn unit(members: usize, fault: Fault) -> (Unit, String) {
     unit.mount();
     // Programs read it, not another one.
     unit.accepted(&format!("set {last}.read_cost 1"));
+    unit.accepted(&format!("set {last}.timeout 3"));
     (unit, last)
 }
 
 /// Has nbdkit serve the image.
-fn serve(unit: &Unit, served: &str) {
+pub(crate) fn serve(unit: &Unit, served: &str) {
     let mut command = unit.prepared("bash");
     command.args(["-c", &format!("{served} 2> $D/nbd.err")]);
     // It ends when its mount is taken away.
@@ -200,7 +208,15 @@ fn has_shown(unit: &Unit, fault: Fault, member: &str) {
 
 /// Brings the member back and waits for it.
 pub(crate) fn bring_back(unit: &Unit, member: &str, kind: &str) {
-    let answer = unit.accepted(&format!("attach {member}"));
+    let attach = format!("attach {member}");
+    let mut answer = Err(());
+    eventually("it has answered what it was asked", || {
+        answer = unit.command(attach.as_bytes()).map_err(|refused| {
+            assert_eq!(refused.errno, libc::EBUSY, "{refused:?}");
+        });
+        answer.is_ok()
+    });
+    let answer = answer.expect("it is back");
     assert_eq!(answer.text("kind"), kind, "{}", answer.0);
     unit.finished(answer.number("operation"));
 }
@@ -243,6 +259,16 @@ fn a_member_that_cannot_be_flushed_leaves_and_comes_back() {
 }
 
 #[test]
+fn a_member_that_does_not_answer_leaves_and_comes_back() {
+    in_steady_state(Fault::Hang);
+}
+
+#[test]
+fn a_member_that_does_not_answer_disturbs_no_copy_of_another() {
+    meanwhile(Fault::Hang);
+}
+
+#[test]
 fn with_one_member_the_program_gets_the_error_and_nobody_leaves() {
     for fault in [Fault::Read, Fault::Write, Fault::Flush] {
         let (mut unit, bad) = unit(1, fault);
@@ -253,7 +279,7 @@ fn with_one_member_the_program_gets_the_error_and_nobody_leaves() {
             Fault::Write => {
                 "dd if=$D/expected of=$U bs=64k count=1 conv=notrunc oflag=direct status=none"
             }
-            Fault::Flush | Fault::Space => {
+            Fault::Flush | Fault::Space | Fault::Hang => {
                 "dd if=$D/expected of=$U bs=64k count=1 conv=notrunc,fsync status=none"
             }
         };

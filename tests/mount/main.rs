@@ -17,6 +17,7 @@ mod demo;
 mod devices;
 mod faults;
 mod faults_files;
+mod faults_silent;
 mod filesystems;
 mod hang;
 mod kill;
