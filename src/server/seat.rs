@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use uuid::Uuid;
 
+use super::departure::PATIENCE;
 use super::immutable::Flag;
+use super::results::given_up;
 use super::run::Runner;
 use super::setup::Protect;
 use crate::error::{Error, Result};
@@ -61,6 +65,8 @@ pub(super) struct Seat {
     pub(super) turns: u64,
     /// Calls of its image that were under way when it left, and may be still.
     pub(super) calls: Option<Weak<dyn Storage>>,
+    /// A write of its block that has not returned in time.
+    writing: Option<Receiver<Wrote>>,
 }
 
 impl Seat {
@@ -80,6 +86,7 @@ impl Seat {
             lease: None,
             turns: 0,
             calls: None,
+            writing: None,
         }
     }
 
@@ -87,21 +94,36 @@ impl Seat {
     ///
     /// # Errors
     /// Why it cannot be written.
-    pub(super) fn open(&mut self) -> Result<&mut ScbFile> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => {
-                let made = self.scb.parent().map_or(Ok(()), std::fs::create_dir_all);
-                made.and_then(|()| ScbFile::open_or_create(&self.scb))
-                    .map_err(|cause| unwritable(&self.scb, cause))?
-            }
-        };
-        Ok(self.file.insert(file))
+    pub(super) fn open(&mut self) -> Result<()> {
+        if self.file.is_none() {
+            let file = open_block(&self.scb).map_err(|cause| unwritable(&self.scb, cause))?;
+            self.file = Some(file);
+        }
+        Ok(())
     }
 
-    fn write(&mut self, scb: &Scb) -> Result<()> {
-        let outcome = self.open()?.write(scb);
-        outcome.map_err(|cause| unwritable(&self.scb, cause))?;
+    /// Writes the block, on a thread of its own: its file system may not answer, and the control thread waits for
+    /// so long at most. A write that has not returned may come later: until then there is no other.
+    fn write(&mut self, scb: &Scb, patience: Duration) -> Result<()> {
+        let failed = |cause| unwritable(&self.scb, cause);
+        let waits = |out: &Receiver<_>| matches!(out.try_recv(), Err(TryRecvError::Empty));
+        if self.writing.as_ref().is_some_and(waits) {
+            return Err(failed(given_up()));
+        }
+        self.writing = None;
+        let (done, written) = bounded(1);
+        let (file, path, block) = (self.file.take(), self.scb.clone(), scb.clone());
+        let write = move || drop(done.send(write_block(file, &path, &block)));
+        std::thread::Builder::new()
+            .name("block".into())
+            .spawn(write)
+            .map_err(failed)?;
+        let Ok((file, outcome)) = written.recv_timeout(patience) else {
+            self.writing = Some(written);
+            return Err(failed(given_up()));
+        };
+        self.file = file;
+        outcome.map_err(failed)?;
         self.written = Some(scb.state);
         Ok(())
     }
@@ -121,6 +143,24 @@ impl Seat {
     }
 }
 
+/// A block's file, if it is open, and what came of a write.
+type Wrote = (Option<ScbFile>, std::io::Result<()>);
+
+fn open_block(path: &Path) -> std::io::Result<ScbFile> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    ScbFile::open_or_create(path)
+}
+
+fn write_block(file: Option<ScbFile>, path: &Path, scb: &Scb) -> Wrote {
+    match file.map_or_else(|| open_block(path), Ok) {
+        Err(error) => (None, Err(error)),
+        Ok(mut file) => {
+            let outcome = file.write(scb);
+            (Some(file), outcome)
+        }
+    }
+}
+
 fn unwritable(path: &Path, cause: std::io::Error) -> Error {
     let text = format!(
         "the storage control block {} cannot be written",
@@ -129,14 +169,16 @@ fn unwritable(path: &Path, cause: std::io::Error) -> Error {
     Error::io(text, cause)
 }
 
+/// The longest time that the control thread waits for a block; meanwhile it answers no command.
+const PATIENCE_MAX: Duration = Duration::from_secs(20);
+
 impl Runner {
     /// Opens all these blocks for writing: when one cannot be, none is written.
     ///
     /// # Errors
     /// The first that cannot.
     pub(super) fn open_blocks(&mut self, to: MemberSet) -> Result<()> {
-        to.iter()
-            .try_for_each(|id| self.seats[id.index()].open().map(drop))
+        to.iter().try_for_each(|id| self.seats[id.index()].open())
     }
 
     /// Writes a generation to the members' blocks, one durable before the next ([`Written::order`]). Gives the members that failed and the first error.
@@ -161,7 +203,8 @@ impl Runner {
             let Some(scb) = self.block(id, generation, clean, &table) else {
                 continue;
             };
-            if let Err(error) = self.seats[id.index()].write(&scb) {
+            let patience = self.pipeline.timeout(id).clamp(PATIENCE, PATIENCE_MAX);
+            if let Err(error) = self.seats[id.index()].write(&scb, patience) {
                 failed.insert(id);
                 first.get_or_insert(error);
             }
@@ -184,7 +227,7 @@ impl Runner {
         if seat.file.is_none() {
             seat.check_owner(scb.set, scb.member)?;
         }
-        seat.write(&scb)
+        seat.write(&scb, PATIENCE)
     }
 
     /// Removes the block of a member that is none any more, if it is its own.

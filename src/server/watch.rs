@@ -41,6 +41,8 @@ struct Call<T> {
     member: MemberId,
     since: Time,
     held: T,
+    /// Another thread has answered in place of the one that is in it.
+    left: bool,
 }
 
 /// A part of the table on cache lines of its own.
@@ -128,6 +130,7 @@ impl<T> Watch<T> {
                 member,
                 since,
                 held,
+                left: false,
             });
             number
         };
@@ -141,12 +144,12 @@ impl<T> Watch<T> {
             number,
         };
         let result = call(&kept);
-        let held = kept.take();
-        if held.is_none() {
+        let call = kept.take();
+        if call.as_ref().is_none_or(|call| call.left) {
             self.lost.fetch_sub(1, Ordering::Relaxed);
             self.stir();
         }
-        (result, held)
+        (result, call.map(|call| call.held))
     }
 
     fn shard(&self, at: usize) -> MutexGuard<'_, Calls<T>> {
@@ -195,19 +198,22 @@ impl<T> Watch<T> {
             // From the end: what stays is put behind those that have been decided about.
             for place in (0..calls.calls.len()).rev() {
                 let call = calls.calls.swap_remove(place);
-                let held = match decide(call.member, call.since, call.held) {
-                    Fate::Stays(held) => held,
+                let (held, left) = match decide(call.member, call.since, call.held) {
+                    Fate::Stays(held) => (Some(held), call.left),
                     Fate::Left(held, part) => {
                         taken.push(part);
-                        held
+                        (Some(held), true)
                     }
                     Fate::Taken(all) => {
-                        self.lost.fetch_add(1, Ordering::Relaxed);
                         taken.push(all);
-                        continue;
+                        (None, true)
                     }
                 };
-                calls.calls.push(Call { held, ..call });
+                let newly = left && !call.left;
+                self.lost.fetch_add(u64::from(newly), Ordering::Relaxed);
+                if let Some(held) = held {
+                    calls.calls.push(Call { held, left, ..call });
+                }
             }
         }
         if !taken.is_empty() {
@@ -266,10 +272,10 @@ impl<T> Kept<'_, T> {
         calls.calls.iter().any(|call| call.number == self.number)
     }
 
-    fn take(&self) -> Option<T> {
+    fn take(&self) -> Option<Call<T>> {
         let mut calls = self.watch.shard(self.shard);
         let place = calls.calls.iter().position(|c| c.number == self.number)?;
-        Some(calls.calls.swap_remove(place).held)
+        Some(calls.calls.swap_remove(place))
     }
 }
 
@@ -320,7 +326,9 @@ mod tests {
         let watch = Watch::new();
         let (_, held) = watch.call((member(0), watch.now()), 5, |_| {
             assert_eq!(watch.sweep(|_, _, held| Fate::Left(held + 1, held)), [5]);
+            assert_eq!(watch.lost_threads(), 1);
         });
+        assert_eq!(watch.lost_threads(), 0);
         assert_eq!(held, Some(6));
     }
 

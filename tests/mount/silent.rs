@@ -80,6 +80,35 @@ fn a_unit_can_be_stopped_while_a_member_hangs() {
 }
 
 #[test]
+fn a_control_block_that_cannot_be_written_in_time_holds_up_no_command() {
+    let mut unit = Plan::new(3, 16 * MIB).create();
+    unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q $D/disk");
+    let disk = unit.path("disk").display().to_string();
+    let dir = unit.mount_device(&disk, "slow", "-o loop");
+    for file in ["m2.img", "m2.scb"] {
+        unit.sh(&format!(
+            "cp $I/{file} $D/slow; rm $I/{file}; ln -s $D/slow/{file} $I/{file}"
+        ));
+    }
+    unit.mount();
+    set(&unit, "m2.timeout", 1);
+    let frozen = Frozen::new(&unit, dir.display().to_string());
+    unit.accepted("detach m3 policy=minicopy");
+    assert_eq!(unit.state_of("m2"), "expelled");
+    assert_eq!(unit.state_of("m3"), "detached");
+    unit.sh(
+        "timeout 10 dd if=/dev/urandom of=$U bs=4k seek=40 count=1 conv=notrunc,fsync status=none",
+    );
+    drop(frozen);
+    eventually("it comes back", || {
+        unit.command(b"attach m2 policy=minicopy").is_ok()
+    });
+    unit.minicopy("m3");
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
+#[test]
 fn an_expel_cuts_the_wait_short() {
     let (mut unit, dir) = with_m2_elsewhere();
     set(&unit, "member_timeout", 600);
