@@ -15,6 +15,8 @@ pub enum Mistake {
     LastGivenUp,
     /// A write that has failed since no member answered lets go of its fence, and comes to one of them later.
     AbortUnfenced,
+    /// A read repair takes no fence.
+    RepairUnfenced,
     /// A member comes back while calls of its image are under way.
     ReturnUnquiet,
     /// Only the first region of a request is marked.
@@ -133,7 +135,8 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every planted mistake.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
+        Self::RepairUnfenced,
         Self::LastGivenUp,
         Self::AbortUnfenced,
         Self::ReturnUnquiet,

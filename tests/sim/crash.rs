@@ -432,6 +432,7 @@ impl World {
     /// What was under way is gone.
     fn forget_all(&mut self) {
         self.forget_silence();
+        self.ops.repair = None;
         self.requests.clear();
         self.copies.clear();
         self.verifies = Verifies::default();

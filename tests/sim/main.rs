@@ -16,6 +16,7 @@ mod merging;
 mod ops;
 mod others;
 mod plan;
+mod repairer;
 mod requests;
 mod runs;
 mod scheduler;

@@ -5,6 +5,7 @@
 
 use shadowset::set::{Event, HomeChange, MemberSet};
 
+use crate::repairer::Repairing;
 use crate::silence::Silence;
 use crate::stall::Stall;
 use crate::world::{Checked, Violation, World};
@@ -84,6 +85,8 @@ pub(crate) struct Ops {
     pub(crate) stuck: u64,
     /// Members whose blocks could not be written just now; nobody has told the set yet.
     pub(crate) just_failed: MemberSet,
+    /// The read repair that is under way.
+    pub(crate) repair: Option<Repairing>,
     /// Members that do not answer.
     pub(crate) silence: Silence,
 }

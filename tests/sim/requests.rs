@@ -547,6 +547,7 @@ impl World {
                 // The whole range is read anew.
                 request.unread = request.blocks().collect();
                 self.inbox.push(Event::ReadFailed(reader));
+                self.repair_later(reader, block);
                 return Ok(());
             }
             self.requests[at].unread.pop();

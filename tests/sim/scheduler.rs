@@ -49,6 +49,9 @@ impl World {
             self.set_clock();
         }
         self.draw_silence()?;
+        if self.ops.repair.is_some() && self.rng.chance(300) {
+            return self.step_repair();
+        }
         let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
         self.trace(&[deed as u64]);
         match deed {
@@ -88,6 +91,7 @@ impl World {
             }
             self.now += 1;
             self.come_late_in_quiet()?;
+            self.step_repair()?;
             match self.rng.below(4) {
                 0 => self.step_request()?,
                 1 => self.step_copy()?,
@@ -112,6 +116,7 @@ impl World {
                 self.deliver()?;
                 self.end_flush()?;
                 self.come_late_in_quiet()?;
+                self.step_repair()?;
             }
         }
         let left: u64 = self.set.intents().map(|map| map.count()).sum();
@@ -125,11 +130,12 @@ impl World {
         self.wake_all();
         self.end_stall()?;
         for _ in 0..QUIET_STEPS {
-            if self.requests.is_empty() && self.ops.silence.is_over() {
+            if self.requests.is_empty() && self.ops.silence.is_over() && self.ops.repair.is_none() {
                 return Ok(());
             }
             self.now += 1;
             self.come_late_in_quiet()?;
+            self.step_repair()?;
             match self.rng.below(4) {
                 0 => self.step_copy()?,
                 1 => self.deliver()?,
@@ -147,6 +153,7 @@ impl World {
             && self.inbox.is_empty()
             && self.flushes.is_empty()
             && self.ops.silence.is_over()
+            && self.ops.repair.is_none()
     }
 
     /// Stops the unit in good order.

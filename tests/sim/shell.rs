@@ -137,6 +137,9 @@ impl World {
         if let Some(Asker::Verify) = asker {
             return self.repair_judged();
         }
+        if let Some(Asker::ReadRepair) = asker {
+            return self.read_repair_judged();
+        }
         let Some(Asker::Request(id)) = asker else {
             return Err(crate::world::Violation(format!(
                 "ticket {ticket} is settled: {asker:?}"

@@ -120,6 +120,8 @@ pub(crate) enum Asker {
     Command(Asked),
     /// A request with failures.
     Request(u64),
+    /// A read repair that has failed.
+    ReadRepair,
     /// A repair that failed on a member.
     Verify,
 }
