@@ -51,6 +51,10 @@ pub(super) enum Verb {
     Detach(DetachArgs),
     /// Brings a member back, by minicopy when there is a bitmap, or adds an image.
     Attach(AttachArgs),
+    /// Takes a member out at once, as after an error.
+    Expel(super::expel::ExpelArgs),
+    /// Has nothing wait any longer for members that do not answer.
+    Abort(super::expel::AbortArgs),
     /// Gives up a departed member: its row and its bitmap go, and its image may be written.
     Release(ReleaseArgs),
     /// Makes the other sources equal to the master: where writes may be in flight, or everywhere.

@@ -11,6 +11,7 @@ mod create;
 mod demo;
 mod events;
 mod examine;
+mod expel;
 mod hints;
 mod list;
 mod log;
@@ -89,6 +90,8 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Detach(args) => change::detach(args, out),
         Verb::Attach(args) => change::attach(args, out),
         Verb::Release(args) => change::release(args, out),
+        Verb::Expel(args) => expel::expel(args, out),
+        Verb::Abort(args) => expel::abort(args, out),
         Verb::Merge(args) => change::merge(args, out),
         Verb::Verify(args) => verify::run(args, out),
         Verb::Resize(args) => change::resize(args, out),

@@ -73,6 +73,9 @@ pub(super) struct Member {
     /// Id of its bitmap.
     #[serde(default)]
     pub(super) bitmap: Option<String>,
+    /// Whether it answers what it is asked.
+    #[serde(default)]
+    pub(super) answers: Option<bool>,
 }
 
 /// One write bitmap.

@@ -265,6 +265,7 @@ fn errors(status: &Status) -> String {
     let fault = |m: &Member| {
         let reason = m.reason.as_deref().unwrap_or("the reason is not known");
         match (m.state.as_str(), m.errors.unwrap_or(0)) {
+            (_, _) if m.answers == Some(false) => Some(format!("{} does not answer", m.name)),
             ("expelled" | "missing", _) => Some(format!("{} is {}: {reason}", m.name, m.state)),
             (_, 0) => None,
             (_, 1) => Some(format!("{} has had one error", m.name)),
@@ -341,9 +342,9 @@ fn meaning(status: &Status) -> String {
         "copying" => "a member is being brought up to date",
         "merging" => "the members are being made equal after an unclean stop",
         "reduced" => "a member was lost; the others serve",
-        "mount-verify" => "no member answers; requests wait",
+        "mount-verify" => "a member does not answer; what is written to it waits",
         "read-only" => "writes are refused",
-        "failed" => "requests end with an error",
+        "failed" => "no source member answers; requests end with an error",
         _ => "see shadowset(8)",
     };
     text.to_owned()

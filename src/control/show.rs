@@ -376,6 +376,9 @@ fn display_members(c: &Context<'_>, out: &mut String) {
             maybe(m.bitmap),
             line(&m.path),
         );
+        if !m.answers {
+            let _ = writeln!(out, "  {:width$}  does not answer", "");
+        }
         if !m.reason.is_empty() {
             let _ = writeln!(
                 out,
