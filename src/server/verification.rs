@@ -25,6 +25,8 @@ const SILENT: u64 = 50;
 const LATE: u64 = 1000;
 /// Copies, and the set, hear of a member that has owed an answer for so long.
 const OVERDUE: u64 = 2000;
+/// So it is with a flush, which takes long by its nature.
+const FLUSH_OVERDUE: u64 = 10_000;
 /// How often the set is told that somebody has to leave, until it has.
 const REMIND: u64 = 500;
 /// How often it is looked how fast members are, and for how many looks a member may be too slow.
@@ -110,7 +112,8 @@ impl Look {
     /// Looks once; says whether there is nothing to look at.
     fn look(&mut self, pipeline: &Arc<Pipeline>) -> bool {
         let now = pipeline.watch.now();
-        let owed = owed(pipeline);
+        let (calls, flushes) = (pipeline.watch.oldest(), pipeline.lanes().oldest());
+        let owed = std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min());
         let gone = members_of(pipeline.standing.gone.load(Ordering::Relaxed));
         let answers = |at: usize, since: Time| {
             let last = MemberId::new(at).map(|id| pipeline.watch.last_answer(id));
@@ -118,14 +121,16 @@ impl Look {
         };
         // Reads that began so early do not wait any longer.
         let until: [Option<Time>; MEMBERS_MAX] = std::array::from_fn(|at| {
-            let since = owed[at]?;
+            let since = calls[at]?;
             let wait = if answers(at, since) { LATE } else { SILENT };
             (now.since(since) >= wait).then(|| Time(now.0.saturating_sub(wait)))
         });
-        let silent = members(|at| owed[at].is_some_and(|since| !answers(at, since)));
+        let silent = members(|at| calls[at].is_some_and(|since| !answers(at, since)));
         let bits = silent.iter().map(bit).fold(0, |all, bit| all | bit);
         pipeline.silent.store(bits, Ordering::Relaxed);
-        let overdue = members(|at| owed[at].is_some_and(|since| now.since(since) >= OVERDUE));
+        let longer = |owed: Option<Time>, most| owed.is_some_and(|since| now.since(since) >= most);
+        let overdue =
+            members(|at| longer(calls[at], OVERDUE) || longer(flushes[at], FLUSH_OVERDUE));
         pipeline.sweep(&Sweep {
             gone,
             silent: until,
@@ -221,12 +226,6 @@ impl Pace {
             self.slow[at] >= SLOW
         })
     }
-}
-
-/// Since when each member owes an answer.
-fn owed(pipeline: &Pipeline) -> [Option<Time>; MEMBERS_MAX] {
-    let (calls, flushes) = (pipeline.watch.oldest(), pipeline.lanes().oldest());
-    std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min())
 }
 
 fn members(mut is: impl FnMut(usize) -> bool) -> MemberSet {
