@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -18,6 +18,8 @@ use crate::set::Code;
 
 /// How long a server may take to flush and close its members once nobody uses them.
 const END_MAX: Duration = Duration::from_secs(300);
+/// How long a server may take to end that has closed its members.
+const LAST: Duration = Duration::from_secs(3);
 /// How often a unit in use is tried again; its server's end ends the wait at once.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -43,8 +45,8 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
     let ended = match &server {
         // Its users may keep the server of a detached mount for as long as they like.
         Some(_) if args.force && !args.wait => is_over(server.as_ref(), Duration::ZERO),
-        Some(_) if args.wait => wait_for_ever(server.as_ref()),
-        _ => is_over(server.as_ref(), END_MAX),
+        Some(_) if args.wait => wait_for_end(&unit, server.as_ref(), None),
+        _ => wait_for_end(&unit, server.as_ref(), Some(END_MAX)),
     };
     let ended = ended.map_err(|cause| failed(&unit, cause))?;
     if !ended && !args.force {
@@ -146,9 +148,35 @@ fn is_over(server: Option<&OwnedFd>, time: Duration) -> io::Result<bool> {
     server.map_or(Ok(true), |server| system::wait_for_end(server, time))
 }
 
-fn wait_for_ever(server: Option<&OwnedFd>) -> io::Result<bool> {
-    while !is_over(server, END_MAX)? {}
+fn wait_for_end(
+    unit: &Running,
+    server: Option<&OwnedFd>,
+    at_most: Option<Duration>,
+) -> io::Result<bool> {
+    let begun = Instant::now();
+    while !is_over(server, RETRY)? {
+        if at_most.is_some_and(|most| begun.elapsed() >= most) {
+            return Ok(false);
+        }
+        // It takes its claim away when it has closed the members; then nothing but a member can hold it.
+        if has_let_go(unit) {
+            if !is_over(server, LAST)? {
+                output::warn(&format!(
+                    "{} has ended, but a member that does not answer holds its process: that image stays locked \
+                     until it does",
+                    unit.unit
+                ));
+            }
+            break;
+        }
+    }
     Ok(true)
+}
+
+/// Whether the server has given its claim to the unit back.
+fn has_let_go(unit: &Running) -> bool {
+    let left = system::runtime().and_then(|runtime| runtime.find(&unit.unit));
+    matches!(left, Ok(None))
 }
 
 /// A unit that has ended before it was asked for may have ended badly.

@@ -5,7 +5,7 @@
 //! Nothing bounds the queue: the kernel has at most `max_background` asynchronous requests in
 //! flight, and of the others one for each caller that waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,15 +27,18 @@ pub(super) type Job = Box<dyn FnOnce(Busy) + Send>;
 /// counts no more.
 pub(super) struct Busy {
     shared: Arc<Shared>,
-    by: ThreadId,
+    number: u64,
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.busy -= 1;
-        if thread::current().id() != self.by {
-            state.lost.push(self.by);
+        // Answered while its thread is in it still.
+        let by = state.running.get(&self.number).copied();
+        if by.is_some_and(|by| by != thread::current().id()) {
+            state.lost += 1;
+            state.running.remove(&self.number);
             if let Err(error) = Shared::start(&self.shared, &mut state) {
                 tracing::warn!(%error, "no thread in place of one that a member holds");
             }
@@ -146,9 +149,13 @@ struct State {
     idle: usize,
     /// Requests that have been begun and are not answered.
     busy: usize,
-    threads: Vec<ThreadId>,
+    /// The number of the last request.
+    last: u64,
+    /// Requests that are being carried out, by number, each with its thread; not those of threads that are lost.
+    running: HashMap<u64, ThreadId>,
+    threads: usize,
     /// Those of them that members hold, while others have answered in their place.
-    lost: Vec<ThreadId>,
+    lost: usize,
     ends: bool,
 }
 
@@ -179,12 +186,14 @@ impl Overflow {
         if let Err(error) = Shared::start(&self.shared, &mut state) {
             // The threads that there are will come to it.
             tracing::warn!(%error, "a slow request waits for a thread");
-            if state.threads.is_empty() {
+            if state.threads == state.lost {
                 let job = state.queue.pop_back();
                 let job = job.map(|job| (job, Shared::begin(&self.shared, &mut state)));
                 drop(state);
                 if let Some((job, busy)) = job {
+                    let number = busy.number;
                     job(busy);
+                    self.shared.lock().running.remove(&number);
                 }
                 return;
             }
@@ -199,7 +208,7 @@ impl Drop for Overflow {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         // The queue is empty when the last of those that were begun has seen to it.
-        while state.busy > 0 || !(state.queue.is_empty() || state.threads.is_empty()) {
+        while state.busy > 0 || !(state.queue.is_empty() || state.threads == 0) {
             let waited = self.shared.quiet.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -212,27 +221,29 @@ impl Drop for Overflow {
 impl Shared {
     /// Starts a thread if more requests wait than threads, and there may be one more.
     fn start(this: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
-        let threads = state.threads.len() - state.lost.len();
-        if state.idle >= state.queue.len() || threads >= THREADS_MAX {
+        if state.idle >= state.queue.len() || state.threads - state.lost >= THREADS_MAX {
             return Ok(());
         }
         let shared = Arc::clone(this);
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("overflow".into())
             .spawn(move || {
                 let _failure = Failure(&shared);
                 Self::work_on(&shared);
             })?;
-        state.threads.push(thread.thread().id());
+        state.threads += 1;
         Ok(())
     }
 
     /// Counts a request as begun by this thread.
     fn begin(this: &Arc<Self>, state: &mut State) -> Busy {
         state.busy += 1;
+        state.last += 1;
+        let number = state.last;
+        state.running.insert(number, thread::current().id());
         Busy {
             shared: Arc::clone(this),
-            by: thread::current().id(),
+            number,
         }
     }
 
@@ -242,11 +253,14 @@ impl Shared {
         loop {
             if let Some(job) = state.queue.pop_front() {
                 let busy = Self::begin(this, &mut state);
+                let number = busy.number;
                 drop(state);
                 job(busy);
                 state = this.lock();
-                let own = thread::current().id();
-                state.lost.retain(|other| *other != own);
+                // Another thread has answered, and this one was taken for lost.
+                if state.running.remove(&number).is_none() {
+                    state.lost -= 1;
+                }
                 continue;
             }
             if state.ends {
@@ -259,8 +273,7 @@ impl Shared {
             state.idle -= 1;
             if timeout.timed_out() && state.queue.is_empty() {
                 // Counted out under the lock that a new request is queued under.
-                let own = thread::current().id();
-                state.threads.retain(|other| *other != own);
+                state.threads -= 1;
                 return;
             }
         }
@@ -328,7 +341,7 @@ mod tests {
             began.recv_timeout(SOON).expect("a thread for each");
         }
         assert!(began.is_empty());
-        assert_eq!(overflow.shared.lock().threads.len(), THREADS_MAX);
+        assert_eq!(overflow.shared.lock().threads, THREADS_MAX);
         drop(go_tx);
         for _ in 0..9 {
             began.recv_timeout(SOON).expect("served later");
@@ -347,7 +360,7 @@ mod tests {
             done.recv_timeout(SOON).expect("done");
         }
         // A thread that has answered may not wait again yet when the next request comes.
-        assert!(overflow.shared.lock().threads.len() < 50);
+        assert!(overflow.shared.lock().threads < 50);
     }
 
     #[test]
@@ -387,6 +400,23 @@ mod tests {
         done.recv_timeout(SOON).expect("a thread more");
         drop(overflow);
         drop(go_tx);
+    }
+
+    /// A request whose thread was through when another one answered it once left a thread counted as lost that was
+    /// none; when it had ended no thread was ever started again.
+    #[test]
+    fn an_answer_that_comes_late_loses_no_thread() {
+        let overflow = overflow();
+        let (held_tx, held) = bounded(1);
+        overflow.run(Box::new(move |busy| held_tx.send(busy).expect("heard")));
+        let busy = held.recv_timeout(SOON).expect("begun");
+        while overflow.shared.lock().idle == 0 {
+            thread::yield_now();
+        }
+        drop(busy);
+        let state = overflow.shared.lock();
+        assert_eq!((state.threads, state.lost, state.busy), (1, 0, 0));
+        assert!(state.running.is_empty());
     }
 
     #[test]

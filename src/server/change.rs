@@ -67,6 +67,9 @@ impl std::fmt::Debug for Change {
 impl What {
     fn apply(self, store: &dyn Storage, range: ByteRange, data: &[u8]) -> io::Result<()> {
         match self {
+            Self::Write if data.len() as u64 != range.len() => {
+                Err(io::Error::other("the bytes of a write are gone"))
+            }
             Self::Write => store.write_at(data, range.start()),
             Self::Zero(how) => store.zero_at(range.start(), range.len(), how),
             Self::Allocate => store.allocate(range.start(), range.len()),
@@ -91,7 +94,11 @@ impl Change {
     pub(super) fn go_on_without(mut self, member: MemberId, pipeline: &Pipeline) {
         self.results.add(member, Err(given_up()));
         match std::mem::replace(&mut self.data, Data::None) {
-            Data::Own(bytes) => pipeline.go_on(self, &bytes),
+            // The next member may hold this thread as well.
+            Data::Own(bytes) => lend(&bytes, |loan| {
+                self.data = Data::Lent(loan.clone());
+                pipeline.go_on(self, &bytes);
+            }),
             Data::None | Data::Lent(_) => pipeline.go_on(self, &[]),
         }
     }
@@ -229,7 +236,8 @@ impl Pipeline {
 
     /// Whether requests wait for a member that is out of reach.
     pub(super) fn waits_for(&self, member: MemberId) -> bool {
-        !self.timeout(member).is_zero() && !self.aborted.load(Ordering::Relaxed)
+        let given_up = self.aborted.load(Ordering::Relaxed) || self.is_gone(member);
+        !self.timeout(member).is_zero() && !given_up
     }
 
     /// Members to be flushed, with those of them that are not even tried.

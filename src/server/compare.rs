@@ -302,7 +302,7 @@ fn flush(hold: &mut Hold<'_>, results: &mut Results) -> Result<(), Stop> {
     let of = |place| MemberId::new(place).and_then(|id| live.store(id).cloned());
     let stores = std::array::from_fn(of);
     let asked = pipeline.asked(results.good);
-    let flushed = pipeline.lanes().flush(stores, asked, pipeline.watch.now());
+    let flushed = pipeline.lanes().flush(stores, asked, &pipeline.watch);
     for id in flushed.failed.iter() {
         let error = match flushed.media.contains(id) {
             true => io::Error::from_raw_os_error(libc::EIO),

@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 
 use super::Message;
 use super::pipeline::Pipeline;
-use super::shares::{Outcome, Share, Step};
+use super::shares::{Outcome, Share, Shares, Step};
 use super::step::Scratch;
 use super::throttle::{Debt, Done, Rates, share_of_node};
 use super::verifier::Verifier;
@@ -279,7 +279,11 @@ impl Run {
         };
         while let Some(shares) = Self::next(this, pipeline, &mut leave) {
             let range = shares[0].step.range();
-            let fenced = pipeline.enter(range);
+            let Some(fenced) = pipeline.enter_unless_dead(range) else {
+                // Nobody answers: it is taken again when somebody does.
+                Shares::new(shares).cut_short();
+                continue;
+            };
             let (requests, moved) = (pipeline.requests(), scratch.moved());
             let begun = Instant::now();
             scratch.allow(STEP_BYTES.max(pipeline.geometry().region_bytes()));
@@ -345,6 +349,11 @@ impl Run {
             if state.threads > pipeline.copy_depth() {
                 leave.counted_out(&mut state);
                 return None;
+            }
+            if pipeline.is_dead() {
+                drop(runs);
+                this.wait_for_change(state, RATE_LOOK);
+                continue;
             }
             let due = this.due(&mut state);
             if state.may_begin() && !(due.is_zero() && this.has_its_turn(&state)) {

@@ -64,7 +64,7 @@ impl Runner {
     /// is still locked; who was expelled may not answer, and is stamped when it does.
     pub(super) fn close(&mut self, id: MemberId) {
         let store = self.stores[id.index()].take();
-        let calls = store.as_ref().map(Arc::downgrade);
+        let (has_store, calls) = (store.is_some(), store.as_ref().map(Arc::downgrade));
         let member = &self.set.members()[id.index()];
         let detached = matches!(member.state, MemberState::Detached(_));
         let seat = &mut self.seats[id.index()];
@@ -90,7 +90,10 @@ impl Runner {
             drop(store);
             // Calls that nobody waits for may write it until they return.
             let _ = calls.is_none_or(|calls| have_returned(&pipeline, &calls, None));
-            let _ = messages.send(Message::Event(Event::Quiet(id)));
+            let _ = messages.send(match has_store {
+                true => Message::Returned,
+                false => Message::Event(Event::Quiet(id)),
+            });
             drop(messages.send(Message::Stamped(id, turn, look())));
         };
         if let Err(error) = std::thread::Builder::new().name("stamp".into()).spawn(look) {

@@ -9,8 +9,9 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::meter::{Asked, Meters};
 use super::pipeline::Stores;
+use super::rescue::Held;
 use super::results::{Results, given_up, not_open};
-use super::watch::Time;
+use super::watch::{Time, Watch};
 use crate::io::Storage;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{MemberId, MemberSet};
@@ -67,9 +68,9 @@ impl Lanes {
     }
 
     /// Flushes the members at once and waits for all of them, or until those that do not answer are given up.
-    pub(super) fn flush(&self, stores: Stores, members: Flushed, now: Time) -> Results {
+    pub(super) fn flush(&self, stores: Stores, members: Flushed, watch: &Watch<Held>) -> Results {
         let (sender, outcomes) = bounded(MEMBERS_MAX);
-        self.start(stores, members, now, move |id, outcome| {
+        self.start(stores, members, watch, move |id, outcome| {
             let _ = sender.send((id, outcome));
         });
         let mut results = Results::default();
@@ -85,12 +86,12 @@ impl Lanes {
         &self,
         stores: Stores,
         members: Flushed,
-        now: Time,
+        watch: &Watch<Held>,
         done: impl FnOnce((MemberSet, MemberSet)) + Send + 'static,
     ) {
         assert!(!members.all.is_empty(), "I2: a flush of no member");
         let batch = Mutex::new((members.all.len(), Results::default(), Some(done)));
-        self.start(stores, members, now, move |id, outcome| {
+        self.start(stores, members, watch, move |id, outcome| {
             let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
             let (left, results, done) = &mut *batch;
             results.add(id, outcome);
@@ -108,7 +109,7 @@ impl Lanes {
         &self,
         mut stores: Stores,
         members: Flushed,
-        now: Time,
+        watch: &Watch<Held>,
         report: impl Fn(MemberId, io::Result<()>) + Send + Sync + 'static,
     ) {
         let report = Arc::new(report);
@@ -123,9 +124,10 @@ impl Lanes {
                 lane.last += 1;
                 let number = lane.last;
                 let report = Box::new(move |outcome| report(id, outcome));
-                lane.waiting.push_back((number, now, report));
+                lane.waiting.push_back((number, watch.now(), report));
                 number
             };
+            watch.rouse_if_asleep();
             let lane = Arc::clone(&self.lanes[id.index()]);
             let meters = Arc::clone(&self.meters);
             let job: Job = Box::new(move || {

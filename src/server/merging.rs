@@ -61,7 +61,9 @@ impl Pipeline {
         let (fenced, whole, geometry) = loop {
             let geometry = self.live().view().geometry();
             let whole = geometry.bytes_of(geometry.regions_of(range));
-            let fenced = self.enter(whole);
+            let Some(fenced) = self.enter_unless_dead(whole) else {
+                return done(Err(EIO));
+            };
             // The last region may have become longer.
             if fenced.live().view().geometry() == geometry {
                 break (fenced, whole, geometry);

@@ -63,6 +63,8 @@ pub(crate) enum Message {
     Request(Request, Done),
     /// Something has happened.
     Event(Event),
+    /// All calls of a member that has left may have returned.
+    Returned,
     /// A member could not read a range.
     ReadFailed(MemberId, ByteRange),
     /// The image of an attach has been looked at.

@@ -20,7 +20,7 @@ use super::lane::Lanes;
 use super::meter::Meters;
 use super::params::Params;
 use super::repair::Repairs;
-use super::rescue::Held;
+use super::rescue::{Held, Unstarted};
 use super::results::Results;
 use super::streams::Streams;
 use super::throttle::Rates;
@@ -154,6 +154,8 @@ pub struct Pipeline {
     pub(super) watch: Watch<Held>,
     /// What was asked of each member, and how long it took.
     pub(super) meters: Arc<Meters>,
+    /// What has found no thread yet that goes on with it.
+    pub(super) unstarted: Unstarted,
     /// What is to be rewritten since a member could not read it.
     pub(super) repairs: Repairs,
     /// What is known of members beside the View.
@@ -192,6 +194,7 @@ impl Pipeline {
             lanes: Lanes::new(Arc::clone(&meters)),
             watch: Watch::new(),
             meters,
+            unstarted: Unstarted::default(),
             repairs: Repairs::default(),
             standing: Standing::default(),
             silent: AtomicU8::new(0),
@@ -318,6 +321,16 @@ impl Pipeline {
         }
     }
 
+    /// As [`Self::enter`], but not while no source answers and nobody is to wait for one.
+    pub(super) fn enter_unless_dead(&self, range: ByteRange) -> Option<Fenced> {
+        if self.is_dead() {
+            return None;
+        }
+        self.enter_by(range, |range| {
+            self.fence.acquire_unless(range, || self.is_dead())
+        })
+    }
+
     /// As [`Self::enter`], by one way to wait for a fence, which may give up.
     fn enter_by(
         &self,
@@ -382,11 +395,7 @@ impl Pipeline {
     /// As [`Self::enter`], once changes may pass. Who waits at the gate keeps no epoch alive.
     pub(super) fn enter_to_change(&self, range: ByteRange) -> Result<Fenced, Errno> {
         loop {
-            if self.is_dead() {
-                return Err(EIO);
-            }
-            let acquire = |range| self.fence.acquire_unless(range, || self.is_dead());
-            let fenced = self.enter_by(range, acquire).ok_or(EIO)?;
+            let fenced = self.enter_unless_dead(range).ok_or(EIO)?;
             // The gate is closed before a View is published that must not be written yet.
             if self.gate.is_open() {
                 return Ok(fenced);
@@ -438,8 +447,8 @@ impl Pipeline {
         // Behind the View: the gate is closed before one is published that is not durable.
         self.gate.pass_flush()?;
         let members = live.view.writers();
-        let (now, asked) = (self.watch.now(), self.asked(members));
-        let results = self.lanes.flush(live.stores.clone(), asked, now);
+        let asked = self.asked(members);
+        let results = self.lanes.flush(live.stores.clone(), asked, &self.watch);
         self.settle(&live, None, &results)
     }
 }

@@ -11,7 +11,7 @@ use super::Message;
 use super::meter::Asked;
 use super::pipeline::{EIO, Errno, Fenced, Live, Pipeline};
 use super::rescue::Held;
-use super::results::{given_up, is_out_of_reach, not_open};
+use super::results::is_out_of_reach;
 use super::watch::Time;
 use crate::io::aligned::AlignedBuf;
 use crate::set::{ByteRange, Bytes, MemberId, MemberSet, Preference};
@@ -152,22 +152,22 @@ impl Pipeline {
             };
             // Before the read: the next one of the stream may come while this one is under way.
             self.streams.note(read.range.end(), id);
-            let (range, since) = (read.range, read.lost.map(|lost| lost.1));
-            let since = since.unwrap_or_else(|| self.watch.now());
-            let (outcome, held) = match read.live().store(id).cloned() {
-                None => (Err(not_open()), Held::Read(read)),
-                Some(_) if self.is_lost(id) => (Err(given_up()), Held::Read(read)),
-                Some(store) => {
-                    let (reading, begun) = (&self.reading[id.index()], Instant::now());
-                    reading.fetch_add(1, Ordering::Relaxed);
-                    let (outcome, held) = self.watch.call((id, since), Held::Read(read), |_| {
-                        store.read_at(buf, range.start())
-                    });
-                    reading.fetch_sub(1, Ordering::Relaxed);
-                    self.meters.ended(id, Asked::Read(range.len()), begun);
-                    (outcome, held.unwrap_or(Held::Nothing))
-                }
+            let (range, lost) = (read.range, read.lost.filter(|lost| lost.0 == id));
+            let since = lost.map_or_else(|| self.watch.now(), |lost| lost.1);
+            let store = read.live().store(id).cloned();
+            let Some(store) = store.filter(|_| !self.is_lost(id)) else {
+                // It is not even asked, and nothing is known of its bytes.
+                read.tried.insert(id);
+                continue;
             };
+            let (reading, begun) = (&self.reading[id.index()], Instant::now());
+            reading.fetch_add(1, Ordering::Relaxed);
+            let (outcome, held) = self.watch.call((id, since), Held::Read(read), |_| {
+                store.read_at(buf, range.start())
+            });
+            reading.fetch_sub(1, Ordering::Relaxed);
+            self.meters.ended(id, Asked::Read(range.len()), begun);
+            let held = held.unwrap_or(Held::Nothing);
             let Held::Read(back) = held else { return };
             read = back;
             match outcome {
@@ -195,14 +195,26 @@ impl Pipeline {
 
     /// Nobody has answered a read: it fails, or members that are out of reach are tried again in a while.
     fn wait_for_members(&self, read: Read) -> Option<Read> {
-        let Some(lost) = read.lost.filter(|lost| self.waits_for(lost.0)) else {
-            read.fail();
-            return None;
-        };
-        let Held::Read(mut read) = self.wait_for(lost, Held::Read(read)) else {
-            return None;
+        let renewed = matches!(read.pinned, Pinned::Live(_))
+            && read.lost.is_some_and(|lost| self.is_gone(lost.0))
+            && self.live().view().epoch() > read.live().view().epoch();
+        let lost = read.lost.filter(|lost| self.waits_for(lost.0));
+        let mut read = match lost {
+            // The member that it has waited for has left: somebody else may have come in.
+            None if renewed => read,
+            None => {
+                read.fail();
+                return None;
+            }
+            Some(lost) => match self.wait_for(lost, Held::Read(read)) {
+                Held::Read(read) => read,
+                _ => return None,
+            },
         };
         read.tried = MemberSet::EMPTY;
+        if renewed {
+            read.lost = None;
+        }
         // Others may have come in.
         if matches!(read.pinned, Pinned::Live(_)) {
             read.pinned = Pinned::Live(self.live());

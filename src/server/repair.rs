@@ -93,7 +93,7 @@ impl Pipeline {
         let Ok(permit) = self.permit(fenced, range) else {
             return;
         };
-        let mut hold = Hold::new(self, Held::Step(Step::of_nobody(permit)));
+        let mut hold = Hold::new(self, Held::Step(Step::of_nobody(permit, member)));
         let repaired = rewrite(&mut hold, member, range);
         let Held::Step(step) = hold.into_held() else {
             return;

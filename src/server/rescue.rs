@@ -4,8 +4,10 @@
 //! set, so what the member does with it later does not matter, as long as it comes back only when all its
 //! calls have returned. A read goes on with another member at any time. Nothing here decides who is expelled.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::bounded;
 
 use super::change::Change;
 use super::errand::Errand;
@@ -13,7 +15,7 @@ use super::merging::Merge;
 use super::pipeline::{Live, Pipeline, WritePermit};
 use super::reading::Read;
 use super::results::{Results, given_up};
-use super::shares::Step;
+use super::shares::{Shares, Step};
 use super::watch::{Fate, Time};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{ByteRange, MemberId, MemberSet};
@@ -42,6 +44,8 @@ enum Rescue {
     Merge(Merge),
     Step(Step),
     Verify(Errand, MemberId, Time),
+    /// Steps of copies that no member answers.
+    Ended(Shares),
     /// A change that no member can take.
     Failed(Failed),
     /// A read that no member answers.
@@ -84,6 +88,7 @@ impl Rescue {
             Self::Merge(merge) => merge.begin_anew(pipeline),
             Self::Step(step) => step.give_back(pipeline),
             Self::Verify(errand, member, since) => errand.go_on_without((member, since), pipeline),
+            Self::Ended(shares) => shares.give_back(pipeline),
             Self::Unread(read) => read.fail(),
             Self::Left(_) => {}
             Self::Failed(Failed {
@@ -103,8 +108,6 @@ impl Rescue {
 /// What a sweep is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sweep {
-    /// Members that have been expelled: nothing waits for them any more.
-    pub(super) gone: MemberSet,
     /// Members that do not answer, since when reads do not wait for each of them.
     pub(super) silent: [Option<Time>; MEMBERS_MAX],
     /// Members for which copies and merges do not wait any longer, as far as others have the bytes.
@@ -120,8 +123,13 @@ impl Sweep {
             .collect()
     }
 
-    fn decide(&self, member: MemberId, since: Time, held: Held) -> Fate<Held, Rescue> {
-        let gone = self.gone.contains(member);
+    /// `gone` is asked for under the lock of the call: a member may have come back since the sweep began.
+    fn decide(
+        &self,
+        (member, since): (MemberId, Time),
+        gone: bool,
+        held: Held,
+    ) -> Fate<Held, Rescue> {
         let slow = gone || self.slow.contains(member);
         let late = self.silent[member.index()].is_some_and(|until| since <= until);
         match held {
@@ -165,11 +173,18 @@ impl Pipeline {
 
     /// Goes on with what need not wait any longer.
     pub(super) fn sweep(self: &Arc<Self>, sweep: &Sweep) {
-        let rescued = self
-            .watch
-            .sweep(|id, since, held| sweep.decide(id, since, held));
+        let mut rescued = std::mem::take(&mut *self.unstarted.lock());
+        rescued.extend(self.watch.sweep(|id, since, held| {
+            let gone = self.is_gone(id);
+            sweep.decide((id, since), gone, held)
+        }));
         self.rescue(rescued);
-        sweep.gone.iter().for_each(|id| self.lanes().give_up(id));
+        self.gone().iter().for_each(|id| self.lanes().give_up(id));
+    }
+
+    /// Whether something waits for a thread that could not be started.
+    pub(super) fn has_unswept(&self) -> bool {
+        !self.unstarted.lock().is_empty()
     }
 
     /// Answers with errors whatever waits for these members, which stay what they are: it may come of some
@@ -182,6 +197,10 @@ impl Pipeline {
                 Fate::Left(Held::Left(permit), Rescue::Failed(failed))
             }
             Held::Read(read) if members.contains(id) => Fate::Taken(Rescue::Unread(read)),
+            Held::Step(step) if members.contains(id) => {
+                let (permit, step) = step.leave();
+                Fate::Left(Held::Left(permit), Rescue::Ended(step))
+            }
             Held::Merge(merge) if members.contains(id) => {
                 let (permit, read) = merge.give_up(self);
                 Fate::Left(Held::Left(permit), Rescue::Unread(read))
@@ -196,15 +215,42 @@ impl Pipeline {
         members.iter().for_each(|id| self.lanes().give_up(id));
     }
 
-    /// Each on a thread of its own: the next member may not answer either.
+    /// Each on a thread of its own: the next member may not answer either. What gets no thread waits for the next
+    /// look.
     fn rescue(self: &Arc<Self>, rescued: Vec<Rescue>) {
         for rescue in rescued {
+            let (hand, handed) = bounded(1);
             let pipeline = Arc::clone(self);
-            let run = move || rescue.run(&pipeline);
-            if let Err(error) = std::thread::Builder::new().name("rescue".into()).spawn(run) {
-                tracing::error!(%error, "no thread for a request that a member holds: it is lost");
+            let run = move || {
+                let rescue: Result<Rescue, _> = handed.recv();
+                rescue.into_iter().for_each(|rescue| rescue.run(&pipeline));
+            };
+            match std::thread::Builder::new().name("rescue".into()).spawn(run) {
+                Ok(_) => drop(hand.send(rescue)),
+                Err(error) => {
+                    tracing::warn!(%error, "no thread yet for a request that a member holds");
+                    self.unstarted.lock().push(rescue);
+                }
             }
         }
+    }
+}
+
+/// What is to be done on threads that could not be started yet.
+#[derive(Default)]
+pub(super) struct Unstarted(Mutex<Vec<Rescue>>);
+
+impl Unstarted {
+    fn lock(&self) -> MutexGuard<'_, Vec<Rescue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Unstarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Unstarted")
+            .field(&self.lock().len())
+            .finish()
     }
 }
 

@@ -3,6 +3,7 @@
 //! refusal changes nothing, and the next try waits longer.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -126,8 +127,9 @@ fn attach(member: String) -> (Request, Done) {
 
 /// The time that a read past the page cache takes, on average of some places.
 fn probe(path: &Path) -> std::io::Result<Duration> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len().max(PROBE_BYTES);
+    let mut file = File::open(path)?;
+    // A device has no length in its metadata.
+    let len = file.seek(SeekFrom::End(0))?.max(PROBE_BYTES);
     let mut buf = AlignedBuf::zeroed(PROBE_BYTES as usize);
     let begun = Instant::now();
     for place in 0..PROBES {

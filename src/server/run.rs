@@ -197,6 +197,7 @@ impl Runner {
                 self.note_end(&event);
                 self.feed(event);
             }
+            Message::Returned => self.notice_returns(),
             Message::ReadFailed(id, range) => {
                 self.feed(Event::ReadFailed(id));
                 self.pipeline.repair_later(id, range);
@@ -495,9 +496,8 @@ impl Runner {
             let _ = messages.send(Message::Event(Event::Flushed(id, failed, media)));
         };
         let pipeline = &self.pipeline;
-        let (now, asked) = (pipeline.watch.now(), pipeline.asked(members));
-        let lanes = pipeline.lanes();
-        lanes.flush_later(self.stores.clone(), asked, now, done);
+        let (lanes, asked) = (pipeline.lanes(), pipeline.asked(members));
+        lanes.flush_later(self.stores.clone(), asked, &pipeline.watch, done);
     }
 
     pub(super) fn reply(&mut self, ticket: &Ticket, answer: Result<Answer, Refusal>) {

@@ -1,9 +1,11 @@
 //! SEEK_DATA and SEEK_HOLE on the unit: one source is asked. Nothing is merged for it: as long as something is still
 //! to be merged everything counts as data, since a hole is a promise of zeros (I11).
 
-use super::pipeline::{EIO, Errno, Live, Pipeline};
-use crate::io::Seek;
-use crate::set::{ByteRange, Bytes, MemberSet};
+use std::sync::Arc;
+
+use super::pipeline::{EIO, Errno, Pipeline};
+use crate::io::{Seek, Storage};
+use crate::set::{ByteRange, Bytes};
 
 impl Pipeline {
     /// The next data or hole at or behind `at`, as one source has it.
@@ -23,19 +25,28 @@ impl Pipeline {
         if live.view().is_merging() {
             return what_is((what == Seek::Data).then_some(at));
         }
-        what_is(seek_on(&live, range, what)?)
+        let silent = self.silent_members();
+        // Members that do not answer come last, and hold no epoch.
+        let view = live.view();
+        let first = view.readers(range).without(silent).iter();
+        let order: Vec<_> = first
+            .chain(view.readers(range).and(silent).iter())
+            .collect();
+        let stores: Vec<_> = order
+            .iter()
+            .filter_map(|id| live.store(*id).cloned())
+            .collect();
+        drop(live);
+        what_is(seek_on(&stores, range, what)?)
     }
 }
 
 /// Asks one source after the other.
-fn seek_on(live: &Live, range: ByteRange, what: Seek) -> Result<Option<u64>, Errno> {
-    let mut tried = MemberSet::EMPTY;
-    while let Some(id) = live.view().plan_read(range, tried, |_| 0) {
-        let found = live.store(id).map(|store| store.seek(range.start(), what));
-        if let Some(Ok(found)) = found {
-            return Ok(found);
-        }
-        tried.insert(id);
-    }
-    Err(EIO)
+fn seek_on(
+    stores: &[Arc<dyn Storage>],
+    range: ByteRange,
+    what: Seek,
+) -> Result<Option<u64>, Errno> {
+    let mut found = stores.iter().map(|store| store.seek(range.start(), what));
+    found.find_map(Result::ok).ok_or(EIO)
 }

@@ -12,6 +12,8 @@ use crate::set::{CopyEnd, CopyStep, MemberId, Piece, pieces};
 /// Steps of copies that share a fence, the first leading, with the permission to write their targets.
 pub(super) struct Step {
     permit: WritePermit,
+    /// A source that is written, by a read repair: what it is in must have ended before the fence does (I4).
+    written: Option<MemberId>,
     shares: Vec<Share>,
     /// What they lack.
     pieces: Vec<Piece>,
@@ -42,9 +44,10 @@ impl std::fmt::Debug for Step {
 
 impl Step {
     /// What is held for a step that is nobody's: of a read repair.
-    pub(super) fn of_nobody(permit: WritePermit) -> Self {
+    pub(super) fn of_nobody(permit: WritePermit, written: MemberId) -> Self {
         Self {
             permit,
+            written: Some(written),
             shares: Vec::new(),
             pieces: Vec::new(),
         }
@@ -56,6 +59,7 @@ impl Step {
         let permit = fenced.permit_copy(pieces.iter().map(|piece| piece.regions));
         Self {
             permit,
+            written: None,
             shares,
             pieces,
         }
@@ -67,19 +71,23 @@ impl Step {
 
     /// Whether another source has what a member does not give; not of a member that is written.
     pub(super) fn has_other(&self, member: MemberId) -> bool {
-        self.permit.live().view().is_one_of_sources(member)
+        self.written != Some(member) && self.permit.live().view().is_one_of_sources(member)
     }
 
     /// Ends it in place of a thread that a member holds.
     pub(super) fn give_back(self, pipeline: &Arc<Pipeline>) {
-        let lead = self.shares.first().map(|share| Arc::clone(&share.run));
-        for share in self.shares {
-            share.run.finish(share.step, Outcome::CutShort, 0);
-        }
-        drop(self.permit);
+        let (permit, shares) = self.leave();
+        // The bits first, then the fence.
+        let lead = shares.finish();
+        drop(permit);
         if let Some(lead) = lead {
             Run::replace_thread(&lead, pipeline);
         }
+    }
+
+    /// What is to be ended while the call keeps its fence.
+    pub(super) fn leave(self) -> (WritePermit, Shares) {
+        (self.permit, Shares(self.shares))
     }
 
     /// Copies what its shares lack, and tells what came of each; nothing when another thread has ended it.
@@ -122,6 +130,36 @@ impl Step {
             share.run.finish(share.step, outcome, read);
         }
         drop(self.permit);
+    }
+}
+
+/// Steps that another thread ends.
+pub(super) struct Shares(Vec<Share>);
+
+impl Shares {
+    pub(super) fn new(shares: Vec<Share>) -> Self {
+        Self(shares)
+    }
+
+    /// They are taken again some time.
+    pub(super) fn cut_short(self) {
+        drop(self.finish());
+    }
+
+    /// As [`Self::cut_short`]; gives the copy whose thread leads them.
+    fn finish(self) -> Option<Arc<Run>> {
+        let lead = self.0.first().map(|share| Arc::clone(&share.run));
+        for share in self.0 {
+            share.run.finish(share.step, Outcome::CutShort, 0);
+        }
+        lead
+    }
+
+    /// Ends them, the thread that led them being held.
+    pub(super) fn give_back(self, pipeline: &Arc<Pipeline>) {
+        if let Some(lead) = self.finish() {
+            Run::replace_thread(&lead, pipeline);
+        }
     }
 }
 

@@ -354,7 +354,8 @@ fn source(hold: &Hold<'_>, range: ByteRange, tried: MemberSet) -> Result<MemberI
     let view = hold.permit()?.live().view();
     let silent = hold.pipeline.silent_members();
     let planned = view.plan_read(range, tried.or(silent), |_| 0);
-    let planned = planned.or_else(|| view.plan_read(range, tried, |_| 0));
+    let gone = hold.pipeline.gone();
+    let planned = planned.or_else(|| view.plan_read(range, tried.or(gone), |_| 0));
     planned.ok_or(Stop::Unreadable)
 }
 

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::Message;
 use super::pipeline::Pipeline;
-use super::rescue::{Sweep, members_of};
+use super::rescue::{Held, Sweep, members_of};
+use super::results::is_out_of_reach;
 use super::watch::Time;
+use crate::io::aligned::AlignedBuf;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{Event, MemberId, MemberSet};
 
@@ -32,6 +34,8 @@ const REMIND: u64 = 500;
 /// How often it is looked how fast members are, and for how many looks a member may be too slow.
 const PACE: u64 = 1000;
 const SLOW: u32 = 3;
+/// Bytes by which a member is asked whether it answers.
+const PROBE_BYTES: u64 = 4096;
 /// How long nobody looks when there is nothing to look at.
 const REST: Duration = Duration::from_secs(3600);
 
@@ -55,6 +59,16 @@ impl Pipeline {
     pub(super) fn give_up(&self, id: MemberId) {
         self.standing.gone.fetch_or(bit(id), Ordering::Relaxed);
         self.watch.rouse();
+    }
+
+    /// Whether a member has been expelled and has not come back.
+    pub(super) fn is_gone(&self, id: MemberId) -> bool {
+        self.gone().contains(id)
+    }
+
+    /// Members that have been expelled and have not come back.
+    pub(super) fn gone(&self) -> MemberSet {
+        members_of(self.standing.gone.load(Ordering::Relaxed))
     }
 
     /// A member has come back.
@@ -89,8 +103,9 @@ impl Pipeline {
         let mut look = Look::default();
         let mut last = Instant::now();
         while !self.standing.ends.load(Ordering::Relaxed) {
-            let idle = look.look(self);
-            self.watch.sleep(if idle { REST } else { TICK }, idle);
+            look.look(self);
+            let idle = || owed(self).iter().all(Option::is_none) && !self.has_unswept();
+            self.watch.sleep((TICK, REST), idle);
             let passed = std::mem::replace(&mut last, Instant::now()).elapsed();
             self.watch.pass(passed.min(TICK_MAX));
         }
@@ -109,12 +124,13 @@ struct Look {
 }
 
 impl Look {
-    /// Looks once; says whether there is nothing to look at.
-    fn look(&mut self, pipeline: &Arc<Pipeline>) -> bool {
+    /// Looks once.
+    fn look(&mut self, pipeline: &Arc<Pipeline>) {
         let now = pipeline.watch.now();
-        let (calls, flushes) = (pipeline.watch.oldest(), pipeline.lanes().oldest());
+        let gone = pipeline.gone();
+        let calls = here(gone, pipeline.watch.oldest());
+        let flushes = here(gone, pipeline.lanes().oldest());
         let owed = std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min());
-        let gone = members_of(pipeline.standing.gone.load(Ordering::Relaxed));
         let answers = |at: usize, since: Time| {
             let last = MemberId::new(at).map(|id| pipeline.watch.last_answer(id));
             now.since(last.unwrap_or_default().max(since)) < SILENT
@@ -126,13 +142,13 @@ impl Look {
             (now.since(since) >= wait).then(|| Time(now.0.saturating_sub(wait)))
         });
         let silent = members(|at| calls[at].is_some_and(|since| !answers(at, since)));
-        let bits = silent.iter().map(bit).fold(0, |all, bit| all | bit);
+        let avoided = silent.or(gone).iter().map(bit);
+        let bits = avoided.fold(0, |all, bit| all | bit);
         pipeline.silent.store(bits, Ordering::Relaxed);
         let longer = |owed: Option<Time>, most| owed.is_some_and(|since| now.since(since) >= most);
         let overdue =
             members(|at| longer(calls[at], OVERDUE) || longer(flushes[at], FLUSH_OVERDUE));
         pipeline.sweep(&Sweep {
-            gone,
             silent: until,
             slow: overdue,
         });
@@ -141,16 +157,10 @@ impl Look {
         for id in slow.without(gone).iter() {
             let _ = pipeline.messages.send(Message::Event(Event::TooSlow(id)));
         }
-        silent.is_empty() && overdue.is_empty() && owed.iter().all(Option::is_none)
     }
 
     /// Tells the set who owes an answer, who has owed it for too long, and that all do.
-    fn tell(
-        &mut self,
-        pipeline: &Pipeline,
-        overdue: MemberSet,
-        (now, owed): (Time, &[Option<Time>; MEMBERS_MAX]),
-    ) {
+    fn tell(&mut self, pipeline: &Arc<Pipeline>, overdue: MemberSet, (now, owed): (Time, &Owed)) {
         let tell = |event| drop(pipeline.messages.send(Message::Event(event)));
         if overdue != self.overdue {
             self.overdue = overdue;
@@ -160,6 +170,10 @@ impl Look {
         let dead = !overdue.is_empty() && sources.without(overdue).is_empty();
         let since = self.dead.take().filter(|_| dead).unwrap_or(now);
         self.dead = dead.then_some(since);
+        if dead && pipeline.aborted.load(Ordering::Relaxed) {
+            // Also what has come in between.
+            pipeline.abort(overdue);
+        }
         if !dead && pipeline.aborted.swap(false, Ordering::Relaxed) {
             tracing::info!("a source answers again");
         }
@@ -170,7 +184,10 @@ impl Look {
         for id in overdue.iter() {
             let timeout = pipeline.timeout(id);
             let owes = owed[id.index()].map(|since| Duration::from_millis(now.since(since)));
-            if owes.is_some_and(|time| time >= timeout.max(Duration::from_millis(OVERDUE))) {
+            let least = timeout.max(Duration::from_millis(OVERDUE));
+            let others = sources.without(overdue);
+            if owes.is_some_and(|time| time >= least) && answer(pipeline, others, owed[id.index()])
+            {
                 let why = format!("it has not answered for {} s", timeout.as_secs().max(2));
                 tell(Event::GivenUp(id, why));
             }
@@ -181,6 +198,43 @@ impl Look {
             && !pipeline.aborted.load(Ordering::Relaxed)
         {
             tell(Event::WaitedEnough);
+        }
+    }
+}
+
+/// Whether one of these sources has answered anything since then. Those that have been asked nothing are asked: a
+/// change goes to one member after the other, so nobody knows of the next one.
+fn answer(pipeline: &Arc<Pipeline>, others: MemberSet, since: Option<Time>) -> bool {
+    let answers = |id: &MemberId| Some(pipeline.watch.last_answer(*id)) >= since;
+    if others.iter().any(|id| answers(&id)) {
+        return true;
+    }
+    others.iter().for_each(|id| pipeline.probe(id));
+    false
+}
+
+impl Pipeline {
+    /// Asks a member for something, on a thread of its own.
+    fn probe(self: &Arc<Self>, id: MemberId) {
+        let (pipeline, live) = (Arc::clone(self), self.live());
+        let Some(store) = live.store(id).cloned() else {
+            return;
+        };
+        drop(live);
+        let ask = move || {
+            let mut buf = AlignedBuf::zeroed(PROBE_BYTES.min(store.len()) as usize);
+            let watch = &pipeline.watch;
+            let (outcome, _) = watch.call((id, watch.now()), Held::Nothing, |_| {
+                // What the page cache has the member need not have.
+                store.forget(0, buf.len() as u64);
+                store.read_at(&mut buf, 0)
+            });
+            if !outcome.is_err_and(|error| is_out_of_reach(&error)) {
+                watch.answered(id);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("probe".into()).spawn(ask) {
+            tracing::warn!(%error, "no thread to ask whether a member answers");
         }
     }
 }
@@ -228,7 +282,26 @@ impl Pace {
     }
 }
 
+type Owed = [Option<Time>; MEMBERS_MAX];
+
+/// What members owe, but for those that have been expelled: nobody waits for them.
+fn here(gone: MemberSet, owed: Owed) -> Owed {
+    let here = |at: usize| MemberId::new(at).is_some_and(|id| !gone.contains(id));
+    std::array::from_fn(|at| owed[at].filter(|_| here(at)))
+}
+
+/// Since when each member owes an answer.
+fn owed(pipeline: &Pipeline) -> Owed {
+    let (gone, calls) = (pipeline.gone(), pipeline.watch.oldest());
+    let flushes = here(gone, pipeline.lanes().oldest());
+    let calls = here(gone, calls);
+    std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min())
+}
+
 fn members(mut is: impl FnMut(usize) -> bool) -> MemberSet {
     let ids = (0..MEMBERS_MAX).filter(|at| is(*at));
     ids.filter_map(MemberId::new).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,8 @@ struct Call<T> {
     number: u64,
     member: MemberId,
     since: Time,
-    held: T,
+    /// Nothing when it has been taken: the member owes an answer still.
+    held: Option<T>,
     /// Another thread has answered in place of the one that is in it.
     left: bool,
 }
@@ -67,7 +68,8 @@ pub(super) struct Watch<T> {
     lost: AtomicU64,
     /// Whether nobody watches until there is something to watch.
     asleep: AtomicBool,
-    sleeper: Mutex<()>,
+    /// Whether who watches has been roused since it looked last.
+    sleeper: Mutex<bool>,
     roused: Condvar,
     /// Something was taken, or a thread whose place was taken has come back.
     stirred: Condvar,
@@ -95,7 +97,7 @@ impl<T> Watch<T> {
             answered: Default::default(),
             lost: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
-            sleeper: Mutex::new(()),
+            sleeper: Mutex::new(false),
             roused: Condvar::new(),
             stirred: Condvar::new(),
         }
@@ -129,15 +131,13 @@ impl<T> Watch<T> {
                 number,
                 member,
                 since,
-                held,
+                held: Some(held),
                 left: false,
             });
             number
         };
         // Behind the lock: who fell asleep before it has seen the call.
-        if self.asleep.load(Ordering::Relaxed) {
-            self.rouse();
-        }
+        self.rouse_if_asleep();
         let kept = Kept {
             watch: self,
             shard,
@@ -145,11 +145,11 @@ impl<T> Watch<T> {
         };
         let result = call(&kept);
         let call = kept.take();
-        if call.as_ref().is_none_or(|call| call.left) {
+        if call.as_ref().is_some_and(|call| call.left) {
             self.lost.fetch_sub(1, Ordering::Relaxed);
             self.stir();
         }
-        (result, call.map(|call| call.held))
+        (result, call.and_then(|call| call.held))
     }
 
     fn shard(&self, at: usize) -> MutexGuard<'_, Calls<T>> {
@@ -195,25 +195,29 @@ impl<T> Watch<T> {
         let mut taken = Vec::new();
         for at in 0..SHARDS {
             let mut calls = self.shard(at);
-            // From the end: what stays is put behind those that have been decided about.
-            for place in (0..calls.calls.len()).rev() {
-                let call = calls.calls.swap_remove(place);
-                let (held, left) = match decide(call.member, call.since, call.held) {
-                    Fate::Stays(held) => (Some(held), call.left),
+            for place in 0..calls.calls.len() {
+                let call = &mut calls.calls[place];
+                let Some(held) = call.held.take() else {
+                    continue;
+                };
+                let left = match decide(call.member, call.since, held) {
+                    Fate::Stays(held) => {
+                        call.held = Some(held);
+                        false
+                    }
                     Fate::Left(held, part) => {
+                        call.held = Some(held);
                         taken.push(part);
-                        (Some(held), true)
+                        true
                     }
                     Fate::Taken(all) => {
                         taken.push(all);
-                        (None, true)
+                        true
                     }
                 };
                 let newly = left && !call.left;
+                call.left |= left;
                 self.lost.fetch_add(u64::from(newly), Ordering::Relaxed);
-                if let Some(held) = held {
-                    calls.calls.push(Call { held, left, ..call });
-                }
             }
         }
         if !taken.is_empty() {
@@ -234,25 +238,39 @@ impl<T> Watch<T> {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits for so long at most, or until there is a call when there was none; then nobody has to watch.
-    pub(super) fn sleep(&self, at_most: Duration, is_idle: bool) {
-        let guard = self.lock_sleeper();
-        self.asleep.store(is_idle, Ordering::Relaxed);
-        let busy = is_idle && self.oldest().iter().any(Option::is_some);
-        if !busy {
-            let waited = self.roused.wait_timeout(guard, at_most);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
-        }
-        self.asleep.store(false, Ordering::Relaxed);
+    /// Waits for a `tick`, or a long `rest` while there is nothing to look at: then the next call ends it.
+    pub(super) fn sleep(&self, (tick, rest): (Duration, Duration), is_idle: impl Fn() -> bool) {
+        self.asleep.store(is_idle(), Ordering::SeqCst);
+        // Once more behind that: who has put a call into a table before has not seen that somebody sleeps.
+        let rests = self.asleep.load(Ordering::SeqCst) && is_idle();
+        let roused = self.lock_sleeper();
+        let at_most = if rests { rest } else { tick };
+        let waited = self
+            .roused
+            .wait_timeout_while(roused, at_most, |roused| !*roused);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        self.asleep.store(false, Ordering::SeqCst);
     }
 
-    /// Ends the sleep of who watches.
+    #[cfg(test)]
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
+    /// Ends the sleep of who watches, or the next one.
     pub(super) fn rouse(&self) {
-        drop(self.lock_sleeper());
+        *self.lock_sleeper() = true;
         self.roused.notify_all();
     }
 
-    fn lock_sleeper(&self) -> MutexGuard<'_, ()> {
+    /// As [`Self::rouse`], if anybody sleeps until there is something to look at.
+    pub(super) fn rouse_if_asleep(&self) {
+        if self.asleep.load(Ordering::Relaxed) {
+            self.rouse();
+        }
+    }
+
+    fn lock_sleeper(&self) -> MutexGuard<'_, bool> {
         self.sleeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -269,7 +287,12 @@ impl<T> Kept<'_, T> {
     /// Whether it is there still.
     pub(super) fn is_there(&self) -> bool {
         let calls = self.watch.shard(self.shard);
-        calls.calls.iter().any(|call| call.number == self.number)
+        let own = |call: &&Call<T>| call.number == self.number;
+        calls
+            .calls
+            .iter()
+            .find(own)
+            .is_some_and(|call| call.held.is_some())
     }
 
     fn take(&self) -> Option<Call<T>> {
@@ -292,6 +315,12 @@ impl<T> Drop for Kept<'_, T> {
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn nothing<T>(watch: &Watch<T>) -> bool {
+        watch.oldest().iter().all(Option::is_none)
+    }
 
     fn member(at: usize) -> MemberId {
         MemberId::new(at).expect("a place")
@@ -337,7 +366,7 @@ mod tests {
         let watch = Arc::new(Watch::<()>::new());
         let sleeper = {
             let watch = Arc::clone(&watch);
-            std::thread::spawn(move || watch.sleep(Duration::from_secs(600), true))
+            std::thread::spawn(move || watch.sleep((Duration::ZERO, LONG), || nothing(&watch)))
         };
         while !sleeper.is_finished() {
             watch.call((member(0), watch.now()), (), |_| ());
@@ -346,7 +375,7 @@ mod tests {
         sleeper.join().expect("no panic");
         let begun = std::time::Instant::now();
         watch.call((member(0), watch.now()), (), |_| {
-            watch.sleep(Duration::from_secs(600), true);
+            watch.sleep((Duration::ZERO, LONG), || nothing(&watch));
         });
         assert!(
             begun.elapsed() < Duration::from_secs(300),

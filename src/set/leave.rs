@@ -234,7 +234,7 @@ impl ShadowSet {
         let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) && !stopping {
-            return self.left(id, MemberSet::EMPTY);
+            return self.left(id, MemberSet::EMPTY, MemberSet::EMPTY);
         }
         if !asked && !stopping {
             let mut members = self.writers();
@@ -244,10 +244,10 @@ impl ShadowSet {
     }
 
     /// The member and all others are flushed behind the cut: its image is stable (I5).
-    pub(super) fn left(&mut self, id: MemberId, failed: MemberSet) {
+    pub(super) fn left(&mut self, id: MemberId, failed: MemberSet, media: MemberSet) {
         if failed.contains(id) && self.members[id.index()].state.is_leaving() {
             // Nobody is blamed when a flush fails everywhere, but this image is not stable.
-            self.expel(id, "a flush failed", true);
+            self.expel(id, "a flush failed", media.contains(id));
             self.advance();
             self.publish();
             return self.settle_departures();

@@ -342,7 +342,7 @@ impl ShadowSet {
             Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),
             Purpose::Stall(ticket) => self.become_quiet(ticket, lost),
-            Purpose::Leave(member) => self.left(member, failed),
+            Purpose::Leave(member) => self.left(member, failed, media),
             Purpose::Trim(through) => {
                 if failed.is_empty() {
                     self.forget_intents(through);

@@ -67,7 +67,9 @@ fn a_unit_can_be_stopped_while_a_member_hangs() {
         "no write has failed"
     );
     assert_eq!(unit.state_of("m2"), "expelled");
-    unit.sh("timeout 30 umount $M");
+    let stopped = unit.try_sh("timeout 60 shadowset stop dsa1");
+    assert_eq!(stopped.code, 0, "{stopped:?}");
+    assert!(stopped.err.contains("holds its process"), "{stopped:?}");
     let clean = "shadowset examine --json $I/m1.img | grep -Eq '\"clean\": ?true'";
     eventually("m1 is marked clean", || unit.try_sh(clean).code == 0);
     drop(frozen);

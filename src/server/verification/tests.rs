@@ -1,0 +1,377 @@
+//! Goal: a member that does not answer holds what it must hold and nothing else. Method: the data path on members in
+//! memory that hang when they are told to, with a control thread that says yes to everything. Most of these tell
+//! of a mistake that was there once.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::super::pipeline::{Errno, Live, Stores};
+use super::super::setup::{Durability, MemberSetup, Protect, Setup, default_scb};
+use super::super::{create, start};
+use super::*;
+use crate::io::{IoMode, Seek, Storage, Zero, sys};
+use crate::server::params::{Params, Values};
+use crate::server::setup::Mounting;
+use crate::set::{Bytes, Verdict};
+
+const SIZE: u64 = 1 << 20;
+const SOON: Duration = Duration::from_secs(30);
+
+/// Waits until something is so; some of it takes its ten seconds.
+fn eventually(so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < SOON, "it should have happened by now");
+        sys::poll(&[], Some(Duration::from_millis(5))).expect("a pause");
+    }
+}
+
+/// A member in memory.
+#[derive(Debug, Default)]
+struct Memory {
+    bytes: Mutex<Vec<u8>>,
+    hangs: Mutex<bool>,
+    goes_on: Condvar,
+    calls: AtomicUsize,
+    cannot_read: AtomicBool,
+}
+
+impl Memory {
+    fn hang(&self, hangs: bool) {
+        *self.hangs.lock().expect("no panic") = hangs;
+        self.goes_on.notify_all();
+    }
+
+    fn answer(&self) {
+        self.calls.fetch_add(1, SeqCst);
+        let hangs = self.hangs.lock().expect("no panic");
+        let waited = self.goes_on.wait_while(hangs, |hangs| *hangs);
+        drop(waited.expect("no panic"));
+    }
+
+    fn first(&self) -> u8 {
+        self.bytes.lock().expect("no panic")[0]
+    }
+
+    /// Waits for so many calls.
+    fn is_called(&self, calls: usize) {
+        eventually(|| self.calls.load(SeqCst) >= calls);
+    }
+}
+
+impl Storage for Memory {
+    fn len(&self) -> u64 {
+        SIZE
+    }
+
+    fn measure(&self) -> io::Result<u64> {
+        Ok(SIZE)
+    }
+
+    fn align(&self) -> u64 {
+        1
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        self.answer();
+        if self.cannot_read.load(SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let bytes = self.bytes.lock().expect("no panic");
+        buf.copy_from_slice(&bytes[at as usize..][..buf.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        self.answer();
+        let mut bytes = self.bytes.lock().expect("no panic");
+        bytes[at as usize..][..buf.len()].copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn zero_at(&self, _at: u64, _len: u64, _how: Zero) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, _at: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.answer();
+        Ok(())
+    }
+
+    fn seek(&self, at: u64, _what: Seek) -> io::Result<Option<u64>> {
+        Ok(Some(at))
+    }
+
+    fn finds_holes(&self) -> bool {
+        false
+    }
+}
+
+/// A data path that is watched.
+struct Bed {
+    pipeline: Arc<Pipeline>,
+    members: Vec<Arc<Memory>>,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Bed {
+    fn new(members: usize) -> Self {
+        let view = view_of(members);
+        let members: Vec<Arc<Memory>> = (0..members)
+            .map(|_| {
+                let bytes = Mutex::new(vec![1; SIZE as usize]);
+                Arc::new(Memory {
+                    bytes,
+                    ..Memory::default()
+                })
+            })
+            .collect();
+        let mut stores = Stores::default();
+        for (store, member) in stores.iter_mut().zip(&members) {
+            *store = Some(Arc::clone(member) as Arc<dyn Storage>);
+        }
+        let (messages, inbox) = unbounded();
+        let live = Live::new(view, &stores, messages);
+        let params = Arc::new(Params::new(Values::default()));
+        let pipeline = Arc::new(Pipeline::new(live, false, None, params));
+        let watched = Arc::clone(&pipeline);
+        std::thread::spawn(move || watched.keep_watch());
+        Self {
+            pipeline,
+            members,
+            heard: control(inbox),
+        }
+    }
+
+    fn has_heard(&self, what: &str) -> bool {
+        let heard = self.heard.lock().expect("no panic");
+        heard.iter().any(|heard| heard.starts_with(what))
+    }
+
+    fn hears(&self, what: &str) {
+        eventually(|| self.has_heard(what));
+    }
+
+    fn write(&self, at: u64) -> Receiver<Result<(), Errno>> {
+        let (pipeline, (done, written)) = (Arc::clone(&self.pipeline), unbounded());
+        let tell = move |outcome| {
+            let _ = done.send(outcome);
+        };
+        std::thread::spawn(move || pipeline.write_then(at, &[7; 4096], Box::new(tell)));
+        written
+    }
+
+    fn read(&self, at: u64) -> Receiver<Result<usize, Errno>> {
+        let (pipeline, (done, read)): (_, (Sender<_>, _)) =
+            (Arc::clone(&self.pipeline), unbounded());
+        let tell = move |outcome: Result<&[u8], Errno>| {
+            let _ = done.send(outcome.map(<[u8]>::len));
+        };
+        std::thread::spawn(move || {
+            pipeline.read_then(at, &mut [0; 4096], Box::new(tell));
+        });
+        read
+    }
+
+    fn abort(&self, places: &[usize]) {
+        let members = places.iter().filter_map(|at| MemberId::new(*at));
+        self.pipeline.abort(members.collect());
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.members.iter().for_each(|member| member.hang(false));
+        self.pipeline.end_watch();
+    }
+}
+
+fn id(at: usize) -> MemberId {
+    MemberId::new(at).expect("a place")
+}
+
+/// The first View of a set of so many members.
+fn view_of(members: usize) -> crate::set::View {
+    let dir = tempfile::tempdir().expect("a directory");
+    let member = |n: usize| {
+        let name = format!("m{}", n + 1);
+        let path = dir.path().join(&name);
+        MemberSetup {
+            scb: default_scb(&name, &path, dir.path()),
+            name,
+            path,
+            read_cost: 0,
+            site: 0,
+            timeout: 0,
+            io: IoMode::Buffered,
+            protect: Protect::None,
+        }
+    };
+    let setup = Setup {
+        unit: "dsa1".into(),
+        label: None,
+        region_blocks: 127,
+        durability: Durability::Memory,
+        state_dir: dir.path().join("state"),
+        members: (0..members).map(member).collect(),
+    };
+    create::create(&setup, None, Some(Bytes(SIZE)), false).expect("created");
+    let running = start(&setup, &Mounting::default()).expect("started");
+    let view = running.handle().pipeline().live().view().clone();
+    running.stop().expect("stopped");
+    view
+}
+
+/// Says yes to everything, and notes what it hears.
+fn control(inbox: Receiver<Message>) -> Arc<Mutex<Vec<String>>> {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for message in inbox {
+            let note = match message {
+                Message::Failed(_, answer) => {
+                    let _ = answer.send(Verdict::Acknowledge);
+                    "Failed".to_owned()
+                }
+                Message::ReadFailed(id, _) => format!("ReadFailed {}", id.index()),
+                Message::Event(event) => format!("{event:?}"),
+                _ => continue,
+            };
+            notes.lock().expect("no panic").push(note);
+        }
+    });
+    heard
+}
+
+/// The second rescue once had no bytes, and what it wrote to the third member was nothing.
+#[test]
+fn a_write_that_two_members_hold_comes_to_the_third() {
+    let bed = Bed::new(3);
+    bed.members[0].hang(true);
+    bed.members[1].hang(true);
+    let written = bed.write(0);
+    bed.members[0].is_called(1);
+    bed.pipeline.give_up(id(0));
+    bed.members[1].is_called(1);
+    bed.pipeline.give_up(id(1));
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert_eq!(bed.members[2].first(), 7);
+}
+
+/// The read once went from thread to thread for ever.
+#[test]
+fn a_read_fails_that_one_member_cannot_answer_and_the_other_has_left() {
+    let bed = Bed::new(2);
+    bed.members[0].cannot_read.store(true, SeqCst);
+    bed.members[1].hang(true);
+    let read = bed.read(0);
+    bed.members[1].is_called(1);
+    bed.hears("ReadFailed 0");
+    bed.pipeline.give_up(id(1));
+    assert_eq!(read.recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
+}
+
+/// The watching thread once slept on while a flush hung.
+#[test]
+fn a_flush_that_hangs_is_noticed_on_a_unit_that_rests() {
+    let bed = Bed::new(2);
+    assert_eq!(bed.write(0).recv_timeout(SOON), Ok(Ok(())));
+    eventually(|| bed.pipeline.watch.is_asleep());
+    bed.members[1].hang(true);
+    let pipeline = Arc::clone(&bed.pipeline);
+    std::thread::spawn(move || pipeline.flush());
+    bed.members[1].is_called(2);
+    bed.hears("Silent");
+}
+
+/// Reads go on with another member; the one that they were taken from owes an answer all the same.
+#[test]
+fn a_member_that_only_reads_ask_is_noticed_too() {
+    let bed = Bed::new(2);
+    bed.members[0].hang(true);
+    let begun = Instant::now();
+    while !bed.has_heard("Silent") {
+        assert_eq!(bed.read(0).recv_timeout(SOON), Ok(Ok(4096)));
+        // As if it were preferred for its cost.
+        bed.pipeline
+            .reading
+            .iter()
+            .for_each(|load| load.store(0, SeqCst));
+        assert!(begun.elapsed() < SOON, "nobody is told");
+    }
+    assert!(
+        bed.pipeline.watch.lost_threads() < 20,
+        "they ask it again and again"
+    );
+}
+
+/// The fence once went after two seconds, and a later write could come before the repair (I4).
+#[test]
+fn a_read_repair_that_hangs_keeps_its_fence() {
+    let bed = Bed::new(2);
+    let range = bed.pipeline.geometry().clip(Bytes(0), Bytes(4096));
+    bed.members[1].hang(true);
+    bed.pipeline.repair_later(id(1), range.expect("inside"));
+    bed.members[1].is_called(1);
+    bed.hears("Silent");
+    let written = bed.write(0);
+    assert!(written.recv_timeout(Duration::from_secs(1)).is_err());
+    assert_eq!(bed.members[1].calls.load(SeqCst), 1);
+    bed.members[1].hang(false);
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert_eq!((bed.members[0].first(), bed.members[1].first()), (7, 7));
+}
+
+/// What comes behind an abort once waited for ever, or called the member again.
+#[test]
+fn after_an_abort_nothing_waits_until_a_source_answers() {
+    let bed = Bed::new(1);
+    bed.members[0].hang(true);
+    let first = bed.write(0);
+    bed.hears("Silent");
+    bed.abort(&[0]);
+    assert!(first.recv_timeout(SOON).is_ok());
+    for at in [8192, 16384] {
+        assert_eq!(bed.read(at).recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
+        assert_eq!(bed.write(at).recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
+    }
+    assert_eq!(bed.members[0].calls.load(SeqCst), 1);
+    bed.members[0].hang(false);
+    eventually(|| matches!(bed.write(0).recv_timeout(SOON), Ok(Ok(()))));
+}
+
+/// An abort of reads alone once counted as their answer.
+#[test]
+fn an_abort_of_reads_holds_as_well() {
+    let bed = Bed::new(1);
+    bed.members[0].hang(true);
+    let first = bed.read(0);
+    bed.hears("Silent");
+    bed.abort(&[0]);
+    assert_eq!(first.recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
+    assert_eq!(bed.read(8192).recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
+    assert_eq!(bed.members[0].calls.load(SeqCst), 1);
+}
+
+/// Members are written one after the other: nobody knows of the next before it is asked.
+#[test]
+fn nobody_has_to_leave_before_another_source_has_answered() {
+    let bed = Bed::new(2);
+    bed.pipeline.set_timeouts([1, 1].into_iter());
+    bed.members[0].hang(true);
+    bed.members[1].hang(true);
+    let written = bed.write(0);
+    // The other one is asked by the watching thread.
+    bed.members[1].is_called(1);
+    bed.members[1].hang(false);
+    bed.hears("GivenUp(MemberId(0)");
+    bed.pipeline.give_up(id(0));
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+}
