@@ -227,7 +227,7 @@ pub static TABLE: &[Node] = &[
     set("created", "When the set was created.", show::created).fixed(),
     set(
         "state",
-        "The worst that applies: steady, copying, merging, reduced, failed or \
+        "The worst that applies: steady, copying, merging, reduced, mount-verify, failed or \
          read-only.",
         show::state,
     )
