@@ -104,8 +104,7 @@ impl Pipeline {
         let mut last = Instant::now();
         while !self.standing.ends.load(Ordering::Relaxed) {
             look.look(self);
-            let idle = || owed(self).iter().all(Option::is_none) && !self.has_unswept();
-            self.watch.sleep((TICK, REST), idle);
+            self.watch.sleep((TICK, REST), || look.may_rest(self));
             let passed = std::mem::replace(&mut last, Instant::now()).elapsed();
             self.watch.pass(passed.min(TICK_MAX));
         }
@@ -128,8 +127,7 @@ impl Look {
     fn look(&mut self, pipeline: &Arc<Pipeline>) {
         let now = pipeline.watch.now();
         let gone = pipeline.gone();
-        let calls = here(gone, pipeline.watch.oldest());
-        let flushes = here(gone, pipeline.lanes().oldest());
+        let (calls, flushes) = owed(pipeline, gone);
         let owed = std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min());
         let answers = |at: usize, since: Time| {
             let last = MemberId::new(at).map(|id| pipeline.watch.last_answer(id));
@@ -157,6 +155,14 @@ impl Look {
         for id in slow.without(gone).iter() {
             let _ = pipeline.messages.send(Message::Event(Event::TooSlow(id)));
         }
+    }
+
+    /// Whether there is nothing to look at, and nobody believes that there is.
+    fn may_rest(&self, pipeline: &Pipeline) -> bool {
+        let told = !self.overdue.is_empty() || pipeline.aborted.load(Ordering::Relaxed);
+        let (calls, flushes) = owed(pipeline, pipeline.gone());
+        let owed = calls.iter().chain(&flushes).any(Option::is_some);
+        !(told || owed || pipeline.has_unswept())
     }
 
     /// Tells the set who owes an answer, who has owed it for too long, and that all do.
@@ -284,18 +290,15 @@ impl Pace {
 
 type Owed = [Option<Time>; MEMBERS_MAX];
 
-/// What members owe, but for those that have been expelled: nobody waits for them.
-fn here(gone: MemberSet, owed: Owed) -> Owed {
+/// Since when members owe an answer to a call, and to a flush; not those that have been expelled: nobody waits for
+/// them.
+fn owed(pipeline: &Pipeline, gone: MemberSet) -> (Owed, Owed) {
     let here = |at: usize| MemberId::new(at).is_some_and(|id| !gone.contains(id));
-    std::array::from_fn(|at| owed[at].filter(|_| here(at)))
-}
-
-/// Since when each member owes an answer.
-fn owed(pipeline: &Pipeline) -> Owed {
-    let (gone, calls) = (pipeline.gone(), pipeline.watch.oldest());
-    let flushes = here(gone, pipeline.lanes().oldest());
-    let calls = here(gone, calls);
-    std::array::from_fn(|at| calls[at].into_iter().chain(flushes[at]).min())
+    let of_members = |owed: Owed| std::array::from_fn(|at| owed[at].filter(|_| here(at)));
+    (
+        of_members(pipeline.watch.oldest()),
+        of_members(pipeline.lanes().oldest()),
+    )
 }
 
 fn members(mut is: impl FnMut(usize) -> bool) -> MemberSet {
