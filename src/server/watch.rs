@@ -166,8 +166,11 @@ impl<T> Watch<T> {
 
     /// A member has answered.
     pub(super) fn answered(&self, member: MemberId) {
-        let now = self.clock.load(Ordering::Relaxed);
-        self.answered[member.index()].store(now, Ordering::Relaxed);
+        let (now, last) = (self.now(), &self.answered[member.index()]);
+        // Mostly it is the same: then all processors keep the line.
+        if last.load(Ordering::Relaxed) != now.0 {
+            last.store(now.0, Ordering::Relaxed);
+        }
     }
 
     /// When a member has answered last.

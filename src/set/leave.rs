@@ -163,15 +163,10 @@ impl ShadowSet {
             tag,
             seeds,
             covers: Some(self.geometry.size()),
-            until: self.epoch,
             was,
             closed: false,
-            told: false,
-            released: false,
             suspect,
-            returns: Returns::Never,
-            called: false,
-            lost: None,
+            ..Departed::without_bitmap(self.epoch)
         }
     }
 
