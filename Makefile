@@ -22,6 +22,9 @@ TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc \
 	nbdkit:nbdkit nbdfuse:libnbd-bin
 
+# A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
+MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
+
 .PHONY: all build test tools lint doc man unit sim install uninstall clean
 
 all: build
@@ -36,6 +39,9 @@ tools:
 	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; \
 	for tool in $(TOOLS); do \
 		command -v "$${tool%%:*}" >/dev/null 2>&1 || missing="$$missing $${tool#*:}"; \
+	done; \
+	for module in $(MODULES); do \
+		/usr/bin/python3 -c "import $${module%%:*}" 2>/dev/null || missing="$$missing $${module#*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
 	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \

@@ -96,6 +96,12 @@ pub static COMMANDS: &[Spec] = &[
         parse: |_| Ok(Request::Unstall),
     },
     Spec {
+        verb: "reset-counters",
+        syntax: "reset-counters [dry-run]",
+        doc: "Have the errors of members and all counters begin at 0 again.",
+        parse: |_| Ok(Request::ResetCounters),
+    },
+    Spec {
         verb: "delete-bitmap",
         syntax: "delete-bitmap <id> [dry-run]",
         doc: "Delete a bitmap that no copy uses; its member will need a full copy.",
@@ -131,7 +137,7 @@ pub static COMMANDS: &[Spec] = &[
 ];
 
 /// Verbs of the interface that this version does not know.
-const LATER: &[&str] = &["reset-counters", "dissolve"];
+const LATER: &[&str] = &["dissolve"];
 
 /// Parses what was written to `control`.
 ///

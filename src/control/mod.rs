@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod command;
 pub mod logbook;
+mod metrics;
 mod render;
 mod report;
 mod show;
@@ -20,6 +21,7 @@ pub mod tree;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use metrics::names as metric_names;
 pub use table::{Kind, Node, TABLE, help};
 pub use tree::{Attr, Entry, NodeRef, StoreOutcome, Stored, Tree, Unit};
 

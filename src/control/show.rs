@@ -83,7 +83,7 @@ impl Serialize for EventLine<'_> {
         let mut map = to.serialize_map(Some(3 + self.0.facts.len()))?;
         map.serialize_entry("seq", &self.0.seq)?;
         map.serialize_entry("time", &moment(self.0.time))?;
-        map.serialize_entry("event", self.0.event)?;
+        map.serialize_entry("event", &self.0.event)?;
         for (key, value) in &self.0.facts {
             map.serialize_entry(key, value)?;
         }
@@ -112,6 +112,10 @@ pub(super) fn member_reason(_: &Context<'_>, m: &MemberStatus) -> String {
 
 pub(super) fn member_since(_: &Context<'_>, m: &MemberStatus) -> String {
     moment(m.since)
+}
+
+pub(super) fn member_fingerprint(c: &Context<'_>, m: &MemberStatus) -> String {
+    maybe(c.now.fingerprint(m.id))
 }
 
 /// What an attach of the member would do, as far as the set knows without looking at the image.

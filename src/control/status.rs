@@ -10,7 +10,6 @@ use super::show::{Counters, bitmap_state, state_word, uncovered};
 use super::stats::Stats;
 use super::text::{ABSENT, line, moment};
 use crate::server::Published;
-use crate::server::meter::Meters;
 use crate::set::{BitmapStatus, MemberId, MemberStatus, Operation};
 
 /// Version of the JSON's form.
@@ -56,7 +55,7 @@ struct Member<'a> {
     site: u32,
     timeout: u32,
     answers: bool,
-    fingerprint: Option<String>,
+    fingerprint: Option<&'a str>,
     stats: Stats,
 }
 
@@ -100,7 +99,7 @@ struct Op<'a> {
 impl<'a> Status<'a> {
     fn of(c: &Context<'a>) -> Self {
         let (now, set) = (c.now, &c.now.set);
-        let members = set.members.iter().map(|m| Member::of(m, &now.meters));
+        let members = set.members.iter().map(|m| Member::of(m, now));
         Self {
             schema: SCHEMA,
             unit: &now.unit,
@@ -132,7 +131,7 @@ impl<'a> Status<'a> {
 }
 
 impl<'a> Member<'a> {
-    fn of(m: &'a MemberStatus, meters: &Meters) -> Self {
+    fn of(m: &'a MemberStatus, now: &'a Published) -> Self {
         Self {
             name: &m.name,
             path: &m.path,
@@ -147,8 +146,8 @@ impl<'a> Member<'a> {
             site: m.site,
             timeout: m.timeout,
             answers: m.answers,
-            fingerprint: None,
-            stats: Stats::of(meters.of(m.id)),
+            fingerprint: now.fingerprint(m.id),
+            stats: Stats::of(now.meters.of(m.id)),
         }
     }
 }

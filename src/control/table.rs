@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::command::COMMANDS;
 use super::render::Context;
-use super::{report, show, stats, status};
+use super::{metrics, report, show, stats, status};
 use crate::server::params;
 use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation, rate_text};
 
@@ -269,6 +269,11 @@ pub static TABLE: &[Node] = &[
         show::events,
     )
     .polls(),
+    set(
+        "metrics",
+        "Counters and states in the OpenMetrics format.",
+        metrics::metrics,
+    ),
     set("help", "This text.", |_| help()).fixed(),
     dir("members", "The members, by name."),
     dir("members/<m>", "One member."),
@@ -282,6 +287,11 @@ pub static TABLE: &[Node] = &[
     member("members/<m>/errors", "Errors since the mount.", |_, m| {
         m.errors.to_string()
     }),
+    member(
+        "members/<m>/fingerprint",
+        "Size and hash of places of the image when the member left.",
+        show::member_fingerprint,
+    ),
     member(
         "members/<m>/reason",
         "Why the member is in its state.",
@@ -480,7 +490,25 @@ pub static TABLE: &[Node] = &[
         "Of a verify: the blocks in which the members differ.",
         report::report,
     ),
-    dir("stats", "Counters since the mount; they only grow."),
+    dir(
+        "stats",
+        "Counters since the mount; they only grow, until reset-counters.",
+    ),
+    set(
+        "stats/io",
+        "What applications asked of the unit: requests, bytes, microseconds, errors.",
+        stats::io,
+    ),
+    set(
+        "stats/latency",
+        "How many of these requests took how long.",
+        stats::latency,
+    ),
+    set(
+        "stats/copy",
+        "What has come of operations of each kind, and the bytes that they moved.",
+        stats::copy,
+    ),
     set(
         "stats/bitmap",
         "Announcements of first writes to regions, and how they were committed.",

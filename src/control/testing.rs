@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::tree::Unit;
 use crate::server::params::Values;
 use crate::server::setup::Durability;
+use crate::server::tally::Tally;
 use crate::server::{Done, EventRecord, Published, Rate, Request};
 use crate::set::{
     Answer, BitmapId, BitmapStatus, BitmapTag, Bytes, Code, CopyKind, CopyWork, Epoch, Generation,
@@ -46,10 +47,10 @@ impl Unit for Fake {
         vec![EventRecord {
             seq: 93,
             time: Moment(1000),
-            event: "member-detached",
+            event: "member-detached".into(),
             facts: vec![
-                ("member", "m3".to_owned()),
-                ("bitmap", "00000007".to_owned()),
+                ("member".into(), "m3".to_owned()),
+                ("bitmap".into(), "00000007".to_owned()),
             ],
         }]
     }
@@ -179,6 +180,8 @@ pub(crate) fn published() -> Published {
         expected: vec![(CopyKind::Mini, 65_536)],
         announced: Arc::default(),
         meters: Arc::default(),
+        tally: Tally::default(),
+        fingerprints: Vec::new(),
         params: Values::default(),
     }
 }

@@ -5,11 +5,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::openers::Openers;
 use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Zero};
+use crate::server::meter::Asked;
 use crate::server::{Errno, Handle};
 
 /// Most bytes of one read or write request.
@@ -107,12 +108,19 @@ impl Unit {
 
     /// Reads into the thread's buffer and hands the bytes on; no buffer is allocated for a request.
     pub(super) fn read(
-        &self,
+        self: &Arc<Self>,
         at: u64,
         size: u32,
         then: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
     ) {
-        let size = size as usize;
+        let (size, begun, unit) = (size as usize, Instant::now(), Arc::clone(self));
+        let then = move |read: Result<&[u8], Errno>| {
+            let bytes = read.map_or(0, <[u8]>::len) as u64;
+            let asked = Asked::Read(bytes);
+            let pipeline = unit.handle.pipeline();
+            pipeline.requested(asked, begun, read.is_ok());
+            then(read);
+        };
         BUFFER.with_borrow_mut(|buffer| {
             let least = size.max(REQUEST_BYTES as usize);
             let buffer = buffer.get_or_insert_with(|| AlignedBuf::zeroed(least));
@@ -141,16 +149,20 @@ impl Unit {
             then(written.and(bytes));
         };
         let pipeline = self.handle.pipeline();
-        pipeline.write_then(at, &data[..len], self.touching(then));
+        let asked = Asked::Write(len as u64);
+        pipeline.write_then(at, &data[..len], self.touching(asked, then));
     }
 
-    /// As `then`, and notes the time of a change before.
+    /// As `then`, and notes the time of a change and what it was before.
     fn touching(
         self: &Arc<Self>,
+        asked: Asked,
         then: impl FnOnce(Result<(), Errno>) + Send + 'static,
     ) -> Box<dyn FnOnce(Result<(), Errno>) + Send> {
-        let unit = Arc::clone(self);
+        let (unit, begun) = (Arc::clone(self), Instant::now());
         Box::new(move |changed| {
+            let pipeline = unit.handle.pipeline();
+            pipeline.requested(asked, begun, changed.is_ok());
             if changed.is_ok() {
                 unit.touch();
             }
@@ -160,7 +172,10 @@ impl Unit {
 
     /// Makes everything durable.
     pub(super) fn flush(&self) -> Result<(), Errno> {
-        self.handle.pipeline().flush()
+        let (pipeline, begun) = (self.handle.pipeline(), Instant::now());
+        let flushed = pipeline.flush();
+        pipeline.requested(Asked::Flush, begun, flushed.is_ok());
+        flushed
     }
 
     /// fallocate(2).
@@ -173,8 +188,13 @@ impl Unit {
         match plan_fallocate(self.size(), at, len, mode) {
             Err(error) => then(Err(error)),
             Ok(Space::Nothing) => then(Ok(())),
-            Ok(Space::Allocate(len)) => pipeline.allocate_then(at, len, self.touching(then)),
-            Ok(Space::Zero(len, how)) => pipeline.zero_then(at, len, how, self.touching(then)),
+            Ok(Space::Allocate(len)) => {
+                // It changes no bytes.
+                pipeline.allocate_then(at, len, self.touching(Asked::Write(0), then));
+            }
+            Ok(Space::Zero(len, how)) => {
+                pipeline.zero_then(at, len, how, self.touching(Asked::Write(len), then));
+            }
         }
     }
 
@@ -205,8 +225,11 @@ impl Unit {
         if room == 0 {
             return then(Err(Errno(libc::ENOSPC)));
         }
-        let unit = Arc::clone(self);
+        let (unit, begun) = (Arc::clone(self), Instant::now());
         let then = move |copied: Result<u64, Errno>| {
+            let asked = Asked::Write(copied.unwrap_or(0));
+            let pipeline = unit.handle.pipeline();
+            pipeline.requested(asked, begun, copied.is_ok());
             let copied = copied.inspect(|_| unit.touch());
             then(copied.and_then(|n| u32::try_from(n).map_err(|_| Errno(libc::EOVERFLOW))));
         };

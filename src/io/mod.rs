@@ -1,6 +1,7 @@
 //! Bytes and durability: the only place with system calls.
 
 pub mod aligned;
+pub mod event_log;
 pub mod file;
 pub mod fingerprint;
 pub mod image;

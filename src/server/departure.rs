@@ -68,7 +68,7 @@ impl Runner {
         let member = &self.set.members()[id.index()];
         let detached = matches!(member.state, MemberState::Detached(_));
         let seat = &mut self.seats[id.index()];
-        seat.stamp = None;
+        (seat.stamp, seat.fingerprint) = (None, None);
         // An open file would keep a disk from being carried away.
         seat.file = None;
         seat.turns += 1;
@@ -141,6 +141,7 @@ impl Runner {
         );
         if expelled && self.seats[id.index()].turns == turn {
             self.keep_stamp(id, stamp);
+            self.publish_state();
         }
     }
 
@@ -157,7 +158,9 @@ impl Runner {
     /// Keeps the stamp and makes it durable if that can be done.
     fn note_stamp(&mut self, id: MemberId, stamp: Stamp) {
         let member = self.set.members()[id.index()].name.clone();
-        self.seats[id.index()].stamp = Some(stamp.clone());
+        let seat = &mut self.seats[id.index()];
+        seat.fingerprint = Some(stamp.fingerprint());
+        seat.stamp = Some(stamp.clone());
         // No block may be newer than those of the members that take part (I3).
         if self.is_undurable() {
             return tracing::warn!(member, "the stamp of its image is not durable");

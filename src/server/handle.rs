@@ -1,25 +1,23 @@
 //! What the faces see of a running unit: its state, its data path, and a way to give commands.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{SendError, Sender};
 
 use super::Message;
+use super::chronicle::{Chronicle, EventRecord};
 use super::meter::Meters;
 use super::params::{Params, Values};
 use super::pipeline::Pipeline;
 use super::setup::Durability;
+use super::tally::Tally;
 use crate::io::journal::MessageCounts;
 use crate::set::{
-    Answer, AttachPolicy, BitmapId, Bytes, Code, Command, CopyKind, Event, MemberStatus, Moment,
-    OpId, Policy, Refusal, RepairBy, SetStatus, StallEnd,
+    Answer, AttachPolicy, BitmapId, Bytes, Code, Command, CopyKind, Event, MemberId, MemberStatus,
+    Moment, OpId, Policy, Refusal, RepairBy, SetStatus, StallEnd,
 };
-
-/// Events that are kept for readers.
-pub const EVENTS_KEPT: usize = 256;
 
 /// A command as it was typed, before names are looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +76,8 @@ pub enum Request {
         /// Whether and how what differs is repaired.
         repair: Option<RepairBy>,
     },
+    /// Have all counters begin at 0 again.
+    ResetCounters,
     /// Delete an unused bitmap.
     DeleteBitmap(BitmapId),
     /// Hold an operation.
@@ -115,6 +115,7 @@ impl Request {
             Self::Merge { full } => Command::Merge { full },
             Self::Verify { range, repair } => Command::Verify { range, repair },
             Self::Abort => Command::Abort,
+            Self::ResetCounters => Command::ResetCounters,
             Self::Stall { seconds } => Command::Stall { seconds },
             Self::Unstall => Command::Unstall,
             Self::DeleteBitmap(id) => Command::DeleteBitmap { id },
@@ -173,6 +174,10 @@ pub struct Published {
     pub announced: Arc<MessageCounts>,
     /// What was asked of each member, and how long it took; goes on counting.
     pub meters: Arc<Meters>,
+    /// What has come of operations.
+    pub tally: Tally,
+    /// What the contents of the images looked like when their members left, by place.
+    pub fingerprints: Vec<Option<String>>,
     /// The parameters.
     pub params: Values,
 }
@@ -193,6 +198,12 @@ impl Published {
         self.set.members.iter().find(|m| m.name == name)
     }
 
+    /// What the contents of a member's image looked like when it left; `None` where nobody has looked.
+    #[must_use]
+    pub fn fingerprint(&self, id: MemberId) -> Option<&str> {
+        self.fingerprints.get(id.index())?.as_deref()
+    }
+
     /// The speed of an operation.
     #[must_use]
     pub fn rate(&self, op: OpId) -> Rate {
@@ -209,25 +220,12 @@ impl Published {
     }
 }
 
-/// One line of the `events` file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EventRecord {
-    /// Number, growing.
-    pub seq: u64,
-    /// When.
-    pub time: Moment,
-    /// Name of the event, such as `member-detached`.
-    pub event: &'static str,
-    /// Its objects: key and value.
-    pub facts: Vec<(&'static str, String)>,
-}
-
 type Listener = Box<dyn Fn() + Send + Sync>;
 
 /// State that the control thread publishes and the faces read.
 pub(super) struct Board {
     pub(super) state: ArcSwap<Published>,
-    pub(super) events: Mutex<VecDeque<EventRecord>>,
+    pub(super) events: Mutex<Chronicle>,
     pub(super) listeners: Mutex<Vec<Listener>>,
     /// Device number of the unit's own mount; 0 while there is none.
     mount: AtomicU64,
@@ -242,13 +240,17 @@ impl std::fmt::Debug for Board {
 }
 
 impl Board {
-    pub(super) fn new(first: Published) -> Self {
+    pub(super) fn new(first: Published, events: Chronicle) -> Self {
         Self {
             state: ArcSwap::from_pointee(first),
-            events: Mutex::default(),
+            events: Mutex::new(events),
             listeners: Mutex::default(),
             mount: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn chronicle(&self) -> MutexGuard<'_, Chronicle> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Device number of the unit's own mount.
@@ -287,12 +289,7 @@ impl Handle {
     /// The last events, oldest first.
     #[must_use]
     pub fn events(&self) -> Vec<EventRecord> {
-        let events = self
-            .board
-            .events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        events.iter().cloned().collect()
+        self.board.chronicle().events()
     }
 
     /// Calls `listener` from the control thread after every change; it must not block.

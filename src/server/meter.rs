@@ -1,5 +1,5 @@
-//! Meters: what was asked of each member, and how long it took. Counters only grow, every access is relaxed, and
-//! nothing is decided here.
+//! Meters: what was asked of the unit and of each member, and how long it took. Counters grow until somebody has
+//! them begin anew, every access is relaxed, and nothing is decided here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::set::member::MEMBERS_MAX;
 pub const BUCKETS: usize = 21;
 const FIRST_LOG: u32 = 4;
 
-/// What is asked of a member.
+/// What is asked of a member, or of the unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asked {
     /// To read so many bytes.
@@ -35,11 +35,16 @@ struct Kind {
 #[repr(align(128))]
 struct Meter([Kind; 3]);
 
-/// The meters of all members, by place.
+/// The meters of the unit, and of all members by place.
 #[derive(Debug, Default)]
-pub struct Meters([Meter; MEMBERS_MAX]);
+pub struct Meters {
+    members: [Meter; MEMBERS_MAX],
+    unit: Meter,
+    /// Requests of applications that ended with an error: reads, writes, flushes.
+    failed: [AtomicU64; 3],
+}
 
-/// What a meter has counted since the mount.
+/// What a meter has counted since the mount, or since it was to begin anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counted {
     /// Requests that have ended.
@@ -64,38 +69,90 @@ fn bucket(micros: u64) -> usize {
     (above.saturating_sub(FIRST_LOG) as usize).min(BUCKETS - 1)
 }
 
-impl Meters {
-    /// A request of a member that began at this time has ended.
-    pub(super) fn ended(&self, id: MemberId, asked: Asked, begun: Instant) {
+impl Asked {
+    /// Its place among the kinds, and its bytes.
+    fn kind(self) -> (usize, u64) {
+        match self {
+            Self::Read(bytes) => (0, bytes),
+            Self::Write(bytes) => (1, bytes),
+            Self::Flush => (2, 0),
+        }
+    }
+}
+
+impl Kind {
+    fn counted(&self) -> Counted {
+        Counted {
+            count: self.count.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            micros: self.micros.load(Ordering::Relaxed),
+            buckets: std::array::from_fn(|at| self.buckets[at].load(Ordering::Relaxed)),
+        }
+    }
+
+    fn begin_anew(&self) {
+        let all = [&self.count, &self.bytes, &self.micros];
+        for counter in all.into_iter().chain(&self.buckets) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Meter {
+    fn ended(&self, asked: Asked, begun: Instant) {
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let (kind, bytes) = match asked {
-            Asked::Read(bytes) => (0, bytes),
-            Asked::Write(bytes) => (1, bytes),
-            Asked::Flush => (2, 0),
-        };
-        let kind = &self.0[id.index()].0[kind];
+        let (kind, bytes) = asked.kind();
+        let kind = &self.0[kind];
         kind.count.fetch_add(1, Ordering::Relaxed);
         kind.bytes.fetch_add(bytes, Ordering::Relaxed);
         kind.micros.fetch_add(micros, Ordering::Relaxed);
         kind.buckets[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
 
+    fn counted(&self) -> [Counted; 3] {
+        self.0.each_ref().map(Kind::counted)
+    }
+}
+
+impl Meters {
+    /// A request of a member that began at this time has ended.
+    pub(super) fn ended(&self, id: MemberId, asked: Asked, begun: Instant) {
+        self.members[id.index()].ended(asked, begun);
+    }
+
+    /// A request of an application that began at this time has ended, well or not.
+    pub(super) fn requested(&self, asked: Asked, begun: Instant, good: bool) {
+        self.unit.ended(asked, begun);
+        if !good {
+            self.failed[asked.kind().0].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// What was counted of reads, writes and flushes of a member.
     #[must_use]
     pub fn of(&self, id: MemberId) -> [Counted; 3] {
-        let counted = |kind: &Kind| Counted {
-            count: kind.count.load(Ordering::Relaxed),
-            bytes: kind.bytes.load(Ordering::Relaxed),
-            micros: kind.micros.load(Ordering::Relaxed),
-            buckets: std::array::from_fn(|at| kind.buckets[at].load(Ordering::Relaxed)),
-        };
-        let [reads, writes, flushes] = &self.0[id.index()].0;
-        [counted(reads), counted(writes), counted(flushes)]
+        self.members[id.index()].counted()
+    }
+
+    /// What was counted of reads, writes and flushes of applications, and how many of them failed. Zeros count as
+    /// writes.
+    #[must_use]
+    pub fn of_unit(&self) -> [(Counted, u64); 3] {
+        let counted = self.unit.counted();
+        std::array::from_fn(|kind| (counted[kind], self.failed[kind].load(Ordering::Relaxed)))
+    }
+
+    /// Has everything be counted from 0 again. A request that ends at the same time may be counted in part.
+    pub(super) fn begin_anew(&self) {
+        let meters = self.members.iter().chain(std::iter::once(&self.unit));
+        meters.flat_map(|meter| &meter.0).for_each(Kind::begin_anew);
+        let failed = self.failed.iter();
+        failed.for_each(|counter| counter.store(0, Ordering::Relaxed));
     }
 
     /// Reads and writes of a member that have ended, and the time that they took.
     pub(super) fn total(&self, id: MemberId) -> (u64, Duration) {
-        let [reads, writes, _] = &self.0[id.index()].0;
+        let [reads, writes, _] = &self.members[id.index()].0;
         let sum = |of: fn(&Kind) -> &AtomicU64| {
             of(reads).load(Ordering::Relaxed) + of(writes).load(Ordering::Relaxed)
         };
@@ -132,5 +189,21 @@ mod tests {
         assert_eq!((flushes.count, flushes.bytes), (1, 0));
         assert_eq!(writes.buckets.iter().sum::<u64>(), 2);
         assert_eq!(meters.total(id).0, 3);
+    }
+
+    #[test]
+    fn requests_of_applications_are_counted_apart_until_they_begin_anew() {
+        let (meters, id) = (Meters::default(), MemberId::new(0).expect("a place"));
+        let begun = Instant::now();
+        meters.requested(Asked::Write(512), begun, true);
+        meters.requested(Asked::Write(512), begun, false);
+        meters.requested(Asked::Flush, begun, true);
+        meters.ended(id, Asked::Read(512), begun);
+        let [reads, (writes, failed), flushes] = meters.of_unit();
+        assert_eq!((writes.count, writes.bytes, failed), (2, 1024, 1));
+        assert_eq!((reads.0.count, flushes.0.count), (0, 1));
+        meters.begin_anew();
+        assert_eq!(meters.of_unit(), [(Counted::default(), 0); 3]);
+        assert_eq!(meters.of(id), [Counted::default(); 3]);
     }
 }

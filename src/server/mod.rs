@@ -6,6 +6,7 @@
 mod admission;
 mod candidate;
 mod change;
+mod chronicle;
 mod compare;
 mod copier;
 pub mod create;
@@ -25,6 +26,7 @@ mod message_mode;
 pub mod meter;
 pub mod params;
 pub mod pipeline;
+mod publish;
 mod reading;
 mod record;
 mod repair;
@@ -42,6 +44,7 @@ mod stall;
 mod start;
 mod step;
 mod streams;
+pub mod tally;
 mod throttle;
 mod tune;
 mod verification;
@@ -49,8 +52,10 @@ mod verifier;
 mod waiting;
 mod watch;
 
-pub use handle::{Done, EventRecord, Handle, Published, Rate, Request};
+pub use chronicle::{EVENTS_KEPT, EventRecord};
+pub use handle::{Done, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};
+pub use record::EVENTS;
 pub use start::{Running, start};
 
 use crossbeam_channel::Sender;

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use crossbeam_channel::{Sender, bounded};
@@ -17,7 +18,7 @@ use super::fence::{Fence, FenceGuard};
 use super::gate::Gate;
 use super::home::Home;
 use super::lane::Lanes;
-use super::meter::Meters;
+use super::meter::{Asked, Meters};
 use super::params::Params;
 use super::repair::Repairs;
 use super::rescue::{Held, Unstarted};
@@ -299,6 +300,11 @@ impl Pipeline {
     /// Requests of applications that have come in; wraps around.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request of an application that began at this time and has ended, well or not.
+    pub fn requested(&self, asked: Asked, begun: Instant, good: bool) {
+        self.meters.requested(asked, begun, good);
     }
 
     pub(super) fn count_request(&self) {

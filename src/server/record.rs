@@ -1,11 +1,51 @@
 //! Notices of the set as lines of the `events` file and of the log.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::handle::{Board, EVENTS_KEPT, EventRecord, Rate};
+use super::handle::{Board, Rate};
 use super::run::{Runner, now};
-use crate::set::{BitmapChange, BitmapId, Moment, Notice, OpId, Operation, SetStatus, rate_text};
+use super::tally::Tally;
+use crate::set::{
+    BitmapChange, BitmapId, CopyKind, Moment, Notice, OpId, Operation, SetStatus, rate_text,
+};
+
+/// Every event that there is.
+pub const EVENTS: &[&str] = &[
+    "mounted",
+    "member-away",
+    "unmounted",
+    "bitmaps-lost",
+    "bitmaps-in-memory",
+    "member-detached",
+    "member-expelled",
+    "member-joined",
+    "member-released",
+    "member-silent",
+    "member-answers",
+    "read-error",
+    "read-repaired",
+    "request-failed",
+    "verification-aborted",
+    "copy-queued",
+    "copy-started",
+    "copy-progress",
+    "copy-ended",
+    "verify-started",
+    "verify-progress",
+    "verify-differs",
+    "verify-ended",
+    "bitmap-started",
+    "bitmap-in-use",
+    "bitmap-active",
+    "bitmap-deleted",
+    "bitmap-reset",
+    "message-mode",
+    "parameter-set",
+    "counters-reset",
+    "resized",
+    "stalled",
+    "unstalled",
+];
 
 /// A bad place makes many reads fail; so often people are told of each member, and the counter tells the rest.
 const READ_ERRORS: Duration = Duration::from_secs(1);
@@ -20,10 +60,21 @@ fn level(notice: &Notice) -> u64 {
 }
 
 impl Runner {
+    /// All counters begin at 0 again.
+    fn begin_counting(&mut self) {
+        self.tally = Tally::default();
+        self.pipeline.meters.begin_anew();
+        self.pipeline.announced().begin_anew();
+    }
+
     /// Tells people of a notice, unless they want to know less.
     pub(super) fn note(&mut self, notice: &Notice) {
         if let Notice::CopyEnded { op, .. } | Notice::VerifyEnded { op, .. } = notice {
             self.speeds.end(*op, self.done_by(*op), Instant::now());
+        }
+        self.tally.note(notice);
+        if *notice == Notice::CountersReset {
+            self.begin_counting();
         }
         if let Notice::ReadError(id) = notice {
             let heard = &mut self.heard[id.index()];
@@ -45,14 +96,29 @@ fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
     keep(board, time, event, facts);
 }
 
-/// Writes down that the unit is served from now on, and by whom.
-pub(super) fn record_start(board: &Board, time: Moment, set: &SetStatus) {
+/// Writes down that the unit is served from now on, by whom, and what is not as it should be: who reads the
+/// events alone knows the state.
+pub(super) fn record_start(board: &Board, time: Moment, read_only: bool, set: &SetStatus) {
     let states = set
         .members
         .iter()
         .map(|m| format!("{}={}", m.name, m.state));
     let members: Vec<String> = states.collect();
-    keep(board, time, "mounted", vec![("members", members.join(" "))]);
+    let state = match read_only {
+        true => "read-only",
+        false => set.state.name(),
+    };
+    let facts = vec![("state", state.to_owned()), ("members", members.join(" "))];
+    keep(board, time, "mounted", facts);
+    for member in set.members.iter().filter(|m| m.departed) {
+        let mut facts = vec![
+            ("member", member.name.clone()),
+            ("state", member.state.to_owned()),
+            ("reason", member.reason.clone()),
+        ];
+        facts.extend(member.bitmap.map(|id| ("bitmap", id.to_string())));
+        keep(board, time, "member-away", facts);
+    }
     let reasons = [
         ("bitmaps-lost", set.lost.as_deref()),
         ("bitmaps-in-memory", set.homeless.as_deref()),
@@ -103,19 +169,13 @@ pub(super) fn record_progress(board: &Board, time: Moment, op: &Operation, rate:
 }
 
 fn keep(board: &Board, time: Moment, event: &'static str, facts: Facts) {
-    let mut events = board.events.lock().unwrap_or_else(PoisonError::into_inner);
-    let seq = events.back().map_or(1, |e| e.seq + 1);
-    if events.len() == EVENTS_KEPT {
-        events.pop_front();
-    }
-    events.push_back(EventRecord {
-        seq,
-        time,
-        event,
-        facts,
-    });
+    debug_assert!(EVENTS.contains(&event), "{event} is in no manual page");
+    let facts = facts.into_iter();
+    let facts = facts.map(|(key, value)| (key.into(), value));
+    board.chronicle().keep(time, event, facts.collect());
 }
 
+/// Keys and values of an event.
 type Facts = Vec<(&'static str, String)>;
 
 fn changed(parameter: String, old: String, new: String) -> Facts {
@@ -124,13 +184,7 @@ fn changed(parameter: String, old: String, new: String) -> Facts {
 
 fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     let name = |id| set.name(id).to_owned();
-    let copy = |op: &OpId, kind: &crate::set::CopyKind, id| {
-        vec![
-            ("operation", op.to_string()),
-            ("kind", kind.name().to_owned()),
-            ("member", name(id)),
-        ]
-    };
+    let copy = |op: &OpId, kind: &CopyKind, id| copy_facts(*op, *kind, name(id));
     match notice {
         Notice::Detached { member, bitmap } => {
             let mut facts = vec![("member", name(*member))];
@@ -155,8 +209,9 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             verify_event(notice)
         }
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
-        Notice::FailedEverywhere => ("request-failed", Vec::new()),
-        Notice::Expelled { .. }
+        Notice::CountersReset => ("counters-reset", Vec::new()),
+        Notice::FailedEverywhere
+        | Notice::Expelled { .. }
         | Notice::ReadRepaired(..)
         | Notice::ReadError(_)
         | Notice::Silent(_)
@@ -183,6 +238,14 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     }
 }
 
+fn copy_facts(op: OpId, kind: CopyKind, member: String) -> Facts {
+    vec![
+        ("operation", op.to_string()),
+        ("kind", kind.name().to_owned()),
+        ("member", member),
+    ]
+}
+
 /// A member that has failed, or does not answer.
 fn fault_event(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
     let of = |id| vec![("member", set.name(id).to_owned())];
@@ -201,6 +264,7 @@ fn fault_event(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             facts.push(("bytes", range.len().to_string()));
             ("read-repaired", facts)
         }
+        Notice::FailedEverywhere => ("request-failed", Vec::new()),
         _ => ("verification-aborted", Vec::new()),
     }
 }

@@ -14,7 +14,9 @@ use crate::io::{Image, IoMode, Storage, immutable, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::scb::Ancestry;
-use crate::set::{Bytes, Code, Generation, MemberId, MemberState, Moment, Said, ScbRow, ShadowSet};
+use crate::set::{
+    Bytes, Code, Generation, MemberId, MemberState, Moment, Said, ScbRow, ShadowSet, Stamp,
+};
 
 /// One member as it was found.
 struct Entry {
@@ -195,6 +197,9 @@ impl Roster {
             let released = *start == Start::Released;
             let mut seat = Seat::new(entry.setup.scb.clone(), entry.setup.io);
             (seat.protect, seat.released) = (entry.setup.protect, released);
+            if let ScbFound::Read(scb) = &entry.block {
+                seat.fingerprint = scb.stamp.as_ref().map(Stamp::fingerprint);
+            }
             seat.identity = entry.image.as_ref().map(Image::identity);
             seat
         });

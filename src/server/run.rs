@@ -10,7 +10,7 @@ use super::Message;
 use super::candidate::{Looked, Wish};
 use super::copier::Copier;
 use super::growth::Growth;
-use super::handle::{Board, Done, Published, Request};
+use super::handle::{Board, Done, Request};
 use super::herald::Herald;
 use super::home::Snapshots;
 use super::message_mode::Told;
@@ -21,6 +21,7 @@ use super::seat::{Identity, Seat};
 use super::setup::default_scb;
 use super::speed::Speeds;
 use super::stall::Stall;
+use super::tally::Tally;
 use crate::io::{Image, IoMode, Storage};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
@@ -61,6 +62,7 @@ pub(super) struct Runner {
     last_ticket: u64,
     pub(super) speeds: Speeds,
     pub(super) herald: Herald,
+    pub(super) tally: Tally,
     /// When the mount began, and whether its merges and copies still wait for their time.
     pub(super) begun: Instant,
     pub(super) delayed: bool,
@@ -131,6 +133,7 @@ impl Runner {
             last_ticket: 0,
             speeds: Speeds::default(),
             herald: Herald::default(),
+            tally: Tally::default(),
             begun: Instant::now(),
             delayed: true,
             told: Told::default(),
@@ -472,6 +475,7 @@ impl Runner {
         }
         let seat = &mut self.seats[id.index()];
         (seat.identity, seat.stamp) = (Some(image.identity()), None);
+        seat.fingerprint = None;
         seat.released = false;
         seat.turns += 1;
         self.pipeline.welcome(id);
@@ -529,31 +533,6 @@ impl Runner {
         if let Some(Waiter::Data(answer)) = self.waiters.remove(&ticket.number()) {
             let _ = answer.send(verdict);
         }
-    }
-
-    pub(super) fn publish_state(&mut self) {
-        let timeouts = self.set.members().iter().map(|member| member.timeout);
-        self.pipeline.set_timeouts(timeouts);
-        let last = self.board.state.load();
-        let state = Published {
-            seq: last.seq + 1,
-            time: now(),
-            mounted: last.mounted,
-            created: last.created,
-            unit: last.unit.clone(),
-            label: last.label.clone(),
-            uuid: last.uuid,
-            read_only: last.read_only,
-            stalled: self.stall.map(|stall| stall.until),
-            durability: last.durability,
-            set: self.set.status(),
-            rates: self.speeds.rates(),
-            expected: self.speeds.expected(),
-            announced: Arc::clone(&last.announced),
-            meters: Arc::clone(&last.meters),
-            params: self.params.values(),
-        };
-        self.board.publish(state);
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Seat {
     pub(super) released: bool,
     /// What its image looked like when it left, if that was since the start.
     pub(super) stamp: Option<Stamp>,
+    /// What the contents of its image were when it left, for people; also where that was before the start.
+    pub(super) fingerprint: Option<String>,
     /// What is done for its image while it is away.
     pub(super) protect: Protect,
     /// The immutable flag of its image while it is away.
@@ -81,6 +83,7 @@ impl Seat {
             vacant: false,
             released: false,
             stamp: None,
+            fingerprint: None,
             protect: Protect::None,
             flag: Flag::default(),
             lease: None,

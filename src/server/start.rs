@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::chronicle::Chronicle;
 use super::copier::Copier;
 use super::create::random_mark;
 use super::handle::{Board, Handle, Published};
@@ -17,6 +18,7 @@ use super::roster::Roster;
 use super::run::{Parts, Runner, now};
 use super::seat::Identity;
 use super::setup::{Mounting, Setup};
+use super::tally::Tally;
 use super::{Message, admission};
 use crate::error::{Error, Result};
 use crate::io::state_dir::StateDir;
@@ -53,6 +55,7 @@ impl Running {
         // Also behind a control thread that has failed. Who locks the images next finds nobody who has them.
         self.handle.pipeline.end_watch();
         let _ = self.watch.join();
+        self.handle.board.chronicle().end(now());
         match ended {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(Error::new(Code::Io, reason)),
@@ -105,7 +108,8 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         Arc::clone(&params),
     ));
     let first = published(setup, &assembly, &set, mounting);
-    let board = board(first, created, &pipeline);
+    let events = Chronicle::open(&setup.state_dir);
+    let board = board((first, events), created, &pipeline);
     let copier = copier(&pipeline, &messages, mounting);
     let handle = Handle {
         board: Arc::clone(&board),
@@ -130,13 +134,18 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     run(runner, rest, inbox, handle, state_dir)
 }
 
-fn board(first: Published, created: Option<Moment>, pipeline: &Pipeline) -> Arc<Board> {
-    Arc::new(Board::new(Published {
+fn board(
+    (first, events): (Published, Chronicle),
+    created: Option<Moment>,
+    pipeline: &Pipeline,
+) -> Arc<Board> {
+    let first = Published {
         created,
         announced: Arc::clone(pipeline.announced()),
         meters: Arc::clone(&pipeline.meters),
         ..first
-    }))
+    };
+    Arc::new(Board::new(first, events))
 }
 
 fn copier(pipeline: &Arc<Pipeline>, messages: &Sender<Message>, mounting: &Mounting) -> Copier {
@@ -213,7 +222,8 @@ fn run(
     handle: Handle,
     state_dir: StateDir,
 ) -> Result<Running> {
-    record_start(&runner.board, now(), &runner.set.status());
+    let read_only = runner.board.state.load().read_only;
+    record_start(&runner.board, now(), read_only, &runner.set.status());
     runner.carry_out(rest);
     let watched = Arc::clone(&runner.pipeline);
     let watch = std::thread::Builder::new()
@@ -263,6 +273,8 @@ fn published(
         expected: Vec::new(),
         announced: Arc::default(),
         meters: Arc::default(),
+        tally: Tally::default(),
+        fingerprints: Vec::new(),
         params: mounting.params,
     }
 }

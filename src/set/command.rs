@@ -80,6 +80,17 @@ impl ShadowSet {
         self.accept(ticket, Answer { text, facts });
     }
 
+    /// Has errors be counted from 0 again, and the shell with what it counts (the manual's RESET_COUNTERS).
+    pub(super) fn reset_counters(&mut self, ticket: Ticket) {
+        for member in &mut self.members {
+            member.errors = 0;
+        }
+        self.push(Effect::Notice(Notice::CountersReset));
+        let text = "all counters begin at 0 again".to_owned();
+        let facts = Vec::new();
+        self.accept(ticket, Answer { text, facts });
+    }
+
     /// Whether and where the other sources can be made equal to the master.
     pub(super) fn may_merge(&self, full: bool) -> Result<MergePlan, Refusal> {
         if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {

@@ -46,7 +46,7 @@ pub enum CopyKind {
 impl CopyKind {
     /// The word that `operations/*/kind` shows.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full-copy",
             Self::Mini => "minicopy",

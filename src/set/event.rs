@@ -166,6 +166,8 @@ pub enum Command {
     },
     /// Wait no longer for members that do not answer.
     Abort,
+    /// Have the errors of members, and all that the shell counts, be counted from 0 again.
+    ResetCounters,
     /// Delete an unused bitmap.
     DeleteBitmap {
         /// Its number.
@@ -372,6 +374,8 @@ pub enum Notice {
     Limited(OpId, u64, u64),
     /// A member has given up its membership.
     Released(String),
+    /// Everything is counted from 0 again.
+    CountersReset,
     /// Bitmaps are in memory only from now on.
     HomeLost(String),
     /// Changes of applications wait, for so many seconds at most, and the sources are quiet.

@@ -29,6 +29,7 @@ pub(super) enum Judged {
     EndVerify(OpId),
     Tune(MemberId, Tuning),
     Abort(MemberSet),
+    ResetCounters,
     DeleteBitmap(MemberId, BitmapId),
     Limit(OpId, u64),
     Pause(OpId),
@@ -101,6 +102,7 @@ impl ShadowSet {
             }
             Command::Tune { member, tuning } => Judged::Tune(self.find(&member)?, tuning),
             Command::Abort => Judged::Abort(self.may_abort()?),
+            Command::ResetCounters => Judged::ResetCounters,
             Command::DeleteBitmap { id } => Judged::DeleteBitmap(self.may_delete(id)?, id),
             Command::Limit { op, rate } => Judged::Limit(self.may_limit(op)?, rate),
             Command::Pause(op) => Judged::Pause(self.may_steer(op, OpState::Running)?),
@@ -143,6 +145,10 @@ impl ShadowSet {
             Judged::Abort(silent) => {
                 let text = format!("nothing would wait for {} any longer", self.names(*silent));
                 ("abort", text)
+            }
+            Judged::ResetCounters => {
+                let text = "all counters would begin at 0 again";
+                ("reset-counters", text.to_owned())
             }
             Judged::DeleteBitmap(id, bitmap) => {
                 let text = format!(

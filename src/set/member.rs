@@ -375,6 +375,16 @@ pub enum MemberState {
 }
 
 impl MemberState {
+    /// Every word that `members/*/state` shows.
+    pub const WORDS: &'static [&'static str] = &[
+        "source",
+        "copy-target",
+        "merging",
+        "detached",
+        "expelled",
+        "missing",
+    ];
+
     /// The word that `members/*/state` shows.
     #[must_use]
     pub fn name(&self) -> &'static str {

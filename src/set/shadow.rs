@@ -154,6 +154,7 @@ impl ShadowSet {
             Judged::Resize(geometry, room) => self.resize(ticket, geometry, &room),
             Judged::Merge(plan) => self.merge(ticket, &plan),
             Judged::Abort(silent) => self.abort(ticket, silent),
+            Judged::ResetCounters => self.reset_counters(ticket),
             Judged::Stall(seconds) => self.stall(ticket, seconds),
             Judged::Unstall => self.unstall(ticket),
             Judged::Verify(plan) => self.verify(ticket, &plan),

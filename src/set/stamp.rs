@@ -78,6 +78,17 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// What the contents looked like, for people: the size, and a hash over those of the samples. Images of one
+    /// member with the same bytes have the same, wherever they lie.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let fold = |hash: u64, sample: &Sample| (hash ^ sample.hash).wrapping_mul(PRIME);
+        let hash = self.samples.iter().fold(BASIS, fold);
+        format!("{}-{hash:016x}", self.size)
+    }
+
     /// Where the samples of an image of `size` bytes lie: evenly spread, the first and the last ones at
     /// the ends, the others moved by an amount that `member` decides.
     #[must_use]

@@ -68,7 +68,7 @@ fn a_switch_of_the_message_mode_is_seen_and_told() {
     let facts = [("mode", "buffered"), ("switches", "1")];
     assert_eq!(
         event.facts,
-        facts.map(|(key, value)| (key, value.to_owned()))
+        facts.map(|(key, value)| (key.into(), value.to_owned()))
     );
     set(&bed, "wbm_msg_mode", "auto");
     assert_eq!((counts.mode(), counts.switches()), ("auto", 1));

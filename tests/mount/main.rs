@@ -21,6 +21,7 @@ mod faults_silent;
 mod filesystems;
 mod hang;
 mod kill;
+mod machines;
 mod params;
 mod polling;
 mod pressure;

@@ -42,6 +42,28 @@ pub(crate) fn codes<'a>(names: impl Iterator<Item = &'a str>, page: &str) -> Vec
         .collect()
 }
 
+/// The items of a section of the manual page are these names, and no others.
+pub(crate) fn listed<'a>(
+    names: impl Iterator<Item = &'a str>,
+    section: &str,
+    page: &str,
+) -> Vec<Finding> {
+    let page = plain(page);
+    let is_heading = |line: &&str| line.starts_with(".Sh ") || line.starts_with(".Ss ");
+    let lines = page
+        .lines()
+        .skip_while(|line| !(is_heading(line) && line.ends_with(section)));
+    let lines = lines.skip(1).take_while(|line| !is_heading(line));
+    let items = lines.filter_map(|line| line.strip_prefix(".It Li ")?.split(' ').next());
+    let (items, names): (Vec<&str>, Vec<&str>) = (items.collect(), names.collect());
+    let missing = names.iter().filter(|name| !items.contains(name));
+    let missing = missing.map(|name| format!("{name} is missing in {section}"));
+    let invented = items.iter().filter(|name| !names.contains(name));
+    let invented = invented.map(|name| format!("{name} does not exist"));
+    let all = missing.chain(invented);
+    all.map(|text| Finding::new(PAGE, 1, &text)).collect()
+}
+
 /// Every node and command of the help text stands in the manual page, and no other.
 ///
 /// The first word of a line is the path or the command; lines that begin with `#` are titles.
@@ -159,6 +181,16 @@ mod tests {
         let page = ".It Er EBUSY Ta last\\-source Ta x\nsyntax is only mentioned\n";
         let found = codes(["last-source", "syntax"].into_iter(), page);
         assert_eq!(texts(&found), ["code syntax is missing"]);
+    }
+
+    #[test]
+    fn listed_fires() {
+        let page = ".Ss Metrics\n.Bl\n.It Li a Pq gauge\n.It Li c\n.El\n.Ss Other\n.It Li b\n";
+        let found = listed(["a", "b"].into_iter(), "Metrics", page);
+        assert_eq!(
+            texts(&found),
+            ["b is missing in Metrics", "c does not exist"]
+        );
     }
 
     #[test]

@@ -167,6 +167,18 @@ fn every_code_stands_in_the_manual_page() {
 }
 
 #[test]
+fn every_event_and_metric_stands_in_the_manual_page() {
+    let page = read("man/shadowset-control.7");
+    let events = shadowset::server::EVENTS.iter().copied();
+    report(&docs::listed(events, "EVENTS", &page));
+    report(&docs::listed(
+        shadowset::control::metric_names(),
+        "Metrics",
+        &page,
+    ));
+}
+
+#[test]
 fn every_node_and_command_stands_in_the_manual_page() {
     if let Some(help) = HELP {
         report(&docs::help(&help(), &read("man/shadowset-control.7")));

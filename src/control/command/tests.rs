@@ -118,6 +118,7 @@ fn every_command_has_a_dry_run() {
         ("expel dry-run", 2),
         ("release m3", 1),
         ("abort", 0),
+        ("reset-counters", 0),
         ("merge full", 0),
         ("verify repair source=m1", 0),
         ("resize 1024", 0),

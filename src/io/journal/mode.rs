@@ -110,6 +110,14 @@ impl MessageCounts {
         std::array::from_fn(|at| self.sizes[at].load(Ordering::Relaxed))
     }
 
+    /// Has everything be counted from 0 again; the mode stays.
+    pub fn begin_anew(&self) {
+        let counters = [&self.announcements, &self.switches];
+        for counter in counters.into_iter().chain(&self.sizes) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Commits of announcements.
     #[must_use]
     pub fn commits(&self) -> u64 {
