@@ -19,6 +19,7 @@ pub mod storage;
 pub mod sys;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod utab;
 
 pub use file::FileStorage;
 pub use image::{Identity, Image, IoMode};

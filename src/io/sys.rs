@@ -141,6 +141,19 @@ pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Takes the lock of flock(2), which other programs know; false when another open file holds it.
+///
+/// # Errors
+/// The system's error.
+pub fn try_flock(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: flock touches no memory of ours.
+    match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether another open file holds a lock that [`try_lock`] would meet. Takes nothing.
 ///
 /// # Errors
