@@ -38,6 +38,10 @@ pub struct Mounted {
     pub fstype: OsString,
     /// Its source: for our mounts the name of the unit.
     pub source: OsString,
+    /// Whether nothing in it can be written.
+    pub read_only: bool,
+    /// Whether users other than the one who mounted may look at it.
+    pub allow_other: bool,
 }
 
 impl Mounted {
@@ -67,14 +71,43 @@ pub fn mount_fuse(unit: &str, dir: &Path, options: MountOptions) -> Result<Owned
                 .caused_by(e)
                 .with_hint("load the kernel module fuse")
         })?;
-    let mut flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME;
-    if options.read_only {
-        flags |= libc::MS_RDONLY;
-    }
     let fstype = CString::new(FSTYPE).map_err(|e| failed(e.into()))?;
     let data = fuse_data(&fuse, options).map_err(failed)?;
+    let flags = flags(options.read_only);
     sys::mount(&source, &target, &fstype, flags, &data).map_err(failed)?;
     Ok(fuse.into())
+}
+
+fn flags(read_only: bool) -> libc::c_ulong {
+    let always = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME;
+    always | if read_only { libc::MS_RDONLY } else { 0 }
+}
+
+/// Makes the mount of `unit` on `dir` read-only, or lets it be written again. The kernel does it
+/// alone: it refuses what writes, and the server is not asked.
+///
+/// # Errors
+/// `NotMounted` when the topmost mount is not that of the unit; `InUse` when something in it is open
+/// for writing and it is to be read-only; the system's error.
+pub fn remount_unit(unit: &str, dir: &Path, read_only: bool) -> Result<()> {
+    expect_unit(unit, dir)?;
+    let failed = |e| {
+        Error::io(
+            format!("{unit} cannot be remounted on {}", dir.display()),
+            e,
+        )
+    };
+    let target = resolve(dir).and_then(|dir| c_path(&dir)).map_err(failed)?;
+    let name = CString::new(unit).map_err(|e| failed(e.into()))?;
+    let fstype = CString::new(FSTYPE).map_err(|e| failed(e.into()))?;
+    let flags = flags(read_only) | libc::MS_REMOUNT;
+    sys::mount(&name, &target, &fstype, flags, c"").map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => {
+            let text = format!("{} is open for writing", dir.display());
+            Error::new(Code::InUse, text).with_hint("close what is open in it, loop devices too")
+        }
+        _ => failed(e),
+    })
 }
 
 fn fuse_data(fuse: &File, options: MountOptions) -> io::Result<CString> {
@@ -184,7 +217,7 @@ pub fn mounted(dir: &Path) -> io::Result<Option<Mounted>> {
 /// # Errors
 /// The system's error.
 pub fn stale(dir: &Path) -> io::Result<Option<OsString>> {
-    let Some(Mounted { fstype, source }) = mounted(dir)? else {
+    let Some(Mounted { fstype, source, .. }) = mounted(dir)? else {
         return Ok(None);
     };
     if fstype != FSTYPE {
@@ -219,13 +252,22 @@ fn find(mountinfo: &[u8], dir: &Path) -> Option<Mounted> {
         .map(|(_, mounted)| mounted)
 }
 
-/// Mount point and mount of one line: `id parent dev root POINT options [tag]... - TYPE SOURCE ...`.
+/// Mount point and mount of one line: `id parent dev root POINT OPTIONS [tag]... - TYPE SOURCE OPTIONS`.
 fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let mut fields = line.split(|&byte| byte == b' ');
     let point = PathBuf::from(unescape(fields.nth(4)?));
+    let here = fields.next()?;
     fields.find(|&field| field == b"-")?;
     let (fstype, source) = (unescape(fields.next()?), unescape(fields.next()?));
-    Some((point, Mounted { fstype, source }))
+    let everywhere = fields.next().unwrap_or_default();
+    let has = |options: &[u8], word: &[u8]| options.split(|&byte| byte == b',').any(|w| w == word);
+    let mounted = Mounted {
+        fstype,
+        source,
+        read_only: has(here, b"ro") || has(everywhere, b"ro"),
+        allow_other: has(everywhere, b"allow_other"),
+    };
+    Some((point, mounted))
 }
 
 /// Blanks, line ends and backslashes stand as a backslash and three octal digits.
@@ -277,7 +319,7 @@ mod tests {
         assert_eq!(mounted(dir.path()).unwrap(), None);
         let fuse = mount_fuse("dsa1", dir.path(), MountOptions::default());
         let fuse = fuse.expect("mounting needs root and /dev/fuse");
-        let Mounted { fstype, source } = mounted(dir.path()).unwrap().unwrap();
+        let Mounted { fstype, source, .. } = mounted(dir.path()).unwrap().unwrap();
         assert_eq!(
             (fstype.to_str(), source.to_str()),
             (Some(FSTYPE), Some("dsa1"))
@@ -323,6 +365,28 @@ mod tests {
             assert!(line.contains(option), "{option} in {line}");
         }
         assert!(line.contains("allow_other,max_read=1048576"), "{line}");
+        let on = mounted(dir.path()).unwrap().unwrap();
+        assert!(on.read_only && on.allow_other, "{on:?}");
+    }
+
+    #[test]
+    fn a_remount_changes_whether_it_can_be_written_and_nothing_else() {
+        let dir = MountDir::new();
+        let _fuse = mount_fuse("dsa1", dir.path(), MountOptions::default()).unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        let end = &name["a b\\c".len()..];
+        let line = || {
+            let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let ours = list.lines().find(|line| line.contains(end));
+            ours.unwrap().to_owned()
+        };
+        let before = line();
+        remount_unit("dsa1", dir.path(), true).unwrap();
+        assert!(mounted(dir.path()).unwrap().unwrap().read_only);
+        let wrong = remount_unit("dsa2", dir.path(), false).unwrap_err();
+        assert_eq!(wrong.code(), Code::NotMounted);
+        remount_unit("dsa1", dir.path(), false).unwrap();
+        assert_eq!(line(), before);
     }
 
     #[test]
