@@ -76,6 +76,7 @@ install: build
 	install -m 0755 $(TARGET)/release/mount-shadowset $(DESTDIR)$(SBINDIR)/mount.shadowset
 	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/mount.fuse.shadowset
 	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/umount.fuse.shadowset
+	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/umount.shadowset
 	install -m 0644 man/shadowset.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 0644 man/shadowset-control.7 $(DESTDIR)$(PREFIX)/share/man/man7/
 	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/shadowset/examples/

@@ -1,6 +1,6 @@
 //! Helper of mount(8) and umount(8) for shadow sets.
 //!
-//! One binary under three names: `mount.shadowset`, `mount.fuse.shadowset` and
+//! One binary under four names: `mount.shadowset`, `mount.fuse.shadowset`, `umount.shadowset` and
 //! `umount.fuse.shadowset`. mount(8) looks for these and hands over its own command line; the
 //! helper turns that into commands of `shadowset` and umount(8), runs them, and answers with the
 //! exit codes of mount(8). It knows nothing of shadow sets and opens no image.
@@ -9,6 +9,8 @@ mod mountinfo;
 mod plan;
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -21,6 +23,8 @@ mod exit {
     pub(crate) const USAGE: u8 = 1;
     /// The system did not do its part.
     pub(crate) const SYSTEM: u8 = 2;
+    /// A mistake in a program of ours.
+    pub(crate) const BUG: u8 = 4;
     /// The user interrupted.
     pub(crate) const INTERRUPTED: u8 = 8;
     /// The mount failed.
@@ -29,6 +33,8 @@ mod exit {
 
 /// Exit codes of `shadowset` that mean something here.
 mod shadowset {
+    /// Wrong use, of `mount`.
+    pub(crate) const MOUNT_USAGE: i32 = 1;
     /// Wrong use.
     pub(crate) const USAGE: i32 = 2;
     /// No such unit, or it is not mounted.
@@ -36,15 +42,22 @@ mod shadowset {
 }
 
 const SIGINT: i32 = 2;
+const SIGABRT: i32 = 6;
+const SIGSEGV: i32 = 11;
 
 fn main() -> ExitCode {
     let mut argv = std::env::args_os();
     let name = argv.next().unwrap_or_default();
-    let code = match plan::plan(&name, argv) {
+    let code = match plan::plan(&name, argv, is_root()) {
         Ok(plan) => execute(&plan),
         Err(plan::Unusable(why)) => fail(&why, exit::USAGE),
     };
     ExitCode::from(code)
+}
+
+/// Whether this process acts as root; where that cannot be told, who is asked next tells it.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
 fn fail(why: &str, code: u8) -> u8 {
@@ -54,9 +67,8 @@ fn fail(why: &str, code: u8) -> u8 {
 
 fn execute(plan: &Plan) -> u8 {
     match plan {
-        Plan::Nothing => 0,
-        Plan::Refuse(why) => fail(why, exit::FAILED),
         Plan::Mount(step) => run(step).map_or_else(|code| code, mount_code),
+        Plan::Stop(step) => run(step).map_or_else(|code| code, stop_code),
         Plan::Unmount { umount, dir, wait } => unmount(umount, dir, *wait),
     }
 }
@@ -64,38 +76,73 @@ fn execute(plan: &Plan) -> u8 {
 /// Unmounts, then waits until the daemon has marked the members clean: umount(2) itself returns
 /// before that. Who holds the mount is asked first, because afterwards nothing tells.
 fn unmount(umount: &Step, dir: &OsStr, wait: bool) -> u8 {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let unit = mountinfo::unit_at(&table, dir);
+    let unit = unit_at(dir);
     let code = run(umount).map_or_else(|code| code, mount_code);
     let (0, true, Some(unit)) = (code, wait, unit) else {
         return code;
     };
-    let args = vec!["stop".into(), "--wait".into(), "--".into(), unit];
+    // `umount -r` may have made it read-only instead.
+    if unit_at(dir).is_some() {
+        return code;
+    }
     let stop = Step {
         tool: Tool::Shadowset,
-        args,
+        args: vec!["stop".into(), "--wait".into(), "--".into(), unit],
         namespace: None,
         verbose: umount.verbose,
     };
-    match run(&stop) {
+    let output = prepared(&stop).and_then(|mut command| {
+        let output = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .output();
+        output.map_err(|cause| cannot_run(&command, &cause))
+    });
+    match output {
         // The daemon has already ended: that is what was waited for.
-        Ok(status) if status.code() == Some(shadowset::NOT_FOUND) => 0,
-        Ok(status) => mount_code(status),
+        Ok(output) if output.status.code() == Some(shadowset::NOT_FOUND) => 0,
+        Ok(output) => {
+            // A closed channel changes nothing about what has happened.
+            let _ = std::io::stderr().write_all(&output.stderr);
+            stop_code(output.status)
+        }
         Err(code) => code,
     }
 }
 
-/// The exit code of mount(8) for the end of a program that was run.
+fn unit_at(dir: &OsStr) -> Option<OsString> {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    mountinfo::unit_at(&table, dir)
+}
+
+/// The exit code of mount(8) for the end of a program that has mounted, or of umount(8) itself.
 fn mount_code(status: ExitStatus) -> u8 {
+    match status.code() {
+        Some(shadowset::MOUNT_USAGE) => exit::USAGE,
+        _ => stop_code(status),
+    }
+}
+
+/// The exit code of umount(8) for the end of `shadowset stop`.
+fn stop_code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(0), _) => 0,
-        (Some(1 | shadowset::USAGE), _) => exit::USAGE,
+        (Some(shadowset::USAGE), _) => exit::USAGE,
         (_, Some(SIGINT)) => exit::INTERRUPTED,
+        (_, Some(SIGABRT | SIGSEGV)) => exit::BUG,
         _ => exit::FAILED,
     }
 }
 
 fn run(step: &Step) -> Result<ExitStatus, u8> {
+    let mut command = prepared(step)?;
+    command
+        .status()
+        .map_err(|cause| cannot_run(&command, &cause))
+}
+
+/// The program of a step, shown where that is wanted.
+fn prepared(step: &Step) -> Result<Command, u8> {
     let line = command_line(step, find("shadowset"));
     if step.verbose {
         let words: Vec<_> = line.iter().map(|word| word.to_string_lossy()).collect();
@@ -107,12 +154,13 @@ fn run(step: &Step) -> Result<ExitStatus, u8> {
         // umount(8) says nothing when all went well; errors are on the other channel.
         command.stdout(Stdio::null());
     }
-    command.args(args).status().map_err(|cause| {
-        fail(
-            &format!("{}: cannot run it: {cause}", program.to_string_lossy()),
-            exit::SYSTEM,
-        )
-    })
+    command.args(args);
+    Ok(command)
+}
+
+fn cannot_run(command: &Command, cause: &std::io::Error) -> u8 {
+    let program = command.get_program().to_string_lossy();
+    fail(&format!("{program}: cannot run it: {cause}"), exit::SYSTEM)
 }
 
 /// Program and arguments; `shadowset` is where the program was found.
@@ -160,8 +208,10 @@ mod tests {
             [0, 1, 2, 3, 4, 32, 124].map(ended),
             [0, 1, 1, 32, 32, 32, 32]
         );
-        assert_eq!(mount_code(ExitStatus::from_raw(SIGINT)), exit::INTERRUPTED);
-        assert_eq!(mount_code(ExitStatus::from_raw(9)), exit::FAILED);
+        let stopped = |code: i32| stop_code(ExitStatus::from_raw(code << 8));
+        assert_eq!([0, 1, 2, 3, 4].map(stopped), [0, 32, 1, 32, 32]);
+        let killed = |signal| mount_code(ExitStatus::from_raw(signal));
+        assert_eq!([SIGINT, 9, SIGABRT, SIGSEGV].map(killed), [8, 32, 4, 4]);
     }
 
     #[test]

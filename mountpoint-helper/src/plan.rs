@@ -9,8 +9,8 @@ use std::path::Path;
 /// Options of mount(8) that say nothing to a file system: for fstab, for systemd, or always in
 /// force (`nosuid`, `nodev` and `noexec` are, whatever was asked).
 const NOT_OURS: [&str; 20] = [
-    "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "user", "users", "owner", "group",
-    "nouser", "nousers", "noowner", "nogroup", "nosuid", "nodev", "noexec", "suid", "dev", "async",
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "users", "owner", "group", "nouser",
+    "nousers", "noowner", "nogroup", "nosuid", "nodev", "noexec", "suid", "dev", "exec", "async",
 ];
 
 /// A program that the helper runs.
@@ -38,13 +38,11 @@ pub(crate) struct Step {
 /// What a command line asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Plan {
-    /// `mount --fake`: the command line was understood, and that is all.
-    Nothing,
-    /// Understood, and not possible.
-    Refuse(String),
-    /// Mount the unit.
+    /// Mount the unit, remount it, or only check the command line.
     Mount(Step),
-    /// Unmount it, and wait for its daemon unless the unmount is lazy.
+    /// Unmount the unit, and return when its members are marked clean.
+    Stop(Step),
+    /// Unmount it in a way that only umount(8) knows, and wait for its daemon unless that is lazy.
     Unmount {
         /// The call of umount(8).
         umount: Step,
@@ -59,8 +57,12 @@ pub(crate) enum Plan {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Unusable(pub(crate) String);
 
-/// The plan for the program name and the arguments behind it.
-pub(crate) fn plan(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Plan, Unusable> {
+/// The plan for the program name and the arguments behind it, for root or for another user.
+pub(crate) fn plan(
+    name: &OsStr,
+    args: impl Iterator<Item = OsString>,
+    is_root: bool,
+) -> Result<Plan, Unusable> {
     let name = Path::new(name)
         .file_name()
         .unwrap_or(name)
@@ -69,29 +71,26 @@ pub(crate) fn plan(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result
     if name.starts_with("umount.") {
         plan_unmount(args)
     } else if name.starts_with("mount.") {
-        plan_mount(args)
+        plan_mount(args, is_root)
     } else {
         Err(Unusable(format!("{name}: not a name that mount(8) uses")))
     }
 }
 
-fn plan_mount(args: Args) -> Result<Plan, Unusable> {
+fn plan_mount(args: Args, is_root: bool) -> Result<Plan, Unusable> {
+    let (fake, sloppy) = (args.has('f'), args.has('s'));
+    let (read_only, verbose) = (args.has('r'), args.has('v'));
     let [spec, dir] = <[OsString; 2]>::try_from(args.operands)
         .map_err(|_| Unusable("expected SPEC and DIR, as mount(8) gives them".to_owned()))?;
-    let mut options = ours(&args.options);
-    if options.contains(&"remount") {
-        return Ok(Plan::Refuse(format!(
-            "{}: cannot be remounted",
-            dir.to_string_lossy()
-        )));
+    refuse_descriptor(&dir)?;
+    if !is_root && !fake {
+        let why = "only root can mount a unit, also where fstab says `user`";
+        return Err(Unusable(why.to_owned()));
     }
-    if args.flags.contains(&'f') {
-        return Ok(Plan::Nothing);
-    }
-    if args.flags.contains(&'r') && !options.contains(&"ro") {
-        options.insert(0, "ro");
-    }
+    let options = options(&args.options, read_only);
     let mut line = vec!["mount".into()];
+    line.extend(fake.then(|| "--dry-run".into()));
+    line.extend(sloppy.then(|| "--sloppy".into()));
     if !options.is_empty() {
         line.extend(["-o".into(), options.join(",").into()]);
     }
@@ -100,39 +99,86 @@ fn plan_mount(args: Args) -> Result<Plan, Unusable> {
         tool: Tool::Shadowset,
         args: line,
         namespace: args.namespace,
-        verbose: args.flags.contains(&'v'),
+        verbose,
     }))
 }
 
+/// mount.fuse3 hands over a mount that it has made already, as a descriptor.
+fn refuse_descriptor(dir: &OsStr) -> Result<(), Unusable> {
+    if !dir.as_encoded_bytes().starts_with(b"/dev/fd/") {
+        return Ok(());
+    }
+    let dir = dir.to_string_lossy();
+    Err(Unusable(format!(
+        "{dir}: a mount that mount.fuse3 has made cannot be served: use `mount -t shadowset`"
+    )))
+}
+
 fn plan_unmount(args: Args) -> Result<Plan, Unusable> {
+    let (lazy, verbose) = (args.has('l'), args.has('v'));
+    let is_plain = !args.flags.iter().any(|flag| "flr".contains(*flag));
     let [dir] = <[OsString; 1]>::try_from(args.operands)
         .map_err(|_| Unusable("expected DIR, as umount(8) gives it".to_owned()))?;
+    // The unit is looked up in this namespace, so nothing is waited for in another.
+    let wait = !lazy && args.namespace.is_none();
+    let namespace = args.namespace;
+    let step = |tool, args| Step {
+        tool,
+        args,
+        namespace,
+        verbose,
+    };
+    if is_plain {
+        let line = vec!["stop".into(), "--".into(), absolute(dir)];
+        return Ok(Plan::Stop(step(Tool::Shadowset, line)));
+    }
     // -i: umount(8) must not call this helper again.
     let mut line = vec![OsString::from("-i")];
     for flag in args.flags.iter().filter(|flag| "flnr".contains(**flag)) {
         line.push(format!("-{flag}").into());
     }
     line.extend(["--".into(), dir.clone()]);
-    // The unit is looked up in this namespace, so nothing is waited for in another.
-    let wait = !args.flags.contains(&'l') && args.namespace.is_none();
-    let verbose = args.flags.contains(&'v');
-    let umount = Step {
-        tool: Tool::Umount,
-        args: line,
-        namespace: args.namespace,
-        verbose,
-    };
+    let umount = step(Tool::Umount, line);
     Ok(Plan::Unmount { umount, dir, wait })
 }
 
+/// A name without a slash would be taken for that of a unit.
+fn absolute(dir: OsString) -> OsString {
+    if dir.as_encoded_bytes().contains(&b'/') {
+        return dir;
+    }
+    let mut path = OsString::from("./");
+    path.push(dir);
+    path
+}
+
 /// The options that are for `shadowset mount`.
-fn ours(options: &str) -> Vec<&str> {
+fn options(text: &str, read_only: bool) -> Vec<&str> {
+    let key = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
     let is_ours = |option: &&str| {
-        let (key, _) = option.split_once('=').unwrap_or((option, ""));
+        let key = key(option);
         let private = key.starts_with("x-") || key.starts_with("X-") || key == "comment";
-        !option.is_empty() && !private && !NOT_OURS.contains(&key)
+        !option.is_empty() && !private && !NOT_OURS.contains(&key.as_str())
     };
-    split(options).into_iter().filter(is_ours).collect()
+    let mut options: Vec<&str> = split(text).into_iter().filter(is_ours).collect();
+    if read_only {
+        options.push("ro");
+    }
+    let remount = options.contains(&"remount");
+    let wins = options
+        .iter()
+        .rposition(|option| ["ro", "rw"].contains(option));
+    let mut at = 0;
+    options.retain(|option| {
+        at += 1;
+        match *option {
+            // A mount can be written anyway, a remount only changes what it is told.
+            "rw" => remount && wins == Some(at - 1),
+            "ro" => wins == Some(at - 1),
+            _ => true,
+        }
+    });
+    options
 }
 
 /// Splits at commas outside double quotes, as libmount does.
@@ -156,6 +202,10 @@ struct Args {
 }
 
 impl Args {
+    fn has(&self, flag: char) -> bool {
+        self.flags.contains(&flag)
+    }
+
     fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, Unusable> {
         let mut args = Self::default();
         while let Some(word) = words.next() {
@@ -206,181 +256,4 @@ impl Args {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn planned(line: &str) -> Result<Plan, Unusable> {
-        let mut words = line.split(' ').map(OsString::from);
-        let name = words.next().expect("a name");
-        plan(&name, words)
-    }
-
-    /// The command of `shadowset` for a line of mount(8).
-    fn mounted(line: &str) -> String {
-        match planned(line).expect("usable") {
-            Plan::Mount(step) => {
-                assert_eq!(step.tool, Tool::Shadowset);
-                step.args
-                    .join(OsStr::new(" "))
-                    .into_string()
-                    .expect("UTF-8")
-            }
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    fn unmounted(line: &str) -> (String, bool) {
-        match planned(line).expect("usable") {
-            Plan::Unmount { umount, wait, .. } => {
-                assert_eq!(umount.tool, Tool::Umount);
-                (
-                    umount
-                        .args
-                        .join(OsStr::new(" "))
-                        .into_string()
-                        .expect("UTF-8"),
-                    wait,
-                )
-            }
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn plain_mount() {
-        assert_eq!(
-            mounted("/sbin/mount.shadowset dsa1 /srv -o rw"),
-            "mount -- dsa1 /srv"
-        );
-        assert_eq!(
-            mounted("mount.fuse.shadowset dsa1 /srv -s -n"),
-            "mount -- dsa1 /srv"
-        );
-    }
-
-    #[test]
-    fn options_for_fstab_and_systemd_are_left_out() {
-        let line = "mount.shadowset none /srv -s -v -o \
-                    ro,nosuid,nodev,noexec,members=a:b,allow_other,_netdev,user,nofail";
-        assert_eq!(
-            mounted(line),
-            "mount -o ro,members=a:b,allow_other -- none /srv"
-        );
-        let line = "mount.shadowset c.toml /srv -o defaults,noauto,x-systemd.requires=a,comment=b";
-        assert_eq!(mounted(line), "mount -- c.toml /srv");
-        assert_eq!(
-            mounted("mount.shadowset c /srv -o rw,noexec,nosuid,nodev,user"),
-            "mount -- c /srv"
-        );
-        assert_eq!(
-            mounted("mount.shadowset c /srv -o rw,dev,suid"),
-            "mount -- c /srv"
-        );
-    }
-
-    #[test]
-    fn an_unknown_option_reaches_shadowset_which_names_it() {
-        assert_eq!(
-            mounted("mount.shadowset c /srv -o rw,polcy=full"),
-            "mount -o polcy=full -- c /srv"
-        );
-    }
-
-    #[test]
-    fn the_words_of_the_program_reach_it() {
-        let words = "durability=crash,policy=minicopy=optional,require_members,include,nocopy";
-        assert_eq!(
-            mounted(&format!("mount.shadowset c /srv -o rw,{words}")),
-            format!("mount -o {words} -- c /srv")
-        );
-    }
-
-    #[test]
-    fn a_comma_in_quotes_belongs_to_the_value() {
-        let line = "mount.shadowset none /srv -o ro,members=\"a,b:c\",nofail";
-        assert_eq!(mounted(line), "mount -o ro,members=\"a,b:c\" -- none /srv");
-    }
-
-    #[test]
-    fn several_option_lists_are_joined() {
-        assert_eq!(
-            mounted("mount.shadowset c /srv -o ro -o log=f"),
-            "mount -o ro,log=f -- c /srv"
-        );
-        assert_eq!(
-            mounted("mount.shadowset c /srv -r -o rw"),
-            "mount -o ro -- c /srv"
-        );
-    }
-
-    #[test]
-    fn fake_mounts_nothing() {
-        assert_eq!(
-            planned("mount.shadowset dsa1 /srv -f -n -o rw"),
-            Ok(Plan::Nothing)
-        );
-        assert_eq!(
-            planned("mount.fuse.shadowset dsa1 /srv -sfnv -o rw"),
-            Ok(Plan::Nothing)
-        );
-    }
-
-    #[test]
-    fn remount_is_refused_with_a_text() {
-        let plan = planned("mount.shadowset dsa1 /srv -o ro,remount,allow_other");
-        assert_eq!(
-            plan,
-            Ok(Plan::Refuse("/srv: cannot be remounted".to_owned()))
-        );
-    }
-
-    #[test]
-    fn the_type_is_ignored() {
-        assert_eq!(
-            mounted("mount.shadowset dsa1 /srv -o rw -t shadowset.sub"),
-            "mount -- dsa1 /srv"
-        );
-    }
-
-    #[test]
-    fn the_namespace_is_kept() {
-        let Ok(Plan::Mount(step)) = planned("mount.shadowset dsa1 srv -o rw -N /proc/9/fd/4")
-        else {
-            panic!("a mount was asked for");
-        };
-        assert_eq!(step.namespace, Some("/proc/9/fd/4".into()));
-    }
-
-    #[test]
-    fn an_unmount_waits_unless_it_is_lazy() {
-        assert_eq!(
-            unmounted("umount.fuse.shadowset /srv"),
-            ("-i -- /srv".to_owned(), true)
-        );
-        assert_eq!(
-            unmounted("umount.fuse.shadowset /srv -l -v"),
-            ("-i -l -- /srv".to_owned(), false)
-        );
-        assert_eq!(
-            unmounted("umount.fuse /srv -f -n -r -t fuse.shadowset"),
-            ("-i -f -n -r -- /srv".to_owned(), true)
-        );
-    }
-
-    #[test]
-    fn what_is_not_understood_is_named() {
-        for (line, word) in [
-            ("mount.shadowset dsa1", "SPEC and DIR"),
-            ("mount.shadowset dsa1 /srv extra", "SPEC and DIR"),
-            ("mount.shadowset dsa1 /srv -o", "-o: no value"),
-            ("mount.shadowset dsa1 /srv -q", "-q: unknown flag"),
-            ("umount.fuse.shadowset", "DIR"),
-            ("helper dsa1 /srv", "helper"),
-        ] {
-            let Err(Unusable(why)) = planned(line) else {
-                panic!("{line} was accepted")
-            };
-            assert!(why.contains(word), "{line}: {why}");
-        }
-    }
-}
+mod tests;

@@ -51,7 +51,8 @@ fn mount_calls_the_program_beside_it_and_answers_as_mount_does() {
     }
 
     let (output, seen) = helper(dir, 0, &["dsa1", "/srv", "-f", "-o", "rw"]);
-    assert_eq!((output.status.code(), seen.as_str()), (Some(0), ""));
+    let checked = "<mount><--dry-run><--><dsa1></srv>";
+    assert_eq!((output.status.code(), seen.as_str()), (Some(0), checked));
     let (output, seen) = helper(dir, 0, &["dsa1"]);
     assert_eq!((output.status.code(), seen.as_str()), (Some(1), ""));
     assert!(output.stderr.starts_with(b"shadowset: "));

@@ -140,6 +140,12 @@ pub(super) struct MountArgs {
     /// Append the log to this file.
     #[arg(long, value_name = "FILE")]
     pub(super) log: Option<PathBuf>,
+    /// Go on without mount options that are unknown, and name them.
+    #[arg(short = 's', long)]
+    pub(super) sloppy: bool,
+    /// Check everything that can be checked without a server, and mount nothing.
+    #[arg(short = 'n', long, conflicts_with = "foreground")]
+    pub(super) dry_run: bool,
     /// Report readiness on standard output: between launcher and server only.
     #[arg(long, hide = true, requires = "foreground")]
     pub(super) ready_pipe: bool,

@@ -25,6 +25,7 @@ mod output;
 mod params;
 mod persist;
 mod place;
+mod remount;
 mod size;
 mod stall;
 mod status;

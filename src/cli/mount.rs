@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::mount_options::{self, Options};
 use super::node::Node;
 use super::output::{self, Out};
 use super::tree::Tree;
-use super::{config, log, place, status, system};
+use super::{config, log, place, remount, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::server::setup::{Durability, Setup};
@@ -34,17 +34,20 @@ const WARNING: &str = "warning: ";
 
 /// `mount`.
 pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
-    let outcome = match Plan::of(args) {
-        Ok(plan) if args.ready_pipe => plan.serve_and_report(),
-        Ok(plan) if plan.options.foreground => plan.serve(&mut |_| {}),
-        Ok(plan) => plan.launch(args, out),
-        Err(error) => {
-            // What the launcher has found in order may have changed since.
-            if args.ready_pipe {
-                tell_failure(&error);
-            }
-            Err(error)
+    let told = |error: Error| {
+        // What the launcher has found in order may have changed since.
+        if args.ready_pipe {
+            tell_failure(&error);
         }
+        error
+    };
+    let outcome = match options_of(args) {
+        Ok(options) if options.remount => remount::run(args, &options, out),
+        Ok(options) => {
+            let plan = Plan::of(args, options).map_err(told);
+            plan.and_then(|plan| plan.run(args, out))
+        }
+        Err(error) => Err(told(error)),
     };
     let Err(error) = outcome else { return Ok(0) };
     if output::reader_has_gone(&error) {
@@ -72,13 +75,41 @@ struct Plan {
     node: Node,
 }
 
+/// The options of the command line; unknown ones are only named where that is wanted.
+fn options_of(args: &MountArgs) -> Result<Options> {
+    let read = match args.sloppy {
+        true => mount_options::parse_known(&args.options),
+        false => mount_options::parse(&args.options).map(|options| (options, Vec::new())),
+    };
+    // What the launcher has found in order the server finds in order too.
+    let (mut options, unknown) = read?;
+    if !args.ready_pipe {
+        let says = |error: &Error| output::warn(&error.to_string());
+        unknown.iter().for_each(says);
+    }
+    options.foreground |= args.foreground;
+    if args.log.is_some() {
+        options.log.clone_from(&args.log);
+    }
+    Ok(options)
+}
+
 impl Plan {
-    fn of(args: &MountArgs) -> Result<Self> {
-        let mut options = mount_options::parse(&args.options)?;
-        options.foreground |= args.foreground;
-        if args.log.is_some() {
-            options.log.clone_from(&args.log);
+    fn run(&self, args: &MountArgs, out: Out) -> Result<()> {
+        if args.dry_run {
+            let (unit, dir) = (&self.setup.unit, self.dir.display());
+            let value = json!({ "ok": true, "dry_run": true, "unit": unit,
+                "mountpoint": dir.to_string() });
+            return out.either(&value, &format!("{unit} would be mounted on {dir}"));
         }
+        match (args.ready_pipe, self.options.foreground) {
+            (true, _) => self.serve_and_report(),
+            (false, true) => self.serve(&mut |_| {}),
+            (false, false) => self.launch(args, out),
+        }
+    }
+
+    fn of(args: &MountArgs, mut options: Options) -> Result<Self> {
         let (mut setup, file) = if args.spec == "none" {
             (setup_of_options(&options)?, None)
         } else {
@@ -98,24 +129,7 @@ impl Plan {
             .map(std::path::absolute)
             .transpose()
             .map_err(|cause| Error::io("cannot use the path of the log", cause))?;
-        let subject = format!("mount {}", setup.unit);
-        // A mount whose server has died has no contents, but its place can be mounted again.
-        let stale = |cause: &std::io::Error| cause.raw_os_error() == Some(libc::ENOTCONN);
-        let dir = fs::canonicalize(&args.dir).or_else(|cause| match stale(&cause) {
-            true => std::path::absolute(&args.dir),
-            false => Err(cause),
-        });
-        let dir = dir.map_err(|cause| {
-            let says = format!(
-                "{subject}: cannot use the mount point {}",
-                args.dir.display()
-            );
-            Error::io(says, cause).with_hint("the mount point is an existing directory")
-        })?;
-        if fs::metadata(&dir).is_ok_and(|m| !m.is_dir()) {
-            let says = format!("{subject}: {} is not a directory", dir.display());
-            return Err(Error::new(Code::Config, says).with_hint("mount on a directory"));
-        }
+        let dir = mount_point(&setup.unit, &args.dir)?;
         Ok(Self {
             setup,
             dir,
@@ -188,6 +202,7 @@ impl Plan {
         for option in &args.options {
             command.arg("-o").arg(option);
         }
+        command.args(args.sloppy.then_some("--sloppy"));
         let errors = match &self.options.log {
             Some(log) => {
                 command.arg("--log").arg(log);
@@ -256,8 +271,11 @@ impl Plan {
         let mut opened = false;
         let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {
             opened = true;
+            record(&self.dir);
             ready(notes);
         });
+        // What cannot be removed gives way to the next record of this place.
+        let _ = system::utab().remove(&self.dir);
         let served = served.and_then(|()| match opened {
             true => Ok(()),
             false => Err(Error::new(
@@ -277,6 +295,13 @@ impl Plan {
             let unit = &self.setup.unit;
             tracing::error!(unit = %unit, code = %error.code(), "{error}");
         }
+    }
+}
+
+/// Has umount(8) look for its helper, which waits. Without the record it still unmounts.
+fn record(dir: &Path) {
+    if let Err(error) = system::utab().add(dir) {
+        tracing::info!(%error, "umount(8) will not wait for the end of the server");
     }
 }
 
@@ -341,6 +366,28 @@ fn one_line(text: &str) -> String {
         .map(str::trim)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// The directory that is meant, if a unit can be mounted on it.
+fn mount_point(unit: &str, given: &Path) -> Result<PathBuf> {
+    // A mount whose server has died has no contents, but its place can be mounted again.
+    let stale = |cause: &io::Error| cause.raw_os_error() == Some(libc::ENOTCONN);
+    let dir = fs::canonicalize(given).or_else(|cause| match stale(&cause) {
+        true => std::path::absolute(given),
+        false => Err(cause),
+    });
+    let dir = dir.map_err(|cause| {
+        let says = format!(
+            "mount {unit}: cannot use the mount point {}",
+            given.display()
+        );
+        Error::io(says, cause).with_hint("the mount point is an existing directory")
+    })?;
+    if fs::metadata(&dir).is_ok_and(|m| !m.is_dir()) {
+        let says = format!("mount {unit}: {} is not a directory", dir.display());
+        return Err(Error::new(Code::Config, says).with_hint("mount on a directory"));
+    }
+    Ok(dir)
 }
 
 fn setup_of_options(options: &Options) -> Result<Setup> {

@@ -9,10 +9,26 @@ use crate::server::params::{Param, Values};
 use crate::server::setup::{Durability, Mounting};
 use crate::set::{Code, Policy};
 
+/// The options with a meaning here, beside the parameters, as messages and the manual page name them.
+const OPTIONS: [&str; 13] = [
+    "ro",
+    "rw",
+    "remount",
+    "allow_other",
+    "foreground",
+    "log=",
+    "unit=",
+    "members=",
+    "durability=",
+    "policy=",
+    "require_members",
+    "include",
+    "nocopy",
+];
+
 /// Words that mount(8) passes on and that change nothing here: what our mounts have anyway, and
 /// what only fstab and init systems read.
-const ACCEPTED: [&str; 17] = [
-    "rw",
+const ACCEPTED: [&str; 22] = [
     "defaults",
     "nosuid",
     "nodev",
@@ -21,6 +37,12 @@ const ACCEPTED: [&str; 17] = [
     "noauto",
     "user",
     "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
     "nofail",
     "_netdev",
     "default_permissions",
@@ -31,6 +53,9 @@ const ACCEPTED: [&str; 17] = [
     "nodiratime",
 ];
 
+/// What the kernel shows of a mount of ours, which a remount gets back.
+const OF_THE_KERNEL: [&str; 4] = ["user_id", "group_id", "max_read", "blksize"];
+
 /// The options of one mount.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Options {
@@ -38,6 +63,10 @@ pub(super) struct Options {
     pub(super) allow_other: bool,
     /// The unit cannot be written.
     pub(super) read_only: bool,
+    /// The unit can be written: said, and not only left open.
+    pub(super) read_write: bool,
+    /// Change the mount that is there.
+    pub(super) remount: bool,
     /// Serve in this process.
     pub(super) foreground: bool,
     /// Where the log goes.
@@ -62,17 +91,26 @@ pub(super) struct Options {
 
 /// Reads lists of options, each as it stands behind a `-o`.
 pub(super) fn parse(lists: &[OsString]) -> Result<Options> {
+    let (options, mut wrong) = parse_known(lists)?;
+    match wrong.is_empty() {
+        true => Ok(options),
+        false => Err(wrong.remove(0)),
+    }
+}
+
+/// Reads lists of options too, and gives back what is wrong with words that are not understood.
+pub(super) fn parse_known(lists: &[OsString]) -> Result<(Options, Vec<Error>)> {
     let mut options = Options::default();
+    let mut wrong = Vec::new();
     for list in lists {
         let text = list.to_str().ok_or_else(|| {
             let says = format!("mount: the option {} is not UTF-8", list.to_string_lossy());
             Error::new(Code::Syntax, says)
         })?;
-        for word in split(text)? {
-            options.read(&word)?;
-        }
+        let read = |word: String| options.read(&word).err();
+        wrong.extend(split(text)?.into_iter().filter_map(read));
     }
-    Ok(options)
+    Ok((options, wrong))
 }
 
 /// Splits at commas outside double quotes, and takes the quotes away.
@@ -143,7 +181,11 @@ impl Options {
     fn read_flag(&mut self, word: &str) -> Result<()> {
         match word {
             "" => {}
-            "ro" => self.read_only = true,
+            "ro" | "rw" => {
+                self.read_only = word == "ro";
+                self.read_write = word == "rw";
+            }
+            "remount" => self.remount = true,
             "allow_other" => self.allow_other = true,
             "foreground" => self.foreground = true,
             "require_members" => self.require_members = true,
@@ -165,7 +207,7 @@ impl Options {
             "durability" => self.durability = Some(config::durability(value).map_err(wrong)?),
             "policy" => self.policy = Some(config::policy(value).map_err(wrong)?),
             "log" => return Err(wrong("the path is empty".to_owned())),
-            _ if is_for_others(key) => {}
+            _ if is_for_others(key) || OF_THE_KERNEL.contains(&key) => {}
             _ => {
                 let param = Param::from_name(key).ok_or_else(|| unknown(key))?;
                 let read = param.spec().read(value);
@@ -182,10 +224,9 @@ fn is_for_others(word: &str) -> bool {
 }
 
 fn unknown(word: &str) -> Error {
-    Error::new(Code::Syntax, format!("mount: unknown option `{word}`")).with_hint(
-        "options: ro allow_other foreground log=FILE unit=NAME members=A:B durability=WORD \
-         policy=WORD require_members include nocopy, and any parameter of shadowset-control(7)",
-    )
+    let known = OPTIONS.join(" ");
+    let hint = format!("options: {known}, and any parameter; mount.shadowset(8) explains them");
+    Error::new(Code::Syntax, format!("mount: unknown option `{word}`")).with_hint(hint)
 }
 
 /// Splits at colons; `\:` is a colon in a path.
@@ -222,6 +263,8 @@ mod tests {
         let expected = Options {
             allow_other: true,
             read_only: true,
+            read_write: false,
+            remount: false,
             foreground: true,
             log: Some("/l".into()),
             unit: Some("dsa2".into()),
@@ -250,7 +293,7 @@ mod tests {
     #[test]
     fn words_of_mount_8_change_nothing() {
         let options = read(
-            "rw,noatime,relatime,nodiratime,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,",
+            "noatime,relatime,nodiratime,nosuid,nodev,noexec,_netdev,user,nofail,x-systemd.requires=y,x-z,",
         );
         assert_eq!(options.expect("valid"), Options::default());
     }
@@ -279,6 +322,73 @@ mod tests {
             let error = read(line).expect_err(line);
             assert!(error.to_string().contains(says), "{error}");
             assert_eq!(error.code(), Code::Syntax);
+        }
+    }
+
+    #[test]
+    fn the_last_of_ro_and_rw_is_meant() {
+        let meant = |line| read(line).map(|o| (o.read_only, o.read_write));
+        assert_eq!(meant("rw,ro").expect("valid"), (true, false));
+        assert_eq!(meant("ro,rw").expect("valid"), (false, true));
+        assert_eq!(meant("remount").expect("valid"), (false, false));
+        // As mount(8) passes them for a remount: what the kernel shows of the mount is among them.
+        let shown = "ro,remount,nosuid,nodev,noexec,noatime,user_id=0,group_id=0,\
+                     default_permissions,allow_other,max_read=1048576";
+        let options = read(shown).expect("valid");
+        assert!(options.remount && options.read_only && options.allow_other);
+    }
+
+    #[test]
+    fn who_is_sloppy_hears_what_was_not_understood() {
+        let lists = ["ro,colour,unit=dsa2".into(), "rate=3".into()];
+        let (options, wrong) = parse_known(&lists).expect("the rest is understood");
+        assert!(options.read_only);
+        assert_eq!(options.unit.as_deref(), Some("dsa2"));
+        let wrong: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        let expected = [
+            "mount: unknown option `colour`",
+            "mount: unknown option `rate`",
+        ];
+        assert_eq!(wrong, expected);
+        parse_known(&["members=\"/a".into()]).expect_err("what cannot be split");
+    }
+
+    #[test]
+    fn every_option_stands_in_the_manual_page_and_no_other() {
+        let page = include_str!("../../man/mount.shadowset.8").replace("\\-", "-");
+        let section = page.split(".Sh ").find(|s| s.starts_with("OPTIONS"));
+        let items = section.expect("a section").lines();
+        let items = items.filter_map(|line| line.strip_prefix(".It Cm "));
+        let named: Vec<&str> = items.filter_map(|item| item.split(' ').next()).collect();
+        let missing: Vec<_> = OPTIONS.iter().filter(|o| !named.contains(o)).collect();
+        assert!(missing.is_empty(), "missing in the page: {missing:?}");
+        let known = |name: &&&str| OPTIONS.contains(name) || is_ignored(name);
+        let invented: Vec<_> = named.iter().filter(|name| !known(name)).collect();
+        assert!(invented.is_empty(), "only in the page: {invented:?}");
+        let ignored = ACCEPTED.iter().filter(|word| !named.contains(word));
+        let ignored: Vec<_> = ignored.collect();
+        assert!(
+            ignored.is_empty(),
+            "ignored, and not in the page: {ignored:?}"
+        );
+    }
+
+    /// Options that are understood and change nothing.
+    fn is_ignored(name: &str) -> bool {
+        ACCEPTED.contains(&name) || is_for_others(name)
+    }
+
+    #[test]
+    fn every_option_that_is_named_is_understood() {
+        for option in OPTIONS {
+            let line = match option {
+                "durability=" => "durability=crash",
+                "policy=" => "policy=minicopy",
+                "unit=" => "unit=u",
+                "log=" => "log=/l",
+                other => other,
+            };
+            assert!(read(line).is_ok(), "{option}");
         }
     }
 

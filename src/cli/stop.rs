@@ -108,7 +108,7 @@ fn take_away(unit: &Running, args: &StopArgs, server: Option<&OwnedFd>) -> Resul
             Err(error) if error.code() != Code::InUse => {
                 return Err(about(&format!("stop {}", unit.unit), &error));
             }
-            Err(_) if !args.wait => return Err(busy(unit)),
+            Err(_) if !args.wait => return Err(busy(&format!("stop {}", unit.unit), unit)),
             Err(_) => {}
         }
         let over = match server {
@@ -218,18 +218,22 @@ fn unclean(unit: &str, sentence: &str) -> Error {
         .with_hint("the members may not be marked clean; then the next mount merges them")
 }
 
-fn busy(unit: &Running) -> Error {
+/// A unit that is in use, and who keeps it so.
+pub(super) fn busy(subject: &str, unit: &Running) -> Error {
     let name = &unit.unit;
     let devices = unit.loop_devices();
-    let hint = if devices.is_empty() {
+    let devices: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
+    let devices = devices.join(", ");
+    if devices.is_empty() {
         let dir = unit.mountpoint.display();
-        format!("`fuser -vm {dir}` names its users; --wait waits for them")
-    } else {
-        let devices: Vec<_> = devices.iter().map(|d| d.display().to_string()).collect();
-        let devices = devices.join(", ");
-        format!("unmount {devices}, then `shadowset loop detach {name}`")
-    };
-    Error::new(Code::InUse, format!("stop {name}: the unit is in use")).with_hint(hint)
+        let hint = format!(
+            "`fuser -vm {dir}` names its users; `shadowset stop --wait {name}` waits for them"
+        );
+        return Error::new(Code::InUse, format!("{subject}: the unit is in use")).with_hint(hint);
+    }
+    let says = format!("{subject}: the unit is in use by {devices}");
+    let hint = format!("unmount {devices}, then `shadowset loop detach {name}`");
+    Error::new(Code::InUse, says).with_hint(hint)
 }
 
 fn failed(unit: &Running, cause: io::Error) -> Error {
@@ -252,7 +256,7 @@ mod tests {
             pid: None,
             mountpoint,
         };
-        let error = busy(&unit);
+        let error = busy("stop dsa1", &unit);
         assert_eq!((error.code(), error.exit_code()), (Code::InUse, 4));
         assert!(error.hint().contains("fuser -vm"), "{}", error.hint());
     }

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::io::mountpoint::{self, FSTYPE};
+use crate::io::mountpoint::{self, FSTYPE, Mounted};
 use crate::io::runtime::{Entry, Runtime};
+use crate::io::utab::Utab;
 use crate::io::{loopdev, sys};
 use crate::set::Code;
 
@@ -161,6 +162,21 @@ pub(super) fn pause(time: Duration) -> io::Result<()> {
 /// it.
 pub(super) fn unmount(unit: &Running, lazy: bool) -> Result<()> {
     mountpoint::unmount_unit(&unit.unit, &unit.mountpoint, lazy)
+}
+
+/// Makes the mount of a unit read-only, or lets it be written again.
+pub(super) fn remount(unit: &Running, read_only: bool) -> Result<()> {
+    mountpoint::remount_unit(&unit.unit, &unit.mountpoint, read_only)
+}
+
+/// The list of mounts that umount(8) looks at.
+pub(super) fn utab() -> Utab {
+    Utab::default()
+}
+
+/// What is mounted on a directory.
+pub(super) fn mounted(dir: &Path) -> io::Result<Option<Mounted>> {
+    mountpoint::mounted(dir)
 }
 
 /// Makes sure that a unit is what is mounted at its place.

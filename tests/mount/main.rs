@@ -22,6 +22,7 @@ mod filesystems;
 mod hang;
 mod kill;
 mod machines;
+mod mount8;
 mod params;
 mod polling;
 mod pressure;
