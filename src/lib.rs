@@ -7,8 +7,9 @@
 //! - [`io`] bytes and durability: the only place with system calls
 //! - [`server`] runs the rules: one control thread, the data path, the copier
 //! - [`control`] `.shadow/` as one static table
-//! - [`fuse`] face 1: the mount
-//! - [`cli`] face 2: the command line
+//! - [`socket`] face 1: the socket in the runtime directory
+//! - [`fuse`] face 2: the mount
+//! - [`cli`] face 3: the command line
 
 pub mod cli;
 pub mod control;
@@ -17,5 +18,6 @@ pub mod fuse;
 pub mod io;
 pub mod server;
 pub mod set;
+pub mod socket;
 #[doc(hidden)]
 pub mod testing;

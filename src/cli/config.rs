@@ -14,6 +14,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::rights::{Group, Said};
 use super::{hints, place};
 use crate::error::{Error, Result};
 use crate::server::params::Param;
@@ -61,6 +62,23 @@ pub(super) struct Mount {
     /// No member may have to be copied.
     #[serde(default)]
     pub(super) nocopy: bool,
+    /// What other users may do; the four of them are one [`Said`].
+    pub(super) control_gid: Option<Group>,
+    pub(super) control_mode: Option<String>,
+    pub(super) unit_gid: Option<Group>,
+    pub(super) unit_mode: Option<String>,
+}
+
+impl Mount {
+    /// What other users may do.
+    pub(super) fn rights(&self) -> Said {
+        Said {
+            control_gid: self.control_gid.clone(),
+            control_mode: self.control_mode.clone(),
+            unit_gid: self.unit_gid.clone(),
+            unit_mode: self.unit_mode.clone(),
+        }
+    }
 }
 
 fn policy_of_toml<'de, D: Deserializer<'de>>(

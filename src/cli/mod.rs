@@ -1,4 +1,4 @@
-//! Face 2: the command line, a thin client of the control tree.
+//! Face 3: the command line, a thin client of the control tree.
 //!
 //! A verb reads its arguments, asks the tree (or starts a server) and shows the answer. It decides
 //! nothing that the server decides: refusals come from there, with their code, sentence and hint.
@@ -13,6 +13,7 @@ mod events;
 mod examine;
 mod expel;
 mod hints;
+mod line;
 mod list;
 mod log;
 mod loops;
@@ -26,6 +27,7 @@ mod params;
 mod persist;
 mod place;
 mod remount;
+mod rights;
 mod size;
 mod stall;
 mod status;

@@ -262,6 +262,7 @@ impl Plan {
         })?;
         let options = MountOptions {
             allow_other: self.options.allow_other,
+            rights: self.options.rights()?,
             mounting: self.options.mounting(),
             config: self.config.clone(),
             log: self.options.log.clone(),

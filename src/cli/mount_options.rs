@@ -4,17 +4,23 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::config::{self, Mount};
+use super::rights::Said;
 use crate::error::{Error, Result};
+use crate::fuse::Rights;
 use crate::server::params::{Param, Values};
 use crate::server::setup::{Durability, Mounting};
 use crate::set::{Code, Policy};
 
 /// The options with a meaning here, beside the parameters, as messages and the manual page name them.
-const OPTIONS: [&str; 13] = [
+const OPTIONS: [&str; 17] = [
     "ro",
     "rw",
     "remount",
     "allow_other",
+    "control_gid=",
+    "control_mode=",
+    "unit_gid=",
+    "unit_mode=",
     "foreground",
     "log=",
     "unit=",
@@ -61,6 +67,8 @@ const OF_THE_KERNEL: [&str; 4] = ["user_id", "group_id", "max_read", "blksize"];
 pub(super) struct Options {
     /// Other users may use the mount.
     pub(super) allow_other: bool,
+    /// What they may do there.
+    pub(super) said: Said,
     /// The unit cannot be written.
     pub(super) read_only: bool,
     /// The unit can be written: said, and not only left open.
@@ -142,12 +150,22 @@ impl Options {
         self.include |= mount.include;
         self.nocopy |= mount.nocopy;
         self.policy = self.policy.or(mount.policy);
+        self.said = std::mem::take(&mut self.said).or(mount.rights());
         self.log = self.log.take().or(mount.log);
     }
 
     /// Takes the parameters of the configuration, where this mount says nothing else.
     pub(super) fn complete_params(&mut self, of_file: Vec<(Param, u64)>) {
         self.params.splice(0..0, of_file);
+    }
+
+    /// What others than the owner may do.
+    ///
+    /// # Errors
+    /// A group that does not exist, or a mode that is too wide.
+    pub(super) fn rights(&self) -> Result<Rights> {
+        let rights = self.said.rights();
+        rights.map_err(|says| Error::new(Code::Config, format!("mount: {says}")))
     }
 
     /// What the server is told of this mount.
@@ -199,6 +217,9 @@ impl Options {
 
     fn read_value(&mut self, key: &str, value: &str) -> Result<()> {
         let wrong = |says: String| Error::new(Code::Syntax, format!("mount: {key}: {says}"));
+        if let Some(read) = self.said.read(key, value) {
+            return read.map_err(wrong);
+        }
         match key {
             "log" if !value.is_empty() => self.log = Some(PathBuf::from(value)),
             "unit" if config::valid_name(value) => self.unit = Some(value.to_owned()),
@@ -256,11 +277,16 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let options = read(
-            "ro,allow_other,foreground,log=/l,unit=dsa2,members=/a:/b\\:c:/d,durability=crash,\
+            "ro,allow_other,unit_mode=0660,foreground,log=/l,unit=dsa2,members=/a:/b\\:c:/d,durability=crash,\
              policy=minicopy,require_members,include,nocopy,max_copies=2,\
              default_detach_policy=minicopy",
         );
+        let mut said = Said::default();
+        said.read("unit_mode", "0660")
+            .expect("known")
+            .expect("valid");
         let expected = Options {
+            said,
             allow_other: true,
             read_only: true,
             read_write: false,
@@ -318,6 +344,7 @@ mod tests {
             ("policy", "unknown option `policy`"),
             ("max_copies=x", "max_copies: takes 0 to 200 copies, not x"),
             ("max_copies", "unknown option `max_copies`"),
+            ("unit_mode=0777", "unit_mode: takes an octal mode from 0600"),
         ] {
             let error = read(line).expect_err(line);
             assert!(error.to_string().contains(says), "{error}");

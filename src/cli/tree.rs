@@ -1,6 +1,7 @@
 //! Client of a mounted `.shadow` tree: reads its files, writes commands, waits for changes.
 //!
-//! Every verb that looks at or changes a running unit goes through here; none has another way in.
+//! Every verb that looks at or changes a running unit goes through here; none has another way in. Where the mount
+//! cannot be reached, since it was taken away lazily or another one lies over it, the control socket is asked.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::hints;
+use super::line::Line;
 use super::model::Status;
 use super::system::{self, Change, Running};
 use crate::error::{Error, Result};
@@ -52,12 +54,26 @@ impl Answer {
 /// A file of the tree as it was when it was opened; knows when it has changed since.
 #[derive(Debug)]
 pub(super) struct Snapshot {
+    source: Source,
+    /// The text of the file.
+    pub(super) text: String,
+}
+
+/// What tells of the next change.
+#[derive(Debug)]
+enum Source {
+    Mounted(Opened),
+    /// The connection, and the number of the state.
+    Line(Line, u64),
+}
+
+/// A file of a mount.
+#[derive(Debug)]
+struct Opened {
     file: File,
     path: PathBuf,
     /// Tells when something was mounted or unmounted since before the file was opened.
     mounts: File,
-    /// The text of the file.
-    pub(super) text: String,
 }
 
 impl Tree {
@@ -116,19 +132,34 @@ impl Tree {
 
     /// Reads a file below `.shadow` and keeps it open to wait for its next change.
     pub(super) fn snapshot(&self, name: &str) -> Result<Snapshot> {
-        self.verify()?;
+        if let Err(error) = self.verify() {
+            return self.asked(name).ok_or(error);
+        }
         let read = || {
             let (path, mounts) = (self.path(name), system::mounts()?);
             let file = File::open(&path)?;
             let text = read_from_start(&file, usize::MAX)?;
-            Ok(Snapshot {
-                file,
-                path,
-                mounts,
-                text,
-            })
+            let source = Source::Mounted(Opened { file, path, mounts });
+            Ok(Snapshot { source, text })
         };
         read().map_err(|cause| self.wrong("read", name, cause))
+    }
+
+    /// The control socket, if it can be used.
+    fn line(&self) -> Option<Line> {
+        let unit = self.unit.as_deref()?;
+        let runtime = system::runtime().ok()?;
+        Line::open(&runtime.base().join(unit)).ok()
+    }
+
+    /// A file as the control socket gives it, if it does.
+    fn asked(&self, name: &str) -> Option<Snapshot> {
+        let line = self.line()?;
+        let told = line.ask(&format!("read {name}")).ok()?;
+        (told.errno == 0).then(|| Snapshot {
+            source: Source::Line(line, told.seq),
+            text: told.text,
+        })
     }
 
     /// The whole state.
@@ -142,8 +173,17 @@ impl Tree {
     /// # Errors
     /// The refusal of the server, with its code, sentence and hint.
     pub(super) fn command(&self, text: &str) -> Result<Answer> {
-        self.verify()?;
         let subject = subject(text);
+        if let Err(error) = self.verify() {
+            let line = self.line().ok_or(error)?;
+            let told = line.ask(text);
+            let ended = |cause| Error::io(format!("{subject}: the server has ended"), cause);
+            let told = told.map_err(ended)?;
+            return match told.errno {
+                0 => Ok(parse_answer(&told.text)),
+                _ => Err(refusal(text, &self.named(), &told.text)),
+            };
+        }
         let mut control = OpenOptions::new()
             .read(true)
             .write(true)
@@ -228,9 +268,18 @@ impl Tree {
 impl Snapshot {
     /// Waits for a change, which the end of the mount is too; false when the deadline came first.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
+        let waited = match &self.source {
+            Source::Mounted(opened) => opened.wait(deadline),
+            Source::Line(line, seq) => line.wait(*seq, deadline),
+        };
+        waited.map_err(|cause| Error::io("cannot wait for a change of the state", cause))
+    }
+}
+
+impl Opened {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let doing = "cannot wait for a change of the state";
             match system::wait_for_change(self.file.as_fd(), self.mounts.as_fd(), left) {
                 Ok(Some(Change::File)) => return Ok(true),
                 // The open file keeps the server of a mount that was taken away.
@@ -239,7 +288,7 @@ impl Snapshot {
                 Ok(None) if left.is_none_or(|left| left > Duration::ZERO) => {}
                 Ok(None) => return Ok(false),
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => return Err(Error::io(doing, cause)),
+                Err(cause) => return Err(cause),
             }
         }
     }

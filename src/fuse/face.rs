@@ -17,6 +17,7 @@ use super::parked::Parked;
 use super::unit::Unit;
 use crate::control::{Attr, Kind, NodeRef, StoreOutcome, Stored, Tree};
 use crate::io::aligned::AlignedBuf;
+use crate::io::sys;
 use crate::server;
 
 /// Tells when its thread ends, which drops it.
@@ -82,7 +83,10 @@ impl Face {
         match inode {
             Inode::Root => Some(self.owner.attr(inode::ROOT, root)),
             Inode::Unit => Some(self.owner.unit(self.unit.size(), self.unit.mtime())),
-            Inode::Control(node) => Some(self.owner.attr(inode.number(), self.tree.attr(node)?)),
+            Inode::Control(node) => {
+                let attr = self.tree.attr(node)?;
+                Some(self.owner.control(inode.number(), node, attr))
+            }
         }
     }
 
@@ -139,7 +143,10 @@ impl Face {
 
     /// The kernel has checked the mode of the file; this is the daemon's own check.
     pub(super) fn may_write(&self, req: &Request) -> bool {
-        req.uid() == 0 || req.uid() == self.owner.uid
+        let owner = req.uid() == 0 || req.uid() == self.owner.uid;
+        let gid = self.owner.control_gid();
+        let group = || req.gid() == gid || sys::is_in_group(req.pid(), gid);
+        owner || self.owner.rights.control_mode & 0o020 != 0 && group()
     }
 
     /// Opens a file of the control tree.

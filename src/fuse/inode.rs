@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
+use super::Rights;
 use crate::control::{Attr, Kind, NodeRef};
 
 /// The mount's root directory.
@@ -58,11 +59,12 @@ pub(super) fn file_type(kind: Kind) -> FileType {
     }
 }
 
-/// Whom all files belong to: who has mounted the unit.
+/// Whom all files belong to, who has mounted the unit, and what others may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
     pub(super) uid: u32,
     pub(super) gid: u32,
+    pub(super) rights: Rights,
 }
 
 impl Owner {
@@ -70,14 +72,35 @@ impl Owner {
     pub(super) fn unit(self, size: u64, mtime: SystemTime) -> FileAttr {
         let attr = Attr {
             kind: Kind::File,
-            mode: 0o600,
+            mode: self.rights.unit_mode,
             mtime,
         };
         FileAttr {
             size,
             blocks: size.div_ceil(512),
+            gid: self.rights.unit_gid.unwrap_or(self.gid),
             ..self.attr(UNIT, attr)
         }
+    }
+
+    /// Attributes of a node of the control tree.
+    pub(super) fn control(self, number: u64, node: NodeRef, attr: Attr) -> FileAttr {
+        if !node.node().is_writable() {
+            return self.attr(number, attr);
+        }
+        let attr = Attr {
+            mode: self.rights.control_mode,
+            ..attr
+        };
+        FileAttr {
+            gid: self.control_gid(),
+            ..self.attr(number, attr)
+        }
+    }
+
+    /// The group of the files that take commands.
+    pub(super) fn control_gid(self) -> u32 {
+        self.rights.control_gid.unwrap_or(self.gid)
     }
 
     /// Attributes of any other inode: size 0, whatever a read will give.

@@ -1,4 +1,4 @@
-//! Face 1: the mount. Glue only: inodes, session, errno.
+//! Face 2: the mount. Glue only: inodes, session, errno.
 
 mod face;
 mod handles;
@@ -15,11 +15,37 @@ use std::path::{Path, PathBuf};
 use crate::error::Result;
 use crate::server::setup::{Mounting, Setup};
 
+/// Who may use the files of a mount, beside root and who has mounted it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights {
+    /// Group of the files that take commands, and of the control socket.
+    pub control_gid: Option<u32>,
+    /// Permissions of these files.
+    pub control_mode: u16,
+    /// Group of the unit.
+    pub unit_gid: Option<u32>,
+    /// Permissions of the unit.
+    pub unit_mode: u16,
+}
+
+impl Default for Rights {
+    fn default() -> Self {
+        Self {
+            control_gid: None,
+            control_mode: 0o600,
+            unit_gid: None,
+            unit_mode: 0o600,
+        }
+    }
+}
+
 /// Options of the mount itself.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
     /// Other users may enter the mount.
     pub allow_other: bool,
+    /// What they may do there.
+    pub rights: Rights,
     /// What the server is told of this mount.
     pub mounting: Mounting,
     /// The configuration that the unit is mounted from, for those who change it.

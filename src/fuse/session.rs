@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use fuser::{Config, INodeNo, Session, SessionACL};
 
-use super::MountOptions;
 use super::face::Face;
 use super::handles::{Bell, Handles, wake};
 use super::inode::{self, Owner};
 use super::overflow::{Gate, OnEnd, Overflow};
 use super::parked::Parked;
 use super::unit::Unit;
+use super::{MountOptions, Rights};
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
 use crate::error::{Error, Result};
@@ -35,6 +35,7 @@ use crate::io::sys::{self, Signals};
 use crate::server::setup::{Mounting, Setup};
 use crate::server::{self, Handle, Running};
 use crate::set::Code;
+use crate::socket::{Access, Socket};
 
 /// How long the other workers may take to end when one has ended and the mount is still there.
 const LAST_WORKERS: Duration = Duration::from_secs(5);
@@ -249,6 +250,10 @@ struct Mount {
     deadline: Option<Instant>,
     /// Whether no request is left.
     is_quiet: bool,
+    tree: Arc<Tree>,
+    access: Access,
+    /// For those who cannot reach the mount.
+    socket: Option<Socket>,
     /// Wakes those who poll, until it is dropped.
     _notifier: Notifier,
 }
@@ -263,7 +268,12 @@ impl Mount {
             news: news_tx,
             bell: Arc::new(bell_tx),
         };
-        let (face, notifier) = face(unit, handle, &teller).map_err(failed)?;
+        let (face, notifier) = face((unit, options.rights), handle, &teller).map_err(failed)?;
+        let tree = Arc::clone(&face.tree);
+        let access = Access {
+            gid: face.owner.control_gid(),
+            mode: options.rights.control_mode.into(),
+        };
         let mount_options = mountpoint::MountOptions {
             allow_other: options.allow_other,
             read_only: options.mounting.read_only,
@@ -282,6 +292,9 @@ impl Mount {
             asked: 0,
             deadline: None,
             is_quiet: false,
+            tree,
+            access,
+            socket: None,
             _notifier: notifier,
         })
     }
@@ -354,7 +367,7 @@ impl Mount {
     }
 
     fn opened(
-        &self,
+        &mut self,
         opened: io::Result<u64>,
         claimed: &RuntimeDir,
         ready: &mut dyn FnMut(),
@@ -363,9 +376,21 @@ impl Mount {
         // Before anybody is told of the mount: what lies on it must never become a member (I12).
         self.handle.mounted_on(device);
         claimed.set_mountpoint(&self.dir)?;
+        self.listen(claimed.path());
         tracing::info!(unit = self.unit, dir = %self.dir.display(), "mounted");
         ready();
         Ok(())
+    }
+
+    /// Without the socket the unit can be used all the same.
+    fn listen(&mut self, dir: &Path) {
+        match Socket::listen(dir, Arc::clone(&self.tree), self.access) {
+            Ok(socket) => {
+                self.handle.on_change(Box::new(socket.on_change()));
+                self.socket = Some(socket);
+            }
+            Err(error) => tracing::warn!(unit = self.unit, %error, "there is no control socket"),
+        }
     }
 
     fn signalled(&mut self, signal: i32) {
@@ -430,7 +455,11 @@ impl Mount {
 }
 
 /// The face of a unit, and the thread that wakes those who poll its files.
-fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notifier)> {
+fn face(
+    (name, rights): (&str, Rights),
+    handle: &Handle,
+    teller: &Teller,
+) -> io::Result<(Face, Notifier)> {
     let logbook = Arc::new(Logbook::default());
     let tree = Arc::new(Tree::new(Arc::new(handle.clone()), logbook));
     let handles = Arc::new(Handles::default());
@@ -455,6 +484,7 @@ fn face(name: &str, handle: &Handle, teller: &Teller) -> io::Result<(Face, Notif
         owner: Owner {
             uid: sys::effective_uid(),
             gid: sys::effective_gid(),
+            rights,
         },
     };
     Ok((face, notifier))

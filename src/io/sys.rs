@@ -464,6 +464,15 @@ fn process_id(pid: u32) -> io::Result<libc::pid_t> {
     }
 }
 
+/// Whether a process has a group among its supplementary ones; no, when that cannot be told.
+#[must_use]
+pub fn is_in_group(pid: u32, gid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let mut groups = groups.unwrap_or_default().split_whitespace();
+    groups.any(|group| group.parse() == Ok(gid))
+}
+
 /// Signals as a descriptor, readable when one is pending.
 #[derive(Debug)]
 pub struct Signals {

@@ -33,6 +33,7 @@ mod shells;
 mod silent;
 
 mod sizes;
+mod socket;
 mod stall;
 mod tamper;
 mod verify;

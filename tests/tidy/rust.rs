@@ -4,8 +4,8 @@ use crate::Finding;
 use crate::source::{Source, is_word, words};
 
 /// Modules in dependency order: each knows only those before it.
-const LAYERS: [&str; 8] = [
-    "set", "error", "io", "server", "control", "fuse", "cli", "testing",
+const LAYERS: [&str; 9] = [
+    "set", "error", "io", "server", "control", "socket", "fuse", "cli", "testing",
 ];
 
 /// What `src/set/` must not touch: the first names behind `std::`, and words.

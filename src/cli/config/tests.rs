@@ -1,6 +1,7 @@
 //! Goal: every kind of mistake is named with line, column and key. Method: a table of bad files.
 
 use super::*;
+use crate::cli::rights::Group;
 
 const GOOD: &str = r#"
 unit = "dsa7"
@@ -27,6 +28,9 @@ path = "m2.img"
 
 [mount]
 allow_other = true
+control_gid = "disk"
+control_mode = "0660"
+unit_gid = 6
 ro = true
 log = "/var/log/dsa7"
 policy = "minicopy"
@@ -71,6 +75,10 @@ fn every_key_is_read() {
         require_members: true,
         include: true,
         nocopy: true,
+        control_gid: Some(Group::Name("disk".to_owned())),
+        control_mode: Some("0660".to_owned()),
+        unit_gid: Some(Group::Number(6)),
+        unit_mode: None,
     };
     assert_eq!(config.mount, mount);
 }
