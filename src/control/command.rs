@@ -96,6 +96,20 @@ pub static COMMANDS: &[Spec] = &[
         parse: |_| Ok(Request::Unstall),
     },
     Spec {
+        verb: "dissolve",
+        syntax: "dissolve [policy=minicopy | minicopy=optional] [dry-run]",
+        doc: "Close the set and unmount the unit; its members are marked clean when this returns.",
+        parse: |words| {
+            let policy = words.policy(&[
+                ("minicopy", Policy::Minicopy),
+                ("minicopy=optional", Policy::MinicopyOptional),
+            ])?;
+            Ok(Request::Dissolve {
+                policy: policy.unwrap_or(Policy::MinicopyOptional),
+            })
+        },
+    },
+    Spec {
         verb: "reset-counters",
         syntax: "reset-counters [dry-run]",
         doc: "Have the errors of members and all counters begin at 0 again.",
@@ -135,9 +149,6 @@ pub static COMMANDS: &[Spec] = &[
         },
     },
 ];
-
-/// Verbs of the interface that this version does not know.
-const LATER: &[&str] = &["dissolve"];
 
 /// Parses what was written to `control`.
 ///
@@ -230,10 +241,6 @@ fn line(bytes: &[u8]) -> Result<&str, Refusal> {
 fn find(verb: &str) -> Result<&'static Spec, Refusal> {
     if let Some(spec) = COMMANDS.iter().find(|spec| spec.verb == verb) {
         return Ok(spec);
-    }
-    if LATER.contains(&verb) {
-        let text = format!("the command {verb} is not in this version");
-        return Err(Refusal::new(Code::NotSupported, text).at(verb));
     }
     let verbs: Vec<&str> = COMMANDS.iter().map(|spec| spec.verb).collect();
     let hint = format!("the commands are {}", verbs.join(", "));

@@ -134,6 +134,7 @@ impl Filesystem for Face {
         self.attend();
         match Inode::of(ino) {
             Some(Inode::Unit) => {
+                self.unit.enter();
                 let number = match flags.acc_mode() {
                     OpenAccMode::O_RDONLY => 0,
                     _ => self.unit.opened(req.pid()),
@@ -223,7 +224,10 @@ impl Filesystem for Face {
     ) {
         self.attend();
         match ino.0 {
-            UNIT => self.unit.used(fh.0),
+            UNIT => {
+                self.unit.used(fh.0);
+                self.unit.leave();
+            }
             _ => self.handles.remove(fh.0),
         }
         reply.ok();

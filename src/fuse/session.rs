@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ use crate::io::pressure::Fitness;
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
 use crate::server::setup::{Mounting, Setup};
-use crate::server::{self, Handle, Running};
+use crate::server::{self, Ender, Handle, Running};
 use crate::set::Code;
 use crate::socket::{Access, Socket};
 
@@ -51,6 +51,8 @@ enum News {
     WorkerEnded,
     /// All workers have ended.
     Ended(io::Result<()>),
+    /// The set was closed by a command.
+    Dissolved,
 }
 
 /// Tells the deciding thread something and wakes it.
@@ -66,6 +68,27 @@ impl Teller {
         if self.news.send(news).is_ok() {
             let _ = (&*self.bell).write(&[0]);
         }
+    }
+}
+
+/// Ends the mount when the set was closed by a command.
+struct Dissolver {
+    unit: Weak<Unit>,
+    teller: Teller,
+}
+
+impl Ender for Dissolver {
+    fn used_by(&self) -> Option<String> {
+        let opens = self.unit.upgrade().map_or(0, |unit| unit.opens());
+        match opens {
+            0 => None,
+            1 => Some("the unit is open once".to_owned()),
+            many => Some(format!("the unit is open {many} times")),
+        }
+    }
+
+    fn end(&self) {
+        self.teller.tell(News::Dissolved);
     }
 }
 
@@ -270,6 +293,10 @@ impl Mount {
         };
         let (face, notifier) = face((unit, options.rights), handle, &teller).map_err(failed)?;
         let tree = Arc::clone(&face.tree);
+        handle.ends_with(Box::new(Dissolver {
+            unit: Arc::downgrade(&face.unit),
+            teller: teller.clone(),
+        }));
         let access = Access {
             gid: face.owner.control_gid(),
             mode: options.rights.control_mode.into(),
@@ -323,6 +350,7 @@ impl Mount {
                     self.deadline.get_or_insert(deadline);
                 }
                 Some(News::WorkerEnded) => {}
+                Some(News::Dissolved) => give_up(&self.unit, &self.dir),
                 Some(News::Ended(end)) => return outcome.and(self.end(end)),
                 None if self.is_late() && self.has_only_lost() => {
                     tracing::warn!(

@@ -27,6 +27,8 @@ pub(super) struct Unit {
     /// Milliseconds since 1970 of the last write.
     written: AtomicU64,
     openers: Openers,
+    /// Descriptors that are open, loop devices included.
+    opens: AtomicU64,
 }
 
 impl std::fmt::Debug for Unit {
@@ -45,6 +47,7 @@ impl Unit {
             handle,
             written: AtomicU64::new(mounted.0),
             openers: Openers::default(),
+            opens: AtomicU64::new(0),
         }
     }
 
@@ -77,6 +80,21 @@ impl Unit {
     /// When it was written last.
     pub(super) fn mtime(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.written.load(Relaxed))
+    }
+
+    /// Notes that a descriptor of the unit is open.
+    pub(super) fn enter(&self) {
+        self.opens.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that it is closed.
+    pub(super) fn leave(&self) {
+        self.opens.fetch_sub(1, Relaxed);
+    }
+
+    /// How many are open.
+    pub(super) fn opens(&self) -> u64 {
+        self.opens.load(Relaxed)
     }
 
     /// Notes an open for writing; the answer is the handle's number.

@@ -163,7 +163,7 @@ fn read(hold: &mut Hold<'_>, id: MemberId, room: &mut [u8], at: u64) -> Result<V
     let Err(error) = outcome else {
         return Ok(Vec::new());
     };
-    tracing::warn!(member = id.index(), at, %error, "a read of a verify failed");
+    tracing::warn!(member = hold.pipeline.name(id), at, %error, "a read of a verify failed");
     let event = Event::ReadFailed(id);
     let _ = hold.pipeline.messages.send(Message::Event(event));
     let (mut bad, mut from) = (Vec::new(), 0);

@@ -86,7 +86,7 @@ impl Runner {
             match store.measure() {
                 Ok(len) => Some((id, Bytes(len))),
                 Err(error) => {
-                    tracing::warn!(member = id.index(), %error, "its size cannot be told");
+                    tracing::warn!(member = self.pipeline.name(id), %error, "its size cannot be told");
                     None
                 }
             }

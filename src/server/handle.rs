@@ -1,7 +1,7 @@
 //! What the faces see of a running unit: its state, its data path, and a way to give commands.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{SendError, Sender};
@@ -76,6 +76,11 @@ pub enum Request {
         /// Whether and how what differs is repaired.
         repair: Option<RepairBy>,
     },
+    /// Close the set and take the mount away.
+    Dissolve {
+        /// Whether a member must be able to come back by minicopy later.
+        policy: Policy,
+    },
     /// Have all counters begin at 0 again.
     ResetCounters,
     /// Delete an unused bitmap.
@@ -115,6 +120,7 @@ impl Request {
             Self::Merge { full } => Command::Merge { full },
             Self::Verify { range, repair } => Command::Verify { range, repair },
             Self::Abort => Command::Abort,
+            Self::Dissolve { policy } => Command::Dissolve { policy },
             Self::ResetCounters => Command::ResetCounters,
             Self::Stall { seconds } => Command::Stall { seconds },
             Self::Unstall => Command::Unstall,
@@ -222,6 +228,14 @@ impl Published {
 
 type Listener = Box<dyn Fn() + Send + Sync>;
 
+/// A face that can be ended by a command.
+pub trait Ender: Send + Sync {
+    /// Who uses the unit, one sentence; `None` when nobody does.
+    fn used_by(&self) -> Option<String>;
+    /// Has the face end. Called from the control thread: it must not block.
+    fn end(&self);
+}
+
 /// State that the control thread publishes and the faces read.
 pub(super) struct Board {
     pub(super) state: ArcSwap<Published>,
@@ -229,6 +243,8 @@ pub(super) struct Board {
     pub(super) listeners: Mutex<Vec<Listener>>,
     /// Device number of the unit's own mount; 0 while there is none.
     mount: AtomicU64,
+    /// How the face is ended, if it can be.
+    pub(super) ender: OnceLock<Box<dyn Ender>>,
 }
 
 impl std::fmt::Debug for Board {
@@ -246,6 +262,7 @@ impl Board {
             events: Mutex::new(events),
             listeners: Mutex::default(),
             mount: AtomicU64::new(0),
+            ender: OnceLock::new(),
         }
     }
 
@@ -310,6 +327,11 @@ impl Handle {
                 "the unit is being stopped",
             )));
         }
+    }
+
+    /// Tells how the face is ended; the first one that says so is.
+    pub fn ends_with(&self, ender: Box<dyn Ender>) {
+        let _ = self.board.ender.set(ender);
     }
 
     /// Lets changes go on that wait by command: the unit is being stopped.

@@ -11,6 +11,7 @@ mod compare;
 mod copier;
 pub mod create;
 mod departure;
+mod dissolve;
 mod durable;
 mod errand;
 pub mod fence;
@@ -53,7 +54,7 @@ mod waiting;
 mod watch;
 
 pub use chronicle::{EVENTS_KEPT, EventRecord};
-pub use handle::{Done, Handle, Published, Rate, Request};
+pub use handle::{Done, Ender, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};
 pub use record::EVENTS;
 pub use start::{Running, start};

@@ -159,6 +159,8 @@ pub struct Pipeline {
     pub(super) unstarted: Unstarted,
     /// What is to be rewritten since a member could not read it.
     pub(super) repairs: Repairs,
+    /// The names of the members by place, for the log.
+    names: ArcSwap<Vec<String>>,
     /// What is known of members beside the View.
     pub(super) standing: Standing,
     /// Members that do not answer now; reads avoid them.
@@ -197,6 +199,7 @@ impl Pipeline {
             meters,
             unstarted: Unstarted::default(),
             repairs: Repairs::default(),
+            names: ArcSwap::default(),
             standing: Standing::default(),
             silent: AtomicU8::new(0),
             aborted: AtomicBool::new(false),
@@ -280,6 +283,21 @@ impl Pipeline {
             .messages
             .send(Message::HomeLost(error.to_string(), done));
         told.ok().and_then(|()| given_up.recv().ok()).ok_or(EIO)
+    }
+
+    /// Gives the members their names, by place.
+    pub(super) fn set_names<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) {
+        let known = self.names.load();
+        if !known.iter().map(String::as_str).eq(names.clone()) {
+            self.names
+                .store(Arc::new(names.map(str::to_owned).collect()));
+        }
+    }
+
+    /// The name of a member, for the log.
+    pub(super) fn name(&self, id: MemberId) -> String {
+        let names = self.names.load();
+        names.get(id.index()).cloned().unwrap_or_default()
     }
 
     /// The lanes on which members are flushed.
@@ -428,6 +446,7 @@ impl Pipeline {
             good,
             failed,
             media: results.media,
+            causes: results.causes(),
         };
         let asked = self.messages.send(Message::Failed(failure, answer));
         match asked.ok().and_then(|()| verdict.recv().ok()) {

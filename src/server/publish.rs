@@ -10,6 +10,8 @@ impl Runner {
     pub(super) fn publish_state(&mut self) {
         let timeouts = self.set.members().iter().map(|member| member.timeout);
         self.pipeline.set_timeouts(timeouts);
+        let names = self.set.members().iter().map(|member| member.name.as_str());
+        self.pipeline.set_names(names);
         let last = self.board.state.load();
         let state = Published {
             seq: last.seq + 1,

@@ -189,7 +189,7 @@ impl Pipeline {
         }
         self.watch.answered(id);
         let at = read.range.start();
-        tracing::warn!(member = id.index(), at, %error, "a read failed");
+        tracing::warn!(member = self.name(id), at, %error, "a read failed");
         let _ = self.messages.send(Message::ReadFailed(id, read.range));
     }
 

@@ -210,13 +210,13 @@ fn describe(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
         }
         Notice::Joined(id) => ("member-joined", vec![("member", name(*id))]),
         Notice::CountersReset => ("counters-reset", Vec::new()),
-        Notice::FailedEverywhere
+        Notice::FailedEverywhere(_)
         | Notice::Expelled { .. }
         | Notice::ReadRepaired(..)
         | Notice::ReadError(_)
         | Notice::Silent(_)
         | Notice::Answers(_)
-        | Notice::Aborted => fault_event(notice, set),
+        | Notice::Aborted(_) => fault_event(notice, set),
         Notice::Tuned(name, what, old, new) => {
             let [old, new] = [old, new].map(ToString::to_string);
             ("parameter-set", changed(format!("{name}.{what}"), old, new))
@@ -264,7 +264,14 @@ fn fault_event(notice: &Notice, set: &SetStatus) -> (&'static str, Facts) {
             facts.push(("bytes", range.len().to_string()));
             ("read-repaired", facts)
         }
-        Notice::FailedEverywhere => ("request-failed", Vec::new()),
+        Notice::FailedEverywhere(answers) => {
+            let reason = ("reason", answers.clone());
+            ("request-failed", vec![reason])
+        }
+        Notice::Aborted(members) => {
+            let names: Vec<&str> = members.iter().map(|id| set.name(id)).collect();
+            ("verification-aborted", vec![("members", names.join(" "))])
+        }
         _ => ("verification-aborted", Vec::new()),
     }
 }
@@ -329,10 +336,10 @@ fn log(notice: &Notice, event: &str, facts: &Facts) {
     let facts = facts.join(" ");
     match notice {
         Notice::Expelled { .. }
-        | Notice::FailedEverywhere
+        | Notice::FailedEverywhere(_)
         | Notice::HomeLost(_)
         | Notice::VerifyDiffers(..)
-        | Notice::Aborted => {
+        | Notice::Aborted(_) => {
             tracing::error!("{event} {facts}");
         }
         Notice::ReadError(_) | Notice::Silent(_) => tracing::warn!("{event} {facts}"),

@@ -12,7 +12,8 @@ pub(super) struct Results {
     pub(super) failed: MemberSet,
     /// Those that failed by an error of their medium.
     pub(super) media: MemberSet,
-    first: Option<io::Error>,
+    /// What those answered, the first one first.
+    errors: Vec<(MemberId, io::Error)>,
 }
 
 impl Results {
@@ -20,24 +21,29 @@ impl Results {
         match outcome {
             Ok(()) => self.good.insert(id),
             Err(error) => {
-                tracing::warn!(member = id.index(), %error, "a request failed on a member");
                 self.good.remove(id);
                 self.failed.insert(id);
                 if is_of_medium(&error) {
                     self.media.insert(id);
                 }
-                self.first.get_or_insert(error);
+                self.errors.push((id, error));
             }
         }
     }
 
     pub(super) fn errno(&self) -> Errno {
         Errno(
-            self.first
-                .as_ref()
-                .and_then(io::Error::raw_os_error)
+            self.errors
+                .first()
+                .and_then(|(_, error)| error.raw_os_error())
                 .unwrap_or(libc::EIO),
         )
+    }
+
+    /// What the members answered that failed, for people.
+    pub(super) fn causes(&self) -> Vec<(MemberId, String)> {
+        let errors = self.errors.iter();
+        errors.map(|(id, error)| (*id, error.to_string())).collect()
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct Runner {
     pub(super) speeds: Speeds,
     pub(super) herald: Herald,
     pub(super) tally: Tally,
+    /// Who waits for the end of the set.
+    pub(super) dissolving: Option<Ticket>,
     /// When the mount began, and whether its merges and copies still wait for their time.
     pub(super) begun: Instant,
     pub(super) delayed: bool,
@@ -134,6 +136,7 @@ impl Runner {
             speeds: Speeds::default(),
             herald: Herald::default(),
             tally: Tally::default(),
+            dissolving: None,
             begun: Instant::now(),
             delayed: true,
             told: Told::default(),
@@ -305,6 +308,7 @@ impl Runner {
                     self.reply(&ticket, Err(refusal));
                 }
             }
+            Request::Dissolve { policy } => self.dissolve(ticket, policy, dry_run),
             Request::Set { name, value } => self.set_param(ticket, &name, &value, dry_run),
             Request::Resize { size } => match self.refuse_unprepared() {
                 Err(refusal) => self.reply(&ticket, Err(refusal)),
@@ -370,6 +374,11 @@ impl Runner {
             self.reply(&Ticket::new(ticket), Err(refusal));
             self.protect_all();
         }
+    }
+
+    /// The command under way is waited for without an end.
+    pub(super) fn let_go_of_current(&mut self) {
+        self.current = None;
     }
 
     fn ticket(&mut self, waiter: Waiter) -> Ticket {
@@ -455,6 +464,7 @@ impl Runner {
                     let reason = "no source member could be flushed; the next mount merges them";
                     self.failure = Some(reason.to_owned());
                 }
+                self.dissolved(clean);
             }
         }
     }

@@ -335,7 +335,8 @@ pub(super) fn copy_range(
         let read = hold.call(source, |store| store.read_at(bytes, part.start()))?;
         if let Err(error) = read {
             let at = part.start();
-            tracing::warn!(member = source.index(), at, %error, "a copy could not read");
+            let member = hold.pipeline.name(source);
+            tracing::warn!(member, at, %error, "a copy could not read");
             let failed = Message::ReadFailed(source, part);
             let _ = hold.pipeline.messages.send(failed);
             tried.insert(source);

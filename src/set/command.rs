@@ -6,7 +6,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
 use super::judge::MergePlan;
-use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState};
+use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState, Policy};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
 use super::scb::ScbRow;
@@ -78,6 +78,25 @@ impl ShadowSet {
             ("old", old.to_string()),
         ];
         self.accept(ticket, Answer { text, facts });
+    }
+
+    /// Whether the whole set may be closed (the manual's DISMOUNT of a virtual unit): with policy=minicopy only
+    /// when a member that misses a later mount could come back by minicopy.
+    pub(super) fn may_dissolve(&self, policy: Policy) -> Result<(), Refusal> {
+        if policy != Policy::Minicopy {
+            return Ok(());
+        }
+        if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {
+            let text = format!("{} is being merged", busy.name);
+            return Err(Refusal::new(Code::MergePending, text).at("policy=minicopy"));
+        }
+        if self.sources.all().len() == 1 {
+            let master = &self.members[self.sources.master().index()].name;
+            let text = format!("{master} is the only source member, so none can come back later");
+            let refusal = Refusal::new(Code::LastSource, text).at("policy=minicopy");
+            return Err(refusal.with_hint("`dissolve` without a policy closes the set as it is"));
+        }
+        Ok(())
     }
 
     /// Has errors be counted from 0 again, and the shell with what it counts (the manual's RESET_COUNTERS).

@@ -166,6 +166,11 @@ pub enum Command {
     },
     /// Wait no longer for members that do not answer.
     Abort,
+    /// Say whether the whole set may be closed now; the shell closes it.
+    Dissolve {
+        /// Whether a member must be able to come back by minicopy later.
+        policy: Policy,
+    },
     /// Have the errors of members, and all that the shell counts, be counted from 0 again.
     ResetCounters,
     /// Delete an unused bitmap.
@@ -204,7 +209,7 @@ pub enum CopyEnd {
 }
 
 /// Results of a request that failed on at least one member.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// What was written; `None` for a flush.
     pub range: Option<ByteRange>,
@@ -214,6 +219,22 @@ pub struct Failure {
     pub failed: MemberSet,
     /// Those of them whose medium failed: they may hold other bytes than were ever written.
     pub media: MemberSet,
+    /// What the members answered, for people.
+    pub causes: Vec<(MemberId, String)>,
+}
+
+impl Failure {
+    /// What a member answered: a sentence that begins with `what` failed.
+    pub(super) fn reason(&self, id: MemberId) -> String {
+        let what = match self.range {
+            Some(_) => "a write failed",
+            None => "a flush failed",
+        };
+        match self.causes.iter().find(|(member, _)| *member == id) {
+            Some((_, cause)) => format!("{what}: {cause}"),
+            None => what.to_owned(),
+        }
+    }
 }
 
 /// What goes in.
@@ -352,8 +373,8 @@ pub enum Notice {
     },
     /// A member has become a source.
     Joined(MemberId),
-    /// A request failed on every source.
-    FailedEverywhere,
+    /// A request failed on every source, and what each answered.
+    FailedEverywhere(String),
     /// A read failed on a member.
     ReadError(MemberId),
     /// A range that a member could not read was rewritten, and can be read now.
@@ -362,8 +383,8 @@ pub enum Notice {
     Silent(MemberId),
     /// It has answered.
     Answers(MemberId),
-    /// Requests that no source answers have failed.
-    Aborted,
+    /// Nothing waits any longer for these members: what they alone could answer has failed.
+    Aborted(MemberSet),
     /// Something has become of the write bitmap of a member, given by name: it may be none any more.
     Bitmap(BitmapId, String, BitmapChange),
     /// The write-intent bitmap has begun anew; so many regions were marked in the one before.

@@ -15,27 +15,22 @@ use super::shadow::ShadowSet;
 impl ShadowSet {
     /// A write or flush failed on some members. Its fence is held, so nothing else touches the range.
     pub(super) fn failed(&mut self, ticket: Ticket, failure: Failure) {
-        let Failure {
-            range,
-            good,
-            failed,
-            media,
-        } = failure;
+        let (good, failed) = (failure.good, failure.failed);
         assert!(!failed.is_empty(), "a failure on no member");
         assert!(
             good.and(failed).is_empty(),
             "a member cannot be good and failed"
         );
         if good.and(self.sources.all()).is_empty() {
-            self.failed_everywhere(range);
+            let answers: Vec<String> = failed
+                .iter()
+                .map(|id| format!("{}: {}", self.members[id.index()].name, failure.reason(id)))
+                .collect();
+            self.failed_everywhere(failure.range, answers.join("; "));
             return self.push(Effect::Settle(ticket, Verdict::Fail));
         }
-        let what = if range.is_some() {
-            "a write failed"
-        } else {
-            "a flush failed"
-        };
-        if self.expel_all(failed, media, what) {
+        let reason = |id| failure.reason(id);
+        if self.expel_all(failed, failure.media, reason) {
             #[cfg(debug_assertions)]
             let silent = super::planted::is(super::planted::Mistake::NoGeneration);
             #[cfg(not(debug_assertions))]
@@ -55,9 +50,9 @@ impl ShadowSet {
             return;
         }
         if self.sources.all().without(failed).is_empty() {
-            return self.failed_everywhere(None);
+            return self.failed_everywhere(None, "a flush failed".to_owned());
         }
-        if self.expel_all(failed, media, "a flush failed") {
+        if self.expel_all(failed, media, |_| "a flush failed".to_owned()) {
             self.advance();
             self.publish();
             self.settle_departures();
@@ -66,7 +61,12 @@ impl ShadowSet {
 
     /// Expels those of `failed` that still take part, of which `media` are suspect; the caller has made sure
     /// that a source stays.
-    fn expel_all(&mut self, failed: MemberSet, media: MemberSet, reason: &str) -> bool {
+    fn expel_all(
+        &mut self,
+        failed: MemberSet,
+        media: MemberSet,
+        reason: impl Fn(MemberId) -> String,
+    ) -> bool {
         let mut any = false;
         for id in failed.iter() {
             let state = &self.members[id.index()].state;
@@ -74,7 +74,7 @@ impl ShadowSet {
                 state,
                 MemberState::Source | MemberState::Target { .. } | MemberState::Leaving(_)
             ) {
-                self.expel(id, reason, media.contains(id));
+                self.expel(id, &reason(id), media.contains(id));
                 any = true;
             }
         }
@@ -83,8 +83,8 @@ impl ShadowSet {
 
     /// No source has the write, or no source could be flushed: members may differ there, and none is
     /// to blame (I13).
-    fn failed_everywhere(&mut self, range: Option<ByteRange>) {
-        self.push(Effect::Notice(Notice::FailedEverywhere));
+    fn failed_everywhere(&mut self, range: Option<ByteRange>, answers: String) {
+        self.push(Effect::Notice(Notice::FailedEverywhere(answers)));
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::NoMerge) {
             return;
@@ -167,7 +167,7 @@ impl ShadowSet {
         }
         let members: MemberSet = failed.iter().map(|(id, _)| *id).collect();
         let stays = !self.sources.all().without(members).is_empty();
-        let reason = "its storage control block could not be written";
+        let reason = |_| "its storage control block could not be written".to_owned();
         let expelled = stays && self.expel_all(members, MemberSet::EMPTY, reason);
         for (id, held) in failed {
             self.has_block_of(*id, *held);

@@ -30,6 +30,7 @@ pub(super) enum Judged {
     Tune(MemberId, Tuning),
     Abort(MemberSet),
     ResetCounters,
+    Dissolve,
     DeleteBitmap(MemberId, BitmapId),
     Limit(OpId, u64),
     Pause(OpId),
@@ -103,6 +104,10 @@ impl ShadowSet {
             Command::Tune { member, tuning } => Judged::Tune(self.find(&member)?, tuning),
             Command::Abort => Judged::Abort(self.may_abort()?),
             Command::ResetCounters => Judged::ResetCounters,
+            Command::Dissolve { policy } => {
+                self.may_dissolve(policy)?;
+                Judged::Dissolve
+            }
             Command::DeleteBitmap { id } => Judged::DeleteBitmap(self.may_delete(id)?, id),
             Command::Limit { op, rate } => Judged::Limit(self.may_limit(op)?, rate),
             Command::Pause(op) => Judged::Pause(self.may_steer(op, OpState::Running)?),
@@ -145,6 +150,10 @@ impl ShadowSet {
             Judged::Abort(silent) => {
                 let text = format!("nothing would wait for {} any longer", self.names(*silent));
                 ("abort", text)
+            }
+            Judged::Dissolve => {
+                let text = "the members would be marked clean, and the unit be taken away";
+                ("dissolve", text.to_owned())
             }
             Judged::ResetCounters => {
                 let text = "all counters would begin at 0 again";

@@ -76,7 +76,7 @@ impl ShadowSet {
     fn stop_waiting(&mut self) {
         self.aborted = true;
         self.push(Effect::Abort(self.silent));
-        self.push(Effect::Notice(Notice::Aborted));
+        self.push(Effect::Notice(Notice::Aborted(self.silent)));
     }
 
     /// Whether there is a verification to be cut short.

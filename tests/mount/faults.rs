@@ -130,6 +130,17 @@ impl Fault {
         unit.sh(&format!("rm {}", self.switch()));
     }
 
+    /// What is said of a member that it has expelled.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Write => "a write failed: Input/output error",
+            Self::Flush => "a flush failed: Input/output error",
+            Self::Space => "a write failed: No space left on device",
+            Self::Read => "failed",
+            Self::Hang => "answer",
+        }
+    }
+
     /// How a member that it has expelled comes back: what its medium did with other bytes is not known.
     fn kind(self) -> &'static str {
         match self {
@@ -235,6 +246,8 @@ fn in_steady_state(fault: Fault) {
         let mut checker = Checker::start(&unit);
         fault.begin(&unit);
         has_shown(&unit, fault, &bad);
+        let reason = unit.read(&format!("members/{bad}/reason"));
+        assert!(reason.contains(fault.reason()), "{reason}");
         checker.go_on();
         fault.end(&unit);
         bring_back(&unit, &bad, fault.kind());

@@ -100,3 +100,50 @@ fn rights_that_make_no_sense_are_refused() {
         assert!(failed.err.contains(says), "{failed:?}");
     }
 }
+
+#[test]
+fn a_set_is_dissolved_by_a_command_when_nobody_uses_it() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    let refused = unit
+        .command(b"dissolve policy=full")
+        .expect_err("no such policy");
+    assert_eq!(refused.errno, libc::EINVAL, "{refused:?}");
+    let device = unit.loop_device();
+    let refused = unit.command(b"dissolve").expect_err("in use");
+    assert_eq!(refused.errno, libc::EBUSY, "{refused:?}");
+    assert!(refused.text.contains("the unit is open"), "{refused:?}");
+    unit.sh(&format!(
+        "dd if=/dev/urandom of={device} bs=1M count=2 oflag=direct status=none"
+    ));
+    unit.free(&device);
+    unit.detach("m2");
+    let refused = unit
+        .command(b"dissolve policy=minicopy")
+        .expect_err("one source");
+    assert_eq!(refused.errno, libc::EBUSY, "{refused:?}");
+    assert!(
+        refused.text.contains("m1 is the only source member"),
+        "{refused:?}"
+    );
+    unit.minicopy("m2");
+    eventually("its loop device is gone", || {
+        unit.command(b"dissolve policy=minicopy dry-run").is_ok()
+    });
+    assert_eq!(unit.state_of("m2"), "source", "a dry run");
+    let answer = unit.accepted("dissolve policy=minicopy");
+    assert!(answer.0.contains("marked clean"), "{}", answer.0);
+    unit.sh(&format!(
+        "timeout 30 tail --pid={} -f /dev/null; ! [ -e $S ]",
+        unit.pid()
+    ));
+    unit.gone();
+    unit.assert_equal();
+    unit.mount();
+    assert_eq!(unit.read("state"), "steady\n");
+    let operations = unit.status()["operations"]
+        .as_array()
+        .expect("a list")
+        .len();
+    assert_eq!(operations, 0, "it was clean");
+    unit.stop();
+}

@@ -453,6 +453,7 @@ impl World {
                     good,
                     failed,
                     media: self.media_among(failed),
+                    causes: Vec::new(),
                 };
                 self.inbox.push(Event::Failed(Ticket::new(number), failure));
                 self.requests[at].stage = Stage::Waiting;

@@ -337,6 +337,7 @@ impl World {
             good,
             failed,
             media: failed,
+            causes: Vec::new(),
         };
         self.inbox.push(Event::Failed(Ticket::new(number), failure));
         self.mark("a repair failed on a member");
