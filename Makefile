@@ -20,7 +20,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc \
-	nbdkit:nbdkit nbdfuse:libnbd-bin
+	nbdkit:nbdkit nbdfuse:libnbd-bin systemd-analyze:systemd udevadm:udev
 
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema

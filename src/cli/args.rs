@@ -421,6 +421,8 @@ pub(super) enum LoopVerb {
     Attach(UnitArgs),
     /// Frees the loop devices over the unit.
     Detach(UnitArgs),
+    /// Prints the unit that a loop device is over; asks no server.
+    Unit(super::loops::DeviceArgs),
 }
 
 /// `completions`.

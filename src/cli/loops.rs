@@ -1,5 +1,8 @@
 //! `loop`: the virtual unit as a block device.
 
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
 use super::args::{LoopVerb, UnitArgs};
@@ -9,12 +12,31 @@ use super::{place, system};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
+/// `loop unit`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct DeviceArgs {
+    /// The loop device: /dev/loopN.
+    pub(super) device: PathBuf,
+}
+
 /// `loop`.
 pub(super) fn run(verb: &LoopVerb, out: Out) -> Result<u8> {
     match verb {
         LoopVerb::Attach(args) => attach(args, out),
         LoopVerb::Detach(args) => detach(args, out),
+        LoopVerb::Unit(args) => unit(args, out),
     }
+}
+
+/// For the rule of udev, which must not wait for a server.
+fn unit(args: &DeviceArgs, out: Out) -> Result<u8> {
+    let device = args.device.display();
+    let unit = system::unit_under(&args.device)?.ok_or_else(|| {
+        let says = format!("loop unit: {device} is over no mounted unit");
+        Error::new(Code::NoSuchFile, says).with_hint("`losetup -l` lists the devices")
+    })?;
+    out.either(&json!({ "ok": true, "unit": unit }), &unit)?;
+    Ok(0)
 }
 
 fn attach(args: &UnitArgs, out: Out) -> Result<u8> {

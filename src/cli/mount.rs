@@ -213,7 +213,9 @@ impl Plan {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(errors);
+            .stderr(errors)
+            // A service manager listens to those that it has started, and to no others.
+            .env_remove(crate::fuse::NOTIFY_SOCKET);
         command.spawn().map_err(failed)
     }
 

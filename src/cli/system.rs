@@ -70,6 +70,26 @@ pub(super) fn loops_by_name(file: &Path) -> Vec<PathBuf> {
     devices
 }
 
+/// The unit that a loop device is over, by the name of the file that it is bound to and the list of mounts
+/// alone: neither the device nor the unit is opened, so no server is waited for.
+pub(super) fn unit_under(device: &Path) -> Result<Option<String>> {
+    let name = device.file_name().unwrap_or_default();
+    let file = Path::new("/sys/block").join(name).join("loop/backing_file");
+    let file = match fs::read(&file) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => {
+            read.map_err(|cause| Error::io(format!("cannot read {}", file.display()), cause))?
+        }
+    };
+    let is_under = |unit: &Running| {
+        file.trim_ascii_end() == unit.file().as_os_str().as_bytes() && unit.covered_by().is_none()
+    };
+    Ok(running()?
+        .into_iter()
+        .find(is_under)
+        .map(|found| found.unit))
+}
+
 /// The runtime directory of this process.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 mod face;
 mod handles;
 mod inode;
+mod manager;
 mod openers;
 mod overflow;
 mod parked;
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::server::setup::{Mounting, Setup};
+
+/// The variable by which a service manager says where it listens.
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Who may use the files of a mount, beside root and who has mounted it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

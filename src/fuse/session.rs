@@ -20,6 +20,7 @@ use fuser::{Config, INodeNo, Session, SessionACL};
 use super::face::Face;
 use super::handles::{Bell, Handles, wake};
 use super::inode::{self, Owner};
+use super::manager::Manager;
 use super::overflow::{Gate, OnEnd, Overflow};
 use super::parked::Parked;
 use super::unit::Unit;
@@ -126,11 +127,13 @@ pub(super) fn serve(
         ..options.mounting.clone()
     };
     let running = server::start(setup, &mounting)?;
-    let mut mount = match Mount::begin(unit, dir, options, &running.handle()) {
+    let manager = Arc::new(Manager::from_env(unit));
+    let mut mount = match Mount::begin(unit, dir, options, &running.handle(), &manager) {
         Ok(mount) => mount,
         Err(error) => return stop_after(Err(error), running),
     };
     let served = mount.serve(&signals, &claimed, &mut || ready(&notes));
+    manager.stopping();
     let ended = if mount.is_quiet {
         stop_after(served, running)
     } else {
@@ -265,6 +268,7 @@ struct Mount {
     unit: String,
     dir: PathBuf,
     handle: Handle,
+    manager: Arc<Manager>,
     news: Receiver<News>,
     bell: UnixStream,
     /// How often a signal has asked for an end.
@@ -283,7 +287,13 @@ struct Mount {
 
 impl Mount {
     /// Mounts and starts to answer.
-    fn begin(unit: &str, dir: PathBuf, options: &MountOptions, handle: &Handle) -> Result<Self> {
+    fn begin(
+        unit: &str,
+        dir: PathBuf,
+        options: &MountOptions,
+        handle: &Handle,
+        manager: &Arc<Manager>,
+    ) -> Result<Self> {
         let failed = |e| Error::io(format!("{unit} cannot be served"), e);
         let (news_tx, news) = unbounded();
         let (bell, bell_tx) = UnixStream::pair().map_err(failed)?;
@@ -291,7 +301,8 @@ impl Mount {
             news: news_tx,
             bell: Arc::new(bell_tx),
         };
-        let (face, notifier) = face((unit, options.rights), handle, &teller).map_err(failed)?;
+        let (face, notifier) =
+            face((unit, options.rights), handle, &teller, manager).map_err(failed)?;
         let tree = Arc::clone(&face.tree);
         handle.ends_with(Box::new(Dissolver {
             unit: Arc::downgrade(&face.unit),
@@ -314,6 +325,7 @@ impl Mount {
             unit: unit.to_owned(),
             dir,
             handle: handle.clone(),
+            manager: Arc::clone(manager),
             news,
             bell,
             asked: 0,
@@ -407,6 +419,7 @@ impl Mount {
         self.listen(claimed.path());
         tracing::info!(unit = self.unit, dir = %self.dir.display(), "mounted");
         ready();
+        self.manager.ready(&self.handle.state());
         Ok(())
     }
 
@@ -440,6 +453,7 @@ impl Mount {
                     unit,
                     "in use, so it is served on; a second signal takes it away"
                 );
+                self.manager.in_use();
             }
             Err(error) => tracing::warn!(unit, %error, "cannot be unmounted"),
         }
@@ -487,14 +501,17 @@ fn face(
     (name, rights): (&str, Rights),
     handle: &Handle,
     teller: &Teller,
+    manager: &Arc<Manager>,
 ) -> io::Result<(Face, Notifier)> {
     let logbook = Arc::new(Logbook::default());
     let tree = Arc::new(Tree::new(Arc::new(handle.clone()), logbook));
     let handles = Arc::new(Handles::default());
-    let notifier = Notifier::start(Arc::clone(&handles), Arc::clone(&tree))?;
+    let teller = teller.clone();
+    let (state, manager) = (handle.clone(), Arc::clone(manager));
+    let to_manager = move || manager.changed(&state.state());
+    let notifier = Notifier::start(Arc::clone(&handles), Arc::clone(&tree), to_manager)?;
     let (bell, change) = (notifier.bell.clone(), notifier.bell.clone());
     handle.on_change(Box::new(move || change.ring()));
-    let teller = teller.clone();
     let ended: OnEnd = Arc::new(move || teller.tell(News::WorkerEnded));
     let unit = Arc::new(Unit::new(handle.clone()));
     let overflow = Arc::new(Overflow::new(Arc::clone(&ended)));
@@ -573,14 +590,21 @@ struct Notifier {
 }
 
 impl Notifier {
-    fn start(handles: Arc<Handles>, tree: Arc<Tree>) -> io::Result<Self> {
+    fn start(
+        handles: Arc<Handles>,
+        tree: Arc<Tree>,
+        to_manager: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
         let (bell, rings) = Bell::new();
         let (stop, stopped) = bounded::<()>(0);
         let listen = move || {
             loop {
                 select! {
                     recv(rings) -> ring => match ring {
-                        Ok(()) => wake(&handles, &tree),
+                        Ok(()) => {
+                            wake(&handles, &tree);
+                            to_manager();
+                        }
                         Err(_) => return,
                     },
                     recv(stopped) -> _ => return,

@@ -29,6 +29,7 @@ mod pressure;
 mod refusals;
 mod rehearsal;
 mod semantics;
+mod service;
 mod shells;
 mod silent;
 

@@ -275,6 +275,11 @@ impl Unit {
         self.guard().keep(thing);
     }
 
+    /// Notes that something has been taken away by the test itself.
+    pub(crate) fn forget_thing(&self, thing: &Thing) {
+        self.guard().forget(thing);
+    }
+
     /// Takes something away that was registered.
     pub(crate) fn take_away(&self, thing: &Thing) {
         self.guard().take_away(thing);

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 /// A program and the Debian package that brings it.
-const TOOLS: [(&str, &str); 19] = [
+const TOOLS: [(&str, &str); 22] = [
     ("bash", "bash"),
     ("dash", "dash"),
     ("fio", "fio"),
@@ -25,6 +25,9 @@ const TOOLS: [(&str, &str); 19] = [
     ("setpriv", "util-linux"),
     ("nbdkit", "nbdkit"),
     ("nbdfuse", "libnbd-bin"),
+    ("systemd-analyze", "systemd"),
+    ("systemd-tmpfiles", "systemd"),
+    ("udevadm", "udev"),
 ];
 
 /// Loop devices that have a node, for machines without udev.
