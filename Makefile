@@ -5,6 +5,8 @@
 #   make sim SEEDS=N      the simulator with N seeds
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
+#   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
+#   make deb-check        lintian, and the package in a clean root; root and /dev/fuse
 #   make clean
 
 CARGO   ?= cargo
@@ -12,9 +14,23 @@ PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
 DESTDIR ?=
 
-COMPLETIONS := $(PREFIX)/share/bash-completion/completions
+BINDIR  := $(PREFIX)/bin
+MANDIR  := $(PREFIX)/share/man
+DOCDIR  := $(PREFIX)/share/doc/shadowset
+# Where systemd, udev and the shells look too.
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+RULEDIR ?= $(PREFIX)/lib/udev/rules.d
+TMPFDIR ?= $(PREFIX)/lib/tmpfiles.d
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+
+# The names under which mount(8) and umount(8) look for the helper.
+HELPERS := mount.fuse.shadowset umount.shadowset umount.fuse.shadowset
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
+# What install takes.
+BUILT   ?= $(TARGET)/release
 
 # A program that a test runs, and the Debian package that brings it.
 TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
@@ -25,7 +41,7 @@ TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim install uninstall clean
+.PHONY: all build test tools lint doc man unit sim install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -58,7 +74,7 @@ doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
 man:
-	mandoc -Tlint -Wwarning man/*.[78]
+	mandoc -Tlint -Wwarning man/*.[578]
 
 unit:
 	$(CARGO) test --workspace --locked
@@ -68,29 +84,66 @@ SEEDS ?= 100000
 sim:
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --test sim seeds_hold -- --nocapture
 
-install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SBINDIR) \
-		$(DESTDIR)$(PREFIX)/share/man/man7 $(DESTDIR)$(PREFIX)/share/man/man8 \
-		$(DESTDIR)$(PREFIX)/share/doc/shadowset/examples $(DESTDIR)$(COMPLETIONS)
-	install -m 0755 $(TARGET)/release/shadowset $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 $(TARGET)/release/mount-shadowset $(DESTDIR)$(SBINDIR)/mount.shadowset
-	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/mount.fuse.shadowset
-	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/umount.fuse.shadowset
-	ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/umount.shadowset
-	install -m 0644 man/shadowset.8 $(DESTDIR)$(PREFIX)/share/man/man8/
-	install -m 0644 man/shadowset-control.7 $(DESTDIR)$(PREFIX)/share/man/man7/
-	install -m 0644 examples/*.toml $(DESTDIR)$(PREFIX)/share/doc/shadowset/examples/
-	$(TARGET)/release/shadowset completions bash > $(DESTDIR)$(COMPLETIONS)/shadowset
-	chmod 0644 $(DESTDIR)$(COMPLETIONS)/shadowset
+install: build install-files
+
+PLACE = install -D -m
+
+install-files:
+	$(PLACE) 0755 $(BUILT)/shadowset $(DESTDIR)$(BINDIR)/shadowset
+	$(PLACE) 0755 $(BUILT)/mount-shadowset $(DESTDIR)$(SBINDIR)/mount.shadowset
+	for name in $(HELPERS); do \
+		ln -sf mount.shadowset $(DESTDIR)$(SBINDIR)/$$name && \
+		install -d $(DESTDIR)$(MANDIR)/man8 && \
+		echo ".so man8/mount.shadowset.8" > $(DESTDIR)$(MANDIR)/man8/$$name.8 && \
+		chmod 0644 $(DESTDIR)$(MANDIR)/man8/$$name.8 || exit 1; done
+	for page in man/*.[578]; do \
+		$(PLACE) 0644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page#man/} || exit 1; done
+	for unit in mountpoint-helper/systemd/*; do \
+		install -d $(DESTDIR)$(UNITDIR) && \
+		sed 's|/usr/bin/shadowset|$(BINDIR)/shadowset|' $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/} && \
+		chmod 0644 $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit 1; done
+	install -d $(DESTDIR)$(RULEDIR)
+	sed 's|/usr/bin/shadowset|$(BINDIR)/shadowset|' mountpoint-helper/udev/90-shadowset.rules \
+		> $(DESTDIR)$(RULEDIR)/90-shadowset.rules
+	chmod 0644 $(DESTDIR)$(RULEDIR)/90-shadowset.rules
+	$(PLACE) 0644 mountpoint-helper/tmpfiles.d/shadowset.conf $(DESTDIR)$(TMPFDIR)/shadowset.conf
+	for file in README.md ARCHITECTURE.md CHANGELOG.md; do \
+		$(PLACE) 0644 $$file $(DESTDIR)$(DOCDIR)/$$file || exit 1; done
+	install -d $(DESTDIR)$(DOCDIR)
+	cp -R examples $(DESTDIR)$(DOCDIR)/
+	chmod -R u+rwX,go=rX $(DESTDIR)$(DOCDIR)
+	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	$(BUILT)/shadowset completions bash > $(DESTDIR)$(BASHDIR)/shadowset
+	$(BUILT)/shadowset completions zsh > $(DESTDIR)$(ZSHDIR)/_shadowset
+	$(BUILT)/shadowset completions fish > $(DESTDIR)$(FISHDIR)/shadowset.fish
+	chmod 0644 $(DESTDIR)$(BASHDIR)/shadowset $(DESTDIR)$(ZSHDIR)/_shadowset $(DESTDIR)$(FISHDIR)/shadowset.fish
 
 # Configurations, state and images are the operator's and stay.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/shadowset $(DESTDIR)$(COMPLETIONS)/shadowset \
-		$(DESTDIR)$(SBINDIR)/mount.shadowset $(DESTDIR)$(SBINDIR)/mount.fuse.shadowset \
-		$(DESTDIR)$(SBINDIR)/umount.fuse.shadowset \
-		$(DESTDIR)$(PREFIX)/share/man/man8/shadowset.8 \
-		$(DESTDIR)$(PREFIX)/share/man/man7/shadowset-control.7
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/shadowset
+	rm -f $(DESTDIR)$(BINDIR)/shadowset $(DESTDIR)$(SBINDIR)/mount.shadowset \
+		$(DESTDIR)$(RULEDIR)/90-shadowset.rules $(DESTDIR)$(TMPFDIR)/shadowset.conf \
+		$(DESTDIR)$(BASHDIR)/shadowset $(DESTDIR)$(ZSHDIR)/_shadowset $(DESTDIR)$(FISHDIR)/shadowset.fish
+	for name in $(HELPERS); do \
+		rm -f $(DESTDIR)$(SBINDIR)/$$name $(DESTDIR)$(MANDIR)/man8/$$name.8; done
+	for page in man/*.[578]; do rm -f $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page#man/}; done
+	for unit in mountpoint-helper/systemd/*; do rm -f $(DESTDIR)$(UNITDIR)/$${unit##*/}; done
+	rm -rf $(DESTDIR)$(DOCDIR)
+
+# The newest that is known to build with the toolchain of this tree.
+CARGO_DEB := 3.8.0
+STAGE     := $(TARGET)/stage
+
+# The content is what install puts into a root of its own.
+deb: build
+	$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --version $(CARGO_DEB) --locked
+	rm -rf $(STAGE)
+	$(MAKE) install-files DESTDIR=$(STAGE) PREFIX=/usr SBINDIR=/usr/sbin UNITDIR=/lib/systemd/system \
+		RULEDIR=/lib/udev/rules.d ZSHDIR=/usr/share/zsh/vendor-completions
+	install -d $(STAGE)/etc/shadowset
+	$(CARGO) deb --no-build --locked --output $(TARGET)/debian/
+
+deb-check: deb
+	sh packaging/deb/check.sh $(TARGET)/debian/shadowset_*.deb
 
 clean:
 	$(CARGO) clean

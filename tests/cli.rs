@@ -5,6 +5,8 @@
 
 #[path = "cli/examine.rs"]
 mod examine;
+#[path = "cli/install.rs"]
+mod install;
 
 use std::fs;
 use std::io::Read;
