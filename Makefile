@@ -139,8 +139,7 @@ deb: build
 	rm -rf $(STAGE)
 	$(MAKE) install-files DESTDIR=$(STAGE) PREFIX=/usr SBINDIR=/usr/sbin UNITDIR=/lib/systemd/system \
 		RULEDIR=/lib/udev/rules.d ZSHDIR=/usr/share/zsh/vendor-completions
-	install -d $(STAGE)/etc/shadowset
-	$(CARGO) deb --no-build --locked --output $(TARGET)/debian/
+	$(CARGO) deb --no-build --locked --strip --output $(TARGET)/debian/
 
 deb-check: deb
 	sh packaging/deb/check.sh $(TARGET)/debian/shadowset_*.deb

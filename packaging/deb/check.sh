@@ -11,7 +11,7 @@ for tool in lintian debootstrap unshare; do
     command -v $tool >/dev/null || apt-get install -y -q --no-install-recommends $tool
 done
 
-lintian --fail-on error,warning,info "$deb"
+lintian --fail-on error,warning "$deb"
 
 work=$(mktemp -d)
 root=$work/root

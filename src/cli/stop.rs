@@ -195,6 +195,13 @@ fn last_word(argument: &str, error: Error) -> Error {
 fn refuse_unclean(unit: &Running) -> Result<()> {
     let Some(pid) = unit.pid else {
         let name = &unit.unit;
+        let served = system::runtime()?
+            .find(name)?
+            .is_some_and(|found| found.alive);
+        if served {
+            // What has gone was a second way to it, as by `mount --bind`.
+            return Ok(());
+        }
         output::warn(&format!(
             "the server of {name} had died: its members are not marked clean, and the next mount merges \
              them"

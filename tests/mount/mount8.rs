@@ -237,6 +237,24 @@ says 'umount -i -f'
 }
 
 #[test]
+fn a_second_way_to_a_unit_goes_without_the_unit() {
+    inside(
+        &unit(),
+        r#"
+mount -t shadowset -o log=$D/log dsa1 $M
+mkdir $D/other
+mount --bind $M $D/other
+(cd $D; umount -v other) >$D/says 2>&1
+says "shadowset stop -- $D/other"
+! grep 'had died' $D/says
+! findmnt -n $D/other
+mounted
+umount $M
+"#,
+    );
+}
+
+#[test]
 fn another_mount_namespace_gets_the_mount() {
     inside(
         &unit(),
