@@ -131,7 +131,8 @@ uninstall:
 
 # The newest that is known to build with the toolchain of this tree.
 CARGO_DEB := 3.8.0
-STAGE     := $(TARGET)/stage
+# Cargo.toml names it too.
+STAGE     := target/stage
 
 # The content is what install puts into a root of its own.
 deb: build
