@@ -4,6 +4,7 @@ mod face;
 mod handles;
 mod inode;
 mod manager;
+mod notifier;
 mod openers;
 mod overflow;
 mod parked;

@@ -11,16 +11,17 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use fuser::{Config, INodeNo, Session, SessionACL};
 
 use super::face::Face;
-use super::handles::{Bell, Handles, wake};
+use super::handles::Handles;
 use super::inode::{self, Owner};
 use super::manager::Manager;
+use super::notifier::Notifier;
 use super::overflow::{Gate, OnEnd, Overflow};
 use super::parked::Parked;
 use super::unit::Unit;
@@ -579,56 +580,6 @@ fn probe(unit: &Path) -> io::Result<u64> {
 fn workers() -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     (2 * processors).clamp(4, 16)
-}
-
-/// A thread that wakes those who poll; it serves no request, so a notification cannot wait for itself.
-#[derive(Debug)]
-struct Notifier {
-    bell: Bell,
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Notifier {
-    fn start(
-        handles: Arc<Handles>,
-        tree: Arc<Tree>,
-        to_manager: impl Fn() + Send + 'static,
-    ) -> io::Result<Self> {
-        let (bell, rings) = Bell::new();
-        let (stop, stopped) = bounded::<()>(0);
-        let listen = move || {
-            loop {
-                select! {
-                    recv(rings) -> ring => match ring {
-                        Ok(()) => {
-                            wake(&handles, &tree);
-                            to_manager();
-                        }
-                        Err(_) => return,
-                    },
-                    recv(stopped) -> _ => return,
-                }
-            }
-        };
-        let thread = thread::Builder::new()
-            .name("notifier".into())
-            .spawn(listen)?;
-        Ok(Self {
-            bell,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Notifier {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("the thread that wakes those who poll has failed");
-        }
-    }
 }
 
 #[cfg(test)]
