@@ -40,7 +40,7 @@ pub static COMMANDS: &[Spec] = &[
     Spec {
         verb: "attach",
         syntax: "attach <member> | <path> [as=<name>] \
-                 [policy=minicopy | minicopy=optional | compare | full | nocopy] [confirm] [dry-run]",
+                 [policy=minicopy | minicopy=optional | compare | full | nocopy] [source=<member>] [confirm] [dry-run]",
         doc: "Bring a departed member or a new image in; returns when the copy is queued.",
         parse: attach,
     },
@@ -285,10 +285,7 @@ fn attach(words: &mut Words) -> Result<Request, Refusal> {
         );
         return Err(syntax(text).at(format!("as={name}")));
     }
-    if let Some(source) = words.option("source")? {
-        let text = "the choice of a source is not in this version";
-        return Err(Refusal::new(Code::NotSupported, text).at(format!("source={source}")));
-    }
+    let source = words.option("source")?;
     let policy = words.policy(&[
         ("minicopy", AttachPolicy::Minicopy),
         ("minicopy=optional", AttachPolicy::MinicopyOptional),
@@ -301,6 +298,7 @@ fn attach(words: &mut Words) -> Result<Request, Refusal> {
         what,
         name,
         policy: policy.unwrap_or_default(),
+        source,
         confirm,
     })
 }

@@ -30,6 +30,7 @@ pub(super) struct Wish {
     pub(super) what: String,
     pub(super) name: Option<String>,
     pub(super) policy: AttachPolicy,
+    pub(super) source: Option<String>,
     pub(super) confirm: bool,
     pub(super) dry_run: bool,
 }
@@ -259,6 +260,7 @@ impl Look {
             said: seen.said,
             foreign: seen.foreign,
             policy: self.wish.policy,
+            source: self.wish.source.clone(),
             confirm: self.wish.confirm,
         };
         Ok((attach, image, self.wish.dry_run))

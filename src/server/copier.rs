@@ -84,6 +84,8 @@ struct State {
 pub(super) struct Run {
     op: OpId,
     pub(super) target: MemberId,
+    /// The source that was named for it.
+    pub(super) from: Option<MemberId>,
     progress: Arc<Progress>,
     /// What all copies share with those of other units.
     node_rate: Option<Arc<NodeRate>>,
@@ -127,6 +129,7 @@ impl Copier {
         let run = Arc::new(Run {
             op,
             target: work.target(),
+            from: work.from(),
             progress: work.progress(),
             node_rate: self.node_rate.clone(),
             compares: kind.compares(),

@@ -37,6 +37,8 @@ pub enum Request {
         name: Option<String>,
         /// What may be done.
         policy: AttachPolicy,
+        /// The source that the copy should read.
+        source: Option<String>,
         /// Agreement to overwrite an image that was never a member.
         confirm: bool,
     },

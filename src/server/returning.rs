@@ -115,6 +115,7 @@ fn attach(member: String) -> (Request, Done) {
     let request = Request::Attach {
         what: member.clone(),
         name: None,
+        source: None,
         policy: AttachPolicy::Minicopy,
         confirm: false,
     };

@@ -295,12 +295,14 @@ impl Runner {
                 what,
                 name,
                 policy,
+                source,
                 confirm,
             } => {
                 let wish = Wish {
                     what,
                     name,
                     policy,
+                    source,
                     confirm,
                     dry_run,
                 };

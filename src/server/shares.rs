@@ -99,6 +99,7 @@ impl Step {
         let writers = self.permit.live().view().writers();
         let target = |share: &Share| Target {
             failed: (!writers.contains(share.run.target)).then_some(Failure::Gone),
+            from: share.run.from,
             ..Target::new(share.run.target, share.run.compares)
         };
         let mut targets: Vec<Target> = self.shares.iter().map(target).collect();

@@ -97,6 +97,8 @@ impl<'a> Hold<'a> {
 /// A member that is filled.
 pub(super) struct Target {
     pub(super) id: MemberId,
+    /// The source that it should be filled from.
+    pub(super) from: Option<MemberId>,
     /// Whether it is read first, and written only where it differs.
     pub(super) compares: bool,
     /// Bytes that it has had already.
@@ -109,6 +111,7 @@ impl Target {
     pub(super) fn new(id: MemberId, compares: bool) -> Self {
         Self {
             id,
+            from: None,
             compares,
             equal: 0,
             failed: None,
@@ -313,12 +316,14 @@ pub(super) fn copy_range(
     scratch: &mut Scratch,
 ) -> Result<Option<u64>, Stop> {
     let mut tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
+    // Of copies that share a step the first one that names a source has its way.
+    let named = targets.iter().find_map(|target| target.from);
     let mut rest = Some(range);
     while let Some(range) = rest {
         if scratch.moved >= scratch.most {
             return Ok(Some(range.start()));
         }
-        let source = source(hold, range, tried)?;
+        let source = source(hold, range, (tried, named))?;
         let hole = scratch.hole(hold, source, range.start())?;
         let (part, after) = range.split(match hole {
             Some(end) => end - range.start(),
@@ -350,10 +355,18 @@ pub(super) fn copy_range(
     Ok(None)
 }
 
-/// The member to copy a range from: a source that answers, if there is one.
-fn source(hold: &Hold<'_>, range: ByteRange, tried: MemberSet) -> Result<MemberId, Stop> {
+/// The member to copy a range from: the one that was named, else a source that answers, if there is one.
+fn source(
+    hold: &Hold<'_>,
+    range: ByteRange,
+    (tried, named): (MemberSet, Option<MemberId>),
+) -> Result<MemberId, Stop> {
     let view = hold.permit()?.live().view();
     let silent = hold.pipeline.silent_members();
+    let can = view.readers(range).without(tried).without(silent);
+    if let Some(named) = named.filter(|named| can.contains(*named)) {
+        return Ok(named);
+    }
     let planned = view.plan_read(range, tried.or(silent), |_| 0);
     let gone = hold.pipeline.gone();
     let planned = planned.or_else(|| view.plan_read(range, tried.or(gone), |_| 0));

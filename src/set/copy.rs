@@ -349,6 +349,8 @@ pub struct CopyWork {
     op: OpId,
     kind: CopyKind,
     target: MemberId,
+    /// The source that is read as long as it can be; the cheapest when none was named.
+    from: Option<MemberId>,
     bitmap: OwnedBitmap,
     cursor: u64,
     /// The regions of the steps under way.
@@ -357,6 +359,17 @@ pub struct CopyWork {
 }
 
 impl CopyWork {
+    /// Has it read this source as long as it can.
+    pub(super) fn read_from(&mut self, source: MemberId) {
+        self.from = Some(source);
+    }
+
+    /// The source that it should read, where one was named.
+    #[must_use]
+    pub fn from(&self) -> Option<MemberId> {
+        self.from
+    }
+
     /// A copy that drains `bitmap`; the total is set by [`CopyWork::begin`].
     #[must_use]
     pub fn new(op: OpId, kind: CopyKind, target: MemberId, bitmap: OwnedBitmap) -> Self {
@@ -365,6 +378,7 @@ impl CopyWork {
             op,
             kind,
             target,
+            from: None,
             bitmap,
             cursor: 0,
             under_way: Vec::new(),

@@ -94,6 +94,8 @@ pub struct Attach {
     pub foreign: bool,
     /// What may be done.
     pub policy: AttachPolicy,
+    /// The source that the copy should read, by name; `None` for the cheapest.
+    pub source: Option<String>,
     /// Whether the operator agrees to overwrite an image that was never a member.
     pub confirm: bool,
 }

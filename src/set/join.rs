@@ -27,6 +27,8 @@ pub struct AttachPlan {
     pub bytes: u64,
     /// Runs of regions to copy.
     pub extents: u64,
+    /// The source that it should read, where one was named.
+    pub source: Option<MemberId>,
 }
 
 impl AttachPlan {
@@ -88,11 +90,29 @@ impl ShadowSet {
                 state
             }
         };
+        let state = match plan.source {
+            Some(source) => self.read_from(source, state),
+            None => state,
+        };
         self.enter(id, state, plan.reason);
         self.pending = Some(Pending::Attach { ticket, member: id });
         self.advance();
         self.publish();
         self.settle_joins();
+    }
+
+    /// Has a copy that was just made read this source as long as it can.
+    fn read_from(&mut self, from: MemberId, mut state: MemberState) -> MemberState {
+        if let MemberState::Target { op, phase, .. } = &mut state {
+            if let Phase::Joining(work) = phase {
+                work.read_from(from);
+            }
+            let operation = self.operations.iter_mut().find(|o| o.id == *op);
+            if let Some(Task::Copy { source, .. }) = operation.map(|o| &mut o.task) {
+                *source = from;
+            }
+        }
+        state
     }
 
     /// Decides what an attach would do; changes nothing.
@@ -105,10 +125,13 @@ impl ShadowSet {
             let text = format!("{} has {has} bytes, the unit {needs}", attach.word);
             return Err(Refusal::new(Code::MemberTooSmall, text));
         }
-        match &attach.joiner {
-            Joiner::Departed(id) => self.plan_return(*id, attach),
-            Joiner::New { name, .. } => self.plan_new(name, attach),
-        }
+        let source = attach.source.as_deref().map(|name| self.named_source(name));
+        let source = source.transpose()?;
+        let plan = match &attach.joiner {
+            Joiner::Departed(id) => self.plan_return(*id, attach)?,
+            Joiner::New { name, .. } => self.plan_new(name, attach)?,
+        };
+        Ok(AttachPlan { source, ..plan })
     }
 
     fn plan_return(&self, id: MemberId, attach: &Attach) -> Result<AttachPlan, Refusal> {
@@ -163,6 +186,7 @@ impl ShadowSet {
             reason,
             bytes,
             extents,
+            source: None,
         })
     }
 
@@ -259,6 +283,7 @@ impl ShadowSet {
                     reason,
                     bytes,
                     extents: 1,
+                    source: None,
                 })
             }
         }

@@ -89,7 +89,10 @@ impl ShadowSet {
             }
             Command::Attach(attach) => {
                 let plan = self.plan_attach(&attach);
-                let plan = plan.map_err(|r| r.at(attach.word.as_str()))?;
+                let plan = plan.map_err(|r| match r.word {
+                    None => r.at(attach.word.as_str()),
+                    Some(_) => r,
+                })?;
                 Judged::Attach(attach, plan)
             }
             Command::Expel { member } => Judged::Expel(self.may_expel(&member)?),
@@ -121,6 +124,18 @@ impl ShadowSet {
             },
             Command::Forget(op) => Judged::Forget(self.may_forget(op)?),
         })
+    }
+
+    /// The member that a command names as `source=`, which has to be a source.
+    pub(super) fn named_source(&self, name: &str) -> Result<MemberId, Refusal> {
+        let at = |refusal: Refusal| refusal.at(format!("source={name}"));
+        let id = self.find(name).map_err(at)?;
+        if self.sources.all().contains(id) {
+            return Ok(id);
+        }
+        let state = self.members[id.index()].state.name();
+        let text = format!("{name} is {state}, and not a source member");
+        Err(at(Refusal::new(Code::NotASource, text)))
     }
 
     /// What would be done, as an answer.

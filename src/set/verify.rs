@@ -165,16 +165,7 @@ impl ShadowSet {
     fn repair_by(&self, by: &RepairBy) -> Result<Repair, Refusal> {
         let sources = self.sources.all();
         match by {
-            RepairBy::Member(name) => {
-                let at = |refusal: Refusal| refusal.at(format!("source={name}"));
-                let id = self.find(name).map_err(at)?;
-                if !sources.contains(id) {
-                    let state = self.members[id.index()].state.name();
-                    let text = format!("{name} is {state}, and not a source member");
-                    return Err(at(Refusal::new(Code::NotASource, text)));
-                }
-                Ok(Repair::From(id))
-            }
+            RepairBy::Member(name) => self.named_source(name).map(Repair::From),
             RepairBy::Majority if sources.len() < 3 => {
                 let names = sources
                     .iter()

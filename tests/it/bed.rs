@@ -100,6 +100,7 @@ pub(crate) fn attach(what: &str, policy: AttachPolicy) -> Request {
         what: what.to_owned(),
         name: None,
         policy,
+        source: None,
         confirm: false,
     }
 }

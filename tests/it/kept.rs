@@ -209,6 +209,7 @@ fn a_released_member_is_forgotten_and_its_place_is_free() {
         what: path,
         name: Some("m9".into()),
         policy: AttachPolicy::MinicopyOptional,
+        source: None,
         confirm: true,
     };
     bed.command(attach).expect("attached as another");

@@ -148,6 +148,7 @@ fn a_member_keeps_its_name() {
             what: path.clone(),
             name: Some(name.to_owned()),
             policy: AttachPolicy::Minicopy,
+            source: None,
             confirm: false,
         }))
     };

@@ -134,3 +134,35 @@ fn after_a_cancel_nothing_touches_the_target() {
     unit.minicopy("m2");
     unit.stop_and_compare();
 }
+
+#[test]
+fn a_copy_reads_the_source_that_was_named() {
+    let mut unit = Unit::new(3, 16 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc,fsync status=none");
+    let byte = |member: &str| unit.sh(&format!("od -An -tx1 -j 4000000 -N 1 $I/{member}.img"));
+    // What tells the sources apart, behind the back of the set.
+    let put = "dd of=$I/m2.img bs=1 seek=4000000 conv=notrunc status=none";
+    unit.sh(&format!("printf '\\251' | {put}"));
+    unit.sh("printf '\\146' | dd of=$I/m1.img bs=1 seek=4000000 conv=notrunc status=none");
+    for source in ["m2", "m1"] {
+        unit.detach("m3");
+        for (word, errno, says) in [
+            ("m3", libc::EBUSY, "m3 is detached"),
+            ("m9", libc::ENOENT, "m9"),
+        ] {
+            let command = format!("attach m3 source={word}");
+            let refused = unit.command(command.as_bytes()).expect_err("no source");
+            assert_eq!(refused.errno, errno, "{refused:?}");
+            assert!(refused.text.contains(says), "{refused:?}");
+        }
+        let answer = unit.accepted(&format!("attach m3 policy=full source={source}"));
+        let op = answer.number("operation");
+        let named = unit.read(&format!("operations/{op}/source"));
+        assert_eq!(named, format!("{source}\n"));
+        unit.finished(op);
+        assert_eq!(byte("m3"), byte(source));
+    }
+    assert_ne!(byte("m1"), byte("m2"));
+    unit.sh(&format!("printf '\\146' | {put}"));
+    unit.stop_and_compare();
+}

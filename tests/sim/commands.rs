@@ -175,6 +175,7 @@ impl World {
             said: None,
             foreign: new,
             policy,
+            source: None,
             confirm: self.rng.chance(500),
         };
         if new {

@@ -44,6 +44,7 @@ impl World {
             said: None,
             foreign: false,
             policy: shadowset::set::AttachPolicy::Minicopy,
+            source: None,
             confirm: false,
         };
         let plan = self.set.plan_attach(&attach);

@@ -229,6 +229,7 @@ impl World {
             said: self.said(self.disks[m - 1].scb.as_ref()),
             foreign: false,
             policy,
+            source: None,
             confirm: true,
         };
         self.give("attach", Some(id), Command::Attach(Box::new(attach)))
@@ -254,6 +255,7 @@ impl World {
             said: None,
             foreign: true,
             policy: AttachPolicy::MinicopyOptional,
+            source: None,
             confirm: true,
         };
         let id = MemberId::new(place);

@@ -9,6 +9,7 @@ fn attach_of(what: &str) -> Request {
         what: what.to_owned(),
         name: None,
         policy: AttachPolicy::MinicopyOptional,
+        source: None,
         confirm: false,
     }
 }
@@ -51,11 +52,12 @@ fn commands_become_requests() {
         ("attach \"/srv/my disk\"", attach_of("/srv/my disk")),
         ("attach \"a\\\"b\\\\c\\d\"", attach_of("a\"b\\c\\d")),
         (
-            "attach /x as=m4 policy=full confirm dry-run",
+            "attach /x as=m4 policy=full source=m1 confirm dry-run",
             dry_run_of(Request::Attach {
                 what: "/x".to_owned(),
                 name: Some("m4".to_owned()),
                 policy: AttachPolicy::Full,
+                source: Some("m1".to_owned()),
                 confirm: true,
             }),
         ),
@@ -265,12 +267,6 @@ const WRONG_WORDS: &[Mistake<'static>] = &[
         Code::Syntax,
         "cannot be a member's name",
         Some("as=-x"),
-    ),
-    (
-        b"attach /a source=m1",
-        Code::NotSupported,
-        "not in this version",
-        Some("source=m1"),
     ),
     (b"delete-bitmap 7", Code::Syntax, "8 hex digits", Some("7")),
     (
