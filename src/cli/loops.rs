@@ -65,7 +65,8 @@ fn attach(args: &UnitArgs, out: Out) -> Result<u8> {
     }
     let name = device.device.display().to_string();
     out.either(
-        &json!({ "ok": true, "device": name, "direct_io": device.direct_io }),
+        &json!({ "ok": true, "device": name, "direct_io": device.direct_io,
+            "block_size": device.block_size }),
         &name,
     )?;
     Ok(0)

@@ -220,9 +220,11 @@ pub(super) fn is_root() -> bool {
     sys::effective_uid() == 0
 }
 
-/// Sets up a loop device with direct I/O over a file.
+/// Sets up a loop device with direct I/O over the file of a unit, whose blocks it has.
 pub(super) fn loop_attach(file: &Path) -> Result<loopdev::Attached> {
-    loopdev::attach(file, true, 0)
+    const BLOCK: u32 = 512;
+    const { assert!(BLOCK as u64 == crate::set::geometry::BLOCK_BYTES) };
+    loopdev::attach(file, true, BLOCK)
 }
 
 /// The loop devices over a file.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
+use super::filesystems;
 use super::sys::{self, LoopStatus};
 
 /// How often a free device may be snatched away before attaching gives up.
@@ -29,18 +30,22 @@ pub struct Attached {
     pub device: PathBuf,
     /// Whether it bypasses the page cache of the file, as the kernel tells it.
     pub direct_io: bool,
+    /// Bytes of its logical block, as the kernel tells it.
+    pub block_size: u64,
 }
 
 /// Binds a free loop device to `file`. Where direct I/O is wanted and not given, the answer says so.
-/// A `block_size` of 0 lets the kernel choose.
+/// A `block_size` of 0 lets the kernel choose. What the kernel has made is looked at before it is given out: the file, its
+/// first byte and its size, and the block size.
 ///
 /// # Errors
-/// `NoSuchFile`; `NotSupported` where there are no loop devices; the system's error.
+/// `NoSuchFile`; `NotSupported` where there are no loop devices; `Io` when the device is not what was asked for, and then
+/// it is given back; the system's error.
 pub fn attach(file: &Path, direct_io: bool, block_size: u32) -> Result<Attached> {
     let backing = File::options().read(true).write(true).open(file);
     let backing = backing.map_err(|e| failed(file, "cannot be opened", e))?;
     let (number, path, device) = bind(&backing, file, direct_io, block_size)?;
-    finish(number, path, &device)
+    finish(number, path, &device, &backing, block_size)
 }
 
 /// Binds a free loop device to `file` for reading only: the kernel refuses each write to the device.
@@ -84,20 +89,60 @@ fn bind(
     Err(Error::new(Code::InUse, text))
 }
 
-/// Asks the kernel what it did; a device that it cannot tell of is given back.
-fn finish(number: u32, path: PathBuf, device: &File) -> Result<Attached> {
-    match direct_io_of(number, device) {
-        Ok(direct_io) => Ok(Attached {
-            device: path,
-            direct_io,
-        }),
-        Err(e) => {
-            let e = failed(&path, "cannot be examined", e);
-            sys::loop_clear(device.as_fd())
-                .map_err(|e| failed(&path, "cannot be given back", e))?;
-            Err(e)
+/// Asks the kernel what it did; a device that it cannot tell of, or that is another than was asked for, is given back.
+fn finish(
+    number: u32,
+    path: PathBuf,
+    device: &File,
+    backing: &File,
+    block_size: u32,
+) -> Result<Attached> {
+    let looked = direct_io_of(number, device).and_then(|direct_io| {
+        let other = other_than(device, backing, block_size)?;
+        Ok((direct_io, sys::logical_block_size(device.as_fd())?, other))
+    });
+    let error = match looked {
+        Ok((direct_io, block_size, None)) => {
+            return Ok(Attached {
+                device: path,
+                direct_io,
+                block_size,
+            });
         }
+        Ok((_, _, Some(how))) => Error::new(
+            Code::Io,
+            format!("{} is not as it was asked for: {how}", path.display()),
+        ),
+        Err(e) => failed(&path, "cannot be examined", e),
+    };
+    sys::loop_clear(device.as_fd()).map_err(|e| failed(&path, "cannot be given back", e))?;
+    Err(error)
+}
+
+/// In which way a new device is another than was asked for.
+fn other_than(device: &File, backing: &File, block_size: u32) -> io::Result<Option<String>> {
+    let (meta, block) = (
+        backing.metadata()?,
+        sys::logical_block_size(device.as_fd())?,
+    );
+    let is_bound = sys::loop_status(device.as_fd())?.is_some_and(|s| {
+        (s.device, s.inode, s.offset, s.autoclear) == (meta.dev(), meta.ino(), 0, false)
+    });
+    if !is_bound {
+        return Ok(Some("it is bound to something else".to_owned()));
     }
+    if block_size != 0 && block != u64::from(block_size) {
+        return Ok(Some(format!(
+            "its blocks have {block} bytes, not {block_size}"
+        )));
+    }
+    // A device over a device has the size of that, which its metadata does not tell.
+    let (size, expected) = (
+        sys::device_size(device.as_fd())?,
+        meta.len() / block * block,
+    );
+    let is_short = meta.is_file() && size != expected;
+    Ok(is_short.then(|| format!("it has {size} bytes, not {expected}")))
 }
 
 /// Lifts the mark of an earlier user that the device is read-only, which outlives its binding.
@@ -120,9 +165,11 @@ pub fn detach(device: &Path) -> Result<()> {
         .custom_flags(libc::O_EXCL)
         .open(device);
     let exclusive = exclusive.map_err(|e| match e.raw_os_error() {
-        Some(libc::EBUSY) => {
-            in_use("is mounted, or claimed by a program").with_hint("unmount what is on it first")
-        }
+        Some(libc::EBUSY) => in_use(&match filesystems::users_of(device) {
+            Ok(users) if !users.is_empty() => users,
+            Ok(_) | Err(_) => "is claimed by a program, or in another name space".to_owned(),
+        })
+        .with_hint("unmount what is on it first"),
         _ => failed(device, "cannot be opened", e),
     })?;
     let failed = |e| failed(device, "cannot be detached", e);
@@ -135,7 +182,13 @@ pub fn detach(device: &Path) -> Result<()> {
     if is_gone(device, bound).map_err(failed)? {
         return Ok(());
     }
-    Err(in_use("is open in a program").with_hint("it goes when that program closes it"))
+    let who = filesystems::openers_of(device).unwrap_or_default();
+    let who = if who.is_empty() {
+        "a program".to_owned()
+    } else {
+        who.join(", ")
+    };
+    Err(in_use(&format!("is open in {who}")).with_hint("it goes when that program closes it"))
 }
 
 /// Waits until the device has left its file; somebody may be looking at it, as udev does.
@@ -272,6 +325,7 @@ mod tests {
                 device: attached.device,
             };
             assert_eq!(attached.direct_io, direct_io);
+            assert_eq!(attached.block_size, u64::from(block_size));
             let open = File::open(&device.device).unwrap();
             assert_eq!(
                 sys::logical_block_size(open.as_fd()).unwrap(),
@@ -284,6 +338,30 @@ mod tests {
                 (direct_io, false, 0)
             );
         }
+    }
+
+    #[test]
+    fn a_device_that_is_another_than_asked_for_is_told_from_the_right_one() {
+        let (dir, path) = image();
+        let other = dir.path().join("other");
+        sparse(&other, 1 << 20);
+        let (device, open) = (Loop::new(&path), |path: &Path| File::open(path).unwrap());
+        let looked = |backing: &Path, block: u32| {
+            other_than(&open(&device.device), &open(backing), block).unwrap()
+        };
+        assert_eq!(looked(&path, 512), None);
+        let says = "its blocks have 512 bytes, not 4096";
+        assert_eq!(looked(&path, 4096).as_deref(), Some(says));
+        let says = "it is bound to something else";
+        assert_eq!(looked(&other, 512).as_deref(), Some(says));
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(1 << 19)
+            .unwrap();
+        let says = "it has 1048576 bytes, not 524288";
+        assert_eq!(looked(&path, 512).as_deref(), Some(says));
     }
 
     #[test]
@@ -340,6 +418,8 @@ mod tests {
             (e.code(), e.hint()),
             (Code::InUse, "it goes when that program closes it")
         );
+        let own = format!("process {} (", std::process::id());
+        assert!(e.to_string().contains(&own), "{e}");
         assert_eq!(find(&path).unwrap(), [device]);
         drop(open);
         eventually(|| find(&path).unwrap().is_empty().then_some(()));

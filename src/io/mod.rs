@@ -3,6 +3,7 @@
 pub mod aligned;
 pub mod event_log;
 pub mod file;
+pub mod filesystems;
 pub mod fingerprint;
 pub mod image;
 pub mod immutable;

@@ -271,7 +271,7 @@ fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
 }
 
 /// Blanks, line ends and backslashes stand as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> OsString {
+pub(super) fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, behind)) = rest.split_first() {

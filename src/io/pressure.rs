@@ -60,7 +60,10 @@ impl Fitness {
 }
 
 /// Locks memory, unless a limit on that would make later allocations fail.
-fn lock() -> io::Result<()> {
+///
+/// # Errors
+/// `EPERM` where there is such a limit; the system's error.
+pub fn lock() -> io::Result<()> {
     let (status, limits) = ("/proc/self/status", "/proc/self/limits");
     let may = is_unlimited(&fs::read_to_string(limits)?)
         || may_lock(&fs::read_to_string(status)?).unwrap_or(false);

@@ -9,7 +9,9 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -456,6 +458,35 @@ pub fn kill(pid: u32, signal: c_int) -> io::Result<()> {
     check(unsafe { libc::kill(process_id(pid)?, signal) }).map(drop)
 }
 
+/// Sends `signal` to all processes of the group that `pid` leads.
+///
+/// # Errors
+/// `ESRCH` when there is no such group.
+pub fn kill_group(pid: u32, signal: c_int) -> io::Result<()> {
+    // SAFETY: numbers only; process_id lets through neither 0 nor a negative number.
+    check(unsafe { libc::kill(-process_id(pid)?, signal) }).map(drop)
+}
+
+/// Has the program of `command` begin with no signal blocked, whatever the thread has blocked that starts it.
+pub fn unblock_signals(command: &mut Command) {
+    // SAFETY: the function makes two calls that may be made between fork and exec, and allocates nothing.
+    unsafe { command.pre_exec(unblock_all) };
+}
+
+fn unblock_all() -> io::Result<()> {
+    // SAFETY: a signal set is plain memory; sigemptyset gives it its value below.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: set outlives the calls.
+    let ret = unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+    };
+    match ret {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// 0 and negative numbers would mean whole groups of processes.
 fn process_id(pid: u32) -> io::Result<libc::pid_t> {
     match libc::pid_t::try_from(pid) {
@@ -511,10 +542,37 @@ impl Signals {
     /// # Errors
     /// The system's error.
     pub fn next(&self) -> io::Result<i32> {
+        self.read().map(|(signal, _)| signal)
+    }
+
+    /// The next signal, and whether a process has sent it rather than the kernel, as a terminal has it do. Nothing
+    /// once `end` is readable.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn next_before(&self, end: BorrowedFd<'_>) -> io::Result<Option<(i32, bool)>> {
+        let events = poll(&[(self.file.as_fd(), POLL_IN), (end, POLL_IN)], None)?;
+        match events.as_slice() {
+            [_, 0] => self.read().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn read(&self) -> io::Result<(i32, bool)> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         (&self.file).read_exact(&mut info)?;
-        let [a, b, c, d, ..] = info;
-        Ok(i32::from_ne_bytes([a, b, c, d]))
+        // The number, an errno, and the code.
+        let [a, b, c, d, _, _, _, _, e, f, g, h, ..] = info;
+        let code = i32::from_ne_bytes([e, f, g, h]);
+        Ok((i32::from_ne_bytes([a, b, c, d]), code <= 0))
+    }
+
+    /// Lets this thread be ended by signals again, and those that it starts later.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn release(self) -> io::Result<()> {
+        unblock_all()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Needs root, `/dev/fuse`, loop devices and the programs that `bed::needs` names; what is missing
 //! is a failure that says so. Each test has directories and a runtime directory of its own and takes
 //! away what it has set up, also when it fails. `SHADOWSET_CYCLES` sets the number of cycles under
-//! load, `SHADOWSET_KILL_ROUNDS` that of kills.
+//! load, `SHADOWSET_KILL_ROUNDS` that of kills, `SHADOWSET_LOOPS` that of loop devices.
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -21,6 +21,7 @@ mod faults_silent;
 mod filesystems;
 mod hang;
 mod kill;
+mod loops;
 mod machines;
 mod mount8;
 mod params;

@@ -1,0 +1,69 @@
+//! Loop devices over the unit: what they are, who is named that keeps one, and that none is left.
+
+use serde_json::Value;
+
+use crate::bed::{MIB, Thing, Unit};
+
+/// Devices that are bound to something.
+fn bound(unit: &Unit) -> String {
+    unit.sh("losetup -n -O NAME,BACK-FILE | grep -F $U || true")
+}
+
+/// Cycles; `SHADOWSET_LOOPS` sets another number.
+fn cycles() -> usize {
+    let asked = std::env::var("SHADOWSET_LOOPS");
+    asked.map_or(20, |text| {
+        text.parse().expect("SHADOWSET_LOOPS is a number")
+    })
+}
+
+#[test]
+fn many_devices_come_and_go_and_none_is_left() {
+    // The last block of the unit is no whole page.
+    let unit = Unit::new(2, 4 * MIB + 512);
+    for cycle in 0..cycles() {
+        let told = unit.sh("shadowset loop attach dsa1 --json");
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        let device = told["device"].as_str().expect("a device").to_owned();
+        unit.keep(Thing::Loop(device.clone()));
+        assert_eq!(
+            (&told["direct_io"], &told["block_size"]),
+            (&true.into(), &512.into())
+        );
+        let size = unit.sh(&format!("blockdev --getsize64 {device}"));
+        assert_eq!(size, (4 * MIB + 512).to_string());
+        let digit = cycle % 10;
+        unit.sh(&format!(
+            "printf {digit} | dd of={device} bs=1 seek=4194304 conv=fsync status=none
+            [ $(tail -c 512 $U | head -c 1) = {digit} ]
+            [ $(shadowset loop detach dsa1) = {device} ]"
+        ));
+        unit.forget(&device);
+        assert_eq!(bound(&unit), "", "cycle {cycle}");
+    }
+}
+
+#[test]
+fn who_keeps_a_device_is_named() {
+    let unit = Unit::new(2, 16 * MIB);
+    let device = unit.loop_device();
+    unit.sh(&format!("mkfs.ext4 -q {device}"));
+    let fs = unit.mount_device(&device, "fs", "");
+    let busy = unit.try_sh("shadowset loop detach dsa1");
+    assert_eq!(busy.code, 4, "{busy:?}");
+    let says = format!("{device} is mounted on {}\n", fs.display());
+    assert!(busy.err.contains(&says), "{busy:?}");
+    unit.take_away(&Thing::Mount(fs));
+    let script = format!(
+        "f = open('{device}', 'rb')
+p = os.popen('shadowset loop detach dsa1 2>&1')
+says = p.read()
+assert 'is open in process %d (python3' % os.getpid() in says, says
+assert p.close() >> 8 == 4"
+    );
+    unit.python(&script);
+    // It has gone with its last user.
+    unit.forget(&device);
+    assert_eq!(bound(&unit), "");
+    assert_eq!(unit.try_sh("shadowset loop detach dsa1").code, 3);
+}
