@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::freeze::FreezeArgs;
 use super::params::AnyParam;
 use super::size::{parse_size, parse_timeout};
 use super::wait::Goal;
@@ -49,6 +50,8 @@ pub(super) enum Verb {
     Examine(ExamineArgs),
     /// Takes a member out of the set and starts a write bitmap for it.
     Detach(DetachArgs),
+    /// Detaches a member with everything at rest, runs a command on its image, and attaches it.
+    Backup(super::backup::BackupArgs),
     /// Brings a member back, by minicopy when there is a bitmap, or adds an image.
     Attach(AttachArgs),
     /// Takes a member out at once, as after an error.
@@ -203,6 +206,15 @@ pub(super) struct DetachArgs {
     /// Whether the member gets a write bitmap.
     #[arg(long, value_parser = ["minicopy", "minicopy=optional", "none"])]
     pub(super) policy: Option<String>,
+    /// How applications are brought to rest for it.
+    #[command(flatten)]
+    pub(super) quiet: FreezeArgs,
+    /// A member of another unit that leaves in the same rest.
+    #[arg(long, value_name = "UNIT:MEMBER", value_parser = parse_other)]
+    pub(super) with: Vec<(String, String)>,
+    /// Shell command to run when the member has left; SHADOWSET_IMAGE is its image.
+    #[arg(long, value_name = "CMD", conflicts_with = "dry_run")]
+    pub(super) exec: Option<String>,
     /// Say what would happen and change nothing.
     #[arg(long, short = 'n')]
     pub(super) dry_run: bool,
@@ -432,6 +444,16 @@ pub(super) struct CompletionsArgs {
     pub(super) shell: Shell,
 }
 
+/// Splits `UNIT:MEMBER`; a unit may be a path.
+fn parse_other(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once(':') {
+        Some((unit, member)) if !unit.is_empty() && !member.is_empty() => {
+            Ok((unit.to_owned(), member.to_owned()))
+        }
+        _ => Err("expected UNIT:MEMBER, as in dsa2:m3".to_owned()),
+    }
+}
+
 /// Splits `NAME=PATH`.
 fn parse_member(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
@@ -471,6 +493,11 @@ mod tests {
             "examine /srv/m1.img --json",
             "examine /dev/sdb --scb /var/lib/shadowset/dsa1/m1.scb",
             "detach dsa1 m3 --policy minicopy --dry-run",
+            "detach dsa1 m3 --freeze --with dsa2:m2 --json",
+            "detach dsa1 m3 --freeze=/data --exec true --freeze-timeout 2.5",
+            "detach dsa1 m3 --freeze-cmd a --thaw-cmd b",
+            "backup dsa1 m3 -- borg create repo::now {}",
+            "backup dsa1 m3 --no-freeze --json -n -- cat",
             "attach dsa1 m3 --policy minicopy=optional --wait",
             "attach dsa1 /srv/m4.img --as m4 --yes --json",
             "release dsa1 m3 --json",
@@ -514,6 +541,11 @@ mod tests {
             ("detach dsa1", "MEMBER"),
             ("examine", "PATH"),
             ("detach dsa1 m1 --policy half", "half"),
+            ("detach dsa1 m1 --freeze --with dsa2", "UNIT:MEMBER"),
+            ("detach dsa1 m1 --freeze-timeout 0", "10 minutes"),
+            ("backup dsa1 m1", "CMD"),
+            ("backup dsa1 m1 --freeze --no-freeze -- cat", "--no-freeze"),
+            ("detach dsa1 m1 --thaw-cmd b", "--freeze-cmd"),
             ("release dsa1", "MEMBER"),
             ("merge dsa1 m1", "m1"),
             ("attach dsa1 m1 --wait --dry-run", "--dry-run"),

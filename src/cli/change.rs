@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::args::{AttachArgs, DetachArgs, MergeArgs, ReleaseArgs, ResizeArgs};
+use super::freeze;
 use super::model::{Operation, Status};
 use super::output::Out;
 use super::place;
@@ -17,6 +18,9 @@ use crate::set::Code;
 
 /// `detach`.
 pub(super) fn detach(args: &DetachArgs, out: Out) -> Result<u8> {
+    if args.quiet.is_wanted() || !args.with.is_empty() || args.exec.is_some() {
+        return freeze::detach(args, out);
+    }
     let mut command = Command::new("detach").word(&args.member)?;
     command = command
         .option("policy", args.policy.as_deref())?
@@ -90,7 +94,8 @@ fn done(op: &Operation) -> String {
     text
 }
 
-fn operation_value(op: &Operation) -> Value {
+/// An operation as JSON.
+pub(super) fn operation_value(op: &Operation) -> Value {
     json!({ "id": op.id, "kind": op.kind, "state": op.state, "copied_bytes": op.copied_bytes,
         "skipped_bytes": op.skipped_bytes, "total_bytes": op.total_bytes })
 }
@@ -113,13 +118,14 @@ fn target(what: &str) -> Result<String> {
 
 /// What an attach has started, as its answer tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Started {
+pub(super) struct Started {
     member: String,
     operation: u64,
 }
 
 impl Started {
-    fn of(answer: &Answer) -> Result<Self> {
+    /// Of the answer to an attach.
+    pub(super) fn of(answer: &Answer) -> Result<Self> {
         match (answer.text("member"), answer.number("operation")) {
             (Some(member), Some(operation)) => Ok(Self {
                 member: member.to_owned(),
@@ -156,7 +162,7 @@ impl Started {
 }
 
 /// Waits for the end of the copy into the member; nothing when its operation is forgotten.
-fn wait(tree: &Tree, started: &Started, out: Out) -> Result<Option<Operation>> {
+pub(super) fn wait(tree: &Tree, started: &Started, out: Out) -> Result<Option<Operation>> {
     let mut progress = Progress::new(out);
     let ended = tree.follow(None, |_, status| {
         if let Some(op) = status.operation(started.operation) {
@@ -183,7 +189,7 @@ pub(super) fn show(answer: &Answer, out: Out) -> Result<u8> {
 }
 
 /// An answer as JSON: whole numbers as numbers, the rest as text.
-fn answer_value(answer: &Answer) -> Value {
+pub(super) fn answer_value(answer: &Answer) -> Value {
     let mut map = Map::new();
     map.insert("ok".to_owned(), true.into());
     map.insert("sentence".to_owned(), answer.sentence.clone().into());

@@ -4,6 +4,7 @@
 //! nothing that the server decides: refusals come from there, with their code, sentence and hint.
 
 mod args;
+mod backup;
 mod bitmap;
 mod change;
 mod config;
@@ -12,6 +13,7 @@ mod demo;
 mod events;
 mod examine;
 mod expel;
+mod freeze;
 mod hints;
 mod line;
 mod list;
@@ -50,6 +52,13 @@ use crate::error::{Error, Result};
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn main() -> ExitCode {
+    // No verb, so that it stands in no help and no completion.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == freeze::FREEZER)
+    {
+        return freeze::freezer::main();
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(answer) => {
@@ -91,6 +100,7 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Show(args) => status::show(args, out),
         Verb::Examine(args) => examine::run(args, out),
         Verb::Detach(args) => change::detach(args, out),
+        Verb::Backup(args) => backup::run(args, out),
         Verb::Attach(args) => change::attach(args, out),
         Verb::Release(args) => change::release(args, out),
         Verb::Expel(args) => expel::expel(args, out),

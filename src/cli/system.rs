@@ -7,13 +7,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::io::mountpoint::{self, FSTYPE, Mounted};
 use crate::io::runtime::{Entry, Runtime};
 use crate::io::utab::Utab;
-use crate::io::{loopdev, sys};
+use crate::io::{filesystems, loopdev, pressure, sys};
 use crate::set::Code;
 
 /// A mounted unit.
@@ -171,6 +172,59 @@ pub(super) fn process(pid: u32) -> io::Result<Option<OwnedFd>> {
 pub(super) fn wait_for_end(process: &OwnedFd, timeout: Duration) -> io::Result<bool> {
     let events = sys::poll(&[(process.as_fd(), libc::POLLIN)], Some(timeout))?;
     Ok(events.iter().any(|e| *e != 0))
+}
+
+/// Waits until a pipe can be read without waiting; false when the time is over.
+pub(super) fn is_readable(pipe: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let events = sys::poll(&[(pipe, libc::POLLIN)], Some(timeout))?;
+    Ok(events.iter().any(|e| *e != 0))
+}
+
+/// Kills a process that leads a group, with the whole group.
+pub(super) fn kill_group(pid: u32) -> io::Result<()> {
+    sys::kill_group(pid, libc::SIGKILL)
+}
+
+/// Lets a process go on that was stopped by a signal; what cannot be known or done is not.
+pub(super) fn continue_if_stopped(pid: u32) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before the state may hold anything.
+    let is_stopped = stat
+        .rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.starts_with(" T"));
+    if is_stopped {
+        let _ = sys::kill(pid, libc::SIGCONT);
+    }
+}
+
+/// Gives a command that is to be started the signals as a shell gives them, whatever this process has done to its own.
+pub(super) fn default_signals(command: &mut Command) {
+    sys::unblock_signals(command);
+}
+
+/// Has signals that ask for the end of the process wait for it.
+pub(super) fn hold_signals() -> io::Result<()> {
+    sys::Signals::collect().map(drop)
+}
+
+/// Has the process need no disk to go on, if it may: its program may lie on what it freezes.
+pub(super) fn stay_in_memory() {
+    let _ = pressure::lock();
+}
+
+/// Freezes a file system.
+pub(super) fn freeze(file: BorrowedFd<'_>) -> io::Result<()> {
+    sys::freeze(file)
+}
+
+/// Thaws a file system.
+pub(super) fn thaw(file: BorrowedFd<'_>) -> io::Result<()> {
+    sys::thaw(file)
+}
+
+/// Opens a mount point, if the mount of this number is there.
+pub(super) fn open_mount(mountpoint: &Path, mount_id: u64) -> Result<File> {
+    filesystems::open(mountpoint, mount_id)
 }
 
 /// Waits for a while, and for nothing else.

@@ -6,7 +6,7 @@ use crate::bed::{MIB, REGION, Thing, Unit, eventually};
 fn lives_on_the_unit(mkfs: &str, fsck: &str, size: u64) {
     let mut unit = Unit::new(3, size);
     let device = unit.loop_device();
-    unit.sh(&format!("{mkfs} {device}"));
+    unit.mkfs(mkfs, &device);
     let fs = unit.mount_device(&device, "fs", "");
     unit.sh(
         "mkdir fs/small; for n in $(seq 100); do head -c $((n * 137)) /dev/urandom > fs/small/$n; done

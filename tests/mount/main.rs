@@ -7,6 +7,7 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod backup;
 mod bed;
 mod client;
 mod copies;
@@ -19,6 +20,7 @@ mod faults;
 mod faults_files;
 mod faults_silent;
 mod filesystems;
+mod freeze;
 mod hang;
 mod kill;
 mod loops;

@@ -251,9 +251,24 @@ impl Unit {
         self.take_away(&Thing::Loop(device.to_owned()));
     }
 
+    /// Makes a file system. mkfs.btrfs looks at all that is mounted, also at the devices of other tests, whose server
+    /// may just have been killed.
+    pub(crate) fn mkfs(&self, mkfs: &str, device: &str) {
+        let line = format!("{mkfs} {device}");
+        match mkfs.starts_with("mkfs.btrfs") {
+            true => eventually("a btrfs is made", || self.try_sh(&line).code == 0),
+            false => drop(self.sh(&line)),
+        }
+    }
+
     /// Notes that a loop device has been freed by the test itself.
     pub(crate) fn forget(&self, device: &str) {
         self.guard().forget(&Thing::Loop(device.to_owned()));
+    }
+
+    /// Notes that the test itself has taken a mount away from `$D/<name>`.
+    pub(crate) fn forget_mount(&self, name: &str) {
+        self.guard().forget(&Thing::Mount(self.path(name)));
     }
 
     /// A loop device over a new file that has nothing to do with the unit.
@@ -351,6 +366,11 @@ impl Unit {
         let text = self.read(&format!("members/{member}/bitmap/{name}"));
         text.trim().parse().expect("a number")
     }
+}
+
+/// Waits for a while, to look at something again.
+pub(crate) fn pause(time: Duration) {
+    sys::poll(&[], Some(time)).expect("poll");
 }
 
 /// Waits until something is so; the state is looked at again after a short while.

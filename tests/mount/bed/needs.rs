@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 /// A program and the Debian package that brings it.
-const TOOLS: [(&str, &str); 22] = [
+const TOOLS: [(&str, &str); 23] = [
     ("bash", "bash"),
     ("dash", "dash"),
     ("fio", "fio"),
@@ -20,6 +20,7 @@ const TOOLS: [(&str, &str); 22] = [
     ("mount", "mount"),
     ("blkdiscard", "util-linux"),
     ("fstrim", "util-linux"),
+    ("addpart", "util-linux"),
     ("fsfreeze", "util-linux"),
     ("fallocate", "util-linux"),
     ("setpriv", "util-linux"),

@@ -1,0 +1,198 @@
+//! What a backup that is cut off leaves behind, so that the next one can finish it: a file in the unit's state directory.
+//!
+//! It is locked as long as a backup runs. It names what was taken out exactly enough that no member is brought back that
+//! somebody has taken out on purpose.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::model::Status;
+use super::super::{config, place, system};
+use crate::error::{Error, Result};
+use crate::io::sys;
+use crate::set::Code;
+
+/// The right to back up a unit, and the record of it.
+#[derive(Debug)]
+pub(super) struct Record {
+    path: PathBuf,
+    file: File,
+}
+
+/// A member that was taken out for a backup, or was about to be.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+struct Away {
+    member: String,
+    /// Generation of the set before.
+    generation: Option<u64>,
+    /// Its bitmap, once it has left.
+    bitmap: Option<String>,
+}
+
+impl Away {
+    /// Whether it is this departure for which the member is away now.
+    fn is_it(&self, status: &Status) -> bool {
+        let Some(member) = status.member(&self.member) else {
+            return false;
+        };
+        if member.state != "detached" {
+            return false;
+        }
+        match (&self.bitmap, self.generation) {
+            (Some(bitmap), _) => member.bitmap.as_ref() == Some(bitmap),
+            // Cut off before the bitmap was known: nothing else may have changed since.
+            (None, Some(before)) => status.generation == Some(before + 1),
+            (None, None) => false,
+        }
+    }
+}
+
+impl Record {
+    /// Takes the right to back up a unit.
+    ///
+    /// # Errors
+    /// `InUse` when another backup of it runs; the system's error.
+    pub(super) fn claim(unit: &str) -> Result<Self> {
+        let path = state_dir(unit)?.join("backup");
+        let failed = |e| Error::io(format!("{} cannot be opened", path.display()), e);
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
+        let file = file.open(&path).map_err(failed)?;
+        if !sys::try_lock(file.as_fd()).map_err(failed)? {
+            let says = format!("another backup of {unit} is at work");
+            return Err(Error::new(Code::InUse, says).with_hint("wait for its end"));
+        }
+        Ok(Self { path, file })
+    }
+
+    /// The member that an earlier backup has left away.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn left_away(&self, status: &Status) -> Result<Option<String>> {
+        let text = fs::read_to_string(&self.path).map_err(|e| self.failed(e))?;
+        // What was cut off while it was written was written before anything was taken out.
+        let away = serde_json::from_str::<Away>(&text).ok();
+        Ok(away
+            .filter(|away| away.is_it(status))
+            .map(|away| away.member))
+    }
+
+    /// A member is about to leave.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn begin(&self, member: &str, generation: Option<u64>) -> Result<()> {
+        self.has_left(member, generation, None)
+    }
+
+    /// A member has left.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn has_left(
+        &self,
+        member: &str,
+        generation: Option<u64>,
+        bitmap: Option<&str>,
+    ) -> Result<()> {
+        let away = Away {
+            member: member.to_owned(),
+            generation,
+            bitmap: bitmap.map(str::to_owned),
+        };
+        let text = serde_json::to_string(&away).map_err(|e| self.failed(e.into()))?;
+        self.write(&text)
+    }
+
+    /// Nobody is away any more.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn clear(&self) -> Result<()> {
+        self.write("")
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
+        let write = || {
+            self.file.set_len(0)?;
+            io::Seek::rewind(&mut &self.file)?;
+            (&self.file).write_all(text.as_bytes())?;
+            self.file.sync_data()
+        };
+        write().map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, cause: io::Error) -> Error {
+        Error::io(format!("{} cannot be used", self.path.display()), cause)
+    }
+}
+
+/// Where a mounted unit keeps what belongs to it and to no member.
+fn state_dir(unit: &str) -> Result<PathBuf> {
+    Ok(match system::runtime()?.config(unit)? {
+        Some(path) => config::load(&path)?.setup.state_dir,
+        None => place::state_dir(unit),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::model::tests::sample;
+
+    #[test]
+    fn only_the_departure_of_the_backup_is_undone() {
+        let away = |generation, bitmap: Option<&str>| Away {
+            member: "m1".into(),
+            generation,
+            bitmap: bitmap.map(str::to_owned),
+        };
+        let mut status = sample();
+        status.generation = Some(8);
+        let m1 = status
+            .members
+            .iter_mut()
+            .find(|m| m.name == "m1")
+            .expect("m1");
+        (m1.state, m1.bitmap) = ("detached".into(), Some("0000000c".into()));
+        let table = [
+            (away(Some(7), Some("0000000c")), true, "the same bitmap"),
+            (
+                away(Some(7), Some("0000000a")),
+                false,
+                "it came back and left again",
+            ),
+            (away(Some(7), None), true, "cut off at the detach"),
+            (
+                away(Some(6), None),
+                false,
+                "something else has changed since",
+            ),
+            (away(None, None), false, "nothing is known"),
+        ];
+        for (away, expected, why) in table {
+            assert_eq!(away.is_it(&status), expected, "{why}");
+        }
+        let m1 = status
+            .members
+            .iter_mut()
+            .find(|m| m.name == "m1")
+            .expect("m1");
+        m1.state = "source".into();
+        assert!(
+            !away(Some(7), Some("0000000c")).is_it(&status),
+            "it is back"
+        );
+    }
+}
