@@ -16,6 +16,7 @@ mod cut;
 mod cycles;
 mod demo;
 mod devices;
+mod examples;
 mod faults;
 mod faults_files;
 mod faults_silent;
