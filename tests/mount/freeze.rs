@@ -225,6 +225,19 @@ fn a_server_that_writes_to_what_is_to_be_frozen_is_refused() {
     ground.end();
 }
 
+/// Program, directory, output and log of the command line are on what it freezes.
+#[test]
+fn a_command_line_on_the_frozen_file_system_does_not_wait_for_itself() {
+    let ground = Ground::new("mkfs.ext4 -q", 256 * MIB);
+    let unit = &ground.unit;
+    unit.sh("cp $(command -v shadowset) fs/; cd fs
+        ./shadowset detach dsa1 m3 --freeze --freeze-timeout 20 > out 2> err
+        grep -q '^frozen .* ext4 ' out; ! [ -s err ]
+        ./shadowset attach dsa1 m3 --policy minicopy --wait > out 2> err
+        ./shadowset backup dsa1 m3 -- cp {} $D/copy.img > out 2> err; ! [ -s err ]");
+    ground.end();
+}
+
 #[test]
 fn commands_of_the_operator_run_before_and_behind() {
     let ground = Ground::ext4();
