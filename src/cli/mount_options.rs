@@ -413,6 +413,10 @@ mod tests {
                 "policy=" => "policy=minicopy",
                 "unit=" => "unit=u",
                 "log=" => "log=/l",
+                "control_gid=" => "control_gid=0",
+                "unit_gid=" => "unit_gid=root",
+                "control_mode=" => "control_mode=0660",
+                "unit_mode=" => "unit_mode=0644",
                 other => other,
             };
             assert!(read(line).is_ok(), "{option}");

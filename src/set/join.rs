@@ -101,20 +101,6 @@ impl ShadowSet {
         self.settle_joins();
     }
 
-    /// Has a copy that was just made read this source as long as it can.
-    fn read_from(&mut self, from: MemberId, mut state: MemberState) -> MemberState {
-        if let MemberState::Target { op, phase, .. } = &mut state {
-            if let Phase::Joining(work) = phase {
-                work.read_from(from);
-            }
-            let operation = self.operations.iter_mut().find(|o| o.id == *op);
-            if let Some(Task::Copy { source, .. }) = operation.map(|o| &mut o.task) {
-                *source = from;
-            }
-        }
-        state
-    }
-
     /// Decides what an attach would do; changes nothing.
     ///
     /// # Errors

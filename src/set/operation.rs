@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::copy::{CopyKind, OpId, Progress, rate_text};
 use super::event::{Answer, Effect, Notice, Ticket};
 use super::findings::Repair;
-use super::member::{BitmapTag, MemberId, Moment};
+use super::member::{BitmapTag, MemberId, MemberState, Moment, Phase};
 use super::refusal::{Code, Refusal};
 use super::shadow::ShadowSet;
 use super::verify::Verify;
@@ -139,6 +139,20 @@ impl Operation {
 }
 
 impl ShadowSet {
+    /// Has a copy that was just made read this source as long as it can.
+    pub(super) fn read_from(&mut self, from: MemberId, mut state: MemberState) -> MemberState {
+        if let MemberState::Target { op, phase, .. } = &mut state {
+            if let Phase::Joining(work) = phase {
+                work.read_from(from);
+            }
+            let operation = self.operations.iter_mut().find(|o| o.id == *op);
+            if let Some(Task::Copy { source, .. }) = operation.map(|o| &mut o.task) {
+                *source = from;
+            }
+        }
+        state
+    }
+
     /// Whether an operation is in this state.
     pub(super) fn may_steer(&self, op: OpId, from: OpState) -> Result<OpId, Refusal> {
         let state = self.operations.iter().find(|o| o.id == op).map(|o| o.state);

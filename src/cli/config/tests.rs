@@ -28,15 +28,15 @@ path = "m2.img"
 
 [mount]
 allow_other = true
-control_gid = "disk"
-control_mode = "0660"
-unit_gid = 6
 ro = true
 log = "/var/log/dsa7"
 policy = "minicopy"
 require_members = true
 include = true
 nocopy = true
+control_gid = "disk"
+control_mode = "0660"
+unit_gid = 6
 "#;
 
 fn read(text: &str) -> Result<Config> {
