@@ -90,10 +90,7 @@ impl ShadowSet {
                 state
             }
         };
-        let state = match plan.source {
-            Some(source) => self.read_from(source, state),
-            None => state,
-        };
+        let state = self.read_from(plan.source, state);
         self.enter(id, state, plan.reason);
         self.pending = Some(Pending::Attach { ticket, member: id });
         self.advance();

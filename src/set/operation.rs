@@ -139,9 +139,13 @@ impl Operation {
 }
 
 impl ShadowSet {
-    /// Has a copy that was just made read this source as long as it can.
-    pub(super) fn read_from(&mut self, from: MemberId, mut state: MemberState) -> MemberState {
-        if let MemberState::Target { op, phase, .. } = &mut state {
+    /// Has a copy that was just made read this source as long as it can, where one was named.
+    pub(super) fn read_from(
+        &mut self,
+        from: Option<MemberId>,
+        mut state: MemberState,
+    ) -> MemberState {
+        if let (Some(from), MemberState::Target { op, phase, .. }) = (from, &mut state) {
             if let Phase::Joining(work) = phase {
                 work.read_from(from);
             }
