@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod command;
+mod display;
 pub mod logbook;
 mod metrics;
 mod render;

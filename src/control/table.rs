@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::command::COMMANDS;
 use super::render::Context;
-use super::{metrics, report, show, stats, status};
+use super::{display, metrics, report, show, stats, status};
 use crate::server::params;
 use crate::set::{BitmapStatus, BitmapTag, MemberStatus, Operation, rate_text};
 
@@ -244,7 +244,7 @@ pub static TABLE: &[Node] = &[
         status::json,
     )
     .polls(),
-    set("show", "Everything, for people.", show::display),
+    set("show", "Everything, for people.", display::display),
     set(
         "control",
         "Takes one command for each write; the answer is read back on the same file.",

@@ -169,6 +169,8 @@ pub(crate) fn published() -> Published {
                 bitmap(7, 2, false, &[(0, 1), (2 * 65_024, 65_025)]),
             ],
             operations: vec![operation(geometry)],
+            master: id(0),
+            intent_bits: 2,
             homeless: None,
             lost: None,
         },

@@ -110,6 +110,10 @@ pub struct SetStatus {
     pub bitmaps: Vec<BitmapStatus>,
     /// Running, waiting and the last finished operations.
     pub operations: Vec<Operation>,
+    /// The source that wins where members may differ.
+    pub master: MemberId,
+    /// Regions that the write-intent bitmaps mark.
+    pub intent_bits: u64,
     /// Why a member that leaves gets no bitmap, although it should.
     pub homeless: Option<String>,
     /// Why bitmaps of the last mount are lost that would be of use.
@@ -170,6 +174,8 @@ impl ShadowSet {
                 .collect(),
             bitmaps: self.ids().filter_map(|id| self.bitmap_status(id)).collect(),
             operations: self.operations.clone(),
+            master: self.sources.master(),
+            intent_bits: self.intents().map(WriteBitmap::count).sum(),
             homeless: self.home.as_ref().err().map(|why| why.text.clone()),
             lost: self.lost.clone(),
         }
