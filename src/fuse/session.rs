@@ -485,6 +485,9 @@ impl Mount {
         let is_left = self.is_mounted();
         self.is_quiet = end.is_ok() || !is_left;
         tracing::info!(unit = self.unit, "the mount has ended");
+        if is_overtaken(&end, is_left) {
+            return Ok(());
+        }
         end.map_err(|e| Error::io(format!("{} was not served to its end", self.unit), e))?;
         if !is_left {
             return Ok(());
@@ -495,6 +498,13 @@ impl Mount {
         Err(Error::new(Code::Io, text)
             .with_hint("programs that used it have got errors; mount it again"))
     }
+}
+
+/// Whether a worker had just taken a request, such as the close of the last file, when the unmount overtook it: the kernel
+/// then ends the request by itself, and says that the connection was aborted where it else says that it has ended.
+fn is_overtaken(end: &io::Result<()>, is_left: bool) -> bool {
+    let aborted = |e: &io::Error| e.raw_os_error() == Some(libc::ECONNABORTED);
+    !is_left && end.as_ref().is_err_and(aborted)
 }
 
 /// The face of a unit, and the thread that wakes those who poll its files.
@@ -589,6 +599,15 @@ mod tests {
     #[test]
     fn there_are_at_least_four_workers_and_at_most_sixteen() {
         assert!((4..=16).contains(&workers()));
+    }
+
+    #[test]
+    fn an_unmount_may_overtake_the_last_request_and_an_abort_is_none() {
+        let ended = |errno| Err(io::Error::from_raw_os_error(errno));
+        assert!(is_overtaken(&ended(libc::ECONNABORTED), false));
+        assert!(!is_overtaken(&ended(libc::ECONNABORTED), true));
+        assert!(!is_overtaken(&ended(libc::EIO), false));
+        assert!(!is_overtaken(&Ok(()), false));
     }
 
     #[test]
