@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+#[path = "cli/completions.rs"]
+mod completions;
 #[path = "cli/examine.rs"]
 mod examine;
 #[path = "cli/install.rs"]
@@ -97,9 +99,17 @@ fn json(text: &str) -> serde_json::Value {
 fn wrong_usage_is_2_and_help_is_0() {
     let place = Place::new();
     let (stdout, stderr) = place.expect(2, &["frobnicate"]);
+    let expected = "shadowset: there is no command `frobnicate`\n\
+                    hint: `shadowset --help` lists the commands\n";
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("", expected));
+    let (stdout, stderr) = place.expect(2, &["op", "pause", "dsa1", "abc", "--json"]);
     assert!(
-        stdout.is_empty() && stderr.contains("frobnicate"),
+        stderr.starts_with("shadowset: op pause: <OPERATION>: `abc` is not a number\nhint: "),
         "{stderr}"
+    );
+    assert_eq!(
+        (&json(&stdout)["code"], &json(&stdout)["ok"]),
+        (&"syntax".into(), &false.into())
     );
     place.expect(2, &["wait", "dsa1", "--for", "rain"]);
     let (stdout, _) = place.expect(0, &["--help"]);
@@ -167,6 +177,52 @@ fn waiting_is_0_when_it_is_so_and_124_when_time_is_up() {
     let goal = "member=m1:detached";
     let (_, stderr) = place.expect(124, &["wait", &mount, "--for", goal, "--timeout", "0.1"]);
     assert!(stderr.starts_with("shadowset: dsa1: not in the time given; it is steady\nhint: "));
+}
+
+#[test]
+fn a_copy_that_has_failed_names_the_log_and_a_verify_its_differences() {
+    let mut place = Place::new();
+    place.tree("steady");
+    let shadow = place.path("mnt/.shadow");
+    let status = r#"{"unit": "dsa1", "state": "steady", "size": 1048576, "members": [],
+        "bitmaps": [], "operations": [
+        {"id": 4, "kind": "full-copy", "source": "m1", "target": "m2", "state": "failed"},
+        {"id": 5, "kind": "verify", "state": "done", "differing_blocks": 3}]}"#;
+    fs::write(shadow.join("status.json"), status).expect("file");
+    let (_, stderr) = place.expect(1, &["op", "wait", "dsa1", "4"]);
+    assert!(
+        stderr.contains("operation 4 (full-copy m1 -> m2) has failed\nhint: ")
+            && stderr.ends_with(" may say why\n"),
+        "{stderr}"
+    );
+    fs::create_dir_all(shadow.join("operations/5")).expect("directory");
+    let report = "verdict 3 blocks differ\ndiffering_blocks 3\nrepaired_blocks 0\n\
+                  differs 8-10 odd=unknown fate=left m1=0a m2=0b\n";
+    fs::write(shadow.join("operations/5/report"), report).expect("file");
+    fs::write(shadow.join("operations/5/rate_max"), "max\n").expect("file");
+    for words in [
+        ["op", "wait", "dsa1", "5"],
+        ["wait", "dsa1", "--for", "op=5"],
+    ] {
+        let (stdout, _) = place.expect(1, &words);
+        let last: Vec<&str> = stdout.lines().rev().take(2).collect();
+        let expected = [
+            "`shadowset op show UNIT 5` shows which",
+            "op 5 verify: 3 blocks differ",
+        ];
+        assert_eq!(last, expected);
+        let (stdout, _) = place.expect(1, &[&words[..], &["--json"]].concat());
+        assert_eq!(json(&stdout)["report"]["differing_blocks"], 3);
+    }
+    let (stdout, _) = place.expect(0, &["op", "show", "dsa1", "5"]);
+    assert!(
+        stdout
+            .starts_with("id 5\nkind verify\nstate done\nrate_max max\nverdict 3 blocks differ\n"),
+        "{stdout}"
+    );
+    let (stdout, _) = place.expect(0, &["op", "show", "dsa1", "5", "--json"]);
+    assert_eq!(json(&stdout)["report"]["runs"][0]["last"], 10);
+    place.expect(3, &["op", "show", "dsa1", "9"]);
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub(super) enum Verb {
     /// Parameters of a mounted unit.
     #[command(subcommand)]
     Params(ParamsVerb),
+    /// Sets the counters of requests and errors back to zero.
+    ResetCounters(super::expel::ResetArgs),
     /// Waits until a unit is in a given state.
     Wait(WaitArgs),
     /// Prints what has happened to a unit.
@@ -90,6 +92,9 @@ pub(super) enum Verb {
     Demo(super::demo::DemoArgs),
     /// Prints the completions for a shell.
     Completions(CompletionsArgs),
+    /// Prints what may stand at the end of a line: for those scripts only.
+    #[command(hide = true)]
+    Complete(super::complete::CompleteArgs),
 }
 
 /// A verb that needs a unit only.
@@ -322,6 +327,8 @@ pub(super) struct BitmapDeleteArgs {
 pub(super) enum OpVerb {
     /// Lists the running and the last finished operations.
     List(UnitArgs),
+    /// Shows everything of one operation, of a verify its report too.
+    Show(OpArgs),
     /// Holds an operation.
     Pause(OpSteerArgs),
     /// Lets a held operation go on.
@@ -379,7 +386,7 @@ pub(super) enum ParamsVerb {
 pub(super) struct ParamArgs {
     /// Name of a mounted unit, its mount point, or its configuration file.
     pub(super) unit: String,
-    /// Name of the parameter, or MEMBER.read_cost and MEMBER.site.
+    /// Name of the parameter, MEMBER.read_cost, MEMBER.site, MEMBER.timeout, or OPERATION.rate_max.
     #[arg(value_parser = AnyParam)]
     pub(super) name: String,
 }
@@ -389,7 +396,7 @@ pub(super) struct ParamArgs {
 pub(super) struct ParamSetArgs {
     /// Name of a mounted unit, its mount point, or its configuration file.
     pub(super) unit: String,
-    /// Name of the parameter, or MEMBER.read_cost and MEMBER.site.
+    /// Name of the parameter, MEMBER.read_cost, MEMBER.site, MEMBER.timeout, or OPERATION.rate_max.
     #[arg(value_parser = AnyParam)]
     pub(super) name: String,
     /// The value.
@@ -512,6 +519,7 @@ mod tests {
             "bitmap extents dsa1 0a0b0c0d --json",
             "bitmap delete dsa1 0a0b0c0d",
             "op list dsa1",
+            "op show dsa1 7 --json",
             "op pause dsa1 7",
             "op resume dsa1 7",
             "op cancel dsa1 7",

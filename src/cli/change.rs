@@ -38,7 +38,8 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
         .option("policy", args.policy.as_deref())?
         .flag("confirm", args.yes)
         .flag("dry-run", args.dry_run);
-    let answer = tree.command(&command.text)?;
+    let answer = tree.command(&command.text);
+    let answer = answer.map_err(|error| or_image(&args.unit, &args.what, error))?;
     if !args.wait {
         return show(&answer, out);
     }
@@ -114,6 +115,16 @@ fn target(what: &str) -> Result<String> {
             format!("attach {what}: the path is not UTF-8"),
         )
     })
+}
+
+/// A word that is no member, but a file here: a path has a slash in it.
+fn or_image(unit: &str, what: &str, error: Error) -> Error {
+    match error.code() {
+        Code::NoSuchMember if PathBuf::from(what).exists() => error.with_hint(format!(
+            "if the image is meant: `shadowset attach {unit} ./{what}`"
+        )),
+        _ => error,
+    }
 }
 
 /// What an attach has started, as its answer tells.
@@ -194,14 +205,21 @@ pub(super) fn answer_value(answer: &Answer) -> Value {
     map.insert("ok".to_owned(), true.into());
     map.insert("sentence".to_owned(), answer.sentence.clone().into());
     for (key, value) in &answer.values {
-        // An id stays text, also when all its digits are decimal.
-        let number = value.parse::<u64>().ok().filter(|_| key != "bitmap");
-        map.insert(
-            key.clone(),
-            number.map_or_else(|| value.clone().into(), Value::from),
-        );
+        map.insert(key.clone(), fact(key, value));
     }
     Value::Object(map)
+}
+
+/// Facts that are lists, also those of one.
+const LISTS: [&str; 2] = ["operations", "quiet"];
+
+fn fact(key: &str, value: &str) -> Value {
+    if LISTS.contains(&key) {
+        return value.split_whitespace().map(|one| fact("", one)).collect();
+    }
+    // An id stays text, also when all its digits are decimal.
+    let number = value.parse::<u64>().ok().filter(|_| key != "bitmap");
+    number.map_or_else(|| value.into(), Value::from)
 }
 
 /// A command of the control tree, as it grows.
@@ -349,11 +367,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_a_slash_is_named_in_the_hint() {
+        let hint = |what: &str, code| {
+            let error = Error::new(code, "no member").with_hint("another");
+            or_image("dsa1", what, error).hint().to_owned()
+        };
+        // Tests run in the directory of the package.
+        let expected = "if the image is meant: `shadowset attach dsa1 ./Cargo.toml`";
+        assert_eq!(hint("Cargo.toml", Code::NoSuchMember), expected);
+        assert_eq!(hint("m9", Code::NoSuchMember), "another");
+        assert_eq!(hint("Cargo.toml", Code::InUse), "another");
+    }
+
+    #[test]
     fn numbers_of_an_answer_stay_numbers() {
         let values = vec![
             ("bytes".into(), "65024".into()),
             ("verdict".into(), "minicopy".into()),
             ("bitmap".into(), "00000012".into()),
+            ("operations".into(), "3".into()),
+            ("quiet".into(), "m1 m2".into()),
         ];
         let value = answer_value(&Answer {
             sentence: "m3 would return".into(),
@@ -363,5 +396,7 @@ mod tests {
         assert_eq!(value["verdict"], "minicopy");
         assert_eq!(value["bitmap"], "00000012");
         assert_eq!(value["ok"], true);
+        assert_eq!(value["operations"], json!([3]));
+        assert_eq!(value["quiet"], json!(["m1", "m2"]));
     }
 }

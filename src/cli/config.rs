@@ -17,7 +17,7 @@ use toml::Spanned;
 use super::rights::{Group, Said};
 use super::{hints, place};
 use crate::error::{Error, Result};
-use crate::server::params::Param;
+use crate::server::params::{OfMember, Param, SITE_MAX, TIMEOUT_MAX};
 use crate::server::setup::{Durability, IoMode, MemberSetup, Protect, Setup, default_scb};
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
 use crate::set::member::MEMBERS_MAX;
@@ -124,6 +124,16 @@ fn read_cost_default() -> u32 {
     2
 }
 
+/// Default of a parameter of a member, and what it takes.
+pub(super) fn of_member(param: OfMember) -> (String, String) {
+    let (default, most) = match param {
+        OfMember::ReadCost => (read_cost_default(), u32::MAX),
+        OfMember::Site => (0, SITE_MAX),
+        OfMember::Timeout => (0, TIMEOUT_MAX),
+    };
+    (default.to_string(), format!("0 to {most}"))
+}
+
 /// Reads a configuration file.
 pub(super) fn load(path: &Path) -> Result<Config> {
     let text = fs::read_to_string(path).map_err(|cause| {
@@ -141,7 +151,11 @@ pub(super) fn load(path: &Path) -> Result<Config> {
 
 /// Reads the text of a configuration file; `path` names it and gives defaults.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
-    let place = Source { text, path };
+    let place = Source {
+        text,
+        path,
+        hint: hints::CONFIG,
+    };
     let file: File = place.read()?;
     let params = file
         .params
@@ -275,6 +289,8 @@ fn first_line(text: &str) -> String {
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) path: &'a Path,
+    /// What helps with any mistake in it.
+    pub(super) hint: &'static str,
 }
 
 impl Source<'_> {
@@ -299,7 +315,7 @@ impl Source<'_> {
         };
         let file = self.path.display();
         let text = format!("{file}: line {line}, column {column}: {key}{says}");
-        Error::new(Code::Config, text).with_hint(hints::CONFIG)
+        Error::new(Code::Config, text).with_hint(self.hint)
     }
 
     fn name(&self, name: &Spanned<String>) -> Result<String> {
@@ -492,5 +508,8 @@ fn utf8(path: &Path) -> Result<&str> {
     })
 }
 
+#[cfg(test)]
+#[path = "config/page/tests.rs"]
+mod page;
 #[cfg(test)]
 mod tests;

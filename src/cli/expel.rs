@@ -1,4 +1,4 @@
-//! `expel` and `abort`: words of the command line to one command of the control tree.
+//! `expel`, `abort` and `reset-counters`: words of the command line to one command of the control tree.
 
 use clap::Args as ClapArgs;
 
@@ -29,6 +29,16 @@ pub(super) struct AbortArgs {
     dry_run: bool,
 }
 
+/// `reset-counters`.
+#[derive(ClapArgs, Debug)]
+pub(super) struct ResetArgs {
+    /// Name of a mounted unit, its mount point, or its configuration file.
+    unit: String,
+    /// Say what would happen and change nothing.
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
 /// `expel`.
 pub(super) fn expel(args: &ExpelArgs, out: Out) -> Result<u8> {
     let command = Command::new("expel").word(&args.member)?;
@@ -39,5 +49,11 @@ pub(super) fn expel(args: &ExpelArgs, out: Out) -> Result<u8> {
 /// `abort`.
 pub(super) fn abort(args: &AbortArgs, out: Out) -> Result<u8> {
     let command = Command::new("abort").flag("dry-run", args.dry_run);
+    show(&place::tree(&args.unit)?.command(&command.text)?, out)
+}
+
+/// `reset-counters`.
+pub(super) fn reset(args: &ResetArgs, out: Out) -> Result<u8> {
+    let command = Command::new("reset-counters").flag("dry-run", args.dry_run);
     show(&place::tree(&args.unit)?.command(&command.text)?, out)
 }

@@ -7,8 +7,7 @@ use crate::error::Error;
 use crate::set::Code;
 
 /// Where a configuration is explained.
-pub(super) const CONFIG: &str =
-    "shadowset(8) describes every key; examples/ holds configurations to copy";
+pub(super) const CONFIG: &str = "shadowset.toml(5) describes every key, with an example to copy";
 
 /// Words of a control file and what stands for them here, for hints that no line of the table tells.
 const WORDS: [(&str, &str); 6] = [
@@ -35,11 +34,10 @@ pub(super) fn of(error: &Error) -> String {
 pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> String {
     let mut words = command.split_whitespace();
     let (verb, object) = (words.next(), words.next().unwrap_or("MEMBER"));
+    if let Some(hint) = of_verb(code, verb.unwrap_or_default(), object, hint, unit) {
+        return hint;
+    }
     match code {
-        Code::Syntax | Code::OutOfRange if verb == Some("set") => {
-            format!("`shadowset params list {unit}` shows what each parameter takes")
-        }
-        Code::OutOfRange if verb == Some("verify") => hint.to_owned(),
         Code::Syntax | Code::OutOfRange | Code::TooLong => match verb {
             Some(verb) => format!("`shadowset {} --help` shows the form", verb_of(verb)),
             None => "shadowset(8) describes every option".to_owned(),
@@ -73,8 +71,11 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
         }
         Code::NoBitmap => "use --policy minicopy=optional to copy everything".to_owned(),
         Code::ImageChanged | Code::WrongGeneration => {
-            "use --policy full to overwrite it".to_owned()
+            "--policy compare writes only what differs, --policy full everything; what was written \
+             to the image is lost by both"
+                .to_owned()
         }
+        Code::OtherSet => other_set(hint),
         Code::NotBlank | Code::NeedsConfirm => "add --yes to overwrite the image".to_owned(),
         Code::NeedsCopy => "leave out --policy nocopy".to_owned(),
         Code::TooManyBitmaps => format!(
@@ -86,6 +87,67 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
         }
         Code::Config => CONFIG.to_owned(),
         _ => in_words(hint),
+    }
+}
+
+/// What helps with a verb that takes more than names.
+fn of_verb(code: Code, verb: &str, object: &str, hint: &str, unit: &str) -> Option<String> {
+    let says = match (verb, code) {
+        ("set", Code::Syntax | Code::OutOfRange) => of_value(object, unit),
+        ("verify", Code::OutOfRange) => hint.to_owned(),
+        ("verify", Code::Syntax) if object.starts_with("range=") => {
+            "as in --range 0-99: the first and the last block of 512 bytes".to_owned()
+        }
+        ("resize", Code::OutOfRange) => {
+            "a unit only grows, by multiples of 512 bytes; without a size it takes all that its \
+             members have room for"
+                .to_owned()
+        }
+        ("resize", Code::StateChanged) => format!(
+            "to make room, enlarge the smallest images with `truncate -s`: `shadowset status \
+             {unit}` shows the sizes"
+        ),
+        ("attach", Code::MemberTooSmall) => {
+            "make the image as large as the unit with `truncate -s`, then attach it with --policy \
+             compare"
+                .to_owned()
+        }
+        _ => return None,
+    };
+    Some(says)
+}
+
+/// The hint of a refused mount, whose options are other words.
+pub(super) fn of_mount(error: Error) -> Error {
+    match error.code() {
+        Code::NeedsCopy if error.hint() == Code::NeedsCopy.hint() => {
+            error.with_hint("leave out nocopy, of -o or of [mount] in the configuration")
+        }
+        Code::NoBitmap => error.with_hint("leave out policy=minicopy to mount without a bitmap"),
+        _ => error,
+    }
+}
+
+/// What a parameter takes: those of members and operations are not in the list of the unit's.
+fn of_value(name: &str, unit: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((_, "rate_max")) => {
+            format!("as in `shadowset params set {unit} {name} 10M`, or max for no limit")
+        }
+        Some(_) => format!("as in `shadowset params set {unit} {name} 1`"),
+        None => format!("`shadowset params list {unit}` shows what each parameter takes"),
+    }
+}
+
+/// Whose image it is, from `...; SCB says whose it is`.
+fn other_set(hint: &str) -> String {
+    let scb = hint.rsplit_once("; ").map(|(_, last)| last);
+    match scb.and_then(|last| last.strip_suffix(" says whose it is")) {
+        Some(scb) => format!(
+            "`shadowset examine {scb}` shows whose it is: release it there, or remove that file if \
+             the set is no more"
+        ),
+        None => in_words(hint),
     }
 }
 
@@ -162,6 +224,47 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_name_is_told_by_an_example() {
+        let table = [
+            (
+                Code::OtherSet,
+                "stop that set and release the image; /a.scb says whose it is",
+                "attach /a",
+                "`shadowset examine /a.scb` shows whose it is: release it there, or remove that \
+                 file if the set is no more",
+            ),
+            (
+                Code::Syntax,
+                "`cat .shadow/params/HELP` shows what each parameter takes",
+                "set 3.rate_max abc",
+                "as in `shadowset params set dsa1 3.rate_max 10M`, or max for no limit",
+            ),
+            (
+                Code::OutOfRange,
+                "`cat .shadow/help` shows the range",
+                "set m1.site 999",
+                "as in `shadowset params set dsa1 m1.site 1`",
+            ),
+            (
+                Code::Syntax,
+                "the form is: verify [range=<first>-<last>]",
+                "verify range=100",
+                "as in --range 0-99: the first and the last block of 512 bytes",
+            ),
+            (
+                Code::OutOfRange,
+                "`cat .shadow/help` shows the range",
+                "resize 512",
+                "a unit only grows, by multiples of 512 bytes; without a size it takes all that \
+                 its members have room for",
+            ),
+        ];
+        for (code, hint, command, expected) in table {
+            assert_eq!(translate(code, hint, "dsa1", command), expected);
+        }
+    }
+
+    #[test]
     fn no_code_has_a_hint_in_words_of_the_control_tree() {
         for code in Code::ALL {
             let told = of(&Error::new(*code, "nothing"));
@@ -176,6 +279,22 @@ mod tests {
                 assert!(!told.contains(word), "{code}: {told}");
             }
         }
+    }
+
+    #[test]
+    fn a_mount_has_options_and_no_policy() {
+        let hint = |code: Code, hint: &str| {
+            of_mount(Error::new(code, "no").with_hint(hint))
+                .hint()
+                .to_owned()
+        };
+        let nocopy = hint(Code::NeedsCopy, Code::NeedsCopy.hint());
+        assert!(
+            nocopy.contains("nocopy") && !nocopy.contains("--"),
+            "{nocopy}"
+        );
+        assert_eq!(hint(Code::NeedsCopy, "bring back m1"), "bring back m1");
+        assert!(!hint(Code::NoBitmap, "use it").contains("--"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::size::human;
 use super::system::{self, Running};
 use super::tree::Tree;
 use crate::error::Result;
+use crate::set::Code;
 
 /// One unit of the list.
 struct Row {
@@ -49,6 +50,8 @@ fn mounted(running: Running) -> Row {
         Ok(status) => (status.state, Some(status.size), Some(status.members.len())),
         // Its server has died or does not answer to us.
         Err(_) if running.pid.is_none() => ("dead".to_owned(), None, None),
+        // Unmounted, and still closing its members.
+        Err(error) if error.code() == Code::NotMounted => ("stopping".to_owned(), None, None),
         Err(error) => (format!("unknown: {}", error.code()), None, None),
     };
     Row {
@@ -106,6 +109,20 @@ fn text(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_that_is_not_mounted_any_more_but_served_is_being_stopped() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let row = |pid| {
+            mounted(Running {
+                unit: "dsa1".into(),
+                pid,
+                mountpoint: dir.path().to_owned(),
+            })
+        };
+        assert_eq!(row(Some(77)).state, "stopping");
+        assert_eq!(row(None).state, "dead");
+    }
 
     #[test]
     fn a_list_is_columns_or_json() {

@@ -22,6 +22,18 @@ const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// Priority of the lines in the journal, as of syslog(3): information.
 const PRIORITY: u8 = 6;
 
+/// A hint that stands for the place of a server's log, until that is known.
+pub(super) const SAYS_WHY: &str = "the log of the server says why";
+
+/// Where the log of a running server is, as a hint: its standard error, when that is a file.
+pub(super) fn of_running(unit: &str) -> String {
+    let entry = system::runtime().and_then(|runtime| runtime.find(unit));
+    let pid = entry.ok().flatten().and_then(|entry| entry.pid);
+    let path = pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/fd/2")).ok());
+    let file = path.filter(|path| path.is_file());
+    hint(unit, file.as_deref())
+}
+
 /// Opens a log to append to it.
 pub(super) fn open(path: &Path) -> Result<File> {
     OpenOptions::new()

@@ -7,6 +7,7 @@ mod args;
 mod backup;
 mod bitmap;
 mod change;
+mod complete;
 mod config;
 mod create;
 mod demo;
@@ -25,6 +26,9 @@ mod mount_options;
 mod node;
 mod op;
 mod output;
+#[cfg(test)]
+#[path = "page/tests.rs"]
+mod page;
 mod params;
 mod persist;
 mod place;
@@ -36,18 +40,19 @@ mod status;
 mod stop;
 mod system;
 mod tree;
+mod usage;
 mod verify;
 mod wait;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use serde_json::json;
 
 use self::args::{Args, CompletionsArgs, Verb};
 use self::output::Out;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Runs the program with the arguments of the process.
 #[must_use]
@@ -61,14 +66,7 @@ pub fn main() -> ExitCode {
     }
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(answer) => {
-            // Help and version too; a reader that has gone is no failure.
-            let _ = answer.print();
-            return ExitCode::from(match answer.exit_code() {
-                2 if is_mount(std::env::args_os()) => mount::EXIT_USAGE,
-                code => u8::try_from(code).unwrap_or(2),
-            });
-        }
+        Err(answer) => return not_run(&answer),
     };
     let out = Out::of_process(args.json);
     match run(&args.verb, out) {
@@ -79,6 +77,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Shows help or version, or what is wrong with the line.
+fn not_run(answer: &clap::Error) -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    match usage::error(answer, &words) {
+        Some(error) => output::report(&error, usage::wants_json(&words)),
+        // A reader that has gone is no failure.
+        None => drop(answer.print()),
+    }
+    ExitCode::from(match answer.exit_code() {
+        2 if is_mount(words.into_iter()) => mount::EXIT_USAGE,
+        code => u8::try_from(code).unwrap_or(2),
+    })
 }
 
 /// Whether a line that cannot be understood was meant as `mount`, whose codes are those of mount(8).
@@ -113,20 +125,29 @@ fn run(verb: &Verb, out: Out) -> Result<u8> {
         Verb::Bitmap(verb) => bitmap::run(verb, out),
         Verb::Op(verb) => op::run(verb, out),
         Verb::Params(verb) => params::run(verb, out),
+        Verb::ResetCounters(args) => expel::reset(args, out),
         Verb::Wait(args) => wait::run(args, out),
         Verb::Events(args) => events::run(args, out),
         Verb::Loop(verb) => loops::run(verb, out),
         Verb::Demo(args) => demo::run(args, out),
-        Verb::Completions(args) => completions(args),
+        Verb::Completions(args) => completions(args, out),
+        Verb::Complete(args) => complete::run(args, out),
     }
 }
 
-fn completions(args: &CompletionsArgs) -> Result<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Args::command(), "shadowset", &mut script);
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(&script)
-        .map_err(|cause| Error::io("cannot write to standard output", cause))?;
+fn completions(args: &CompletionsArgs, out: Out) -> Result<u8> {
+    let text = match complete::script(args.shell) {
+        Some(script) => script.to_owned(),
+        None => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Args::command(), "shadowset", &mut script);
+            String::from_utf8_lossy(&script).into_owned()
+        }
+    };
+    if out.json {
+        out.value(&json!({ "shell": args.shell.to_string(), "script": text }))?;
+    } else {
+        out.text(&text)?;
+    }
     Ok(0)
 }

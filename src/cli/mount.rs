@@ -17,7 +17,7 @@ use super::mount_options::{self, Options};
 use super::node::Node;
 use super::output::{self, Out};
 use super::tree::Tree;
-use super::{config, log, place, remount, status, system};
+use super::{config, hints, log, place, remount, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::server::setup::{Durability, Setup};
@@ -49,7 +49,9 @@ pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
         }
         Err(error) => Err(told(error)),
     };
-    let Err(error) = outcome else { return Ok(0) };
+    let Err(error) = outcome.map_err(hints::of_mount) else {
+        return Ok(0);
+    };
     if output::reader_has_gone(&error) {
         return Err(error);
     }

@@ -18,6 +18,10 @@ const UNITS_MAX_DEFAULT: usize = 500;
 /// What `max_units` takes.
 const UNITS_MAX_RANGE: std::ops::RangeInclusive<usize> = 1..=10_000;
 
+/// What helps with any mistake in the file.
+const HINT: &str =
+    "as in `max_units = 500` and `copy_rate_max = \"100M\"`; shadowset.toml(5) describes both";
+
 /// What holds for all units.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Node {
@@ -52,8 +56,13 @@ impl Node {
         Self::parse(&text, &path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self> {
-        let place = Source { text, path };
+    /// Reads its text.
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {
+        let place = Source {
+            text,
+            path,
+            hint: HINT,
+        };
         let file: File = place.read()?;
         let rate = file.copy_rate_max.map(|rate| read_rate(&place, &rate));
         Ok(Self {
@@ -61,6 +70,13 @@ impl Node {
             copy_rate_max: rate.transpose()?.filter(|rate| *rate != UNLIMITED),
         })
     }
+}
+
+/// What `max_units` takes, as the manual page has it.
+#[cfg(test)]
+pub(super) fn units_row() -> String {
+    let (least, most) = (UNITS_MAX_RANGE.start(), UNITS_MAX_RANGE.end());
+    format!("max_units Pq {least} to {most}, default {UNITS_MAX_DEFAULT}")
 }
 
 fn units_max(place: &Source<'_>, units: Option<Spanned<usize>>) -> Result<usize> {
@@ -122,7 +138,7 @@ mod tests {
         ] {
             let error = read(text).expect_err(text);
             assert!(error.to_string().contains(says), "{error}");
-            assert_eq!(error.code(), Code::Config);
+            assert_eq!((error.code(), error.hint()), (Code::Config, HINT));
         }
     }
 }

@@ -1,20 +1,24 @@
 //! `op`: copies, merges and verifies.
 
-use super::args::{OpSteerArgs, OpVerb, UnitArgs};
+use serde_json::{Map, Value};
+
+use super::args::{OpArgs, OpSteerArgs, OpVerb, UnitArgs};
 use super::bitmap::raw;
 use super::change::{self, Command};
 use super::model::Status;
 use super::output::{Out, table};
 use super::place;
 use super::size::{human, human_seconds};
-use super::tree::parse_status;
-use super::wait::{self, seconds};
+use super::tree::{Tree, parse_status};
+use super::verify;
+use super::wait::{self, no_such_operation, seconds};
 use crate::error::Result;
 
 /// `op`.
 pub(super) fn run(verb: &OpVerb, out: Out) -> Result<u8> {
     match verb {
         OpVerb::List(args) => list(args, out),
+        OpVerb::Show(args) => show(args, out),
         OpVerb::Pause(args) => command("pause", args, out),
         OpVerb::Resume(args) => command("resume", args, out),
         OpVerb::Cancel(args) => command("cancel", args, out),
@@ -26,6 +30,75 @@ fn command(verb: &str, args: &OpSteerArgs, out: Out) -> Result<u8> {
     let command = Command::new(verb).word(&args.op.operation.to_string())?;
     let command = command.flag("dry-run", args.dry_run);
     change::show(&place::tree(&args.op.unit)?.command(&command.text)?, out)
+}
+
+/// Fields in the order in which they are shown; others follow.
+const FIELDS: [&str; 15] = [
+    "id",
+    "kind",
+    "source",
+    "target",
+    "state",
+    "done_bytes",
+    "total_bytes",
+    "copied_bytes",
+    "skipped_bytes",
+    "percent",
+    "rate_bps",
+    "eta_s",
+    "rate_max",
+    "started",
+    "finished",
+];
+
+/// All that is known of one operation.
+fn show(args: &OpArgs, out: Out) -> Result<u8> {
+    let tree = place::tree(&args.unit)?;
+    let mut op = find(&tree, args.operation)?;
+    let is_verify = op["kind"] == "verify";
+    if is_verify && out.json {
+        let found = verify::found(&tree, args.operation)?;
+        op.insert("report".to_owned(), found.value(args.operation));
+    }
+    if out.json {
+        out.value(&Value::Object(op))?;
+        return Ok(0);
+    }
+    let mut text = lines(&op);
+    if is_verify {
+        text.push_str(&verify::found(&tree, args.operation)?.text);
+    }
+    out.text(&text)?;
+    Ok(0)
+}
+
+/// An operation as the server shows it, with the rate that it was given.
+fn find(tree: &Tree, number: u64) -> Result<Map<String, Value>> {
+    let all = raw(&tree.read("status.json")?, "operations");
+    let mut all = all.as_array().into_iter().flatten();
+    let op = all.find(|op| op["id"] == number).and_then(Value::as_object);
+    let mut op = op.ok_or_else(|| no_such_operation(number))?.clone();
+    let rate = tree.read(&format!("operations/{number}/rate_max"))?;
+    let rate = rate.trim_end();
+    let rate = rate
+        .parse::<u64>()
+        .map_or_else(|_| rate.into(), Value::from);
+    op.insert("rate_max".to_owned(), rate);
+    Ok(op)
+}
+
+/// `key value` lines; what there is not is a dash. The counts of a verify stand in its report.
+fn lines(op: &Map<String, Value>) -> String {
+    let others = op.keys().map(String::as_str);
+    let others = others.filter(|key| !FIELDS.contains(key) && !key.ends_with("_blocks"));
+    let fields = FIELDS.into_iter().chain(others);
+    let line = |key: &str| match op.get(key) {
+        None => String::new(),
+        Some(Value::Null) => format!("{key} -\n"),
+        Some(Value::String(text)) => format!("{key} {text}\n"),
+        Some(value) => format!("{key} {value}\n"),
+    };
+    fields.map(line).collect()
 }
 
 fn list(args: &UnitArgs, out: Out) -> Result<u8> {
@@ -65,6 +138,15 @@ fn rows(status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::cli::model::tests::sample;
+
+    #[test]
+    fn an_operation_is_shown_with_every_field_also_those_of_newer_servers() {
+        let op = serde_json::json!({ "newer": true, "state": "done", "id": 7, "eta_s": null,
+            "repaired_blocks": 3, "rate_max": "max", "percent": 40.0 });
+        let text = lines(op.as_object().expect("an object"));
+        let expected = "id 7\nstate done\npercent 40.0\neta_s -\nrate_max max\nnewer true\n";
+        assert_eq!(text, expected);
+    }
 
     #[test]
     fn operations_are_listed_with_what_is_left() {

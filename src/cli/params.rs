@@ -8,8 +8,8 @@ use super::bitmap::raw;
 use super::change::{self, Command};
 use super::output::{Out, table};
 use super::persist::Edit;
-use super::place;
-use super::system;
+use super::wait::no_such_operation;
+use super::{config, place, system};
 use crate::error::{Error, Result};
 use crate::server::params::{OfMember, Param};
 use crate::set::Code;
@@ -49,11 +49,19 @@ impl TypedValueParser for AnyParam {
 
 fn list(args: &UnitArgs, out: Out) -> Result<u8> {
     let text = place::tree(&args.unit)?.read("status.json")?;
-    let values = raw(&text, "params");
+    let mut values = match raw(&text, "params") {
+        Value::Object(values) => values,
+        _ => Map::new(),
+    };
+    let members = raw(&text, "members");
+    for member in members.as_array().into_iter().flatten() {
+        let name = member["name"].as_str().unwrap_or_default();
+        values.extend(of_member(&members, name));
+    }
     if out.json {
-        out.value(&values)?;
+        out.value(&Value::Object(values))?;
     } else {
-        out.text(&rows(values.as_object().unwrap_or(&Map::new())))?;
+        out.text(&rows(&values))?;
     }
     Ok(0)
 }
@@ -64,13 +72,13 @@ fn rows(values: &Map<String, Value>) -> String {
     let mut cells = vec![head.map(str::to_owned).to_vec()];
     for (name, value) in values {
         let spec = Param::from_name(name).map(Param::spec);
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        cells.push(vec![
-            name.clone(),
-            shown(value),
-            or_dash(spec.map(|spec| spec.write(spec.default))),
-            or_dash(spec.map(|spec| spec.takes())),
-        ]);
+        let of_unit = spec.map(|spec| (spec.write(spec.default), spec.takes()));
+        let known = of_unit.or_else(|| {
+            let (_, param) = OfMember::find(name).ok().flatten()?;
+            Some(config::of_member(param))
+        });
+        let (default, takes) = known.unwrap_or_else(|| ("-".to_owned(), "-".to_owned()));
+        cells.push(vec![name.clone(), shown(value), default, takes]);
     }
     table(&cells)
 }
@@ -82,10 +90,24 @@ fn shown(value: &Value) -> String {
 }
 
 fn get(args: &ParamArgs, out: Out) -> Result<u8> {
-    let text = place::tree(&args.unit)?.read("status.json")?;
+    let tree = place::tree(&args.unit)?;
+    if let Some(op) = operation_of(&args.name) {
+        let rate = tree.read(&format!("operations/{op}/rate_max"));
+        let rate = rate.map_err(|error| match error.code() {
+            Code::NoSuchFile => no_such_operation(op),
+            _ => error,
+        })?;
+        let rate = rate.trim_end();
+        let value = rate
+            .parse::<u64>()
+            .map_or_else(|_| rate.into(), Value::from);
+        out.either(&json!({ "parameter": args.name, "value": value }), rate)?;
+        return Ok(0);
+    }
+    let text = tree.read("status.json")?;
     let values = match OfMember::find(&args.name)? {
         None => raw(&text, "params"),
-        Some((member, _)) => of_member(&raw(&text, "members"), member),
+        Some((member, _)) => Value::Object(of_member(&raw(&text, "members"), member)),
     };
     let value = values.get(&args.name).ok_or_else(|| {
         let says = format!("there is no parameter {}", args.name);
@@ -99,14 +121,19 @@ fn get(args: &ParamArgs, out: Out) -> Result<u8> {
     Ok(0)
 }
 
+/// The number in `7.rate_max`.
+fn operation_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".rate_max")?.parse().ok()
+}
+
 /// The parameters of a member, by the names that `set` takes.
-fn of_member(members: &Value, name: &str) -> Value {
+fn of_member(members: &Value, name: &str) -> Map<String, Value> {
     let mut members = members.as_array().into_iter().flatten();
     let member = members.find(|member| member["name"] == name);
     let values = member.into_iter().flat_map(|member| {
         ["read_cost", "site", "timeout"].map(|key| (format!("{name}.{key}"), member[key].clone()))
     });
-    Value::Object(values.collect())
+    values.collect()
 }
 
 fn set(args: &ParamSetArgs, out: Out) -> Result<u8> {
@@ -118,12 +145,19 @@ fn set(args: &ParamSetArgs, out: Out) -> Result<u8> {
         true => Some(edit(&running.unit, args)?),
         false => None,
     };
-    let answer = place::tree(&args.unit)?.command(&command.text)?;
-    if let Some(edit) = edit.filter(|_| !args.dry_run) {
-        edit.write().map_err(|error| {
-            let says = format!("{} is set, but not kept: {error}", args.name);
-            Error::new(error.code(), says).with_hint(error.hint())
-        })?;
+    let mut answer = place::tree(&args.unit)?.command(&command.text)?;
+    if let Some(edit) = edit {
+        if !args.dry_run {
+            edit.write().map_err(|error| {
+                let says = format!("{} is set, but not kept: {error}", args.name);
+                Error::new(error.code(), says).with_hint(error.hint())
+            })?;
+        }
+        let key = match args.dry_run {
+            true => "would_write",
+            false => "written",
+        };
+        answer.values.push((key.to_owned(), edit.told()));
     }
     change::show(&answer, out)
 }
@@ -150,7 +184,8 @@ mod tests {
 
     #[test]
     fn parameters_are_listed_with_what_they_take() {
-        let values = json!({ "default_detach_policy": "none", "max_copies": 0, "newer": 1 });
+        let values = json!({ "default_detach_policy": "none", "m1.site": 3, "max_copies": 0,
+            "newer": 1 });
         let text = rows(values.as_object().expect("an object"));
         let lines: Vec<Vec<&str>> = text
             .lines()
@@ -161,10 +196,11 @@ mod tests {
             lines[1][..3],
             ["default_detach_policy", "none", "minicopy=optional"]
         );
+        assert_eq!(lines[2], ["m1.site", "3", "0", "0", "to", "255"]);
         assert_eq!(
-            lines[2],
+            lines[3],
             ["max_copies", "0", "4", "0", "to", "200", "copies"]
         );
-        assert_eq!(lines[3], ["newer", "1", "-", "-"]);
+        assert_eq!(lines[4], ["newer", "1", "-", "-"]);
     }
 }

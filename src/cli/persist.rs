@@ -16,6 +16,7 @@ use crate::set::Code;
 pub(super) struct Edit {
     path: PathBuf,
     text: String,
+    line: String,
 }
 
 impl Edit {
@@ -35,8 +36,17 @@ impl Edit {
             Error::new(Code::Config, says).with_hint("write the value into the file by hand")
         })?;
         config::parse(&text, path)?;
-        let path = path.to_owned();
-        Ok(Self { path, text })
+        let key = name.rsplit('.').next().unwrap_or(name);
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+            line: format!("{key} = {}", written(value).to_string().trim()),
+        })
+    }
+
+    /// The line that is written, and the file.
+    pub(super) fn told(&self) -> String {
+        format!("`{}` in {}", self.line, self.path.display())
     }
 
     /// Puts the new text in place of the old, at once and durably.
@@ -51,6 +61,14 @@ impl Edit {
     }
 }
 
+/// A value as the file holds it.
+fn written(value: &str) -> Value {
+    match value.parse::<i64>() {
+        Ok(number) => number.into(),
+        Err(_) => value.into(),
+    }
+}
+
 /// The text with another value of a parameter.
 fn with_param(text: &str, name: &str, value: &str) -> std::result::Result<String, String> {
     let mut document: DocumentMut = text.parse().map_err(|e| format!("{e}"))?;
@@ -58,10 +76,7 @@ fn with_param(text: &str, name: &str, value: &str) -> std::result::Result<String
         Some((member, name)) => (member_of(&mut document, member)?, name),
         None => (params_of(&mut document)?, name),
     };
-    let mut new: Value = match value.parse::<i64>() {
-        Ok(number) => number.into(),
-        Err(_) => value.into(),
-    };
+    let mut new = written(value);
     match params.get_mut(name).and_then(Item::as_value_mut) {
         Some(old) => {
             // The comment behind the value.
@@ -197,6 +212,8 @@ mod tests {
         fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).expect("mode");
         symlink(&real, &link).expect("link");
         let edit = Edit::of_param(&link, "priority", "9").expect("valid");
+        let told = format!("`priority = 9` in {}", link.display());
+        assert_eq!(edit.told(), told);
         edit.write().expect("written");
         let text = fs::read_to_string(&real).expect("there");
         assert!(text.ends_with("[params]\npriority = 9\n"), "{text}");

@@ -204,7 +204,7 @@ fn refuse_unclean(unit: &Running) -> Result<()> {
         }
         output::warn(&format!(
             "the server of {name} had died: its members are not marked clean, and the next mount merges \
-             them"
+             the sources if there are several"
         ));
         return Ok(());
     };
@@ -222,7 +222,7 @@ fn refuse_unclean(unit: &Running) -> Result<()> {
 fn unclean(unit: &str, sentence: &str) -> Error {
     let sentence = output::sentence_about(&format!("stop {unit}"), sentence);
     Error::new(Code::Io, sentence)
-        .with_hint("the members may not be marked clean; then the next mount merges them")
+        .with_hint("members may not be marked clean; then the next mount merges the sources if there are several")
 }
 
 /// A unit that is in use, and who keeps it so.

@@ -11,10 +11,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::hints;
 use super::line::Line;
 use super::model::Status;
 use super::system::{self, Change, Running};
+use super::{hints, log};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -229,7 +229,8 @@ impl Tree {
             // A new open each time: a change between the reading and the wait ends the wait at once.
             let snapshot = self.snapshot("status.json")?;
             let status = parse_status(&snapshot.text)?;
-            if let ControlFlow::Break(value) = step(&snapshot, &status)? {
+            let step = step(&snapshot, &status).map_err(|error| self.with_log(error));
+            if let ControlFlow::Break(value) = step? {
                 return Ok(value);
             }
             if !snapshot.wait(deadline)? {
@@ -242,6 +243,14 @@ impl Tree {
                     status.unit
                 )));
             }
+        }
+    }
+
+    /// The error, its hint on the log made one on the place of that.
+    fn with_log(&self, error: Error) -> Error {
+        match &self.unit {
+            Some(unit) if error.hint() == log::SAYS_WHY => error.with_hint(log::of_running(unit)),
+            _ => error,
         }
     }
 

@@ -59,14 +59,54 @@ pub(super) fn run(args: &VerifyArgs, out: Out) -> Result<u8> {
     }
     let op = operation(&answer)?;
     let ended = wait(&tree, op, out);
+    let found = found(&tree, op)?;
+    if ended.is_ok() {
+        out.either(&found.value(op), found.text.trim_end())?;
+    } else if !out.json {
+        out.text(&found.text)?;
+    }
+    ended.map(|()| found.exit_code())
+}
+
+/// What a verify has found up to now.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The report as the server writes it.
+    pub(super) text: String,
+    report: Report,
+}
+
+/// Reads the report of a verify.
+pub(super) fn found(tree: &Tree, op: u64) -> Result<Found> {
     let text = tree.read(&format!("operations/{op}/report"))?;
     let report = Report::parse(&text);
-    if ended.is_ok() {
-        out.either(&report.value(op), text.trim_end())?;
-    } else if !out.json {
-        out.text(&text)?;
+    Ok(Found { text, report })
+}
+
+impl Found {
+    /// The report as a value.
+    pub(super) fn value(&self, op: u64) -> Value {
+        self.report.value(op)
     }
-    ended.map(|()| if report.is_good() { 0 } else { EXIT_DIFFERS })
+
+    /// Its first line: what differs, in words.
+    pub(super) fn verdict(&self) -> &str {
+        let first = self.text.lines().next().unwrap_or_default();
+        first.strip_prefix("verdict ").unwrap_or(first)
+    }
+
+    /// Whether the members are equal now, as far as it has looked.
+    pub(super) fn is_good(&self) -> bool {
+        self.report.is_good()
+    }
+
+    /// 0, or 1 when members differ.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self.is_good() {
+            true => 0,
+            false => EXIT_DIFFERS,
+        }
+    }
 }
 
 fn operation(answer: &Answer) -> Result<u64> {

@@ -11,12 +11,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::args::{OpWaitArgs, WaitArgs};
+use super::log;
 use super::model::{Operation, Status};
 use super::output::{Out, warn};
 use super::place;
 use super::size::human_seconds;
 use super::status::operation_line;
 use super::tree::Tree;
+use super::verify::{self, Found};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -32,7 +34,7 @@ pub(super) enum Goal {
 }
 
 /// States that a member can be in.
-const MEMBER_STATES: [&str; 6] = [
+pub(super) const MEMBER_STATES: [&str; 6] = [
     "source",
     "copy-target",
     "merging",
@@ -122,8 +124,8 @@ pub(super) fn ended(op: &Operation) -> Result<bool> {
         "failed" => {
             let says = format!("operation {} ({}) has failed", op.id, op.title());
             let hint = match op.kind.as_str() {
-                "verify" => format!("`cat .shadow/operations/{}/report` says why", op.id),
-                _ => "the log of the server says why".to_owned(),
+                "verify" => format!("`shadowset op show UNIT {}` says why", op.id),
+                _ => log::SAYS_WHY.to_owned(),
             };
             Err(Error::new(Code::Io, says).with_hint(hint))
         }
@@ -139,7 +141,8 @@ pub(super) fn ended(op: &Operation) -> Result<bool> {
     }
 }
 
-fn no_such_operation(id: u64) -> Error {
+/// No operation has this number.
+pub(super) fn no_such_operation(id: u64) -> Error {
     Error::new(Code::NoSuchOperation, format!("there is no operation {id}"))
         .with_hint("`shadowset op list UNIT` lists the running and the last finished ones")
 }
@@ -166,7 +169,7 @@ fn wait_for(tree: &Tree, goal: &Goal, timeout: Option<Duration>, out: Out) -> Re
     // A time beyond the clock's end is no limit.
     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
     let mut warned = false;
-    let state = tree.follow(deadline, |_, status| {
+    let (state, verify) = tree.follow(deadline, |_, status| {
         if let Some(says) = goal.stuck(status).filter(|_| !warned) {
             warned = true;
             warn(&format!("{says}; it waits until somebody brings them back"));
@@ -176,16 +179,32 @@ fn wait_for(tree: &Tree, goal: &Goal, timeout: Option<Duration>, out: Out) -> Re
         }
         let reached = goal.reached(status)?;
         Ok(if reached {
-            ControlFlow::Break(status.state.clone())
+            let op = goal.operation(status).filter(|op| op.kind == "verify");
+            ControlFlow::Break((status.state.clone(), op.map(|op| op.id)))
         } else {
             ControlFlow::Continue(())
         })
     })?;
     progress.end();
+    // Its end is not all that was waited for.
+    if let Some(op) = verify.filter(|_| matches!(goal, Goal::Operation(_))) {
+        return told(&verify::found(tree, op)?, op, &state, out);
+    }
     if out.json {
         out.value(&json!({ "ok": true, "state": state }))?;
     }
     Ok(0)
+}
+
+/// Says what a verify has found that was waited for.
+fn told(found: &Found, op: u64, state: &str, out: Out) -> Result<u8> {
+    let value = json!({ "ok": found.is_good(), "state": state, "report": found.value(op) });
+    let mut says = format!("op {op} verify: {}", found.verdict());
+    if !found.is_good() {
+        says.push_str(&format!("\n`shadowset op show UNIT {op}` shows which"));
+    }
+    out.either(&value, &says)?;
+    Ok(found.exit_code())
 }
 
 /// Shows how an operation goes on: a bar on a terminal, else one line per change.

@@ -233,7 +233,10 @@ fn never_created(found: &[Found]) -> Refusal {
             Code::Config,
             "the set has never been created: no member has an SCB",
         )
-        .with_hint("`shadowset create` makes the members")
+        .with_hint(
+            "`shadowset create UNIT` makes a new set; where the SCBs were lost, `shadowset create UNIT --from \
+             NAME --erase` keeps the data of that member",
+        )
     })
 }
 

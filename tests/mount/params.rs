@@ -160,7 +160,16 @@ fn the_command_line_lists_gets_and_sets() {
         .expect("listed");
     assert_eq!(timeout[..3], ["command_timeout", "20", "30"]);
     let json = unit.sh("shadowset params list dsa1 --json");
-    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let mut json: Value = serde_json::from_str(&json).expect("JSON");
+    let all = json.as_object_mut().expect("an object");
+    let of_members: Vec<_> = all
+        .keys()
+        .filter(|name| name.contains('.'))
+        .cloned()
+        .collect();
+    let names = ["m1", "m2"].map(|m| ["read_cost", "site", "timeout"].map(|p| format!("{m}.{p}")));
+    assert_eq!(of_members, names.concat());
+    all.retain(|name, _| !name.contains('.'));
     assert_eq!(json, unit.status()["params"]);
     assert_eq!(unit.sh("shadowset params get dsa1 command_timeout"), "20");
     let one = unit.sh("shadowset --json params get dsa1 command_timeout");
@@ -184,10 +193,10 @@ fn the_command_line_lists_gets_and_sets() {
         assert!(ran.err.contains(says), "{line}: {ran:?}");
     }
     assert_eq!(param(&unit, "max_copies"), 4);
-    let names = unit.sh("shadowset completions bash");
+    let names = unit.sh("shadowset complete -- params get dsa1 default_");
     assert!(
-        names.contains("default_detach_policy"),
-        "completions know the names"
+        names.starts_with("default_detach_policy\t"),
+        "completions know the names: {names}"
     );
 }
 

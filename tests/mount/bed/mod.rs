@@ -343,7 +343,10 @@ impl Unit {
 
     /// Waits until an operation has ended well and returns it.
     pub(crate) fn finished(&self, number: u64) -> Value {
-        self.sh(&format!("shadowset op wait dsa1 {number} --timeout 60"));
+        // A verify that has found something ends with 1.
+        self.sh(&format!(
+            "shadowset op wait dsa1 {number} --timeout 60 || [ $? = 1 ]"
+        ));
         let status = self.status();
         let operations = status["operations"].as_array().expect("a list");
         let op = operations.iter().find(|op| op["id"] == number);
