@@ -36,6 +36,7 @@ BUILT   ?= $(TARGET)/release
 TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc \
+	groff:groff-base qemu-io:qemu-utils pdp11:simh \
 	nbdkit:nbdkit nbdfuse:libnbd-bin systemd-analyze:systemd udevadm:udev
 
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
@@ -75,6 +76,10 @@ doc:
 
 man:
 	mandoc -Tlint -Wwarning man/*.[578]
+	for page in man/*.[578]; do \
+		says=$$(groff -mandoc -Tutf8 -ww -z $$page 2>&1) && [ -z "$$says" ] || \
+			{ echo "$$says"; exit 1; }; \
+	done
 
 unit:
 	$(CARGO) test --workspace --locked

@@ -8,6 +8,7 @@ mod bitmap_events;
 mod cycle;
 mod formats;
 mod kept;
+mod library;
 mod refusals;
 mod routing;
 mod trouble;

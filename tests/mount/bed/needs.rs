@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 /// A program and the Debian package that brings it.
-const TOOLS: [(&str, &str); 23] = [
+const TOOLS: [(&str, &str); 27] = [
     ("bash", "bash"),
     ("dash", "dash"),
     ("fio", "fio"),
@@ -24,6 +24,10 @@ const TOOLS: [(&str, &str); 23] = [
     ("fsfreeze", "util-linux"),
     ("fallocate", "util-linux"),
     ("setpriv", "util-linux"),
+    ("findmnt", "util-linux"),
+    ("unshare", "util-linux"),
+    ("qemu-io", "qemu-utils"),
+    ("pdp11", "simh"),
     ("nbdkit", "nbdkit"),
     ("nbdfuse", "libnbd-bin"),
     ("systemd-analyze", "systemd"),
