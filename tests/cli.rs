@@ -296,6 +296,53 @@ fn create_writes_a_configuration_once_and_takes_it_back_when_it_fails() {
 }
 
 #[test]
+fn a_dry_run_of_create_says_what_would_be_made_and_makes_nothing() {
+    let place = Place::new();
+    let state = place.path("state").display().to_string();
+    fs::write(place.path("b"), [7; 4096]).expect("file");
+    let words = [
+        "create",
+        "dsa1",
+        "--size",
+        "4k",
+        "--member",
+        "m1=a",
+        "--member",
+        "m2=b",
+        "--state-dir",
+        &state,
+    ];
+    let run = |code: i32, more: &[&str]| place.expect(code, &[&words[..], more].concat());
+    let (_, refused) = run(4, &["-n"]);
+    assert_eq!(
+        refused,
+        run(4, &[]).1,
+        "the run is refused in the same words"
+    );
+    let (stdout, _) = run(0, &["-n", "--from", "m2", "--json"]);
+    let would = json(&stdout);
+    assert_eq!(
+        (&would["verdict"], &would["uuid"]),
+        (&"create".into(), &serde_json::Value::Null)
+    );
+    let members = &would["members"];
+    assert_eq!(
+        (&members[0]["new_image"], &members[0]["copy"]),
+        (&true.into(), &true.into())
+    );
+    let made = ["a", "a.scb", "b.scb", "state", "conf/dsa1.toml"];
+    assert!(!made.iter().any(|name| place.path(name).exists()));
+    let (stdout, _) = run(0, &["-n", "--from", "m2"]);
+    assert!(
+        stdout.contains("m1 would be copied onto at the first mount: ")
+            && stdout.ends_with("nothing has changed\n"),
+        "{stdout}"
+    );
+    run(0, &["--from", "m2"]);
+    assert!(place.path("conf/dsa1.toml").exists());
+}
+
+#[test]
 fn a_mount_that_fails_is_32_and_an_unknown_option_1() {
     let place = Place::new();
     let (_, stderr) = place.expect(1, &["mount", "dsa1", "empty", "-o", "rw,colour"]);

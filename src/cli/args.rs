@@ -130,6 +130,9 @@ pub(super) struct CreateArgs {
     /// Agree that images which hold data lose it.
     #[arg(long)]
     pub(super) erase: bool,
+    /// Say what would be made and make nothing.
+    #[arg(long, short = 'n')]
+    pub(super) dry_run: bool,
 }
 
 /// `mount`.

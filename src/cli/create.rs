@@ -40,12 +40,19 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
     };
     check_from(&setup, args)?;
     check_size(&setup, args)?;
+    let is_written = !existing && !args.dry_run;
     if !existing {
-        let spec = spec_of(&setup.unit, &path);
-        write_new(&path, &config::render(&setup, &spec)?)?;
+        let text = config::render(&setup, &spec_of(&setup.unit, &path))?;
+        if is_written {
+            write_new(&path, &text)?;
+        }
     }
-    let created = create::create(&setup, args.from.as_deref(), args.size, args.erase);
-    if created.is_err() && !existing {
+    let make = match args.dry_run {
+        true => create::rehearse,
+        false => create::create,
+    };
+    let created = make(&setup, args.from.as_deref(), args.size, args.erase);
+    if created.is_err() && is_written {
         // What is left of a failure would be taken for a set that exists.
         let _ = fs::remove_file(&path);
     }
@@ -54,10 +61,13 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
         Code::OutOfRange => about(&subject, &error).with_hint(SIZE_HINT),
         _ => about(&subject, &error),
     })?;
-    out.either(
-        &value(&setup, &created, &path),
-        &text(args, &created, &path),
-    )?;
+    let mut value = value(&setup, &created, &path);
+    if args.dry_run {
+        // The set that is made gets another identity.
+        value["uuid"] = Value::Null;
+        value["verdict"] = "create".into();
+    }
+    out.either(&value, &text(args, &created, &path))?;
     Ok(0)
 }
 
@@ -78,16 +88,20 @@ fn value(setup: &Setup, created: &Created, path: &Path) -> Value {
 
 fn text(args: &CreateArgs, created: &Created, path: &Path) -> String {
     let size = human(created.geometry.size().0);
-    let mut text = format!("{} is created: {size}, {}\n", args.unit, path.display());
+    let is = if args.dry_run { "would be" } else { "is" };
+    let mut text = format!("{} {is} created: {size}, {}\n", args.unit, path.display());
     for m in &created.members {
         let how = match (m.copy, m.new_image) {
-            (true, _) => "is copied onto at the first mount",
-            (false, true) => "is a new image",
-            (false, false) => "is taken as it is",
+            (true, _) => "copied onto at the first mount",
+            (false, true) => "a new image",
+            (false, false) => "taken as it is",
         };
-        text.push_str(&format!("  {} {how}: {}\n", m.name, m.path.display()));
+        text.push_str(&format!("  {} {is} {how}: {}\n", m.name, m.path.display()));
     }
-    text + &format!("mount it: shadowset mount {} DIR", args.unit)
+    match args.dry_run {
+        true => text + "nothing has changed",
+        false => text + &format!("mount it: shadowset mount {} DIR", args.unit),
+    }
 }
 
 /// The unit that the options describe.
@@ -271,6 +285,7 @@ mod tests {
             label: None,
             region_blocks: None,
             erase: false,
+            dry_run: false,
         }
     }
 

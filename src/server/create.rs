@@ -71,6 +71,62 @@ pub fn create(
     size: Option<Bytes>,
     erase: bool,
 ) -> Result<Created> {
+    let prepared = prepare(setup, from, size, erase)?;
+    erase_bitmaps(&setup.state_dir)?;
+    let mut undo = Undo::default();
+    let size = prepared.geometry.size();
+    make(&prepared.plans, &prepared.blocks, size, &mut undo)?;
+    undo.made.clear();
+    Ok(prepared.created())
+}
+
+/// What [`create`] would make; nothing is changed.
+///
+/// # Errors
+/// The refusals of [`create`].
+pub fn rehearse(
+    setup: &Setup,
+    from: Option<&str>,
+    size: Option<Bytes>,
+    erase: bool,
+) -> Result<Created> {
+    prepare(setup, from, size, erase).map(|prepared| prepared.created())
+}
+
+/// A set that may be made as it is asked for.
+struct Prepared<'a> {
+    plans: Vec<Plan<'a>>,
+    blocks: Vec<Scb>,
+    geometry: Geometry,
+}
+
+impl Prepared<'_> {
+    fn created(&self) -> Created {
+        let members = self
+            .plans
+            .iter()
+            .zip(&self.blocks)
+            .map(|(plan, block)| CreatedMember {
+                name: plan.member.name.clone(),
+                path: plan.member.path.clone(),
+                new_image: plan.image.is_none(),
+                copy: block.state == ScbState::Target,
+            });
+        Created {
+            set: self.blocks[0].set,
+            geometry: self.geometry,
+            members: members.collect(),
+        }
+    }
+}
+
+/// Everything that is refused is refused here, before anything has changed.
+fn prepare<'a>(
+    setup: &'a Setup,
+    from: Option<&str>,
+    size: Option<Bytes>,
+    erase: bool,
+) -> Result<Prepared<'a>> {
     check_setup(setup, from)?;
     refuse_duplicates(&setup.members)?;
     let plans = setup.members.iter().map(plan).collect::<Result<Vec<_>>>()?;
@@ -87,23 +143,10 @@ pub fn create(
             .check()
             .map_err(|e| Error::new(Code::Config, format!("{}: {e}", block.name)))?;
     }
-    erase_bitmaps(&setup.state_dir)?;
-    let mut undo = Undo::default();
-    make(&plans, &blocks, size, &mut undo)?;
-    undo.made.clear();
-    let members = plans
-        .iter()
-        .zip(&blocks)
-        .map(|(plan, block)| CreatedMember {
-            name: plan.member.name.clone(),
-            path: plan.member.path.clone(),
-            new_image: plan.image.is_none(),
-            copy: block.state == ScbState::Target,
-        });
-    Ok(Created {
-        set: blocks[0].set,
+    Ok(Prepared {
+        plans,
+        blocks,
         geometry,
-        members: members.collect(),
     })
 }
 
