@@ -59,6 +59,7 @@ pub(crate) fn story(dir: &Path) -> Result<String, Box<dyn Error>> {
             name: None,
             policy: AttachPolicy::Minicopy,
             confirm: false,
+            source: None,
         },
     )?;
     wait(&handle)?;

@@ -223,8 +223,8 @@ fn values(arg: &Arg, line: &Line, names: &dyn Names) -> Vec<Candidate> {
             [plain(names.configured()), plain([FILES])].concat()
         }
         "unit" => plain(names.mounted()),
-        "dir" | "state_dir" => plain([DIRS]),
-        "path" | "log" | "scb" | "members" => plain([FILES]),
+        "dir" | "state_dir" | "freeze" => plain([DIRS]),
+        "path" | "log" | "scb" | "members" | "device" | "command" => plain([FILES]),
         "what" => [members(&verb, unit, names), plain([FILES])].concat(),
         "member" | "source" => members(&verb, unit, names),
         "bitmap" => bitmaps(unit, names),
@@ -247,7 +247,7 @@ fn members(verb: &str, unit: &str, names: &dyn Names) -> Vec<Candidate> {
     let is_away = |state: &str| matches!(state, "detached" | "expelled" | "missing");
     let meant = members.filter(|member| match verb {
         "attach" | "release" => is_away(&member.state),
-        "detach" | "expel" => !is_away(&member.state),
+        "detach" | "expel" | "backup" => !is_away(&member.state),
         _ => true,
     });
     meant.map(|member| (member.name, member.state)).collect()
@@ -394,6 +394,8 @@ mod tests {
         root.build();
         let ruled = [
             "unit",
+            "device",
+            "command",
             "spec",
             "dir",
             "path",

@@ -520,6 +520,8 @@ fn an_attach_that_can_no_longer_end_well_is_not_waited_for() {
     let unit = Unit::new(2, 64 * MIB);
     unit.sh("head -c 64M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
     unit.accepted("detach m2 policy=none");
+    // It must not be over before it is cancelled.
+    unit.accepted("set copy_rate_max 8M");
     let script = "shadowset attach dsa1 m2 --policy full --wait > waited 2>&1 & waiter=$!
         until grep -q operation waited; do :; done
         n=$(grep -o 'operation [0-9]*' waited | head -n 1 | cut -d' ' -f2)

@@ -72,7 +72,9 @@ fn options_of(text: &str) -> BTreeSet<String> {
         let after = words
             .windows(2)
             .filter(|pair| pair[0].ends_with("Fl") || pair[0] == "|" && pair[1].starts_with('-'));
-        after.map(|pair| pair[1].to_owned()).collect::<Vec<_>>()
+        // Two hyphens alone end the options.
+        let named = after.map(|pair| pair[1]).filter(|word| *word != "-");
+        named.map(str::to_owned).collect::<Vec<_>>()
     });
     words.collect()
 }
