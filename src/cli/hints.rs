@@ -228,7 +228,7 @@ mod tests {
         let table = [
             (
                 Code::OtherSet,
-                "stop that set and release the image; /a.scb says whose it is",
+                "release it there, or remove its block if that set is gone; /a.scb says whose it is",
                 "attach /a",
                 "`shadowset examine /a.scb` shows whose it is: release it there, or remove that \
                  file if the set is no more",

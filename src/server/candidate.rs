@@ -296,7 +296,9 @@ impl Look {
             }
             ScbFound::Damaged(what) => format!("{word} has a storage control block: {what}"),
         };
-        let hint = format!("stop that set and release the image; {place} says whose it is");
+        let hint = format!(
+            "release it there, or remove its block if that set is gone; {place} says whose it is"
+        );
         Err(Refusal::new(Code::OtherSet, text).with_hint(hint))
     }
 

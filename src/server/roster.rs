@@ -272,7 +272,7 @@ fn reason(start: Start) -> &'static str {
     match start {
         Start::Source => "",
         Start::Merging | Start::StillMerging => "the unit was not stopped in order",
-        Start::Copy { resume: true } => "its copy goes on",
+        Start::Copy { resume: true } => "its copy is to be done, or goes on",
         Start::Copy { resume: false } => "it was behind when the unit was mounted",
         Start::Detached => "detached before the unit was mounted",
         Start::Expelled => "expelled before the unit was mounted",

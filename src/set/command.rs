@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
-use super::judge::MergePlan;
+use super::judge::{MergePlan, members_text};
 use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState, Policy};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
@@ -142,9 +142,9 @@ impl ShadowSet {
         self.publish();
         self.settle_joins();
         let text = format!(
-            "{} of {bytes} bytes into {} members",
+            "{} of {bytes} bytes into {}",
             kind.name(),
-            others.len()
+            members_text(others.len()),
         );
         let operations: Vec<String> = (first..=last).map(|op| op.to_string()).collect();
         let facts = vec![

@@ -93,7 +93,8 @@ impl ShadowSet {
                     format!("the unit has {unit} bytes, and {smallest} has room for no more")
                 }
             };
-            return refuse(Code::StateChanged, text);
+            let hint = "enlarge the images of the members, then give a size or none";
+            return Err(Refusal::new(Code::StateChanged, text).with_hint(hint));
         }
         Ok(geometry)
     }

@@ -197,11 +197,20 @@ impl ShadowSet {
 fn merge_answer(plan: &MergePlan, expected: &[(CopyKind, u64)]) -> Answer {
     let (kind, bytes) = (plan.kind.name(), plan.map.stale_bytes());
     let members = plan.others.len();
-    let text = format!("{kind} of {bytes} bytes into {members} members would begin");
+    let into = members_text(members);
+    let text = format!("{kind} of {bytes} bytes into {into} would begin");
     answer(kind, text)
         .with("bytes", &bytes.to_string())
         .with("extents", &plan.map.runs().count().to_string())
         .with("eta", &eta_text(plan.kind.eta(bytes, expected)))
+}
+
+/// A number of members, for a sentence.
+pub(super) fn members_text(count: usize) -> String {
+    match count {
+        1 => "1 member".to_owned(),
+        many => format!("{many} members"),
+    }
 }
 
 fn limit_answer(op: OpId, rate: u64) -> Answer {

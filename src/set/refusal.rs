@@ -75,9 +75,9 @@ codes! {
     /// The member has no usable bitmap.
     NoBitmap = "no-bitmap", "use policy=minicopy=optional to copy everything";
     /// The image was written outside the set.
-    ImageChanged = "image-changed", "use policy=full to overwrite it";
+    ImageChanged = "image-changed", "use policy=compare, which writes only what differs";
     /// The image is not in the state that the set remembers.
-    WrongGeneration = "wrong-generation", "use policy=full to overwrite it";
+    WrongGeneration = "wrong-generation", "use policy=compare, which writes only what differs";
     /// The image belongs to another set.
     OtherSet = "other-set", "release it from that set first";
     /// The image was never a member and is not blank.
