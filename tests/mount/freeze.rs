@@ -375,11 +375,63 @@ fn a_freezing_process_that_is_stopped_or_killed_keeps_nothing_frozen() {
     probe.thawed(killed, Duration::from_secs(4));
     let output = cli.wait_with_output().expect("a child");
     let is_away = ground.unit.state_of("m3") == "detached";
-    // It may have ended before the detach, or behind it.
-    assert_eq!(output.status.code() == Some(0), is_away, "{output:?}");
+    // It has ended before the detach, which may have come about all the same.
+    let says = ["its time", "what a crash would have left"][usize::from(is_away)];
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output).contains(says), "{output:?}");
     if is_away {
         ground.unit.minicopy("m3");
     }
+    ground.end();
+}
+
+/// What it leaves frozen is thawed here, and then the member has not left yet.
+#[test]
+fn a_freezing_process_that_ends_before_the_member_has_left_is_told_of() {
+    let unit = Unit::new(3, 4 * MIB);
+    let stop = format!(
+        "kill -STOP {}; echo $PPID > freezer.new; mv freezer.new freezer",
+        unit.pid()
+    );
+    let mut command = unit.prepared("shadowset");
+    command.args(["detach", "dsa1", "m3", "--freeze-timeout", "60"]);
+    command.args(["--freeze-cmd", &stop, "--thaw-cmd", "touch thawed"]);
+    let cli = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let cli = cli.expect("it starts");
+    eventually("the server is stopped", || unit.path("freezer").exists());
+    // The command line asks the server, which does not answer yet.
+    pause(Duration::from_secs(1));
+    signal("KILL", freezer_of(&cli));
+    eventually("it goes on", || unit.path("thawed").exists());
+    signal("CONT", unit.pid());
+    let output = cli.wait_with_output().expect("a child");
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    let says = "its image may hold what a crash would have left";
+    assert!(text(&output).contains(says), "{output:?}");
+    assert_eq!(unit.state_of("m3"), "detached");
+}
+
+#[test]
+fn what_somebody_else_has_frozen_is_left_alone_when_the_freezing_process_is_killed() {
+    let ground = Ground::ext4();
+    let kill = "--freeze-cmd 'fsfreeze -f fs; kill -9 $PPID; sleep 1'";
+    let line = format!("detach dsa1 m3 --freeze {kill}");
+    ground.is_refused(1, &line, "has ended before its time");
+    // Which fails where nothing is frozen.
+    ground.unit.sh("fsfreeze -u fs");
+    ground.end();
+}
+
+#[test]
+fn a_command_behind_may_take_longer_than_anything_is_at_rest() {
+    let ground = Ground::ext4();
+    let hooks = "--freeze-cmd true --thaw-cmd 'sleep 4; echo thawed >> story' --freeze-timeout 1";
+    ground.shadowset(0, &format!("detach dsa1 m3 --freeze {hooks}"));
+    assert_eq!(ground.unit.sh("cat story"), "thawed");
+    ground.unit.minicopy("m3");
     ground.end();
 }
 

@@ -19,8 +19,8 @@ use super::wire::{Cause, Plan, Released, THAW, Word};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
-/// Longest time of the command behind.
-const THAW_CMD_MAX: Duration = Duration::from_secs(60);
+/// How often somebody looks whether the thread that freezes has ended.
+const TICK: Duration = Duration::from_millis(20);
 
 /// What happens to the process.
 enum Event {
@@ -83,16 +83,16 @@ fn serve(plan: &Plan, files: Vec<File>, orders: BufReader<io::Stdin>) {
     if let Ok(Event::Failed(error)) = received.try_recv() {
         say(&failed(&error));
     }
-    let thaw_cmd = plan.thaw_cmd.as_ref().and_then(|text| {
-        let limit = THAW_CMD_MAX.max(plan.limit());
-        hook::run(text, &plan.env, limit).err()
-    });
-    let ends = rest.ends();
-    say(&Word::Released(Released {
+    let mut released = Released {
         cause,
-        ends,
-        thaw_cmd,
-    }));
+        ends: rest.ends(),
+        thaw_cmd: None,
+    };
+    say(&Word::Thawed(released.clone()));
+    if let Some(text) = &plan.thaw_cmd {
+        released.thaw_cmd = hook::run(text, &plan.env, plan.behind()).err();
+    }
+    say(&Word::Released(released));
 }
 
 /// Tells of orders, and of the end of the one who gives them.
@@ -128,7 +128,8 @@ fn freeze(plan: &Plan, rest: &Rest, begin: Instant) -> Result<()> {
         hook::run(text, &plan.env, left)
             .map_err(|how| Error::new(Code::Io, format!("the command `{text}` {how}")))?;
     }
-    rest.freeze().map_err(|(index, cause)| {
+    let begins = |index| say(&Word::Begins(index));
+    rest.freeze(begins).map_err(|(index, cause)| {
         let place = plan.places.get(index);
         let shown = place.map(|place| place.mountpoint.display().to_string());
         refused(&shown.unwrap_or_default(), cause)
@@ -172,12 +173,12 @@ fn attend(received: &Receiver<Event>, end: Instant) -> Cause {
 
 /// Waits for the thread that freezes; it thaws what comes to rest too late.
 fn join(worker: JoinHandle<()>, servers: &[u32]) {
-    let (done, over) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        let _ = worker.join();
-        drop(done);
+    wake(servers, || match worker.is_finished() {
+        true => Err(RecvTimeoutError::Disconnected),
+        // It needs no thread, which there may be none left for.
+        false => system::pause(TICK).map_or(Ok(()), |()| Err::<(), _>(RecvTimeoutError::Timeout)),
     });
-    wake(servers, || over.recv_timeout(Duration::from_millis(200)));
+    let _ = worker.join();
 }
 
 fn failed(error: &Error) -> Word {

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,14 +22,16 @@ use crate::set::Code;
 
 /// How much longer than its limit the freezing process may be silent before it counts as lost.
 const GRACE: Duration = Duration::from_secs(1);
-/// Longest time of the command behind, once more: the freezing process waits for it.
-const BEHIND: Duration = Duration::from_secs(120);
+/// How long letting go may take, once it has begun: what hangs comes to an end when it likes.
+const THAWING: Duration = Duration::from_secs(60);
 
 /// Everything is at rest, until [`Quiet::end`].
 #[derive(Debug)]
 pub(super) struct Quiet {
     plan: Plan,
     orders: ChildStdin,
+    /// Whether the order was given, and in time.
+    ordered: Arc<AtomicBool>,
     watcher: JoinHandle<Released>,
     since: Instant,
 }
@@ -46,10 +50,14 @@ impl Quiet {
         })?;
         hook::line(&mut orders, &text).map_err(failed)?;
         let (begun, first) = mpsc::channel();
+        let ordered = Arc::new(AtomicBool::new(false));
         let watcher = Watcher {
             child,
             words,
             files,
+            begins: 0,
+            thawed: None,
+            ordered: Arc::clone(&ordered),
             plan: plan.clone(),
             since,
             begun,
@@ -57,6 +65,7 @@ impl Quiet {
         let quiet = Self {
             plan,
             orders,
+            ordered,
             watcher: std::thread::spawn(|| watcher.watch()),
             since,
         };
@@ -90,6 +99,8 @@ impl Quiet {
 
     /// Lets everything go on; how that went.
     pub(super) fn end(mut self) -> Released {
+        // Before the watcher may thaw in its stead.
+        self.ordered.store(!self.is_over(), Ordering::SeqCst);
         // When it has ended meanwhile, the watcher knows.
         let _ = hook::line(&mut self.orders, THAW);
         let count = self.plan.places.len();
@@ -113,7 +124,7 @@ fn first_word(first: &Receiver<Word>) -> std::result::Result<(), Option<Error>> 
             let code = Code::from_name(&code).unwrap_or(Code::Io);
             Err(Some(Error::new(code, sentence).with_hint(hint)))
         }
-        Ok(Word::Late | Word::Released(_)) => Err(None),
+        Ok(_) => Err(None),
         Err(_) => Err(Some(Error::new(
             Code::Io,
             "the process that freezes has ended before its time",
@@ -136,7 +147,12 @@ fn spawn() -> io::Result<(Child, ChildStdin, ChildStdout)> {
 struct Watcher {
     child: Child,
     words: ChildStdout,
+    /// Those that it may have frozen are the first `begins`.
     files: Vec<File>,
+    begins: usize,
+    /// How it has let go.
+    thawed: Option<Released>,
+    ordered: Arc<AtomicBool>,
     plan: Plan,
     since: Instant,
     begun: Sender<Word>,
@@ -146,26 +162,35 @@ impl Watcher {
     fn watch(mut self) -> Released {
         let mut lines = Lines::default();
         let mut end = self.since + self.plan.limit() + GRACE;
+        // From some words on it is slow, and there.
+        let behind = self.plan.behind();
+        let slowly = |time: Duration| Instant::now() + time + behind;
         loop {
             let line = lines.next(&mut self.words, end);
-            match line.and_then(|text| serde_json::from_str(&text).ok()) {
-                Some(Word::Released(released)) => {
-                    let _ = self.begun.send(Word::Released(released.clone()));
-                    let _ = self.child.wait();
-                    return released;
+            let Some(word) = line.and_then(|text| serde_json::from_str(&text).ok()) else {
+                return self.replace();
+            };
+            match &word {
+                Word::Begins(index) => self.begins = index + 1,
+                Word::Thawed(released) => {
+                    end = slowly(GRACE);
+                    self.thawed = Some(released.clone());
                 }
-                Some(word) => {
-                    // From now on it is slow, and there.
-                    if word == Word::Late || matches!(word, Word::Failed { .. }) {
-                        end = Instant::now() + BEHIND;
-                    }
-                    if matches!(word, Word::Failed { .. }) {
-                        // Frozen by somebody else, perhaps, and then not ours to thaw.
-                        self.files.clear();
-                    }
-                    let _ = self.begun.send(word);
+                Word::Failed { .. } => {
+                    end = slowly(THAWING);
+                    // The last one that it began with: frozen by somebody else, perhaps, and then not ours to thaw.
+                    self.begins = self.begins.saturating_sub(1);
                 }
-                None => return self.replace(),
+                Word::Late => end = slowly(THAWING),
+                Word::Frozen | Word::Released(_) => {}
+            }
+            if matches!(word, Word::Begins(_) | Word::Thawed(_)) {
+                continue;
+            }
+            let _ = self.begun.send(word.clone());
+            if let Word::Released(released) = word {
+                let _ = self.child.wait();
+                return released;
             }
         }
     }
@@ -186,17 +211,32 @@ impl Watcher {
             }
         }
         let _ = self.child.wait();
+        let mut released = match self.thawed.take() {
+            Some(released) => released,
+            None => self.thaw(),
+        };
         drop(self.begun);
-        let count = self.plan.places.len();
-        let rest = Rest::assumed(self.files, self.since);
+        if let Some(text) = &self.plan.thaw_cmd {
+            released.thaw_cmd = hook::run(text, &self.plan.env, self.plan.behind()).err();
+        }
+        released
+    }
+
+    /// Thaws what the freezing process may have frozen, and nothing else.
+    fn thaw(&mut self) -> Released {
+        let cause = match self.ordered.load(Ordering::SeqCst) {
+            true => Cause::Lost,
+            false => Cause::Early,
+        };
+        self.files.truncate(self.begins);
+        let rest = Rest::assumed(std::mem::take(&mut self.files), self.since);
         rest.release(&self.plan.servers);
         let mut ends = rest.ends();
-        ends.resize(count, End::Never);
-        let run = |text: &String| hook::run(text, &self.plan.env, BEHIND / 2).err();
+        ends.resize(self.plan.places.len(), End::Never);
         Released {
-            cause: Cause::Lost,
+            cause,
             ends,
-            thaw_cmd: self.plan.thaw_cmd.as_ref().and_then(run),
+            thaw_cmd: None,
         }
     }
 }

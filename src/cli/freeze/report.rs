@@ -59,7 +59,7 @@ pub(super) fn frozen(
     gone: &[&str],
 ) -> Result<Vec<Frozen>> {
     let mut all = Vec::new();
-    let late = released.cause == Cause::Deadline || released.cause == Cause::Alone;
+    let late = !matches!(released.cause, Cause::Order | Cause::Lost);
     for (fs, end) in found.iter().zip(&released.ends) {
         let shown = fs.mountpoint.display();
         match end {
@@ -198,6 +198,8 @@ mod tests {
         assert_eq!(end(Cause::Lost, None).expect("thawed here"), []);
         let late = end(Cause::Deadline, None).expect_err("late");
         assert_eq!((late.code(), late.exit_code()), (Code::TimedOut, 124));
+        let early = end(Cause::Early, None).expect_err("thawed before the member had left");
+        assert_eq!(early.code(), Code::TimedOut);
         assert!(
             late.to_string().starts_with("m3 is detached, but "),
             "{late}"

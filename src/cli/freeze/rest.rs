@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,15 +63,16 @@ impl Rest {
         }
     }
 
-    /// Freezes them in their order; goes no further once they are released.
+    /// Freezes them in their order, each of which is told of before; goes no further once they are released.
     ///
     /// # Errors
     /// The index of the one that cannot be frozen, and the system's error.
-    pub(super) fn freeze(&self) -> Result<(), (usize, io::Error)> {
+    pub(super) fn freeze(&self, begins: impl Fn(usize)) -> Result<(), (usize, io::Error)> {
         for (index, place) in self.places.iter().enumerate() {
             if self.released.load(Ordering::SeqCst) {
                 return Ok(());
             }
+            begins(index);
             place.freeze().map_err(|error| (index, error))?;
             // Who released them meanwhile has left this one to its freezer.
             if self.released.load(Ordering::SeqCst) {
@@ -86,13 +87,14 @@ impl Rest {
     pub(super) fn release(&self, servers: &[u32]) {
         self.released.store(true, Ordering::SeqCst);
         let (done, over) = mpsc::channel();
-        for place in &self.places {
-            let (place, done) = (Arc::clone(place), done.clone());
-            std::thread::spawn(move || {
-                place.thaw();
-                // Nobody waits any more: then it does not matter.
-                let _ = done.send(());
-            });
+        let is_left = |place: &&Arc<Place>| !place.thaw_beside(&done);
+        let left: Vec<_> = self.places.iter().filter(is_left).collect();
+        // There is no thread to be had for these.
+        for place in left {
+            servers
+                .iter()
+                .for_each(|pid| system::continue_if_stopped(*pid));
+            place.thaw();
         }
         drop(done);
         wake(servers, || over.recv_timeout(LOOK));
@@ -149,6 +151,17 @@ impl Place {
         frozen
     }
 
+    /// Thaws it on a thread of its own; false when there is none.
+    fn thaw_beside(self: &Arc<Self>, done: &Sender<()>) -> bool {
+        let (place, done) = (Arc::clone(self), done.clone());
+        let thaw = move || {
+            place.thaw();
+            // Nobody waits any more: then it does not matter.
+            let _ = done.send(());
+        };
+        std::thread::Builder::new().spawn(thaw).is_ok()
+    }
+
     /// Does nothing unless it is frozen; only one caller finds it so.
     fn thaw(&self) {
         let since = {
@@ -177,13 +190,13 @@ mod tests {
         // proc cannot be frozen.
         let file = || File::open("/proc").expect("it is there");
         let rest = Rest::new(vec![file(), file()]);
-        let (index, error) = rest.freeze().expect_err("proc goes on");
+        let (index, error) = rest.freeze(|_| {}).expect_err("proc goes on");
         assert_eq!((index, error.raw_os_error()), (0, Some(libc::EOPNOTSUPP)));
         rest.release(&[]);
         assert_eq!(rest.ends(), [End::Never, End::Never]);
         let rest = Rest::new(vec![file()]);
         rest.release(&[]);
-        assert!(rest.freeze().is_ok(), "too late for that");
+        assert!(rest.freeze(|_| {}).is_ok(), "too late for that");
         assert_eq!(rest.ends(), [End::Never]);
     }
 }

@@ -37,6 +37,11 @@ impl Plan {
     pub(super) fn patience(&self) -> Duration {
         self.limit() * 9 / 10
     }
+
+    /// Longest time of the command behind.
+    pub(super) fn behind(&self) -> Duration {
+        self.limit().max(Duration::from_secs(60))
+    }
 }
 
 /// A mounted file system.
@@ -51,6 +56,8 @@ pub(super) struct Place {
 /// What the freezing process says.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Word {
+    /// The file system of this number in the plan is brought to rest from now on.
+    Begins(usize),
     /// Everything is at rest.
     Frozen,
     /// It cannot be, and everything goes on again.
@@ -64,6 +71,8 @@ pub(super) enum Word {
     },
     /// The time is over, and something is still on its way to rest.
     Late,
+    /// The file systems go on again; what the command behind comes to is not known yet.
+    Thawed(Released),
     /// Everything goes on again.
     Released(Released),
 }
@@ -88,8 +97,10 @@ pub(super) enum Cause {
     Deadline,
     /// The one who had asked for it has ended.
     Alone,
-    /// The freezing process has ended before its time.
+    /// The freezing process has ended, or was stopped, behind the order.
     Lost,
+    /// It has ended before.
+    Early,
 }
 
 /// How a file system has ended its rest.
