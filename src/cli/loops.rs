@@ -44,6 +44,7 @@ fn attach(args: &UnitArgs, out: Out) -> Result<u8> {
     let subject = format!("loop attach {}", unit.unit);
     Tree::of(&unit).verify()?;
     let file = unit.file();
+    let _turn = system::loop_turn(&file).map_err(|e| about(&subject, &e))?;
     let there = system::loop_find(&file).map_err(|e| about(&subject, &e))?;
     if let Some(device) = there.first() {
         // Two block devices over one disk keep two caches that know nothing of each other.

@@ -274,6 +274,22 @@ pub(super) fn is_root() -> bool {
     sys::effective_uid() == 0
 }
 
+/// The right to set up a loop device over the file of a unit, until it is dropped.
+pub(super) fn loop_turn(file: &Path) -> Result<File> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const TRIES: u32 = 500;
+    let failed = |cause| Error::io(format!("{} cannot be locked", file.display()), cause);
+    let open = File::open(file).map_err(failed)?;
+    for _ in 0..TRIES {
+        if sys::try_flock(open.as_fd()).map_err(failed)? {
+            return Ok(open);
+        }
+        pause(PAUSE).map_err(failed)?;
+    }
+    let says = format!("another program has locked {}", file.display());
+    Err(Error::new(Code::InUse, says).with_hint("`lslocks` names it"))
+}
+
 /// Sets up a loop device with direct I/O over the file of a unit, whose blocks it has.
 pub(super) fn loop_attach(file: &Path) -> Result<loopdev::Attached> {
     const BLOCK: u32 = 512;

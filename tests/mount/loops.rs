@@ -67,3 +67,17 @@ assert p.close() >> 8 == 4"
     assert_eq!(bound(&unit), "");
     assert_eq!(unit.try_sh("shadowset loop detach dsa1").code, 3);
 }
+
+#[test]
+fn of_two_who_attach_at_once_one_is_refused() {
+    let unit = Unit::new(2, 4 * MIB);
+    unit.sh("for n in $(seq 20); do
+        shadowset loop attach dsa1 >one 2>&1 & one=$!
+        shadowset loop attach dsa1 >two 2>&1 & two=$!
+        failed=0; wait $one || failed=$((failed+1)); wait $two || failed=$((failed+1))
+        devices=$(losetup -j $U | wc -l)
+        shadowset loop detach dsa1 >freed
+        [ $failed$devices = 11 ] || { echo $failed refused, $devices devices; cat one two; exit 1; }
+        grep -q 'is over the unit already' one two
+    done");
+}
