@@ -81,8 +81,8 @@ fn unmount(umount: &Step, dir: &OsStr, wait: bool) -> u8 {
     let (0, true, Some(unit)) = (code, wait, unit) else {
         return code;
     };
-    // `umount -r` may have made it read-only instead.
-    if unit_at(dir).is_some() {
+    // `umount -r` may have made it read-only instead, and this may have been a second way to it.
+    if unit_at(dir).is_some() || mountinfo::has_unit(&table(), &unit) {
         return code;
     }
     let stop = Step {
@@ -111,8 +111,11 @@ fn unmount(umount: &Step, dir: &OsStr, wait: bool) -> u8 {
 }
 
 fn unit_at(dir: &OsStr) -> Option<OsString> {
-    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    mountinfo::unit_at(&table, dir)
+    mountinfo::unit_at(&table(), dir)
+}
+
+fn table() -> Vec<u8> {
+    std::fs::read("/proc/self/mountinfo").unwrap_or_default()
 }
 
 /// The exit code of mount(8) for the end of a program that has mounted, or of umount(8) itself.

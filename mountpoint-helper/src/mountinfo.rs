@@ -17,6 +17,18 @@ pub(crate) fn unit_at(table: &[u8], dir: &OsStr) -> Option<OsString> {
     Some(OsString::from_vec(unescape(topmost.get(hyphen + 2)?)))
 }
 
+/// Whether a unit is mounted anywhere.
+pub(crate) fn has_unit(table: &[u8], unit: &OsStr) -> bool {
+    table.split(|&b| b == b'\n').any(|line| {
+        let mut fields = line
+            .split(|&b| b == b' ')
+            .skip_while(|field| *field != b"-");
+        let mut behind = || fields.next().unwrap_or_default();
+        behind();
+        behind() == b"fuse.shadowset" && unescape(behind()) == unit.as_bytes()
+    })
+}
+
 /// Undoes the kernel's `\040` for blank, tab, newline and backslash.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
@@ -62,6 +74,13 @@ mod tests {
         assert_eq!(unit("/srv/c"), None);
         assert_eq!(unit("/proc"), None);
         assert_eq!(unit("/srv"), None);
+    }
+
+    #[test]
+    fn a_unit_is_found_wherever_it_is_mounted() {
+        let has = |name: &str| has_unit(TABLE, OsStr::new(name));
+        assert!(has("dsa1") && has("dsa2"));
+        assert!(!has("tmpfs") && !has("dsa3"));
     }
 
     #[test]

@@ -79,6 +79,25 @@ umount -v $M >$D/says; says 'dsa1 is stopped'
 }
 
 #[test]
+fn a_second_way_to_a_unit_is_taken_away_alone() {
+    inside(
+        &unit(),
+        r#"
+mount -t shadowset -o log=$D/log dsa1 $M
+mkdir $D/other
+for flag in -r -v; do
+    mount --bind $M $D/other
+    $B/umount.fuse.shadowset $flag $D/other
+    mounted
+    ! mountpoint -q $D/other
+done
+umount $M
+! mounted
+"#,
+    );
+}
+
+#[test]
 fn lines_of_fstab_are_mounted_once() {
     inside(
         &unit(),
