@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use self::record::Record;
 use self::run::{Ended, Signals};
 use super::change::{Command as Words, Started, operation_value, wait};
-use super::freeze::{FreezeArgs, Frozen, Leaving, Standing};
+use super::freeze::{Broken, FreezeArgs, Frozen, Leaving, Standing};
 use super::model::{Operation, Status};
 use super::output::{self, Out, warn};
 use super::size::human;
@@ -174,7 +174,7 @@ impl<'a> Backup<'a> {
         let left = standing.during(std::slice::from_ref(&self.one));
         let (answers, frozen) = match left {
             Ok(left) => left,
-            Err(error) => return Err(self.undo(record, error)),
+            Err(broken) => return Err(self.undo(record, &broken)),
         };
         let bitmap = answers.first().and_then(|answer| answer.text("bitmap"));
         // Whatever goes wrong from here on, the member comes back.
@@ -183,14 +183,29 @@ impl<'a> Backup<'a> {
         }
         let ended = match signals.pending().unwrap_or_default() {
             Some(signal) => Ended::Before(signal),
-            None => self.run_command(&image, &signals),
+            None => match record.share() {
+                Ok(()) => self.run_command(&image, &signals),
+                Err(cause) => Ended::NotRun(cause),
+            },
         };
         self.tell_end(&ended);
         let started = self.attach(&self.one.member)?;
         record.clear()?;
         // The copy goes on by itself, so that waiting for it may be given up.
         signals.release()?;
-        let operation = wait(&self.one.tree, &started, self.out)?;
+        let waited = wait(&self.one.tree, &started, self.out);
+        let operation = match output::unless_reader_has_gone(waited)? {
+            Some(operation) => operation,
+            // Without a word, which is how it is with JSON.
+            None => wait(
+                &self.one.tree,
+                &started,
+                Out {
+                    json: true,
+                    ..self.out
+                },
+            )?,
+        };
         let image = image.display().to_string();
         self.show(&Done {
             frozen,
@@ -201,8 +216,12 @@ impl<'a> Backup<'a> {
     }
 
     /// Leaves nothing of a backup whose member has left, or may have, under the wrong conditions.
-    fn undo(&self, record: &Record, error: Error) -> Error {
-        let error = self.about(&error);
+    fn undo(&self, record: &Record, broken: &Broken) -> Error {
+        let error = self.about(&broken.error);
+        if !broken.may_be_gone {
+            // Should it be away, somebody else has taken it out.
+            return record.clear().err().unwrap_or(error);
+        }
         let state = self.one.tree.status();
         let state = state
             .ok()
@@ -268,7 +287,7 @@ impl<'a> Backup<'a> {
         for one in &done.frozen {
             text.push_str(&format!("\n{}", one.line()));
         }
-        self.out.either(&value, &text)?;
+        output::unless_reader_has_gone(self.out.either(&value, &text))?;
         Ok(code)
     }
 

@@ -111,6 +111,14 @@ pub(super) fn reader_has_gone(error: &Error) -> bool {
     cause.is_some_and(|c| c.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// The same, unless it only says that the reader of our output has gone: what was to be told has happened all the same.
+pub(super) fn unless_reader_has_gone<T>(told: Result<T>) -> Result<Option<T>> {
+    match told {
+        Err(error) if reader_has_gone(&error) => Ok(None),
+        told => told.map(Some),
+    }
+}
+
 /// The error for people: one sentence and a hint.
 pub(super) fn error_lines(error: &Error) -> String {
     let mut lines = format!("shadowset: {error}\n");

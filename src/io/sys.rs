@@ -143,6 +143,15 @@ pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Has programs that this process starts keep `fd` open, and the locks of its open file with it.
+///
+/// # Errors
+/// The system's error.
+pub fn pass_on(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: numbers only; the descriptor is open for as long as it is borrowed.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+}
+
 /// Takes the lock of flock(2), which other programs know; false when another open file holds it.
 ///
 /// # Errors

@@ -91,6 +91,21 @@ fn a_command_that_fails_gives_its_code_and_the_member_comes_back() {
 }
 
 #[test]
+fn a_reader_that_goes_away_takes_no_exit_code_along() {
+    let unit = Unit::new(3, 4 * MIB);
+    for json in ["", "--json"] {
+        let line = format!("shadowset backup dsa1 m3 {json} -- sh -c 'sleep 1; exit 7' | true");
+        let ran = unit.try_sh(&format!("{line}; exit ${{PIPESTATUS[0]}}"));
+        assert_eq!(ran.code, 7, "{json}: {ran:?}");
+        assert_eq!(unit.state_of("m3"), "source");
+    }
+    let line = "shadowset detach dsa1 m3 --freeze-cmd 'sleep 1' --exec 'touch ran; exit 9' | true";
+    let ran = unit.try_sh(&format!("{line}; exit ${{PIPESTATUS[0]}}"));
+    assert_eq!(ran.code, 9, "{ran:?}");
+    assert!(unit.path("ran").exists());
+}
+
+#[test]
 fn signals_reach_the_command_and_the_member_comes_back() {
     let unit = Unit::new(3, 4 * MIB);
     for (name, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
@@ -150,6 +165,33 @@ fn a_backup_that_was_killed_is_finished_by_the_next_one() {
     assert_eq!(unit.state_of("m3"), "detached");
     unit.minicopy("m3");
     unit.stop_and_compare();
+}
+
+#[test]
+fn a_member_that_somebody_else_takes_out_meanwhile_stays_away() {
+    let unit = Unit::new(3, 4 * MIB);
+    let other = "'shadowset detach dsa1 m3 --policy minicopy'";
+    let (told, _) = backup(&unit, 4, &format!("--freeze-cmd {other} -- touch ran"));
+    assert_eq!(told["code"], "already-detached", "{told}");
+    assert!(!unit.path("ran").exists());
+    assert_eq!(unit.state_of("m3"), "detached");
+    unit.minicopy("m3");
+}
+
+#[test]
+fn a_command_that_outlives_its_backup_keeps_the_image_as_it_is() {
+    let unit = Unit::new(3, 4 * MIB);
+    let mut child = start(&unit, "exec sleep 60");
+    send(&unit, "KILL", child.id());
+    child.wait().expect("a child");
+    let second = unit.try_sh("shadowset backup dsa1 m2 -- true");
+    assert_eq!(second.code, 4, "{second:?}");
+    assert_eq!(unit.state_of("m3"), "detached");
+    unit.sh("kill $(cat running)");
+    eventually("its command has ended", || {
+        unit.try_sh("shadowset backup dsa1 m2 -- true").code == 0
+    });
+    assert_eq!(unit.state_of("m3"), "source");
 }
 
 #[test]

@@ -81,8 +81,9 @@ impl Record {
     /// The system's error.
     pub(super) fn left_away(&self, status: &Status) -> Result<Option<String>> {
         let text = fs::read_to_string(&self.path).map_err(|e| self.failed(e))?;
+        let text = text.lines().next().unwrap_or_default();
         // What was cut off while it was written was written before anything was taken out.
-        let away = serde_json::from_str::<Away>(&text).ok();
+        let away = serde_json::from_str::<Away>(text).ok();
         Ok(away
             .filter(|away| away.is_it(status))
             .map(|away| away.member))
@@ -112,7 +113,16 @@ impl Record {
             bitmap: bitmap.map(str::to_owned),
         };
         let text = serde_json::to_string(&away).map_err(|e| self.failed(e.into()))?;
-        self.write(&text)
+        self.write(&format!("{text}\n"))
+    }
+
+    /// Has the command that is started next hold the right too: should it outlive this process, the member is not
+    /// brought back while its image is read.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn share(&self) -> io::Result<()> {
+        sys::pass_on(self.file.as_fd())
     }
 
     /// Nobody is away any more.
@@ -125,9 +135,10 @@ impl Record {
 
     fn write(&self, text: &str) -> Result<()> {
         let write = || {
-            self.file.set_len(0)?;
             io::Seek::rewind(&mut &self.file)?;
+            // The first line counts, and at no moment there is none: nothing else knows of a member that has left.
             (&self.file).write_all(text.as_bytes())?;
+            self.file.set_len(text.len() as u64)?;
             self.file.sync_data()
         };
         write().map_err(|e| self.failed(e))

@@ -41,10 +41,13 @@ pub(in crate::cli) fn detach(args: &DetachArgs, out: Out) -> Result<u8> {
     }
     let (answers, frozen) = standing.during(&leaving)?;
     (told.answers, told.frozen) = (answers, Some(frozen));
-    told.show(out)?;
+    let shown = told.show(out);
     match &args.exec {
-        Some(text) => exec(text, &leaving[0], &images[0], out),
-        None => Ok(0),
+        Some(text) => {
+            output::unless_reader_has_gone(shown)?;
+            exec(text, &leaving[0], &images[0], out)
+        }
+        None => shown,
     }
 }
 

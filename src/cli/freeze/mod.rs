@@ -203,10 +203,14 @@ impl Standing {
     /// # Errors
     /// Why it cannot be, or why a member cannot leave; and, after the members have left, that something went on
     /// before that.
-    pub(super) fn during(&self, leaving: &[Leaving]) -> Result<(Vec<Answer>, Vec<Frozen>)> {
+    pub(super) fn during(
+        &self,
+        leaving: &[Leaving],
+    ) -> std::result::Result<(Vec<Answer>, Vec<Frozen>), Broken> {
         if self.is_empty() {
             let answers = leaving.iter().map(|one| one.tree.command(&one.command));
-            return Ok((answers.collect::<Result<_>>()?, Vec::new()));
+            let answers = answers.collect::<Result<_>>().map_err(Broken::by_command)?;
+            return Ok((answers, Vec::new()));
         }
         let subject = leaving[0].subject();
         let files = self.found.iter().map(|fs| fs.file.try_clone());
@@ -219,24 +223,62 @@ impl Standing {
             .iter()
             .map(|one| one.member.as_str())
             .collect();
-        if let Some(error) = refused {
-            return Err(report::partly(error, &gone));
+        if let Some(broken) = refused {
+            return Err(Broken {
+                error: report::partly(broken.error, &gone),
+                ..broken
+            });
         }
-        let frozen = report::frozen(&self.found, &released, &gone)?;
+        let frozen = report::frozen(&self.found, &released, &gone).map_err(|error| Broken {
+            error,
+            may_be_gone: true,
+        })?;
         Ok((answers, frozen))
     }
 }
 
+/// Why members have not left as they should.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// What is the matter.
+    pub(super) error: Error,
+    /// Whether the last one of them that was asked to may have left all the same.
+    pub(super) may_be_gone: bool,
+}
+
+impl Broken {
+    /// The answer to the command is an error.
+    fn by_command(error: Error) -> Self {
+        // Somebody else has taken it out before. Other errors may have come when it had left.
+        let may_be_gone = error.code() != Code::AlreadyDetached;
+        Self { error, may_be_gone }
+    }
+}
+
+/// Nobody was asked yet.
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        let may_be_gone = false;
+        Self { error, may_be_gone }
+    }
+}
+
+impl From<Broken> for Error {
+    fn from(broken: Broken) -> Self {
+        broken.error
+    }
+}
+
 /// Has members leave one after the other, as long as everything is at rest; the answers, and why it went no further.
-fn all_leave(leaving: &[Leaving], quiet: &Quiet) -> (Vec<Answer>, Option<Error>) {
+fn all_leave(leaving: &[Leaving], quiet: &Quiet) -> (Vec<Answer>, Option<Broken>) {
     let mut answers = Vec::new();
     for one in leaving {
         if quiet.is_over() {
-            return (answers, Some(about(&one.subject(), &quiet.late())));
+            return (answers, Some(about(&one.subject(), &quiet.late()).into()));
         }
         match one.tree.command(&one.command) {
             Ok(answer) => answers.push(answer),
-            Err(error) => return (answers, Some(error)),
+            Err(error) => return (answers, Some(Broken::by_command(error))),
         }
     }
     (answers, None)
