@@ -1,18 +1,23 @@
 //! What the service manager is told, as sd_notify(3) has it: when the unit can be opened, how it is
 //! doing, and that it is ending.
 //!
-//! Nothing waits for the manager: what it does not take at once it is not told. It is never told that
+//! Nothing that serves waits for the manager: what it does not take at once it is not told, but that the unit can be
+//! opened, without which it would end the service: it is given time for that, and told again. It is never told that
 //! all is well (a watchdog): no thread here could prove that.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::server::handle::Published;
 use crate::set::{Operation, SetState, SetStatus};
+
+/// How long the manager may take to hear that the unit can be opened, before it has to wait for the next change.
+const READY_MAX: Duration = Duration::from_secs(5);
 
 /// What the end may take from the moment on when nobody uses the unit any more.
 const END_MAX: Duration = Duration::from_secs(300);
@@ -24,6 +29,8 @@ pub(super) struct Manager {
     socket: Option<UnixDatagram>,
     /// What was said last, so that nothing is said twice.
     last: Mutex<String>,
+    /// Whether it has yet to be told that the unit can be opened.
+    is_owed: AtomicBool,
 }
 
 impl Manager {
@@ -41,18 +48,37 @@ impl Manager {
             unit: unit.to_owned(),
             socket,
             last: Mutex::default(),
+            is_owed: AtomicBool::new(false),
         }
     }
 
     /// The unit can be opened.
     pub(super) fn ready(&self, state: &Published) {
-        self.send(&format!("READY=1\n{}", self.status(&summary(&state.set))));
+        let Some(socket) = &self.socket else {
+            return;
+        };
+        // When that cannot be, it does not wait.
+        let _ = socket.set_write_timeout(Some(READY_MAX));
+        let _ = socket.set_nonblocking(false);
+        self.is_owed.store(true, Ordering::SeqCst);
+        self.tell(&summary(&state.set));
+        let _ = socket.set_nonblocking(true);
     }
 
     /// Something may have changed.
     pub(super) fn changed(&self, state: &Published) {
         if self.socket.is_some() {
-            self.send(&self.status(&summary(&state.set)));
+            self.tell(&summary(&state.set));
+        }
+    }
+
+    /// Tells how the unit is doing, and that it can be opened if that is owed.
+    fn tell(&self, says: &str) {
+        let status = self.status(says);
+        if !self.is_owed.load(Ordering::SeqCst) {
+            self.send(&status);
+        } else if self.send(&format!("READY=1\n{status}")) {
+            self.is_owed.store(false, Ordering::SeqCst);
         }
     }
 
@@ -72,19 +98,21 @@ impl Manager {
         format!("STATUS={}: {says}", self.unit)
     }
 
-    fn send(&self, message: &str) {
+    /// Whether it has been told now, or nothing is new.
+    fn send(&self, message: &str) -> bool {
         let Some(socket) = &self.socket else {
-            return;
+            return true;
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == message {
-            return;
+            return true;
         }
         if let Err(error) = socket.send(message.as_bytes()) {
             tracing::debug!(unit = self.unit, %error, "the service manager was not told");
-            return;
+            return false;
         }
         message.clone_into(&mut last);
+        true
     }
 }
 
@@ -132,6 +160,7 @@ mod tests {
             unit: "dsa1".to_owned(),
             socket: Some(connect(name).expect("somebody listens")),
             last: Mutex::default(),
+            is_owed: AtomicBool::new(false),
         }
     }
 
@@ -165,6 +194,23 @@ mod tests {
         let listener = UnixDatagram::bind_addr(&address).expect("bound");
         manager(format!("@{name}").as_bytes()).in_use();
         assert!(heard(&listener).is_some());
+    }
+
+    #[test]
+    fn what_the_manager_was_too_busy_to_hear_it_is_told_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notify");
+        let listener = UnixDatagram::bind(&path).expect("bound");
+        let manager = manager(path.as_os_str().as_bytes());
+        manager.is_owed.store(true, Ordering::SeqCst);
+        while manager.send(&format!("STATUS={:?}", std::time::Instant::now())) {}
+        manager.tell("2 members");
+        while heard(&listener).is_some() {}
+        manager.tell("3 members");
+        manager.tell("1 member");
+        let says = "READY=1\nSTATUS=dsa1: 3 members";
+        assert_eq!(heard(&listener).as_deref(), Some(says));
+        assert_eq!(heard(&listener).as_deref(), Some("STATUS=dsa1: 1 member"));
     }
 
     #[test]
