@@ -171,14 +171,17 @@ impl<'a> Backup<'a> {
         let image = self.one.image()?;
         let generation = self.one.tree.status()?.generation;
         record.begin(&self.one.member, generation)?;
-        let left = standing.during(std::slice::from_ref(&self.one));
-        let (answers, frozen) = match left {
-            Ok(left) => left,
+        let mut noted = Ok(());
+        // Not when everything goes on again, which may take its time: without it the next backup would not know.
+        let left = standing.during(std::slice::from_ref(&self.one), |answer| {
+            noted = record.has_left(&self.one.member, generation, answer.text("bitmap"));
+        });
+        let frozen = match left {
+            Ok((_, frozen)) => frozen,
             Err(broken) => return Err(self.undo(record, &broken)),
         };
-        let bitmap = answers.first().and_then(|answer| answer.text("bitmap"));
         // Whatever goes wrong from here on, the member comes back.
-        if let Err(error) = record.has_left(&self.one.member, generation, bitmap) {
+        if let Err(error) = noted {
             warn(&error.to_string());
         }
         let ended = match signals.pending().unwrap_or_default() {

@@ -178,6 +178,24 @@ fn a_member_that_somebody_else_takes_out_meanwhile_stays_away() {
     unit.minicopy("m3");
 }
 
+/// Applications that take their time to go on; other things change before the next backup.
+#[test]
+fn a_backup_that_was_killed_behind_the_detach_is_finished_by_the_next_one() {
+    let mut unit = Unit::new(3, 4 * MIB);
+    let mut command = unit.prepared("shadowset");
+    command.args(["backup", "dsa1", "m3", "--freeze-cmd", "true"]);
+    command.args(["--thaw-cmd", "touch thawing; sleep 3", "--", "true"]);
+    let mut child = command.spawn().expect("it starts");
+    eventually("m3 has left", || unit.path("thawing").exists());
+    send(&unit, "KILL", child.id());
+    child.wait().expect("a child");
+    unit.stop();
+    unit.mount();
+    let other = unit.try_sh("shadowset backup dsa1 m2 -- true");
+    assert_eq!(other.code, 0, "{other:?}");
+    assert_eq!(unit.state_of("m3"), "source", "{other:?}");
+}
+
 #[test]
 fn a_command_that_outlives_its_backup_keeps_the_image_as_it_is() {
     let unit = Unit::new(3, 4 * MIB);

@@ -39,7 +39,7 @@ pub(in crate::cli) fn detach(args: &DetachArgs, out: Out) -> Result<u8> {
     if args.dry_run {
         return told.show(out);
     }
-    let (answers, frozen) = standing.during(&leaving)?;
+    let (answers, frozen) = standing.during(&leaving, |_| {})?;
     (told.answers, told.frozen) = (answers, Some(frozen));
     let shown = told.show(out);
     match &args.exec {

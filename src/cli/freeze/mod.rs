@@ -198,7 +198,7 @@ impl Standing {
             .collect()
     }
 
-    /// Brings it to rest, has the members leave one after the other, and lets it go on.
+    /// Brings it to rest, has the members leave one after the other, and lets it go on. `gone` hears of each at once.
     ///
     /// # Errors
     /// Why it cannot be, or why a member cannot leave; and, after the members have left, that something went on
@@ -206,18 +206,19 @@ impl Standing {
     pub(super) fn during(
         &self,
         leaving: &[Leaving],
+        mut gone: impl FnMut(&Answer),
     ) -> std::result::Result<(Vec<Answer>, Vec<Frozen>), Broken> {
         if self.is_empty() {
-            let answers = leaving.iter().map(|one| one.tree.command(&one.command));
-            let answers = answers.collect::<Result<_>>().map_err(Broken::by_command)?;
-            return Ok((answers, Vec::new()));
+            let (answers, refused) = all_leave(leaving, &|| None, &mut gone);
+            return refused.map_or(Ok((answers, Vec::new())), Err);
         }
         let subject = leaving[0].subject();
         let files = self.found.iter().map(|fs| fs.file.try_clone());
         let files = files.collect::<std::io::Result<_>>();
         let files = files.map_err(|e| Error::io(format!("{subject}: cannot freeze"), e))?;
         let quiet = Quiet::begin(self.plan.clone(), files).map_err(|e| about(&subject, &e))?;
-        let (answers, refused) = all_leave(leaving, &quiet);
+        let late = || quiet.is_over().then(|| quiet.late());
+        let (answers, refused) = all_leave(leaving, &late, &mut gone);
         let released = quiet.end();
         let gone: Vec<&str> = leaving[..answers.len()]
             .iter()
@@ -269,15 +270,22 @@ impl From<Broken> for Error {
     }
 }
 
-/// Has members leave one after the other, as long as everything is at rest; the answers, and why it went no further.
-fn all_leave(leaving: &[Leaving], quiet: &Quiet) -> (Vec<Answer>, Option<Broken>) {
+/// Has members leave one after the other, until it is too late for that; the answers, and why it went no further.
+fn all_leave(
+    leaving: &[Leaving],
+    late: &dyn Fn() -> Option<Error>,
+    gone: &mut dyn FnMut(&Answer),
+) -> (Vec<Answer>, Option<Broken>) {
     let mut answers = Vec::new();
     for one in leaving {
-        if quiet.is_over() {
-            return (answers, Some(about(&one.subject(), &quiet.late()).into()));
+        if let Some(error) = late() {
+            return (answers, Some(about(&one.subject(), &error).into()));
         }
         match one.tree.command(&one.command) {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) => {
+                gone(&answer);
+                answers.push(answer);
+            }
             Err(error) => return (answers, Some(Broken::by_command(error))),
         }
     }
