@@ -59,7 +59,7 @@ pub(super) fn run(args: &BackupArgs, out: Out) -> Result<u8> {
     backup.finish_earlier(&record)?;
     let standing = backup.prepare()?;
     // From here on no signal ends this process before the member is on its way back.
-    backup.carry_out(&standing, &record, Signals::collect()?)
+    backup.carry_out(standing, &record, Signals::collect()?)
 }
 
 struct Backup<'a> {
@@ -167,7 +167,7 @@ impl<'a> Backup<'a> {
         Ok(())
     }
 
-    fn carry_out(&self, standing: &Standing, record: &Record, signals: Signals) -> Result<u8> {
+    fn carry_out(&self, standing: Standing, record: &Record, signals: Signals) -> Result<u8> {
         let image = self.one.image()?;
         let generation = self.one.tree.status()?.generation;
         record.begin(&self.one.member, generation)?;
@@ -180,6 +180,8 @@ impl<'a> Backup<'a> {
             Ok((_, frozen)) => frozen,
             Err(broken) => return Err(self.undo(record, &broken)),
         };
+        // They are open in it, and may be unmounted while the command runs.
+        drop(standing);
         // Whatever goes wrong from here on, the member comes back.
         if let Err(error) = noted {
             warn(&error.to_string());

@@ -72,6 +72,22 @@ fn a_backup_of_a_file_system_holds_what_was_written_before() {
 }
 
 #[test]
+fn a_file_system_can_be_unmounted_while_the_command_runs() {
+    let unit = Unit::new(3, 64 * MIB);
+    let device = unit.loop_device();
+    unit.sh(&format!("mkfs.ext4 -q {device}"));
+    let fs = unit.mount_device(&device, "fs", "");
+    let script = format!("'umount fs && mount {device} fs'");
+    backup(&unit, 0, &format!("-- sh -c {script}"));
+    unit.sh(&format!(
+        "shadowset detach dsa1 m3 --freeze --exec {script}"
+    ));
+    unit.minicopy("m3");
+    unit.take_away(&Thing::Mount(fs));
+    unit.free(&device);
+}
+
+#[test]
 fn a_command_that_fails_gives_its_code_and_the_member_comes_back() {
     let unit = Unit::new(3, 4 * MIB);
     let table = [

@@ -42,6 +42,8 @@ pub(in crate::cli) fn detach(args: &DetachArgs, out: Out) -> Result<u8> {
     let (answers, frozen) = standing.during(&leaving, |_| {})?;
     (told.answers, told.frozen) = (answers, Some(frozen));
     let shown = told.show(out);
+    // The file systems are open in it, and may be unmounted while the command runs.
+    drop(standing);
     match &args.exec {
         Some(text) => {
             output::unless_reader_has_gone(shown)?;
