@@ -171,10 +171,11 @@ impl<'a> Backup<'a> {
         let image = self.one.image()?;
         let generation = self.one.tree.status()?.generation;
         record.begin(&self.one.member, generation)?;
-        let mut noted = Ok(());
+        let (mut noted, mut bitmap) = (Ok(()), None);
         // Not when everything goes on again, which may take its time: without it the next backup would not know.
         let left = standing.during(std::slice::from_ref(&self.one), |answer| {
-            noted = record.has_left(&self.one.member, generation, answer.text("bitmap"));
+            bitmap = answer.text("bitmap").map(str::to_owned);
+            noted = record.has_left(&self.one.member, generation, bitmap.as_deref());
         });
         let frozen = match left {
             Ok((_, frozen)) => frozen,
@@ -194,6 +195,14 @@ impl<'a> Backup<'a> {
             },
         };
         self.tell_end(&ended);
+        if is_another_departure(
+            &self.one.tree.status()?,
+            &self.one.member,
+            bitmap.as_deref(),
+        ) {
+            record.clear()?;
+            return Err(self.disturbed());
+        }
         let started = self.attach(&self.one.member)?;
         record.clear()?;
         // The copy goes on by itself, so that waiting for it may be given up.
@@ -218,6 +227,15 @@ impl<'a> Backup<'a> {
             ended,
             operation,
         })
+    }
+
+    fn disturbed(&self) -> Error {
+        let member = &self.one.member;
+        let says = format!(
+            "{}: somebody else has attached {member} while the command ran, which may have read a mixture",
+            self.subject()
+        );
+        Error::new(Code::StateChanged, says).with_hint("back it up again")
     }
 
     /// Leaves nothing of a backup whose member has left, or may have, under the wrong conditions.
@@ -317,6 +335,20 @@ fn refuse_merge(subject: &str, status: &Status) -> Result<()> {
     let says = format!("{subject}: {unit} is being merged");
     Err(Error::new(Code::MergePending, says)
         .with_hint(format!("`shadowset wait {unit}`, then try again")))
+}
+
+/// Whether a member is back, or away for another reason than the departure that left this bitmap.
+fn is_another_departure(status: &Status, member: &str, bitmap: Option<&str>) -> bool {
+    let Some(member) = status.member(member) else {
+        return false;
+    };
+    let now = member.bitmap.as_deref();
+    match member.state.as_str() {
+        "source" | "copy-target" | "merging" => true,
+        // Where the bitmap was lost, attach says so.
+        "detached" => now.is_some() && now != bitmap,
+        _ => false,
+    }
 }
 
 /// A word of the command with the path in each place of `{}`.

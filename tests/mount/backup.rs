@@ -72,6 +72,23 @@ fn a_backup_of_a_file_system_holds_what_was_written_before() {
 }
 
 #[test]
+fn a_member_that_somebody_else_attaches_meanwhile_is_no_backup() {
+    let unit = Unit::new(3, 4 * MIB);
+    let attach = "shadowset attach dsa1 m3 --policy minicopy --wait";
+    let detach = "shadowset detach dsa1 m3 --policy minicopy";
+    for (script, state) in [
+        (attach.to_owned(), "source"),
+        (format!("{attach}; {detach}"), "detached"),
+    ] {
+        let (told, _) = backup(&unit, 4, &format!("-- sh -c '{script}'"));
+        assert_eq!(told["code"], "state-changed", "{told}");
+        assert_eq!(unit.state_of("m3"), state);
+    }
+    unit.minicopy("m3");
+    backup(&unit, 0, "-- true");
+}
+
+#[test]
 fn a_file_system_can_be_unmounted_while_the_command_runs() {
     let unit = Unit::new(3, 64 * MIB);
     let device = unit.loop_device();
