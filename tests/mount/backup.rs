@@ -17,7 +17,9 @@ fn backup(unit: &Unit, code: i32, words: &str) -> (Value, String) {
 fn start(unit: &Unit, script: &str) -> Child {
     unit.sh("rm -f running");
     let script = format!("echo $$ > running.new; mv running.new running; {script}");
-    let mut command = unit.prepared("shadowset");
+    // Who runs the tests in the background may have some signals ignored.
+    let mut command = unit.prepared("env");
+    command.args(["--default-signal", "shadowset"]);
     command.args(["backup", "dsa1", "m3", "--", "sh", "-c", &script]);
     let child = command
         .stdout(Stdio::piped())
