@@ -37,6 +37,11 @@ impl Runner {
         self.params.messages().mode == MessageMode::Manual
     }
 
+    /// Switches are counted from 0 again: those so far have been told.
+    pub(super) fn forget_switches(&mut self) {
+        self.told.switches = 0;
+    }
+
     /// Writes down that the mode has switched since it was looked at last, and whether it did.
     pub(super) fn notice_mode(&mut self, at: Instant) -> bool {
         if at.duration_since(self.told.at) < PAUSE {
@@ -45,7 +50,8 @@ impl Runner {
         self.told.at = at;
         let counts = self.pipeline.announced();
         let before = std::mem::replace(&mut self.told.switches, counts.switches());
-        let switches = self.told.switches - before;
+        // Who switches while the counters begin anew may have been counted before that.
+        let switches = self.told.switches.saturating_sub(before);
         if switches > 0 && self.params.wbm_opcom_lvl() >= LEVEL {
             record_mode(&self.board, now(), counts.mode(), switches);
         }

@@ -65,6 +65,7 @@ impl Runner {
         self.tally = Tally::default();
         self.pipeline.meters.begin_anew();
         self.pipeline.announced().begin_anew();
+        self.forget_switches();
     }
 
     /// Tells people of a notice, unless they want to know less.

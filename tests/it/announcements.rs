@@ -75,6 +75,26 @@ fn a_switch_of_the_message_mode_is_seen_and_told() {
 }
 
 #[test]
+fn counters_that_begin_anew_are_no_switches() {
+    let bed = Bed::durable(2, 4 << 20, Durability::Power);
+    let unit = bed.handle();
+    switch_at_the_first(&bed);
+    unit.pipeline().write(70_000, &[1; 512]).expect("written");
+    let told = |bed: &Bed| {
+        let events = bed.handle().events().into_iter();
+        events.filter(|e| e.event == "message-mode").count()
+    };
+    while told(&bed) == 0 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bed.command(Request::ResetCounters).expect("they do");
+    // Switches are looked at once a second.
+    std::thread::sleep(Duration::from_millis(2500));
+    set(&bed, "max_copies", "3");
+    assert_eq!((told(&bed), unit.state().announced.switches()), (1, 0));
+}
+
+#[test]
 fn no_switch_is_told_where_nothing_is_told_of_bitmaps() {
     let bed = Bed::durable(2, 4 << 20, Durability::Power);
     let unit = bed.handle();
