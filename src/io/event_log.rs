@@ -2,7 +2,8 @@
 //!
 //! Nobody waits for it: a file system that hangs holds up no event. It must not know what a line says. A line is
 //! synced soon after it was handed over; a torn one at the end, and what is older than the lines that are kept,
-//! is left out the next time the file is opened.
+//! is left out the next time the file is opened. Where it cannot be written, as on a full disk, it is written anew
+//! with the last lines as soon as there is another one and that can be done.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -30,23 +31,24 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the file of a state directory; gives the last lines that it holds, oldest first.
+    /// Opens the file of a state directory; gives the last lines that it holds, oldest first, also when it cannot be
+    /// written now.
     ///
     /// # Errors
-    /// The system's error; then nothing is kept.
+    /// The system's error when it cannot be read; then nothing is kept.
     pub fn open(dir: &Path) -> io::Result<(Self, Vec<String>)> {
         let path = dir.join(NAME);
         let last = read(&path)?;
-        let file = rewrite(&path, &last)?;
         let (lines, inbox) = unbounded();
         let (end, ended) = bounded(1);
         let kept = last.iter().cloned().collect();
         let mut writer = Writer {
             path,
-            file,
-            count: last.len(),
+            file: None,
+            count: 0,
             last: kept,
         };
+        writer.settle(Writer::renew);
         let thread = std::thread::Builder::new().name("events".into());
         thread.spawn(move || {
             writer.run(&inbox);
@@ -57,7 +59,7 @@ impl EventLog {
 
     /// Hands a line over, without its newline; never waits.
     pub fn append(&self, line: String) {
-        // A thread that has failed has said so.
+        // The thread ends with this value.
         let _ = self.lines.send(line);
     }
 
@@ -102,22 +104,34 @@ fn rewrite<L: AsRef<str>>(path: &Path, lines: impl IntoIterator<Item = L>) -> io
 
 struct Writer {
     path: PathBuf,
-    file: File,
+    /// None when it has failed, or could not be made.
+    file: Option<File>,
     /// Lines in the file.
     count: usize,
     last: VecDeque<String>,
 }
 
 impl Writer {
-    /// Writes what comes until nobody can send any more, or until the file fails.
+    /// Writes what comes until nobody can send any more.
     fn run(&mut self, inbox: &Receiver<String>) {
         while let Ok(first) = inbox.recv() {
             let lines = std::iter::once(first).chain(inbox.try_iter()).collect();
-            if let Err(error) = self.write(lines) {
-                let path = self.path.display();
-                return tracing::warn!(%error, "{path}: events are not kept from now on");
-            }
+            self.settle(|writer| writer.write(lines));
         }
+    }
+
+    /// Does something to the file, and gives it up when that fails; the next time it is written anew.
+    fn settle(&mut self, act: impl FnOnce(&mut Self) -> io::Result<()>) {
+        if let Err(error) = act(self) {
+            self.file = None;
+            tracing::warn!(%error, "{}: events are not kept now", self.path.display());
+        }
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        self.file = Some(rewrite(&self.path, &self.last)?);
+        self.count = self.last.len();
+        Ok(())
     }
 
     fn write(&mut self, lines: Vec<String>) -> io::Result<()> {
@@ -127,13 +141,13 @@ impl Writer {
         self.last.extend(lines);
         let old = self.last.len().saturating_sub(KEPT);
         self.last.drain(..old);
-        if self.count > MOST {
-            self.file = rewrite(&self.path, &self.last)?;
-            self.count = self.last.len();
-            return Ok(());
+        match &mut self.file {
+            Some(file) if self.count <= MOST => {
+                file.write_all(text.as_bytes())?;
+                file.sync_data()
+            }
+            _ => self.renew(),
         }
-        self.file.write_all(text.as_bytes())?;
-        self.file.sync_data()
     }
 }
 
@@ -168,6 +182,34 @@ mod tests {
         log.close();
         let text = fs::read_to_string(dir.path().join(NAME)).expect("read");
         assert_eq!(text, "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let dir = dir();
+        fs::write(dir.path().join(NAME), "one\n").expect("written");
+        // The new file cannot be made.
+        let hindrance = dir.path().join("events.new");
+        fs::create_dir(&hindrance).expect("made");
+        let (log, lines) = EventLog::open(dir.path()).expect("can be read");
+        assert_eq!(lines, ["one"]);
+        fs::remove_dir(hindrance).expect("removed");
+        log.append("two".to_owned());
+        log.close();
+        let text = fs::read_to_string(dir.path().join(NAME)).expect("read");
+        assert_eq!(text, "one\ntwo\n");
+        let mut writer = Writer {
+            path: dir.path().join(NAME),
+            // It cannot be written.
+            file: File::open(dir.path().join(NAME)).ok(),
+            count: 2,
+            last: VecDeque::from(["one", "two"].map(str::to_owned)),
+        };
+        for line in ["three", "four"] {
+            writer.settle(|writer| writer.write(vec![line.to_owned()]));
+        }
+        let text = fs::read_to_string(dir.path().join(NAME)).expect("read");
+        assert_eq!(text, "one\ntwo\nthree\nfour\n");
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl EventRecord {
 }
 
 impl Chronicle {
-    /// Goes on with what the state directory holds. Where that cannot be, events are in memory only.
+    /// Goes on with what the state directory holds. Where that cannot be read, events are in memory only.
     pub(super) fn open(dir: &Path) -> Self {
         match EventLog::open(dir) {
             Ok((log, lines)) => Self::after(Some(log), &lines),
@@ -96,7 +96,7 @@ impl Chronicle {
         let last = match events.back() {
             None => 0,
             Some(event) if event.event == LAST => event.seq,
-            Some(event) => event.seq + STRIDE,
+            Some(event) => event.seq.saturating_add(STRIDE),
         };
         Self { events, last, log }
     }
@@ -159,6 +159,19 @@ mod tests {
         let mut third = Chronicle::open(dir.path());
         third.keep(Moment(8), "mounted", Vec::new());
         assert_eq!(numbers(&third), [1, 2, 3, 1004]);
+    }
+
+    #[test]
+    fn numbers_go_on_where_nothing_can_be_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut first = Chronicle::open(dir.path());
+        first.keep(Moment(5), "mounted", Vec::new());
+        first.end(Moment(6));
+        // The new file cannot be made.
+        std::fs::create_dir(dir.path().join("events.new")).expect("made");
+        let mut second = Chronicle::open(dir.path());
+        second.keep(Moment(7), "mounted", Vec::new());
+        assert_eq!(numbers(&second), [1, 2, 3]);
     }
 
     #[test]
