@@ -8,22 +8,27 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use crate::control::command::COMMAND_BYTES;
 use crate::control::{Kind, NodeRef, StoreOutcome, Tree};
+use crate::io::sys;
 
 /// Name of the socket in the runtime directory.
 pub const NAME: &str = "control.sock";
 /// Programs that are served at once.
 const CLIENTS: usize = 16;
+/// How often it is looked whether a program that waits is still there: the state of a steady unit never changes.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The socket of a running unit; it ends with this value.
 #[derive(Debug)]
@@ -185,7 +190,7 @@ impl Shared {
             if read == 0 {
                 return Ok(());
             }
-            let told = self.obey(&line);
+            let told = self.obey(stream, &line);
             answer(stream, told.errno, self.tree.seq(), &told.text)?;
             if line.last() != Some(&b'\n') {
                 // The rest of a line that is too long is no command.
@@ -195,12 +200,12 @@ impl Shared {
         Ok(())
     }
 
-    fn obey(&self, line: &[u8]) -> StoreOutcome {
+    fn obey(&self, stream: &UnixStream, line: &[u8]) -> StoreOutcome {
         let text = std::str::from_utf8(line).map(str::trim_end);
         let words = text.ok().and_then(|text| text.split_once(' '));
         match words {
             Some(("read", path)) => self.read(path),
-            Some(("wait", number)) => self.wait(number),
+            Some(("wait", number)) => self.wait(stream, number),
             _ => self.command(line),
         }
     }
@@ -246,19 +251,28 @@ impl Shared {
         }
     }
 
-    /// Waits until the number of the state is another one.
-    fn wait(&self, number: &str) -> StoreOutcome {
+    /// Waits until the number of the state is another one, or nobody is there any more who could be told.
+    fn wait(&self, stream: &UnixStream, number: &str) -> StoreOutcome {
         let Ok(number) = number.parse::<u64>() else {
             return failed(libc::EINVAL, "wait needs the number of a state");
         };
         let same = |(): &mut ()| self.tree.seq() == number && !self.has_ended();
-        let waited = self.changed.wait_while(lock(&self.looking), same);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let mut looking = lock(&self.looking);
+        while same(&mut looking) && !is_gone(stream) {
+            let waited = self.changed.wait_timeout_while(looking, LOOK, same);
+            looking = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         StoreOutcome {
             errno: 0,
             text: String::new(),
         }
     }
+}
+
+/// Whether the program at the other end has closed it.
+fn is_gone(stream: &UnixStream) -> bool {
+    let events = sys::poll(&[(stream.as_fd(), sys::POLL_HUP)], Some(Duration::ZERO));
+    events.is_ok_and(|events| events.first().is_some_and(|e| e & sys::POLL_HUP != 0))
 }
 
 fn failed(errno: i32, text: &str) -> StoreOutcome {
@@ -363,6 +377,35 @@ mod tests {
         let _ = client.read_to_end(&mut rest);
         assert_eq!(rest, b"");
         assert!(bed.unit.requests.lock().expect("not poisoned").is_empty());
+    }
+
+    #[test]
+    fn who_waited_and_went_away_takes_no_place() {
+        let bed = Bed::new();
+        let seq = ask(&mut bed.client(), "read state\n").1;
+        let wait = || {
+            let mut client = bed.client();
+            let asked = format!("wait {seq}\n");
+            let _ = client.get_mut().write_all(asked.as_bytes());
+            client
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|_| wait()).collect();
+        // They wait by then.
+        thread::sleep(LOOK / 4);
+        drop(clients);
+        let served = || {
+            let (mut client, mut head) = (bed.client(), String::new());
+            // Who is not served may be told so before it has asked.
+            let _ = client.get_mut().write_all(b"read state\n");
+            client
+                .read_line(&mut head)
+                .is_ok_and(|_| head.starts_with("0 "))
+        };
+        let begun = std::time::Instant::now();
+        while !served() {
+            assert!(begun.elapsed() < 20 * LOOK, "nothing has changed meanwhile");
+            thread::sleep(LOOK / 10);
+        }
     }
 
     #[test]

@@ -36,9 +36,10 @@ impl Line {
     /// Asks one question and reads the answer to it.
     pub(super) fn ask(&self, question: &str) -> io::Result<Told> {
         let mut stream = self.stream.borrow_mut();
-        stream
-            .get_mut()
-            .write_all(format!("{question}\n").as_bytes())?;
+        let question = format!("{question}\n");
+        // A server that has ended, or that serves no more programs, does not wait for the question; what it has said
+        // is still there.
+        let _ = stream.get_mut().write_all(question.as_bytes());
         let mut head = String::new();
         if stream.read_line(&mut head)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -368,13 +368,12 @@ fn parse_answer(answer: &str) -> Answer {
 
 /// `error: CODE ERRNO`, the sentence, maybe the command with a caret, `hint: ...`.
 ///
-/// The caret is left out: it stands under words that the operator has not typed.
+/// A server that cannot take the command says a sentence and no more. The caret is left out: it stands under words that the operator has not typed.
 fn refusal(command: &str, unit: &str, answer: &str) -> Error {
     let subject = subject(command);
-    let mut lines = answer.lines();
-    let code = lines
-        .next()
-        .and_then(|first| first.split_whitespace().nth(1));
+    let mut lines = answer.lines().peekable();
+    let first = lines.next_if(|first| first.starts_with("error:"));
+    let code = first.and_then(|first| first.split_whitespace().nth(1));
     let code = code.and_then(Code::from_name).unwrap_or(Code::Io);
     let error = Error::new(
         code,
@@ -420,6 +419,11 @@ mod tests {
         assert_eq!(
             error_lines(&error),
             "shadowset: merge: not now\nhint: later\n"
+        );
+        let error = refusal("merge", "dsa1", "too many programs are served already\n");
+        assert_eq!(
+            error.to_string(),
+            "merge: too many programs are served already"
         );
         let error = refusal("merge", "dsa1", "error: timed-out ETIMEDOUT\nno answer\n");
         assert_eq!(
