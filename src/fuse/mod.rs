@@ -1,5 +1,6 @@
 //! Face 2: the mount. Glue only: inodes, session, errno.
 
+mod dissolver;
 mod face;
 mod handles;
 mod inode;

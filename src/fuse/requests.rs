@@ -133,8 +133,9 @@ impl Filesystem for Face {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.attend();
         match Inode::of(ino) {
+            // The set is being dissolved.
+            Some(Inode::Unit) if !self.unit.opens().enter() => reply.error(Errno::ENODEV),
             Some(Inode::Unit) => {
-                self.unit.enter();
                 let number = match flags.acc_mode() {
                     OpenAccMode::O_RDONLY => 0,
                     _ => self.unit.opened(req.pid()),
@@ -226,7 +227,7 @@ impl Filesystem for Face {
         match ino.0 {
             UNIT => {
                 self.unit.used(fh.0);
-                self.unit.leave();
+                self.unit.opens().leave();
             }
             _ => self.handles.remove(fh.0),
         }

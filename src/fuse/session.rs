@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fuser::{Config, INodeNo, Session, SessionACL};
 
+use super::dissolver::Dissolver;
 use super::face::Face;
 use super::handles::Handles;
 use super::inode::{self, Owner};
@@ -35,12 +36,15 @@ use crate::io::pressure::Fitness;
 use crate::io::runtime::{Runtime, RuntimeDir};
 use crate::io::sys::{self, Signals};
 use crate::server::setup::{Mounting, Setup};
-use crate::server::{self, Ender, Handle, Running};
+use crate::server::{self, Handle, Running};
 use crate::set::Code;
 use crate::socket::{Access, Socket};
 
 /// How long the other workers may take to end when one has ended and the mount is still there.
 const LAST_WORKERS: Duration = Duration::from_secs(5);
+/// How long a unit that was dissolved is still served: who gave the command reads its answer, and who reads another file
+/// of the control tree must not hold the server for ever.
+const LAST_READERS: Duration = Duration::from_secs(5);
 /// Bytes from which on memory is got from the system for itself, as the bitmaps of all but small units are.
 const LARGE_ALLOCATION: i32 = 256 << 10;
 
@@ -70,27 +74,6 @@ impl Teller {
         if self.news.send(news).is_ok() {
             let _ = (&*self.bell).write(&[0]);
         }
-    }
-}
-
-/// Ends the mount when the set was closed by a command.
-struct Dissolver {
-    unit: Weak<Unit>,
-    teller: Teller,
-}
-
-impl Ender for Dissolver {
-    fn used_by(&self) -> Option<String> {
-        let opens = self.unit.upgrade().map_or(0, |unit| unit.opens());
-        match opens {
-            0 => None,
-            1 => Some("the unit is open once".to_owned()),
-            many => Some(format!("the unit is open {many} times")),
-        }
-    }
-
-    fn end(&self) {
-        self.teller.tell(News::Dissolved);
     }
 }
 
@@ -276,6 +259,8 @@ struct Mount {
     asked: u32,
     /// When the other workers must have ended.
     deadline: Option<Instant>,
+    /// Whether the set was closed by a command.
+    is_dissolved: bool,
     /// Whether no request is left.
     is_quiet: bool,
     tree: Arc<Tree>,
@@ -305,10 +290,9 @@ impl Mount {
         let (face, notifier) =
             face((unit, options.rights), handle, &teller, manager).map_err(failed)?;
         let tree = Arc::clone(&face.tree);
-        handle.ends_with(Box::new(Dissolver {
-            unit: Arc::downgrade(&face.unit),
-            teller: teller.clone(),
-        }));
+        let to_end = teller.clone();
+        let end = move || to_end.tell(News::Dissolved);
+        handle.ends_with(Box::new(Dissolver::new(&face.unit, end)));
         let access = Access {
             gid: face.owner.control_gid(),
             mode: options.rights.control_mode.into(),
@@ -331,6 +315,7 @@ impl Mount {
             bell,
             asked: 0,
             deadline: None,
+            is_dissolved: false,
             is_quiet: false,
             tree,
             access,
@@ -363,8 +348,19 @@ impl Mount {
                     self.deadline.get_or_insert(deadline);
                 }
                 Some(News::WorkerEnded) => {}
-                Some(News::Dissolved) => give_up(&self.unit, &self.dir),
+                Some(News::Dissolved) => {
+                    give_up(&self.unit, &self.dir);
+                    self.is_dissolved = true;
+                    let deadline = Instant::now() + LAST_READERS;
+                    self.deadline.get_or_insert(deadline);
+                }
                 Some(News::Ended(end)) => return outcome.and(self.end(end)),
+                None if self.is_late() && self.is_dissolved => {
+                    let unit = &self.unit;
+                    tracing::info!(unit, "readers of the control tree are left behind");
+                    self.is_quiet = true;
+                    return outcome;
+                }
                 None if self.is_late() && self.has_only_lost() => {
                     tracing::warn!(
                         unit = self.unit,

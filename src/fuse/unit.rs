@@ -21,14 +21,49 @@ thread_local! {
     static BUFFER: RefCell<Option<AlignedBuf>> = const { RefCell::new(None) };
 }
 
+/// Descriptors that are open, loop devices included.
+#[derive(Debug, Default)]
+pub(super) struct Opens(AtomicU64);
+
+impl Opens {
+    /// In place of their number when none can be opened any more.
+    const CLOSED: u64 = u64::MAX;
+
+    /// Notes one more; false when the unit has been closed for good.
+    pub(super) fn enter(&self) -> bool {
+        let more = |opens| (opens != Self::CLOSED).then(|| opens + 1);
+        self.0.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Notes that one is closed.
+    pub(super) fn leave(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        match self.0.load(Relaxed) {
+            Self::CLOSED => 0,
+            opens => opens,
+        }
+    }
+
+    /// Lets nobody open the unit any more, if nobody has; else tells how many have.
+    pub(super) fn close(&self) -> u64 {
+        match self.0.compare_exchange(0, Self::CLOSED, Relaxed, Relaxed) {
+            Err(opens) if opens != Self::CLOSED => opens,
+            _ => 0,
+        }
+    }
+}
+
 /// The unit's file.
 pub(super) struct Unit {
     handle: Handle,
     /// Milliseconds since 1970 of the last write.
     written: AtomicU64,
     openers: Openers,
-    /// Descriptors that are open, loop devices included.
-    opens: AtomicU64,
+    opens: Opens,
 }
 
 impl std::fmt::Debug for Unit {
@@ -47,7 +82,7 @@ impl Unit {
             handle,
             written: AtomicU64::new(mounted.0),
             openers: Openers::default(),
-            opens: AtomicU64::new(0),
+            opens: Opens::default(),
         }
     }
 
@@ -82,19 +117,9 @@ impl Unit {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.written.load(Relaxed))
     }
 
-    /// Notes that a descriptor of the unit is open.
-    pub(super) fn enter(&self) {
-        self.opens.fetch_add(1, Relaxed);
-    }
-
-    /// Notes that it is closed.
-    pub(super) fn leave(&self) {
-        self.opens.fetch_sub(1, Relaxed);
-    }
-
-    /// How many are open.
-    pub(super) fn opens(&self) -> u64 {
-        self.opens.load(Relaxed)
+    /// Who has it open.
+    pub(super) fn opens(&self) -> &Opens {
+        &self.opens
     }
 
     /// Notes an open for writing; the answer is the handle's number.
@@ -291,6 +316,18 @@ fn plan_fallocate(size: u64, at: u64, len: u64, mode: i32) -> Result<Space, Errn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_is_closed_for_good_when_nobody_has_it_open() {
+        let opens = Opens::default();
+        assert!(opens.enter() && opens.enter());
+        assert_eq!((opens.count(), opens.close()), (2, 2));
+        opens.leave();
+        opens.leave();
+        assert_eq!((opens.count(), opens.close()), (0, 0));
+        assert!(!opens.enter());
+        assert_eq!((opens.count(), opens.close()), (0, 0));
+    }
 
     #[test]
     fn fallocate_never_extends_the_unit() {

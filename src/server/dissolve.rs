@@ -8,7 +8,7 @@ impl Runner {
     /// Closes the set; the answer comes when the members are marked clean.
     pub(super) fn dissolve(&mut self, ticket: Ticket, policy: Policy, dry_run: bool) {
         let judged = self.set.dry_run(Command::Dissolve { policy }, &[]);
-        let judged = judged.and_then(|answer| self.refuse_used().map(|()| answer));
+        let judged = judged.and_then(|answer| self.refuse_used(dry_run).map(|()| answer));
         match judged {
             Ok(_) if !dry_run => {
                 // Its end is not given up after some time: nothing could be begun anew.
@@ -21,12 +21,17 @@ impl Runner {
         }
     }
 
-    fn refuse_used(&self) -> Result<(), Refusal> {
+    /// Unless this is a dry run, nobody can open the unit once this has found nobody.
+    fn refuse_used(&self, dry_run: bool) -> Result<(), Refusal> {
         let Some(ender) = self.board.ender.get() else {
             let text = "this unit is not ended by a command";
             return Err(Refusal::new(Code::NotSupported, text));
         };
-        match ender.used_by() {
+        let used = match dry_run {
+            true => ender.used_by(),
+            false => ender.close(),
+        };
+        match used {
             None => Ok(()),
             Some(text) => {
                 let hint = "unmount what lies on it, detach its loop device, end its programs";

@@ -234,6 +234,8 @@ type Listener = Box<dyn Fn() + Send + Sync>;
 pub trait Ender: Send + Sync {
     /// Who uses the unit, one sentence; `None` when nobody does.
     fn used_by(&self) -> Option<String>;
+    /// As [`Self::used_by`]; when nobody uses the unit, nobody can from now on.
+    fn close(&self) -> Option<String>;
     /// Has the face end. Called from the control thread: it must not block.
     fn end(&self);
 }

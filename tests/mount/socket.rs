@@ -147,3 +147,19 @@ fn a_set_is_dissolved_by_a_command_when_nobody_uses_it() {
     assert_eq!(operations, 0, "it was clean");
     unit.stop();
 }
+
+#[test]
+fn a_reader_of_the_control_tree_does_not_hold_a_dissolved_unit() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    unit.sh("exec 7< $S/events
+        [ \"$(head -n 1 <&7 | grep -c mounted)\" = 1 ]
+        pid=$(cat $D/run/dsa1/pid)
+        echo dissolve > $S/control
+        timeout 30 tail --pid=$pid -f /dev/null
+        ! [ -e $D/run/dsa1 ]");
+    unit.gone();
+    unit.assert_equal();
+    unit.mount();
+    assert_eq!(unit.read("state"), "steady\n");
+    unit.stop();
+}
