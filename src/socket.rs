@@ -190,10 +190,17 @@ impl Shared {
             if read == 0 {
                 return Ok(());
             }
-            let told = self.obey(stream, &line);
+            let is_whole = line.last() == Some(&b'\n');
+            let told = match is_whole || line.len() > COMMAND_BYTES {
+                true => self.obey(stream, &line),
+                // Who died in the middle of a word may have meant another member.
+                false => failed(
+                    libc::EINVAL,
+                    "the line has no end, so it is not carried out",
+                ),
+            };
             answer(stream, told.errno, self.tree.seq(), &told.text)?;
-            if line.last() != Some(&b'\n') {
-                // The rest of a line that is too long is no command.
+            if !is_whole {
                 return Ok(());
             }
         }
@@ -364,6 +371,19 @@ mod tests {
         }
         assert_eq!(ask(&mut client, "wait soon\n").0, libc::EINVAL);
         assert_eq!(bed.unit.requests.lock().expect("not poisoned").len(), 2);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_carried_out() {
+        let bed = Bed::new();
+        let mut client = bed.client();
+        client.get_mut().write_all(b"expel m2").expect("asked");
+        let end = client.get_ref().shutdown(Shutdown::Write);
+        end.expect("no more is said");
+        let mut told = String::new();
+        client.read_to_string(&mut told).expect("answered");
+        assert!(told.starts_with("22 ") && told.contains("no end"), "{told}");
+        assert!(bed.unit.requests.lock().expect("not poisoned").is_empty());
     }
 
     #[test]

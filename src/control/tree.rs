@@ -230,6 +230,12 @@ impl Tree {
     pub fn store(&self, node: NodeRef, bytes: &[u8], done: Stored) {
         let state = self.unit.state();
         let request = match (node.node().store, object_name(&state, node)) {
+            // The kernel keeps writers out, but not those at the socket.
+            _ if state.read_only => Err(Refusal::new(
+                Code::ReadOnlyImage,
+                "the unit is mounted read-only and takes no commands",
+            )
+            .with_hint("mount it without -o ro")),
             (_, None) => Err(gone(node)),
             (Some(Store::ClearErrors), _) => {
                 self.logbook.clear();

@@ -423,7 +423,9 @@ impl Run {
             run: Arc::clone(this),
             step,
         }];
-        for run in runs.values().filter(|run| !Arc::ptr_eq(run, this)) {
+        // Each reads the source that was named for it.
+        let others = runs.values().filter(|run| run.from == this.from);
+        for run in others.filter(|run| !Arc::ptr_eq(run, this)) {
             let mut state = run.lock();
             let due = run.due(&mut state);
             let may = state.may_begin() && due.is_zero() && run.has_its_turn(&state);

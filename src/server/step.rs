@@ -316,8 +316,8 @@ pub(super) fn copy_range(
     scratch: &mut Scratch,
 ) -> Result<Option<u64>, Stop> {
     let mut tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
-    // Of copies that share a step the first one that names a source has its way.
-    let named = targets.iter().find_map(|target| target.from);
+    // Copies that share a step name the same.
+    let named = targets.first().and_then(|target| target.from);
     let mut rest = Some(range);
     while let Some(range) = rest {
         if scratch.moved >= scratch.most {
