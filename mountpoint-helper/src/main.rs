@@ -163,7 +163,11 @@ fn prepared(step: &Step) -> Result<Command, u8> {
 
 fn cannot_run(command: &Command, cause: &std::io::Error) -> u8 {
     let program = command.get_program().to_string_lossy();
-    fail(&format!("{program}: cannot run it: {cause}"), exit::SYSTEM)
+    let places = format!("looked for beside this helper, in PATH and in {USUAL_PLACES}");
+    fail(
+        &format!("cannot run {program}: {cause} ({places})"),
+        exit::SYSTEM,
+    )
 }
 
 /// Program and arguments; `shadowset` is where the program was found.

@@ -242,6 +242,9 @@ pub(super) struct AttachArgs {
     /// What kind of copy is allowed.
     #[arg(long, value_parser = ["minicopy", "minicopy=optional", "compare", "full", "nocopy"])]
     pub(super) policy: Option<String>,
+    /// The source member that the copy should read.
+    #[arg(long, value_name = "MEMBER")]
+    pub(super) source: Option<String>,
     /// Agree that the image is overwritten.
     #[arg(long, short)]
     pub(super) yes: bool,

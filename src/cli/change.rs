@@ -36,6 +36,7 @@ pub(super) fn attach(args: &AttachArgs, out: Out) -> Result<u8> {
         .word(&target(&args.what)?)?
         .option("as", args.name.as_deref())?
         .option("policy", args.policy.as_deref())?
+        .option("source", args.source.as_deref())?
         .flag("confirm", args.yes)
         .flag("dry-run", args.dry_run);
     let answer = tree.command(&command.text);

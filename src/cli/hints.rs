@@ -66,9 +66,10 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
                  number"
             ),
         },
-        Code::MergePending => {
+        Code::MergePending if hint == code.hint() => {
             format!("wait: `shadowset wait {unit}`, or use --policy minicopy=optional")
         }
+        Code::MergePending => format!("wait: `shadowset wait {unit}`"),
         Code::NoBitmap => "use --policy minicopy=optional to copy everything".to_owned(),
         Code::ImageChanged | Code::WrongGeneration => {
             "--policy compare writes only what differs, --policy full everything; what was written \

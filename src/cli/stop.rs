@@ -154,7 +154,16 @@ fn wait_for_end(
     at_most: Option<Duration>,
 ) -> io::Result<bool> {
     let begun = Instant::now();
+    let mut told = false;
     while !is_over(server, RETRY)? {
+        if !told && begun.elapsed() >= LAST {
+            told = true;
+            output::warn(&format!(
+                "{} is unmounted, but its server goes on: somebody has the unit open still (`losetup -a` shows loop \
+                 devices), or its members are being closed; this waits for it",
+                unit.unit
+            ));
+        }
         if at_most.is_some_and(|most| begun.elapsed() >= most) {
             return Ok(false);
         }

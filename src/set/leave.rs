@@ -35,7 +35,10 @@ impl ShadowSet {
             MemberState::Source => {}
             MemberState::Target { kind, op, .. } if kind.is_merge() => {
                 let text = format!("{name} is being merged by operation {op}");
-                return refuse(Code::MergePending, text);
+                let hint = "wait for the merge; expel takes it out at once";
+                return Err(Refusal::new(Code::MergePending, text)
+                    .at(name)
+                    .with_hint(hint));
             }
             MemberState::Target { kind, op, .. } => {
                 let text = format!("{name} is the target of {} operation {op}", kind.name());

@@ -74,6 +74,12 @@ fn a_switch_of_the_message_mode_is_seen_and_told() {
     assert_eq!((counts.mode(), counts.switches()), ("auto", 1));
 }
 
+/// Lets time pass, of which the server makes use.
+fn pass(millis: u64) {
+    let time = Duration::from_millis(millis);
+    shadowset::io::sys::poll(&[], Some(time)).expect("poll");
+}
+
 #[test]
 fn counters_that_begin_anew_are_no_switches() {
     let bed = Bed::durable(2, 4 << 20, Durability::Power);
@@ -85,11 +91,11 @@ fn counters_that_begin_anew_are_no_switches() {
         events.filter(|e| e.event == "message-mode").count()
     };
     while told(&bed) == 0 {
-        std::thread::sleep(Duration::from_millis(50));
+        pass(50);
     }
     bed.command(Request::ResetCounters).expect("they do");
     // Switches are looked at once a second.
-    std::thread::sleep(Duration::from_millis(2500));
+    pass(2500);
     set(&bed, "max_copies", "3");
     assert_eq!((told(&bed), unit.state().announced.switches()), (1, 0));
 }
