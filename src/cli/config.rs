@@ -175,6 +175,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         state_dir,
         unit,
     };
+    file.mount.rights().rights().map_err(|(key, says)| {
+        let text = format!("{}: [mount] {key}: {says}", path.display());
+        Error::new(Code::Config, text)
+    })?;
     let log = file.mount.log.as_deref().map(|log| place.absolute(log));
     let mount = Mount { log, ..file.mount };
     Ok(Config {

@@ -165,7 +165,7 @@ impl Options {
     /// A group that does not exist, or a mode that is too wide.
     pub(super) fn rights(&self) -> Result<Rights> {
         let rights = self.said.rights();
-        rights.map_err(|says| Error::new(Code::Config, format!("mount: {says}")))
+        rights.map_err(|(key, says)| Error::new(Code::Config, format!("mount: {key}: {says}")))
     }
 
     /// What the server is told of this mount.

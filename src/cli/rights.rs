@@ -40,7 +40,7 @@ impl Said {
             _ => return None,
         }
         // Each alone, so that the option at fault is the one that is named.
-        Some(self.rights().map(drop))
+        Some(self.rights().map(drop).map_err(|(_, says)| says))
     }
 
     /// What this says, and where it says nothing what `other` says.
@@ -53,19 +53,23 @@ impl Said {
         }
     }
 
-    /// The checked values.
-    pub(super) fn rights(&self) -> Result<Rights, String> {
-        let group = |said: &Option<Group>| said.as_ref().map(Group::number).transpose();
-        let mode = |said: &Option<String>, most| {
-            let read = said.as_deref().map(|text| mode(text, most));
-            read.transpose().map(|mode| mode.unwrap_or(0o600))
+    /// The checked values, or the option at fault and what is wrong with it.
+    pub(super) fn rights(&self) -> Result<Rights, (&'static str, String)> {
+        let group = |key, said: &Option<Group>| {
+            let number = said.as_ref().map(Group::number).transpose();
+            number.map_err(|says| (key, says))
+        };
+        let mode = |key, said: &Option<String>, most| {
+            let read = said.as_deref().map(|text| mode(text, most)).transpose();
+            let mode = read.map(|mode| mode.unwrap_or(0o600));
+            mode.map_err(|says| (key, says))
         };
         Ok(Rights {
-            control_gid: group(&self.control_gid)?,
+            control_gid: group("control_gid", &self.control_gid)?,
             // Who is not in the group gives no commands.
-            control_mode: mode(&self.control_mode, 0o660)?,
-            unit_gid: group(&self.unit_gid)?,
-            unit_mode: mode(&self.unit_mode, 0o666)?,
+            control_mode: mode("control_mode", &self.control_mode, 0o660)?,
+            unit_gid: group("unit_gid", &self.unit_gid)?,
+            unit_mode: mode("unit_mode", &self.unit_mode, 0o666)?,
         })
     }
 }
@@ -109,7 +113,7 @@ mod tests {
         for (key, value) in options {
             said.read(key, value).expect("about rights")?;
         }
-        said.rights()
+        said.rights().map_err(|(_, says)| says)
     }
 
     #[test]

@@ -271,6 +271,11 @@ impl Tree {
         {
             Some(("bitmaps/<id>", Some(Key::Bitmap(id)))) => Ok(Request::DeleteBitmap(id)),
             Some(("operations/<n>", Some(Key::Operation(id)))) => Ok(Request::Forget(id)),
+            Some(("members/<m>", _)) => {
+                let text = format!("{name} is a member, which no rmdir gives up");
+                let hint = format!("take it out, then `release {name}`");
+                Err(Refusal::new(Code::NotPermitted, text).with_hint(hint))
+            }
             Some(_) => Err(Refusal::new(
                 Code::NotPermitted,
                 format!("{name} cannot be removed"),

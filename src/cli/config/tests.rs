@@ -342,3 +342,11 @@ fn parameters_are_read_by_the_table() {
     ];
     assert_eq!(params, expected);
 }
+
+#[test]
+fn rights_that_make_no_sense_are_named_by_their_key() {
+    let text = change("control_mode = \"0660\"", "control_mode = \"0666\"");
+    let error = read(&text).expect_err("too wide");
+    let says = "/etc/shadowset/dsa1.toml: [mount] control_mode: takes an octal mode";
+    assert!(error.to_string().starts_with(says), "{error}");
+}
