@@ -195,15 +195,13 @@ impl<'a> Backup<'a> {
             },
         };
         self.tell_end(&ended);
-        if is_another_departure(
-            &self.one.tree.status()?,
-            &self.one.member,
-            bitmap.as_deref(),
-        ) {
+        let away = |error| self.still_away(&error);
+        let status = self.one.tree.status().map_err(away)?;
+        if is_another_departure(&status, &self.one.member, bitmap.as_deref()) {
             record.clear()?;
             return Err(self.disturbed());
         }
-        let started = self.attach(&self.one.member)?;
+        let started = self.attach(&self.one.member).map_err(away)?;
         record.clear()?;
         // The copy goes on by itself, so that waiting for it may be given up.
         signals.release()?;
@@ -227,6 +225,20 @@ impl<'a> Backup<'a> {
             ended,
             operation,
         })
+    }
+
+    /// The command has ended, and the member could not be attached.
+    fn still_away(&self, error: &Error) -> Error {
+        let (subject, member, unit) = (self.subject(), &self.one.member, &self.one.unit.unit);
+        let says = error.to_string();
+        let cause = says.strip_prefix(&format!("{subject}: ")).unwrap_or(&says);
+        let hint = match error.code() {
+            Code::NotMounted => format!("mount {unit} again: the next backup brings {member} back"),
+            Code::NoBitmap => format!("`shadowset attach {unit} {member}` copies everything"),
+            _ => error.hint().to_owned(),
+        };
+        let says = format!("{subject}: the command has ended, but {member} is still away: {cause}");
+        Error::new(error.code(), says).with_hint(hint)
     }
 
     fn disturbed(&self) -> Error {

@@ -257,7 +257,7 @@ fn a_command_that_changes_the_image_is_told_of() {
     );
     assert_eq!(told["code"], "image-changed", "{told}");
     assert!(
-        err.contains("backup m3: the image of m3 was changed"),
+        err.contains("m3 is still away: the image of m3 was changed"),
         "{err}"
     );
     assert!(err.contains("\nhint: "), "{err}");
