@@ -282,3 +282,35 @@ fn the_last_source_is_not_backed_up_and_the_last_but_one_with_a_word() {
     );
     assert!(!unit.path("ran").exists());
 }
+
+#[test]
+fn a_copy_elsewhere_is_kept_up_by_its_changes_alone() {
+    let mut unit = Unit::new(3, 16 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc,fsync status=none");
+    unit.detach("m3");
+    unit.sh("cp $I/m3.img $D/vault");
+    for (day, (away, next)) in [("m3", "m2"), ("m2", "m3"), ("m3", "m2")]
+        .iter()
+        .enumerate()
+    {
+        let at = 3 * day + 1;
+        unit.sh(&format!(
+            "dd if=/dev/urandom of=$U bs=64k seek={at} count=2 conv=notrunc,fsync status=none"
+        ));
+        unit.detach(next);
+        // As shadowset-backup(7) has it.
+        unit.sh(&format!(
+            "bytes=0
+            while read -r first count; do
+                dd if=$I/{next}.img of=$D/vault bs=512 skip=\"$first\" \\
+                    seek=\"$first\" count=\"$count\" conv=notrunc status=none
+                bytes=$((bytes + count * 512))
+            done < $S/members/{away}/bitmap/ranges
+            [ $bytes -lt 400000 ]
+            cmp $I/{next}.img $D/vault"
+        ));
+        unit.minicopy(away);
+    }
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+}
