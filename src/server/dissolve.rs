@@ -2,12 +2,12 @@
 //! is the set's judgement, and whether somebody uses the unit the face knows.
 
 use super::run::Runner;
-use crate::set::{Answer, Code, Command, Event, Policy, Refusal, Ticket};
+use crate::set::{Answer, Code, Event, Policy, Refusal, Ticket};
 
 impl Runner {
     /// Closes the set; the answer comes when the members are marked clean.
     pub(super) fn dissolve(&mut self, ticket: Ticket, policy: Policy, dry_run: bool) {
-        let judged = self.set.dry_run(Command::Dissolve { policy }, &[]);
+        let judged = self.set.may_dissolve(policy);
         let judged = judged.and_then(|answer| self.refuse_used(dry_run).map(|()| answer));
         match judged {
             Ok(_) if !dry_run => {

@@ -114,15 +114,16 @@ impl Request {
                 let policy = policy.unwrap_or_else(|| params.default_detach_policy());
                 Command::Detach { member, policy }
             }
-            Self::Attach { .. } | Self::Set { .. } | Self::Resize { .. } | Self::DryRun(_) => {
-                return None;
-            }
+            Self::Attach { .. }
+            | Self::Set { .. }
+            | Self::Resize { .. }
+            | Self::Dissolve { .. }
+            | Self::DryRun(_) => return None,
             Self::Expel { member } => Command::Expel { member },
             Self::Release { member } => Command::Release { member },
             Self::Merge { full } => Command::Merge { full },
             Self::Verify { range, repair } => Command::Verify { range, repair },
             Self::Abort => Command::Abort,
-            Self::Dissolve { policy } => Command::Dissolve { policy },
             Self::ResetCounters => Command::ResetCounters,
             Self::Stall { seconds } => Command::Stall { seconds },
             Self::Unstall => Command::Unstall,
@@ -191,12 +192,24 @@ pub struct Published {
 }
 
 impl Published {
+    /// The word of a unit that takes no writes.
+    pub const READ_ONLY: &'static str = "read-only";
+
     /// How long bitmaps live as things are: without a home those that there are end with the mount.
     #[must_use]
     pub fn durability_now(&self) -> Durability {
         match self.set.homeless {
             Some(_) => Durability::Memory,
             None => self.durability,
+        }
+    }
+
+    /// The word of the state, the worst that applies; a unit that takes no writes says so first.
+    #[must_use]
+    pub fn state_word(&self) -> &'static str {
+        match self.read_only {
+            true => Self::READ_ONLY,
+            false => self.set.state.name(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
-use super::judge::{MergePlan, members_text};
+use super::judge::{MergePlan, answer, members_text};
 use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState, Policy};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
@@ -81,11 +81,21 @@ impl ShadowSet {
     }
 
     /// Whether the whole set may be closed (the manual's DISMOUNT of a virtual unit): with policy=minicopy only
-    /// when a member that misses a later mount could come back by minicopy.
-    pub(super) fn may_dissolve(&self, policy: Policy) -> Result<(), Refusal> {
-        if policy != Policy::Minicopy {
-            return Ok(());
+    /// when a member that misses a later mount could come back by minicopy. The shell closes it; this is the
+    /// answer of a dry run.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn may_dissolve(&self, policy: Policy) -> Result<Answer, Refusal> {
+        self.takes_commands()?;
+        if policy == Policy::Minicopy {
+            self.may_come_back_later()?;
         }
+        let text = "the members would be marked clean, and the unit be taken away";
+        Ok(answer("dissolve", text.to_owned()))
+    }
+
+    fn may_come_back_later(&self) -> Result<(), Refusal> {
         if let Some(busy) = self.members.iter().find(|m| m.state.is_merging()) {
             let text = format!("{} is being merged", busy.name);
             return Err(Refusal::new(Code::MergePending, text).at("policy=minicopy"));

@@ -168,11 +168,6 @@ pub enum Command {
     },
     /// Wait no longer for members that do not answer.
     Abort,
-    /// Say whether the whole set may be closed now; the shell closes it.
-    Dissolve {
-        /// Whether a member must be able to come back by minicopy later.
-        policy: Policy,
-    },
     /// Have the errors of members, and all that the shell counts, be counted from 0 again.
     ResetCounters,
     /// Delete an unused bitmap.

@@ -30,7 +30,6 @@ pub(super) enum Judged {
     Tune(MemberId, Tuning),
     Abort(MemberSet),
     ResetCounters,
-    Dissolve,
     DeleteBitmap(MemberId, BitmapId),
     Limit(OpId, u64),
     Pause(OpId),
@@ -71,6 +70,12 @@ impl ShadowSet {
 
     /// Decides whether a command may be carried out; what waits for something else can still fail later.
     pub(super) fn judge(&self, command: Command) -> Result<Judged, Refusal> {
+        self.takes_commands()?;
+        self.judge_alone(command)
+    }
+
+    /// Whether a command could be carried out now at all.
+    pub(super) fn takes_commands(&self) -> Result<(), Refusal> {
         if self.closing {
             let text = "the unit is being stopped";
             return Err(Refusal::new(Code::StateChanged, text));
@@ -78,7 +83,7 @@ impl ShadowSet {
         if self.pending.is_some() {
             return Err(Refusal::new(Code::InUse, "another command is under way"));
         }
-        self.judge_alone(command)
+        Ok(())
     }
 
     /// As [`Self::judge`], of a command that is the only one.
@@ -107,10 +112,6 @@ impl ShadowSet {
             Command::Tune { member, tuning } => Judged::Tune(self.find(&member)?, tuning),
             Command::Abort => Judged::Abort(self.may_abort()?),
             Command::ResetCounters => Judged::ResetCounters,
-            Command::Dissolve { policy } => {
-                self.may_dissolve(policy)?;
-                Judged::Dissolve
-            }
             Command::DeleteBitmap { id } => Judged::DeleteBitmap(self.may_delete(id)?, id),
             Command::Limit { op, rate } => Judged::Limit(self.may_limit(op)?, rate),
             Command::Pause(op) => Judged::Pause(self.may_steer(op, OpState::Running)?),
@@ -165,10 +166,6 @@ impl ShadowSet {
             Judged::Abort(silent) => {
                 let text = format!("nothing would wait for {} any longer", self.names(*silent));
                 ("abort", text)
-            }
-            Judged::Dissolve => {
-                let text = "the members would be marked clean, and the unit be taken away";
-                ("dissolve", text.to_owned())
             }
             Judged::ResetCounters => {
                 let text = "all counters would begin at 0 again";
@@ -234,7 +231,7 @@ pub fn set_answer(parameter: &str, value: &str) -> Answer {
         .with("value", value)
 }
 
-fn answer(verdict: &str, text: String) -> Answer {
+pub(super) fn answer(verdict: &str, text: String) -> Answer {
     Answer {
         text,
         facts: vec![("verdict", verdict.to_owned())],

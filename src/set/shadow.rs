@@ -154,8 +154,6 @@ impl ShadowSet {
             Judged::Resize(geometry, room) => self.resize(ticket, geometry, &room),
             Judged::Merge(plan) => self.merge(ticket, &plan),
             Judged::Abort(silent) => self.abort(ticket, silent),
-            // The shell closes the set, and answers when it is closed.
-            Judged::Dissolve => self.accept(ticket, Answer::default()),
             Judged::ResetCounters => self.reset_counters(ticket),
             Judged::Stall(seconds) => self.stall(ticket, seconds),
             Judged::Unstall => self.unstall(ticket),

@@ -29,6 +29,16 @@ pub enum SetState {
 }
 
 impl SetState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Steady,
+        Self::Copying,
+        Self::Merging,
+        Self::Reduced,
+        Self::MountVerify,
+        Self::Failed,
+    ];
+
     /// The word that `state` shows.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -236,6 +246,10 @@ impl ShadowSet {
 
     fn member_status(&self, id: MemberId) -> MemberStatus {
         let m = &self.members[id.index()];
+        debug_assert!(
+            MemberState::WORDS.contains(&m.state.name()),
+            "a word of no list"
+        );
         MemberStatus {
             id,
             name: m.name.clone(),
