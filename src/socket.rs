@@ -249,8 +249,7 @@ impl Shared {
             _ => self
                 .tree
                 .show(node)
-                .map(|bytes| String::from_utf8(bytes).ok())
-                .unwrap_or_default(),
+                .and_then(|bytes| String::from_utf8(bytes).ok()),
         };
         match text {
             Some(text) => StoreOutcome { errno: 0, text },

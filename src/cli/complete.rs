@@ -12,10 +12,10 @@ use clap_complete::Shell;
 use super::args::Args;
 use super::model::{Operation, Status};
 use super::output::Out;
-use super::wait::MEMBER_STATES;
 use super::{place, system};
 use crate::error::Result;
 use crate::server::params::{Kind, Param};
+use crate::set::MemberState;
 
 /// The line has a path here.
 const FILES: &str = ":files";
@@ -316,7 +316,9 @@ fn goals(unit: &str, names: &dyn Names) -> Vec<Candidate> {
     goals.extend(going.map(|op| (format!("op={}", op.id), op.title())));
     for member in &status.members {
         goals.extend(plain(
-            MEMBER_STATES.map(|state| format!("member={}:{state}", member.name)),
+            MemberState::WORDS
+                .iter()
+                .map(|state| format!("member={}:{state}", member.name)),
         ));
     }
     goals

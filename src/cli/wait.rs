@@ -20,7 +20,7 @@ use super::status::operation_line;
 use super::tree::Tree;
 use super::verify::{self, Found};
 use crate::error::{Error, Result};
-use crate::set::Code;
+use crate::set::{Code, MemberState};
 
 /// What can be waited for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,16 +32,6 @@ pub(super) enum Goal {
     /// A member is in a state.
     Member(String, String),
 }
-
-/// States that a member can be in.
-pub(super) const MEMBER_STATES: [&str; 6] = [
-    "source",
-    "copy-target",
-    "merging",
-    "detached",
-    "expelled",
-    "missing",
-];
 
 impl FromStr for Goal {
     type Err = String;
@@ -60,12 +50,12 @@ impl FromStr for Goal {
             .strip_prefix("member=")
             .and_then(|rest| rest.rsplit_once(':'));
         match member {
-            Some((name, state)) if MEMBER_STATES.contains(&state) => {
+            Some((name, state)) if MemberState::WORDS.contains(&state) => {
                 Ok(Self::Member(name.to_owned(), state.to_owned()))
             }
             Some((_, state)) => Err(format!(
                 "`{state}` is not one of {}",
-                MEMBER_STATES.join(", ")
+                MemberState::WORDS.join(", ")
             )),
             None => Err(format!("`{text}` is not steady, op=N or member=NAME:STATE")),
         }

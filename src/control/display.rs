@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::render::Context;
-use super::show::{Counters, bitmap_state, state_word};
+use super::show::{Counters, bitmap_state};
 use super::text::{human, line, maybe, moment, percent};
 use crate::server::Published;
 use crate::server::params::Param;
@@ -21,7 +21,7 @@ pub(super) fn display(c: &Context<'_>) -> String {
         line(&now.unit),
         line(&now.label),
         now.uuid,
-        state_word(now),
+        now.state_word(),
         set.generation.number(),
         human(size),
         set.geometry.region_blocks(),

@@ -6,10 +6,11 @@
 use std::fmt::Write as _;
 
 use super::render::Context;
-use super::show::{Counters, state_word};
+use super::show::Counters;
 use super::stats::{ASKED, running_bytes};
+use crate::server::Published;
 use crate::server::meter::{Counted, bound};
-use crate::set::MemberState;
+use crate::set::{MemberState, SetState};
 
 /// Kind of a family, as OpenMetrics calls it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,17 +100,6 @@ fn escaped(out: &mut String, text: &str) {
     }
 }
 
-/// States of a unit, as `state` shows them.
-const UNIT_STATES: &[&str] = &[
-    "steady",
-    "copying",
-    "merging",
-    "reduced",
-    "mount-verify",
-    "read-only",
-    "failed",
-];
-
 const fn family(
     name: &'static str,
     kind: Kind,
@@ -145,7 +135,11 @@ static FAMILIES: &[Family] = &[
         "shadowset_state",
         Kind::StateSet,
         "State of the unit, the worst that applies.",
-        |c, to| to.states(&[], UNIT_STATES, state_word(c.now)),
+        |c, to| {
+            let states = SetState::ALL.map(SetState::name);
+            let states = [&states[..], &[Published::READ_ONLY]].concat();
+            to.states(&[], &states, c.now.state_word());
+        },
     ),
     family(
         "shadowset_size_bytes",

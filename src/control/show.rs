@@ -50,17 +50,8 @@ pub(super) fn created(c: &Context<'_>) -> String {
     maybe_moment(c.now.created)
 }
 
-/// The worst that applies to the unit; a unit that takes no writes says so first.
-pub(super) fn state_word(now: &Published) -> &'static str {
-    if now.read_only {
-        "read-only"
-    } else {
-        now.set.state.name()
-    }
-}
-
 pub(super) fn state(c: &Context<'_>) -> String {
-    state_word(c.now).to_owned()
+    c.now.state_word().to_owned()
 }
 
 pub(super) fn control(_: &Context<'_>) -> String {

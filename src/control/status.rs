@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::render::Context;
-use super::show::{Counters, bitmap_state, state_word, uncovered};
+use super::show::{Counters, bitmap_state, uncovered};
 use super::stats::Stats;
 use super::text::{ABSENT, line, moment};
 use crate::server::Published;
@@ -107,7 +107,7 @@ impl<'a> Status<'a> {
             label: &now.label,
             generation: set.generation.number(),
             time: moment(now.time),
-            state: state_word(now),
+            state: now.state_word(),
             size: set.geometry.size().0,
             volsize: set.geometry.size().0,
             region_blocks: set.geometry.region_blocks(),

@@ -48,7 +48,6 @@ impl EventLog {
             count: 0,
             last: kept,
         };
-        writer.settle(Writer::renew);
         let thread = std::thread::Builder::new().name("events".into());
         thread.spawn(move || {
             writer.run(&inbox);
@@ -114,6 +113,8 @@ struct Writer {
 impl Writer {
     /// Writes what comes until nobody can send any more.
     fn run(&mut self, inbox: &Receiver<String>) {
+        // Without a torn line, and what is too old.
+        self.settle(Self::renew);
         while let Ok(first) = inbox.recv() {
             let lines = std::iter::once(first).chain(inbox.try_iter()).collect();
             self.settle(|writer| writer.write(lines));

@@ -124,13 +124,11 @@ impl Chronicle {
         self.events.iter().cloned().collect()
     }
 
-    /// The unit has been stopped in good order; waits a little for the file.
-    pub(super) fn end(&mut self, time: Moment) {
+    /// The unit has been stopped in good order; gives the file back, to be closed.
+    pub(super) fn end(&mut self, time: Moment) -> Option<EventLog> {
         debug_assert!(super::record::EVENTS.contains(&LAST));
         self.keep(time, LAST, Vec::new());
-        if let Some(log) = self.log.take() {
-            log.close();
-        }
+        self.log.take()
     }
 }
 
@@ -148,7 +146,7 @@ mod tests {
         let mut first = Chronicle::open(dir.path());
         let facts = vec![("b".into(), "1".to_owned()), ("a".into(), "2".to_owned())];
         first.keep(Moment(5), "member-detached", facts);
-        first.end(Moment(6));
+        first.end(Moment(6)).expect("kept").close();
         let events = first.events();
         let mut second = Chronicle::open(dir.path());
         assert_eq!(second.events(), events, "order of facts included");
@@ -166,7 +164,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut first = Chronicle::open(dir.path());
         first.keep(Moment(5), "mounted", Vec::new());
-        first.end(Moment(6));
+        first.end(Moment(6)).expect("kept").close();
         // The new file cannot be made.
         std::fs::create_dir(dir.path().join("events.new")).expect("made");
         let mut second = Chronicle::open(dir.path());

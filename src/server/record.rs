@@ -99,17 +99,18 @@ fn record(board: &Board, time: Moment, notice: &Notice, set: &SetStatus) {
 
 /// Writes down that the unit is served from now on, by whom, and what is not as it should be: who reads the
 /// events alone knows the state.
-pub(super) fn record_start(board: &Board, time: Moment, read_only: bool, set: &SetStatus) {
+pub(super) fn record_start(board: &Board, time: Moment) {
+    let now = board.state.load();
+    let set = &now.set;
     let states = set
         .members
         .iter()
         .map(|m| format!("{}={}", m.name, m.state));
     let members: Vec<String> = states.collect();
-    let state = match read_only {
-        true => "read-only",
-        false => set.state.name(),
-    };
-    let facts = vec![("state", state.to_owned()), ("members", members.join(" "))];
+    let facts = vec![
+        ("state", now.state_word().to_owned()),
+        ("members", members.join(" ")),
+    ];
     keep(board, time, "mounted", facts);
     for member in set.members.iter().filter(|m| m.departed) {
         let mut facts = vec![

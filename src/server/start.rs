@@ -55,7 +55,11 @@ impl Running {
         // Also behind a control thread that has failed. Who locks the images next finds nobody who has them.
         self.handle.pipeline.end_watch();
         let _ = self.watch.join();
-        self.handle.board.chronicle().end(now());
+        let log = self.handle.board.chronicle().end(now());
+        if let Some(log) = log {
+            // Without the lock: readers of events do not wait for the file.
+            log.close();
+        }
         match ended {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(Error::new(Code::Io, reason)),
@@ -222,8 +226,8 @@ fn run(
     handle: Handle,
     state_dir: StateDir,
 ) -> Result<Running> {
-    let read_only = runner.board.state.load().read_only;
-    record_start(&runner.board, now(), read_only, &runner.set.status());
+    runner.publish_state();
+    record_start(&runner.board, now());
     runner.carry_out(rest);
     let watched = Arc::clone(&runner.pipeline);
     let watch = std::thread::Builder::new()

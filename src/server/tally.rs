@@ -47,8 +47,8 @@ impl Tally {
             }
             _ => return,
         };
-        let places = KINDS.iter().zip(&mut self.0);
-        let Some((_, total)) = places.into_iter().find(|(name, _)| **name == kind) else {
+        let mut places = KINDS.iter().zip(&mut self.0);
+        let Some((_, total)) = places.find(|(name, _)| **name == kind) else {
             return;
         };
         let count = match end {
