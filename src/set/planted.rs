@@ -8,9 +8,32 @@ use std::cell::Cell;
 use super::geometry::ByteRange;
 use super::shadow::ShadowSet;
 
-/// One mistake that a naive program makes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mistake {
+/// The mistakes, each as a variant, in the list of all, and by its name.
+macro_rules! mistakes {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// One mistake that a naive program makes.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Mistake {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Mistake {
+            /// Every planted mistake.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The mistake of this name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+mistakes! {
     /// A member is expelled that does not answer, although no other source does.
     LastGivenUp,
     /// A write that has failed since no member answered lets go of its fence, and comes to one of them later.
@@ -133,74 +156,21 @@ pub enum Mistake {
     StallWithoutFlush,
 }
 
-impl Mistake {
-    /// Every planted mistake.
-    pub const ALL: [Self; 60] = [
-        Self::RepairUnfenced,
-        Self::LastGivenUp,
-        Self::AbortUnfenced,
-        Self::ReturnUnquiet,
-        Self::FirstRegionOnly,
-        Self::ShortTail,
-        Self::SkipTarget,
-        Self::NoRetirement,
-        Self::CopyWithoutFence,
-        Self::BitAfterWrite,
-        Self::DiscardForgotten,
-        Self::NoSeed,
-        Self::NoFence,
-        Self::ViewBeforeFence,
-        Self::AckBeforeVerdict,
-        Self::TrimWithoutFlush,
-        Self::PromoteUnchecked,
-        Self::ReadTarget,
-        Self::LeaveWithoutFlush,
-        Self::NoGeneration,
-        Self::CopyViewBeforeFence,
-        Self::ClearAfterFence,
-        Self::StaleFlush,
-        Self::NoMerge,
-        Self::LeavingForgotten,
-        Self::SettleBeforePersist,
-        Self::NoMergeAtMount,
-        Self::MemoryBitFirst,
-        Self::OldImage,
-        Self::IntentClearedByAck,
-        Self::DrainedWithoutFlush,
-        Self::TargetTrusted,
-        Self::GenerationFromClock,
-        Self::BitmapAfterView,
-        Self::SeedForgotten,
-        Self::BelieveAlways,
-        Self::ExcuseAlways,
-        Self::ReadUnmerged,
-        Self::BlockOfLeaverAhead,
-        Self::ProofAhead,
-        Self::FlushWhileHalted,
-        Self::ForgetAhead,
-        Self::WriteUnkept,
-        Self::CommandWhileHalted,
-        Self::CompareBySample,
-        Self::CompareBeforeFence,
-        Self::SharedCursor,
-        Self::ClearAtRead,
-        Self::CancelEarly,
-        Self::LimitRaisedInVain,
-        Self::HeldCopyStarts,
-        Self::TailTrusted,
-        Self::GrowthWithoutHold,
-        Self::TailUnmerged,
-        Self::DryRunApart,
-        Self::DryRunMarks,
-        Self::StallWithoutWait,
-        Self::StallWithoutFlush,
-        Self::VerifyWithoutFence,
-        Self::RepairFromMinority,
-    ];
-}
+/// The name of the mistake that the whole build makes: `SHADOWSET_MUTANT=NoFence cargo test`.
+const BUILT_IN: Option<&str> = option_env!("SHADOWSET_MUTANT");
 
 thread_local! {
-    static PLANTED: Cell<Option<Mistake>> = const { Cell::new(None) };
+    static PLANTED: Cell<Option<Mistake>> = Cell::new(built_in());
+}
+
+/// The mistake that the whole build makes.
+///
+/// # Panics
+///
+/// When the build names a mistake that there is not.
+fn built_in() -> Option<Mistake> {
+    let known = |name| Mistake::named(name).unwrap_or_else(|| panic!("no mistake is named {name}"));
+    BUILT_IN.map(known)
 }
 
 /// Whether the running thread makes this mistake.
@@ -209,9 +179,9 @@ pub fn is(mistake: Mistake) -> bool {
     PLANTED.get() == Some(mistake)
 }
 
-/// Makes the running thread make one mistake, or none.
+/// Makes the running thread make one mistake, or none but the one that is built in.
 pub fn plant(mistake: Option<Mistake>) {
-    PLANTED.set(mistake);
+    PLANTED.set(mistake.or_else(built_in));
 }
 
 /// Clears write-intent bits in memory, as [`Mistake::IntentClearedByAck`] does.

@@ -353,7 +353,7 @@ fn seeds_hold_with_held_merges() {
 fn planted_mistakes_are_caught() {
     use shadowset::set::planted::{Mistake, plant};
     let mut missed = Vec::new();
-    for mistake in Mistake::ALL {
+    for &mistake in Mistake::ALL {
         plant(Some(mistake));
         let found = (0..MISTAKE_SEEDS).find_map(|seed| {
             let commands = match mistake {
