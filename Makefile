@@ -84,10 +84,13 @@ man:
 unit:
 	$(CARGO) test --workspace --locked
 
-# A debug build: the core's assertions are on.
+# With the core's assertions. FIRST begins at another seed.
 SEEDS ?= 100000
+FIRST ?= 0
+JOBS  ?= $(shell nproc)
 sim:
-	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --test sim seeds_hold -- --nocapture
+	SIM_SEEDS=$(SEEDS) SIM_FIRST=$(FIRST) SIM_THREADS=$(JOBS) \
+		$(CARGO) test --locked --profile sim --test sim seeds_ -- --nocapture --test-threads=1
 
 install: build install-files
 

@@ -6,7 +6,7 @@ use shadowset::set::member::{Departed, Held};
 use shadowset::set::{Answer, MemberId, MemberState, Verdict, View, WriteBitmap};
 
 use crate::home::region_run;
-use crate::world::{Asked, Checked, REGION_BLOCKS, World, blocks_of, ensure, usize_of};
+use crate::world::{Asked, Checked, World, blocks_of, ensure, usize_of};
 
 /// The stale set of a member that is no source: bitmaps, or everything.
 enum StaleSet {
@@ -305,7 +305,7 @@ impl World {
                     || self.is_marking(*block, until.0)
             });
             for block in written {
-                regions[block / usize_of(REGION_BLOCKS)] = true;
+                regions[block / usize_of(self.region_blocks())] = true;
             }
             let bits: Vec<bool> = map.to_bits().iter().by_vals().collect();
             ensure!(

@@ -8,7 +8,7 @@ use shadowset::set::{
 use shadowset::testing::memory::Value;
 
 use crate::storage::has_other_source;
-use crate::world::{BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, makes, usize_of};
+use crate::world::{BLOCK, Checked, Violation, World, blocks_of, makes, usize_of};
 
 /// Copy steps that run at once.
 const STEPS_MAX: usize = 3;
@@ -154,7 +154,7 @@ impl World {
     fn begin_step(&mut self, at: usize) -> bool {
         let budget = self
             .rng
-            .between(1, self.plan.budget_regions * REGION_BLOCKS * BLOCK);
+            .between(1, self.plan.budget_regions * self.geometry.region_bytes());
         let Some(step) = self.copies[at].work.next_step(|_| budget) else {
             return false;
         };
@@ -269,12 +269,12 @@ impl World {
             todo.extend(blocks_of(piece.range).map(|block| (block, piece.steps.clone())));
         }
         // A step that reads more than it should stops, behind its first region at the earliest.
-        let region = REGION_BLOCKS * BLOCK;
+        let region = self.geometry.region_bytes();
         if step.range.len() > region && self.rng.chance(100) {
             let stop = step.range.start() + self.rng.between(region, step.range.len());
             let steps = step.shares.iter_mut().filter_map(|s| s.step.as_mut());
             steps.for_each(|step| step.stop_at(stop));
-            let end = usize_of(stop / region * REGION_BLOCKS);
+            let end = usize_of(stop / region * region / BLOCK);
             todo.retain(|(block, _)| *block < end);
         }
         (step.todo, step.unread) = (todo.clone(), todo);
@@ -318,7 +318,7 @@ impl World {
     }
 
     fn read_step(&mut self, at: usize, n: usize) -> Checked {
-        for _ in 0..=self.rng.below(6) {
+        for _ in 0..=self.rng.below(self.plan.stride) {
             let step = &self.copies[at].steps[n];
             let (Some(source), Some(view)) = (step.source, &step.view) else {
                 break;
@@ -374,7 +374,7 @@ impl World {
     }
 
     fn write_step(&mut self, at: usize, n: usize) -> Checked {
-        for _ in 0..=self.rng.below(6) {
+        for _ in 0..=self.rng.below(self.plan.stride) {
             let left = self.copies[at].steps[n].unwritten.len();
             if left == 0 {
                 return self.finish_step(at, n);

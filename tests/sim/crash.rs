@@ -157,7 +157,7 @@ impl World {
             disk.open = true;
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         }
-        self.held_back.clear();
+        self.home.held_back.clear();
         self.growth.held = false;
         self.ops.stall = Stall::default();
     }

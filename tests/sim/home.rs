@@ -44,6 +44,8 @@ pub(crate) struct SimHome {
     rests: bool,
     /// The highest number that a bitmap has had.
     highest: Cell<u32>,
+    /// A change that a planted mistake holds back.
+    pub(crate) held_back: Vec<HomeChange>,
 }
 
 impl Home for SimHome {
@@ -91,6 +93,7 @@ impl SimHome {
             used,
             rests: false,
             highest: Cell::new(0),
+            held_back: Vec::new(),
         }
     }
 

@@ -61,7 +61,7 @@ impl World {
 
     /// Copies a few blocks; then the bits are cleared.
     pub(crate) fn merge_some(&mut self, at: usize) -> Checked {
-        for _ in 0..=self.rng.below(6) {
+        for _ in 0..=self.rng.below(self.plan.stride) {
             let Some(merging) = &mut self.requests[at].merging else {
                 return Err(Violation("a read merges nothing".into()));
             };

@@ -1,15 +1,24 @@
 //! What a seed draws before its run begins: the world's shape, weights and fault rates.
 
 use shadowset::set::Start;
+use shadowset::set::geometry::REGION_BLOCKS_DEFAULT;
 use shadowset::testing::Rng;
 
 /// Kinds of things that the scheduler picks from.
 pub(crate) const DEEDS: usize = 6;
 
+/// Blocks of a region in most simulated units, the fewest that are allowed.
+pub(crate) const REGION_BLOCKS: u32 = 8;
+/// Blocks that a step of a request or a copy moves at most, in most worlds.
+pub(crate) const STRIDE: u64 = 6;
+
 /// Everything that one seed decides about a run as a whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) blocks: u64,
+    pub(crate) region_blocks: u32,
+    /// Blocks that a step of a request or a copy moves at most.
+    pub(crate) stride: u64,
     pub(crate) starts: Vec<Start>,
     pub(crate) steps: u64,
     pub(crate) requests_max: usize,
@@ -106,6 +115,8 @@ impl Plan {
         let kinds = [weight(20), weight(5), weight(3), weight(10)];
         Self {
             blocks,
+            region_blocks: REGION_BLOCKS,
+            stride: STRIDE,
             starts: starts(rng),
             steps: rng.between(300, 2500),
             requests_max: rng.place(8) + 1,
@@ -124,25 +135,13 @@ impl Plan {
                 Faults::default()
             },
             budget_regions: rng.between(1, 5),
-            slow: if rng.chance(500) {
-                rng.between(1, 300)
-            } else {
-                0
-            },
-            crashes: if rng.chance(400) {
-                rng.between(1, 40)
-            } else {
-                0
-            },
+            slow: rate(rng, 500, 300),
+            crashes: rate(rng, 400, 40),
             home: (rng.chance(750), rng.between(1, 3)),
             absent: if rng.chance(300) { 200 } else { 0 },
             stop_early: rng.chance(250),
-            timeouts: if rng.chance(500) {
-                rng.between(1, 20)
-            } else {
-                0
-            },
-            backups: backups(rng),
+            timeouts: rate(rng, 500, 20),
+            backups: rate(rng, 400, 30),
             clock: if rng.chance(300) { 20 } else { 0 },
             memory: if rng.chance(300) { 200 } else { 0 },
             impatience: if rng.chance(300) { 100 } else { 0 },
@@ -156,13 +155,28 @@ impl Plan {
     }
 }
 
+/// Regions as large as real ones, units of every remainder, requests of up to 2 MiB.
+pub(crate) fn widen(plan: &mut Plan, rng: &mut Rng) {
+    plan.region_blocks = REGION_BLOCKS_DEFAULT;
+    let region = u64::from(plan.region_blocks);
+    let regions = match rng.chance(800) {
+        true => rng.between(1, 6),
+        false => rng.between(7, 40),
+    };
+    plan.blocks = (regions - 1) * region + rng.between(1, region);
+    plan.blocks_max = match rng.chance(500) {
+        true => rng.between(1, 4096),
+        false => rng.between(1, 200),
+    }
+    .min(plan.blocks);
+    plan.hot_blocks = plan.blocks;
+    plan.stride = rng.between(30, 600);
+    plan.steps = rng.between(100, 500);
+}
+
 /// Most runs change no limit. Drawn apart, so that those runs are what they are without limits.
 pub(crate) fn limits(seed: u64) -> u64 {
-    let rng = &mut Rng::new(seed ^ 0x11_4175);
-    match rng.chance(400) {
-        true => rng.between(1, 300),
-        false => 0,
-    }
+    rate(&mut Rng::new(seed ^ 0x11_4175), 400, 300)
 }
 
 /// Most runs have no stall. Drawn apart, so that those runs are what they are without.
@@ -183,20 +197,17 @@ pub(crate) fn verifies(seed: u64) -> u64 {
     }
 }
 
-/// Most runs have none.
-fn backups(rng: &mut Rng) -> u64 {
-    match rng.chance(400) {
-        true => rng.between(1, 30),
+/// Of a thousand runs `often` have it, at some rate up to `most`.
+fn rate(rng: &mut Rng, often: u64, most: u64) -> u64 {
+    match rng.chance(often) {
+        true => rng.between(1, most),
         false => 0,
     }
 }
 
 impl Faults {
     fn draw(rng: &mut Rng) -> Self {
-        let mut rate = |often: u64, most: u64| match rng.chance(often) {
-            true => rng.between(1, most),
-            false => 0,
-        };
+        let mut rate = |often, most| rate(rng, often, most);
         Self {
             write: rate(600, 20),
             everywhere: rate(400, 40),

@@ -15,9 +15,7 @@ use shadowset::testing::oracle::Ended;
 use crate::merging::Merging;
 use crate::ops::{Op, Strike};
 use crate::storage::has_other_source;
-use crate::world::{
-    Asker, BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, ensure, makes, usize_of,
-};
+use crate::world::{Asker, BLOCK, Checked, Violation, World, blocks_of, ensure, makes, usize_of};
 
 /// What a request does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,9 +179,13 @@ impl World {
         };
         let mut first = self.rng.below(hot.min(unit));
         if self.rng.chance(200) {
-            first = (first / REGION_BLOCKS * REGION_BLOCKS).saturating_sub(self.rng.below(3));
+            let region = self.region_blocks();
+            first = (first / region * region).saturating_sub(self.rng.below(3));
         }
         let first = first.min(unit - blocks);
+        if blocks > (1 << 20) / BLOCK {
+            self.mark("a request of more than 1 MiB");
+        }
         let (mut start, mut len) = (first * BLOCK, blocks * BLOCK);
         if self.rng.chance(200) {
             start += self.rng.below(BLOCK);
@@ -390,7 +392,7 @@ impl World {
 
     /// Writes or flushes a few of what is to be done, in any order.
     fn write_some(&mut self, at: usize) -> Checked {
-        for _ in 0..=self.rng.below(4) {
+        for _ in 0..=self.rng.below(self.plan.stride) {
             let request = &mut self.requests[at];
             if request.todo.is_empty() {
                 request.stage = Stage::Settle;
@@ -522,7 +524,7 @@ impl World {
 
     /// Reads a few blocks; the member is chosen anew after an error.
     fn read_some(&mut self, at: usize) -> Checked {
-        for _ in 0..=self.rng.below(4) {
+        for _ in 0..=self.rng.below(self.plan.stride) {
             let Some(&block) = self.requests[at].unread.last() else {
                 return self.end_read(at);
             };

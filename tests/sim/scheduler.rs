@@ -1,20 +1,30 @@
 //! The scheduler: what happens next is drawn; then everything comes to rest, then the unit stops.
 
 use shadowset::set::Event;
+use shadowset::testing::Rng;
 
 use crate::world::{Checked, Ran, Violation, World, ensure};
 
 /// Steps that the quiet phase may take.
 const QUIET_STEPS: u64 = 200_000;
 
+/// What a step draws from: its own numbers, so that a step left out changes as little as can be of the others.
+fn draws_of(seed: u64, step: u64) -> Rng {
+    Rng::new(Rng::new(seed).bits() ^ Rng::new(!step).bits())
+}
+
 impl World {
     /// Runs to the end: steps with faults and commands, then quiet, then a stop in good order.
     pub(crate) fn run(&mut self) -> Result<Ran, Violation> {
         self.begin_life()?;
-        for _ in 0..self.plan.steps {
+        let only = self.turns.only.take();
+        for step in only.unwrap_or_else(|| (0..self.plan.steps).collect()) {
+            self.turns.last = step;
+            self.rng = draws_of(self.turns.seed, step);
             let outcome = self.step();
             self.unless_crashed(outcome)?;
         }
+        self.rng = draws_of(self.turns.seed, u64::MAX);
         // From here on nothing crashes.
         self.ops.coming = None;
         self.plan.faults.planned += std::mem::take(&mut self.plan.faults.block);
@@ -71,7 +81,7 @@ impl World {
             true => "clock set back",
             false => "clock set forward",
         });
-        self.skew = i64::try_from(clock).unwrap_or(0) - i64::try_from(self.now).unwrap_or(0);
+        self.turns.skew = i64::try_from(clock).unwrap_or(0) - i64::try_from(self.now).unwrap_or(0);
     }
 
     /// Faults stop, nothing new comes in: everything must end in a bounded number of steps.

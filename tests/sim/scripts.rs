@@ -65,6 +65,8 @@ pub(crate) enum Do {
 pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> World {
     let plan = Plan {
         blocks: BLOCKS,
+        region_blocks: crate::plan::REGION_BLOCKS,
+        stride: crate::plan::STRIDE,
         starts: vec![Start::Source; members],
         steps: 0,
         requests_max: 8,

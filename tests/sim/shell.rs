@@ -23,7 +23,7 @@ impl World {
                 )
             });
         }
-        for change in std::mem::take(&mut self.held_back) {
+        for change in std::mem::take(&mut self.home.held_back) {
             self.change_home(&change);
         }
         let mut told = false;
@@ -81,7 +81,7 @@ impl World {
                 to,
             } => self.persist(generation, clean, to)?,
             Effect::Home(change) if makes!(BitmapAfterView) && is_departure(&change) => {
-                self.held_back.push(change);
+                self.home.held_back.push(change);
             }
             Effect::Home(change) => self.change_home(&change),
             Effect::PrepareGrowth(number, geometry) => self.prepare_growth(number, geometry),

@@ -10,9 +10,7 @@ use shadowset::set::{
 use shadowset::testing::memory::Value;
 
 use crate::commands::name;
-use crate::world::{
-    Asker, BLOCK, Checked, REGION_BLOCKS, Violation, World, blocks_of, ensure, makes,
-};
+use crate::world::{Asker, BLOCK, Checked, Violation, World, blocks_of, ensure, makes};
 
 /// The verify that runs, and what verifies have done.
 #[derive(Debug, Default)]
@@ -132,7 +130,7 @@ impl World {
     fn begin_verify_step(&mut self) -> Checked {
         let most = self
             .rng
-            .between(1, self.plan.budget_regions * REGION_BLOCKS * BLOCK);
+            .between(1, self.plan.budget_regions * self.geometry.region_bytes());
         let halted = self.is_undurable();
         let Some(verify) = &mut self.verifies.running else {
             return Ok(());
@@ -194,7 +192,7 @@ impl World {
     }
 
     fn read_verify(&mut self) -> Checked {
-        for _ in 0..=self.rng.below(8) {
+        for _ in 0..=self.rng.below(self.plan.stride) {
             let step = self.verifies.running.as_ref().and_then(|v| v.step.as_ref());
             let left = step.map_or(0, |step| step.unread.len());
             if left == 0 {

@@ -7,8 +7,8 @@ use shadowset::server::fence::FenceTable;
 use shadowset::set::Scb;
 use shadowset::set::scb::Lineage;
 use shadowset::set::{
-    Beginning, BitmapId, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, HomeChange,
-    Limits, Member, MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
+    Beginning, BitmapId, ByteRange, Bytes, Epoch, Event, FlushId, Generation, Geometry, Limits,
+    Member, MemberId, MemberSet, MemberState, Moment, Past, Policy, ShadowSet, Start, View,
     Written,
 };
 use shadowset::testing::memory::Value;
@@ -23,8 +23,6 @@ use crate::plan::Plan;
 use crate::requests::Request;
 use crate::verifier::Verifies;
 
-/// Blocks of a region in every simulated unit, the fewest that are allowed.
-pub(crate) const REGION_BLOCKS: u64 = 8;
 pub(crate) const BLOCK: u64 = 512;
 
 /// What was found wrong.
@@ -149,6 +147,7 @@ pub(crate) type Marks = BTreeMap<&'static str, u64>;
 /// The world of one seed.
 pub(crate) struct World {
     pub(crate) rng: Rng,
+    pub(crate) turns: Turns,
     pub(crate) plan: Plan,
     pub(crate) set: ShadowSet,
     pub(crate) geometry: Geometry,
@@ -205,8 +204,6 @@ pub(crate) struct World {
     /// What the world expected before a mount: one that ends before its first View has served nobody, and the
     /// next may elect another master.
     pub(crate) before: Option<Expected>,
-    /// What the clock is ahead of the steps, or behind.
-    pub(crate) skew: i64,
     /// Whether this life keeps bitmaps in memory only, and leaves those of the life before as they are.
     pub(crate) in_memory: bool,
     /// Whether the last life has served nobody.
@@ -219,8 +216,6 @@ pub(crate) struct World {
     pub(crate) written: Written,
     /// How a unit that grows is doing.
     pub(crate) growth: Growth,
-    /// A change of the home that a planted mistake holds back.
-    pub(crate) held_back: Vec<HomeChange>,
     /// Members that are absent at the next mount.
     pub(crate) away: Vec<usize>,
     /// How many copies may run.
@@ -240,6 +235,29 @@ pub(crate) struct Expected {
     pub(crate) power: bool,
 }
 
+/// Which steps a run takes, and when.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    pub(crate) seed: u64,
+    /// The only steps that are taken; without, all of the plan.
+    pub(crate) only: Option<Vec<u64>>,
+    /// The last step that was begun.
+    pub(crate) last: u64,
+    /// What the clock is ahead of the steps, or behind.
+    pub(crate) skew: i64,
+}
+
+impl Turns {
+    fn of(seed: u64) -> Self {
+        Self {
+            seed,
+            only: None,
+            last: 0,
+            skew: 0,
+        }
+    }
+}
+
 /// What a run comes to.
 #[derive(Clone, Debug)]
 pub(crate) struct Ran {
@@ -249,18 +267,10 @@ pub(crate) struct Ran {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, faults: bool, log: bool) -> Self {
-        let mut rng = Rng::new(seed);
-        let mut plan = Plan::draw(&mut rng, faults);
-        plan.limits = crate::plan::limits(seed);
-        plan.stalls = crate::plan::stalls(seed);
-        plan.verifies = crate::plan::verifies(seed);
-        Self::with(rng, plan, seed, log)
-    }
-
     /// A world of this plan.
     pub(crate) fn with(mut rng: Rng, plan: Plan, seed: u64, log: bool) -> Self {
-        let geometry = Geometry::new(Bytes(plan.blocks * BLOCK), 8).expect("a small unit");
+        let geometry =
+            Geometry::new(Bytes(plan.blocks * BLOCK), plan.region_blocks).expect("a small unit");
         let unit: Vec<Value> = (0..plan.blocks).map(|b| value_of(b) % 5).collect();
         let (blocks, mut unmerged) = (unit.len(), vec![Vec::new(); unit.len()]);
         let (disks, members) = furnish(&mut rng, &plan, &unit, &mut unmerged);
@@ -276,6 +286,7 @@ impl World {
             unsettled: vec![false; blocks],
             loosely_read: vec![false; blocks],
             rng,
+            turns: Turns::of(seed),
             home: SimHome::new(plan.home.0, plan.home.1),
             plan,
             geometry,
@@ -304,14 +315,12 @@ impl World {
             crashed: false,
             power: false,
             before: None,
-            skew: 0,
             in_memory: false,
             unserved: false,
             served: 0,
             beginning: false,
             written: Written::new(Generation::FIRST),
             growth: Growth::default(),
-            held_back: Vec::new(),
             away: Vec::new(),
             limits,
             marks: Marks::new(),
@@ -349,7 +358,7 @@ impl World {
 
     /// What the clock says: it may have been set back.
     pub(crate) fn moment(&self) -> Moment {
-        Moment(self.now.saturating_add_signed(self.skew))
+        Moment(self.now.saturating_add_signed(self.turns.skew))
     }
 
     /// Pins the current View.
@@ -428,6 +437,11 @@ impl World {
             .geometry
             .clip(Bytes(block as u64 * BLOCK), Bytes(BLOCK));
         range.expect("a block of the unit")
+    }
+
+    /// Blocks of a full region.
+    pub(crate) fn region_blocks(&self) -> u64 {
+        u64::from(self.geometry.region_blocks())
     }
 
     pub(crate) fn disk(&mut self, id: MemberId) -> &mut Disk {
