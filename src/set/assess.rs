@@ -125,7 +125,7 @@ impl Proof {
         let complete = complete.map(|r| r.tag.generation).max();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::BelieveAlways) {
-            let believed = !kept.is_empty();
+            let believed = kept.first().is_some();
             return Self { believed, complete };
         }
         let mark = newest.lineage.mark();
@@ -144,13 +144,12 @@ impl Proof {
 
     /// Whether a block that is older than the newest was left behind by a crash among the writes of the
     /// newest generation, and not put back by somebody.
-    fn excuses(self, block: Generation, newest: Generation) -> bool {
+    fn excuses(self, block: Generation) -> bool {
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::ExcuseAlways) {
             return true;
         }
-        let last = |c: u64| c < newest.number() && block.number() >= c;
-        self.believed && self.complete.is_some_and(last)
+        self.believed && self.complete.is_some_and(|c| block.number() >= c)
     }
 }
 
@@ -406,9 +405,7 @@ fn start_of(found: &Found, newest: &Scb, proof: Proof) -> Start {
         _ => {}
     }
     match (found.image, found.block()) {
-        (Some(_), Some(scb)) if row.is_none() && scb.generation < newest.generation => {
-            Start::Released
-        }
+        (Some(_), Some(_)) if row.is_none() => Start::Released,
         (Some(_), Some(scb)) if scb.generation < newest.generation => {
             left_behind(scb, row, newest, proof)
         }
@@ -430,7 +427,7 @@ fn start_of(found: &Found, newest: &Scb, proof: Proof) -> Start {
 
 /// What a member is whose block is older than the newest, which does not say that it has left.
 fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> Start {
-    let excused = proof.excuses(scb.generation, newest.generation);
+    let excused = proof.excuses(scb.generation);
     let unproven = proof.believed
         && proof
             .complete

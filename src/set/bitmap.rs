@@ -242,7 +242,7 @@ impl WriteBitmap {
     pub fn runs(&self) -> impl Iterator<Item = Regions> + '_ {
         let mut from = 0;
         std::iter::from_fn(move || {
-            let run = self.next_run(from, u64::MAX >> 1)?;
+            let run = self.next_run(from, u64::MAX)?;
             from = run.end().0;
             Some(run)
         })
