@@ -100,12 +100,17 @@ impl Difference {
         let all = 0..self.groups.len() as u8;
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::RepairFromMinority) {
-            return all
-                .filter(|group| holds(*group) > 0)
-                .min_by_key(|group| holds(*group));
+            return self.planted_minority();
         }
         all.into_iter()
             .find(|group| 2 * holds(*group) > self.groups.len())
+    }
+
+    /// What the fewest sources hold.
+    #[cfg(debug_assertions)]
+    fn planted_minority(&self) -> Option<u8> {
+        let groups = || self.groups.iter().filter_map(|(_, group)| *group);
+        groups().min_by_key(|group| groups().filter(|g| g == group).count())
     }
 
     /// The members that are not as the most are, or cannot be read. `None` when no more than half hold the same: then

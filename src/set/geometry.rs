@@ -163,12 +163,10 @@ impl Geometry {
         );
         let bytes = self.region_bytes();
         #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::FirstRegionOnly) {
-            return Regions {
-                first: range.start / bytes,
-                end: range.start / bytes + 1,
-            };
-        }
+        let range = match super::planted::is(super::planted::Mistake::FirstRegionOnly) {
+            true => range.split(1).0,
+            false => range,
+        };
         let regions = Regions {
             first: range.start / bytes,
             end: (range.end - 1) / bytes + 1,
@@ -187,17 +185,23 @@ impl Geometry {
         );
         let bytes = self.region_bytes();
         #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::ShortTail) && regions.end == self.regions() {
-            let end = (self.size.0 / bytes * bytes).max(regions.first * bytes + BLOCK_BYTES);
-            return ByteRange {
-                start: regions.first * bytes,
-                end,
-            };
+        if super::planted::is(super::planted::Mistake::ShortTail) {
+            return self.planted_bytes_of(regions);
         }
         ByteRange {
             start: regions.first * bytes,
             end: (regions.end * bytes).min(self.size.0),
         }
+    }
+
+    /// As [`Self::bytes_of`], without the short last region.
+    #[cfg(debug_assertions)]
+    fn planted_bytes_of(self, regions: Regions) -> ByteRange {
+        let bytes = self.region_bytes();
+        let start = regions.first * bytes;
+        let whole = self.size.0 / bytes * bytes;
+        let end = (regions.end * bytes).min(whole).max(start + BLOCK_BYTES);
+        ByteRange { start, end }
     }
 
     /// All regions of the unit.

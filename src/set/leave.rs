@@ -230,11 +230,11 @@ impl ShadowSet {
             .any(|p| matches!(p, Purpose::Leave(m) if *m == id));
         let state = &self.members[id.index()].state;
         let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
-        #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) && !stopping {
-            return self.left(id, MemberSet::EMPTY, MemberSet::EMPTY);
-        }
         if !asked && !stopping {
+            #[cfg(debug_assertions)]
+            if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) {
+                return self.left(id, MemberSet::EMPTY, MemberSet::EMPTY);
+            }
             let mut members = self.writers();
             members.insert(id);
             self.flush(members, Purpose::Leave(id));

@@ -305,12 +305,17 @@ impl ShadowSet {
         self.generation = self.generation.next();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::GenerationFromClock) {
-            // Two changes in one tick of the clock still differ.
-            let by_clock = Generation::from_number(self.now.0 + 2);
-            let other = by_clock.filter(|g| g.next() != self.generation);
-            self.generation = other.unwrap_or(self.generation);
+            self.planted_generation();
         }
         self.write_generation();
+    }
+
+    #[cfg(debug_assertions)]
+    fn planted_generation(&mut self) {
+        // Two changes in one tick of the clock still differ.
+        let by_clock = Generation::from_number(self.now.0 + 2);
+        let other = by_clock.filter(|g| g.next() != self.generation);
+        self.generation = other.unwrap_or(self.generation);
     }
 
     /// Writes the generation to the members' blocks, then the proof that all of them have it.
