@@ -399,6 +399,12 @@ mod tests {
         let _ = WriteBitmap::empty(geometry(200)).grown(geometry(199));
     }
 
+    #[test]
+    fn a_bitmap_takes_eight_bytes_for_64_regions() {
+        let bytes = |regions: u64| WriteBitmap::empty(geometry(127 * regions)).memory_bytes();
+        assert_eq!((bytes(1), bytes(64), bytes(65), bytes(640)), (8, 8, 16, 80));
+    }
+
     proptest! {
         /// Marks, clears and reads against a plain bitvec.
         #[test]

@@ -677,6 +677,54 @@ mod tests {
     }
 
     #[test]
+    fn a_step_may_stop_where_a_run_begins() {
+        let region = 65_024;
+        let mut work = work(127 * 8, &[(0, region), (region * 2, region)]);
+        let mut step = work.next_step(|_| region * 8).expect("a run");
+        step.stop_at(region * 2);
+        assert_eq!(step.bytes(), region);
+    }
+
+    #[test]
+    fn a_step_ends_before_one_that_is_under_way() {
+        let region = 65_024;
+        let mut lead = work(127 * 8, &[(region * 2, region * 2)]);
+        let mut other = work(127 * 8, &[(0, region * 8)]);
+        let step = lead.next_step(|_| region * 2).expect("a run");
+        let joined = other.join(&step).expect("it lacks them too");
+        assert_eq!(joined.regions(), Regions::run(2, 4));
+        let mut next = |budget| other.next_step(|_| budget).map(|step| step.regions());
+        assert_eq!(next(region * 8), Some(Regions::run(0, 2)));
+        assert_eq!(next(region * 8), Some(Regions::run(4, 8)));
+        assert_eq!(next(region * 8), None);
+    }
+
+    #[test]
+    fn what_was_found_equal_was_not_copied() {
+        let region = 65_024;
+        let mut work = work(127 * 4, &[(0, region * 4)]);
+        let mut step = work.next_step(|_| region * 4).expect("a run");
+        step.found_equal(region);
+        step.found_equal(region);
+        work.finish(step, true);
+        let progress = work.progress();
+        assert_eq!(
+            (progress.equal_bytes(), progress.copied_bytes()),
+            (region * 2, region * 2)
+        );
+    }
+
+    #[test]
+    fn people_see_where_a_copy_is() {
+        let region = 65_024;
+        let mut work = work(127 * 4, &[(region * 2, 1)]);
+        let _step = work.next_step(|_| region).expect("a run");
+        assert_eq!(work.progress().fence_block(), 127 * 2);
+        work.progress().at_block(5);
+        assert_eq!(work.progress().fence_block(), 5);
+    }
+
+    #[test]
     fn what_two_copies_lack_is_read_once_and_each_drains_its_own() {
         let region = 65_024;
         let mut lead = work(127 * 8, &[(0, region * 4)]);

@@ -292,3 +292,35 @@ impl ShadowSet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ticks that rotate, of so many, when each finds these bits.
+    fn rotations(pace: &mut Pace, ticks: u32, bits: u64) -> Vec<u32> {
+        (1..=ticks).filter(|_| pace.beat(bits)).collect()
+    }
+
+    #[test]
+    fn intent_that_is_marked_anew_each_time_is_rotated_less_and_less() {
+        let mut pace = Pace::new();
+        let often = [1, 2, 4, 8, 16, 32, 64, 96, 128];
+        assert_eq!(rotations(&mut pace, 128, 10), often);
+        // Half as many are as many.
+        assert_eq!(rotations(&mut pace, 64, 5), [32, 64]);
+        // Fewer are not: the writers have gone elsewhere.
+        assert_eq!(rotations(&mut pace, 35, 1), [32, 33, 35]);
+    }
+
+    #[test]
+    fn intent_without_a_bit_is_not_rotated() {
+        let mut pace = Pace::new();
+        assert!(rotations(&mut pace, 5, 0).is_empty());
+        assert_eq!(
+            rotations(&mut pace, 2, 1),
+            [1, 2],
+            "nor does it count as one"
+        );
+    }
+}

@@ -444,6 +444,42 @@ mod tests {
     }
 
     #[test]
+    fn a_difference_has_its_bytes_in_a_unit_that_holds_them() {
+        let two = images(&[[1, 1, 1, 1], [1, 7, 7, 1]]);
+        let found = &compare(512 * 8, &contents(&two))[0];
+        let unit = |blocks: u64| Geometry::new(Bytes(blocks * 512), 8).expect("a unit");
+        let range = found.range(unit(11)).map(|r| (r.start(), r.len()));
+        assert_eq!(range, Some((512 * 9, 1024)));
+        assert_eq!(found.range(unit(10)), None, "it ends before");
+    }
+
+    #[test]
+    fn blocks_are_counted_by_what_was_found_and_done() {
+        let findings = findings(&["m1", "m2", "m3"]);
+        let mut three = images(&[[1, 1, 1, 1], [1, 1, 1, 1], [1, 7, 7, 1]]);
+        let differs = |fate| {
+            let held = contents(&three);
+            findings.add(compare(0, &held).remove(0), 0, &held, fate);
+        };
+        differs(Fate::Repaired);
+        differs(Fate::Left);
+        three[2] = None;
+        let held = contents(&three);
+        for fate in [Fate::Repaired, Fate::Failed] {
+            findings.add(compare(0, &held).remove(0), 0, &held, fate);
+        }
+        let counts = Counts {
+            differing: 4,
+            unreadable: 8,
+            repaired: 6,
+        };
+        assert_eq!(
+            (findings.counts(), findings.report().counts),
+            (counts, counts)
+        );
+    }
+
+    #[test]
     fn runs_of_different_odd_ones_are_apart() {
         let three = images(&[[1, 2, 1, 1], [1, 1, 7, 7], [1, 1, 1, 7]]);
         let found = compare(0, &contents(&three));

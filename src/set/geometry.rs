@@ -424,7 +424,51 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ranges_that_only_touch_do_not_overlap() {
+        let regions = Regions::run(2, 4);
+        assert!(!regions.overlaps(Regions::run(0, 2)) && !regions.overlaps(Regions::run(4, 5)));
+        assert!(regions.overlaps(Regions::run(3, 9)) && regions.overlaps(Regions::run(0, 3)));
+        let g = geometry(16, 8);
+        let blocks = |first: u64, end: u64| {
+            let range = g.clip(Bytes(first * 512), Bytes((end - first) * 512));
+            range.expect("inside").blocks()
+        };
+        assert!(!blocks(2, 4).overlaps(blocks(0, 2)) && !blocks(2, 4).overlaps(blocks(4, 5)));
+        assert!(blocks(2, 4).overlaps(blocks(3, 9)) && blocks(2, 4).overlaps(blocks(0, 3)));
+    }
+
+    #[test]
+    fn what_lies_behind_an_offset_begins_in_its_region() {
+        let g = geometry(127 * 4, 127);
+        let first = |offset| g.behind(Bytes(offset)).map(|r| (r.first().0, r.end().0));
+        assert_eq!(first(65_024 * 3 - 512), Some((2, 4)));
+        assert_eq!(first(65_024 * 3), Some((3, 4)));
+        assert_eq!(first(65_024 * 4), None);
+        assert_eq!(first(65_024 * 5), None);
+    }
+
     proptest! {
+        #[test]
+        fn ranges_are_cut_joined_and_rounded_as_bytes_are(
+            (a, b) in (0u64..4000, 1u64..4000), (c, d) in (0u64..4000, 1u64..4000), shift in 9u32..14,
+        ) {
+            let g = geometry(16, 8);
+            let range = |at: u64, len: u64| g.clip(Bytes(at), Bytes(len)).expect("inside");
+            let (one, other) = (range(a, b), range(c, d));
+            let both = (one.start()..one.end()).filter(|at| (c..c + d).contains(at));
+            let both: Vec<u64> = both.collect();
+            let overlap = one.overlap(other).map(|r| (r.start(), r.len()));
+            prop_assert_eq!(overlap, both.first().map(|first| (*first, both.len() as u64)));
+            let (head, rest) = one.split(d);
+            prop_assert_eq!((head.start(), head.len()), (a, b.min(d)));
+            prop_assert_eq!(rest.map(|r| (r.start(), r.end())), (b > d).then_some((a + d, a + b)));
+            let align = 1u64 << shift;
+            let out = g.round_out(one, align);
+            prop_assert_eq!(out.start(), a / align * align);
+            prop_assert_eq!(out.end(), (a + b).div_ceil(align).saturating_mul(align).min(8192));
+        }
+
         #[test]
         fn regions_cover_the_unit_once(blocks in 1u64..5000, region in 8u32..300) {
             let g = geometry(blocks, region);

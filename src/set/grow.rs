@@ -363,43 +363,12 @@ mod tests {
     use super::*;
     use crate::set::assess::Start;
     use crate::set::event::{Command, Event};
-    use crate::set::limits::Limits;
-    use crate::set::member::{Moment, Policy};
-    use crate::set::mount::{Beginning, Past};
-    use crate::set::scb::Generation;
-
-    const UNIT: u64 = 1 << 20;
+    use crate::set::member::Moment;
+    use crate::set::tests::{UNIT, beginning, begun, member};
 
     /// A set of one source at rest, whose image is twice as large as the unit.
     fn set() -> ShadowSet {
-        let member = Member {
-            name: "m1".into(),
-            uuid: uuid::Uuid::from_u128(1),
-            path: String::new(),
-            size: Bytes(2 * UNIT),
-            read_cost: 0,
-            site: 0,
-            timeout: 0,
-            errors: 0,
-            since: Moment(0),
-            reason: String::new(),
-            state: MemberState::Vacant,
-        };
-        let from = Beginning {
-            geometry: Geometry::new(Bytes(UNIT), 8).expect("a small unit"),
-            generation: Generation::FIRST,
-            clean: true,
-            last_mark: 0,
-            mark: 1,
-            absent: Policy::default(),
-            past: Past::Unknown("new".into()),
-            home: Ok(()),
-            limits: Limits::default(),
-            now: Moment(0),
-        };
-        let mut set = ShadowSet::assemble(from, vec![(member, Start::Source)]).expect("a source");
-        let _ = set.begin();
-        set
+        begun(beginning(), vec![(member(0, 2 * UNIT), Start::Source)])
     }
 
     /// Gives a resize and ends its flush: the shell prepares it.

@@ -478,5 +478,7 @@ mod tests {
         set.remove(id(5));
         assert!(!set.contains(id(5)) && set.contains(id(1)) && set.len() == 1);
         assert!(MemberId::new(6).is_none());
+        let other: MemberSet = [id(1), id(2)].into_iter().collect();
+        assert_eq!(set.or(other), other, "who is in both is in it");
     }
 }

@@ -34,6 +34,8 @@ mod silence;
 mod stall;
 pub mod stamp;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 pub mod view;
 mod written;

@@ -124,6 +124,21 @@ mod tests {
     }
 
     #[test]
+    fn who_was_not_told_may_be_a_generation_later_and_who_was_is_of_a_later_one() {
+        let plain = |generation, told| is_taken(generation, false, Ancestry::Ancestor, told);
+        assert!(plain(6, false), "its write has seemed to fail");
+        assert!(!plain(7, false) && !plain(6, true));
+        assert!(!is_taken(5, true, Ancestry::Ancestor, true));
+    }
+
+    #[test]
+    fn why_there_is_no_bitmap_is_said_where_it_is_known() {
+        assert_eq!(has_no_bitmap("m1", None), "m1 has no bitmap");
+        let why = has_no_bitmap("m1", Some("the journal was lost"));
+        assert_eq!(why, "m1 has no bitmap: the journal was lost");
+    }
+
+    #[test]
     fn only_the_block_that_left_is_taken() {
         for told in [true, false] {
             assert!(is_taken(6, true, Ancestry::Ancestor, told));

@@ -369,48 +369,9 @@ impl ShadowSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::set::assess::Start;
     use crate::set::event::{Command, Event};
-    use crate::set::geometry::Geometry;
-    use crate::set::limits::Limits;
-    use crate::set::member::{Member, MemberState, Moment, Policy};
-    use crate::set::mount::{Beginning, Past};
-    use crate::set::scb::Generation;
-
-    const UNIT: u64 = 1 << 20;
-
-    /// A set of so many sources at rest.
-    fn set(sources: usize) -> ShadowSet {
-        let member = |n: usize| Member {
-            name: format!("m{}", n + 1),
-            uuid: uuid::Uuid::from_u128(n as u128 + 1),
-            path: String::new(),
-            size: Bytes(UNIT),
-            read_cost: 0,
-            site: 0,
-            errors: 0,
-            timeout: 0,
-            since: Moment(0),
-            reason: String::new(),
-            state: MemberState::Vacant,
-        };
-        let from = Beginning {
-            geometry: Geometry::new(Bytes(UNIT), 8).expect("a small unit"),
-            generation: Generation::FIRST,
-            clean: true,
-            last_mark: 0,
-            mark: 1,
-            absent: Policy::default(),
-            past: Past::Unknown("new".into()),
-            home: Ok(()),
-            limits: Limits::default(),
-            now: Moment(0),
-        };
-        let members = (0..sources).map(|n| (member(n), Start::Source));
-        let mut set = ShadowSet::assemble(from, members.collect()).expect("a source");
-        let _ = set.begin();
-        set
-    }
+    use crate::set::member::Moment;
+    use crate::set::tests::set;
 
     fn give(set: &mut ShadowSet, command: Command) -> Vec<Effect> {
         set.handle(Moment(0), Event::Command(Ticket::new(1), command))

@@ -133,3 +133,88 @@ impl Written {
         record
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::member::{BitmapId, BitmapTag, Moment, Policy};
+
+    fn set(places: &[usize]) -> MemberSet {
+        places
+            .iter()
+            .filter_map(|place| MemberId::new(*place))
+            .collect()
+    }
+
+    fn generation(number: u64) -> Generation {
+        Generation::from_number(number).expect("not zero")
+    }
+
+    #[test]
+    fn nothing_says_more_than_the_blocks_of_those_who_take_part() {
+        let (writers, left) = (set(&[0, 1]), set(&[2]));
+        let mut written = Written::new(generation(5));
+        let lost = HomeChange::Forget(BitmapId(7));
+        written.note(generation(6), writers, set(&[1]), writers);
+        assert!(!written.is_durable(writers) && written.is_durable(set(&[0])));
+        assert!(written.may_write(set(&[1]), writers) && !written.may_write(left, writers));
+        let record = |kind| BitmapRecord {
+            tag: BitmapTag {
+                id: BitmapId(1),
+                policy: Policy::default(),
+                created: Moment(0),
+                generation: 6,
+            },
+            kind,
+            owner: uuid::Uuid::nil(),
+        };
+        let mut says = |kind| match written.admit(&HomeChange::Describe(record(kind)), writers) {
+            Some(HomeChange::Describe(record)) => record.tag.generation,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(says(BitmapKind::Intent), 5, "what is durable");
+        assert_eq!(says(BitmapKind::Departed), 6);
+        assert!(written.admit(&lost, writers).is_none());
+        assert!(written.settled(writers).is_empty(), "not yet");
+        written.note(generation(6), set(&[1]), MemberSet::EMPTY, writers);
+        assert!(written.is_durable(writers) && written.may_write(left, writers));
+        let settled = written.settled(writers);
+        assert!(
+            matches!(settled[..], [HomeChange::Forget(BitmapId(7))]),
+            "{settled:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_block_holds_is_known_when_it_was_found_or_written() {
+        let mut written = Written::new(generation(5));
+        let both = set(&[0, 1]);
+        written.found(MemberId::new(0).expect("a place"), generation(4));
+        let held = |written: &Written| {
+            let held = written.held(both).into_iter();
+            held.map(|(_, held)| held.map(Generation::number))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(held(&written), [Some(4), None]);
+        written.note(generation(6), both, set(&[0]), both);
+        assert_eq!(held(&written), [Some(4), Some(6)], "one has failed");
+    }
+
+    /// Who was a source before, then who becomes one, then all others.
+    #[test]
+    fn sources_are_written_first() {
+        use ScbState::{Source, Target};
+        let states = [
+            (Target, Some(Target)),
+            (Source, Some(Target)),
+            (Target, Some(Source)),
+            (Source, Some(Source)),
+        ];
+        let order = Written::order(set(&[0, 1, 2, 3]), |id| states[id.index()]);
+        let order: Vec<_> = order
+            .iter()
+            .map(|(id, source)| (id.index(), *source))
+            .collect();
+        assert_eq!(order, [(3, true), (1, true), (2, false), (0, false)]);
+    }
+}

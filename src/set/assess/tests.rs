@@ -313,6 +313,66 @@ fn copy_targets_and_departed_members_are_never_sources() {
     assert!(refusal.hint().contains("m0"), "{}", refusal.hint());
 }
 
+#[test]
+fn of_one_generation_there_is_one_table() {
+    let own = |n, states: [ScbState; 2]| read(n, block(n, 9, true, &states));
+    let apart = [own(0, [Source, Detached]), own(1, [Source, Source])];
+    assert_eq!(refused(&apart).0, Code::SplitBrain);
+}
+
+/// The newest block knows the last mounts only. Who is older than all of them is believed to be an ancestor when
+/// the set knows that it has left.
+#[test]
+fn a_member_of_a_forgotten_mount_has_to_have_left() {
+    let mut newest = block(0, 9, true, &[Source, Detached]);
+    for n in 0..crate::set::scb::LINEAGE_MAX as u64 {
+        let mount = generation(10 + n);
+        newest.lineage = newest.lineage.mounted(mount, 100 + n);
+        newest.generation = mount;
+    }
+    let set = |newest: &Scb| {
+        [
+            read(0, newest.clone()),
+            read(1, block(1, 8, true, &[Source; 2])),
+        ]
+    };
+    assert_eq!(started(&set(&newest)), [Start::Source, Start::Detached]);
+    newest.table[1].state = Source;
+    assert_eq!(refused(&set(&newest)).0, Code::SplitBrain);
+}
+
+/// Sources that are absent hold other bytes than a member that was still to be merged.
+#[test]
+fn a_set_led_by_a_member_to_be_merged_is_not_clean() {
+    let clean = |state| {
+        let there = read(0, block(0, 9, true, &[state, Source]));
+        let set = [there, found(1, ScbFound::None)];
+        assess(&set, &[]).expect("assembles").clean
+    };
+    assert!(clean(Source) && !clean(Merging));
+}
+
+#[test]
+fn who_is_not_in_the_newest_table_was_released() {
+    let mut alone = block(0, 9, true, &[Source, Source]);
+    alone.table.truncate(1);
+    let older = block(1, 8, true, &[Source, Detached]);
+    let set = [read(0, alone), read(1, older)];
+    assert_eq!(started(&set), [Start::Source, Start::Released]);
+}
+
+#[test]
+fn without_a_source_everybody_is_named_with_what_it_is() {
+    let states = [Source, Target, Detached, Expelled];
+    let mut all: Vec<_> = (0..4)
+        .map(|n| read(n, block(n, 9, true, &states)))
+        .collect();
+    all[0].image = None;
+    let text = refused(&all).1;
+    let expected = "m1 to be copied; m2 detached; m3 expelled; m0 missing;";
+    assert!(text.contains(expected), "{text}");
+}
+
 mod kept {
     //! What the bitmaps that were kept prove of the generations.
 
@@ -410,6 +470,7 @@ mod kept {
         let kept = [intent(BitmapKind::Intent, 10, &line)];
         let refusal = assess(&set, &kept).expect_err("m2 alone has newer data");
         assert_eq!(refusal.code, Code::WrongGeneration);
+        assert!(refusal.text.contains("has reached 10"), "{refusal}");
         assert!(
             refusal.hint().contains("bring back m1;"),
             "{}",
@@ -418,5 +479,59 @@ mod kept {
         // A mount that had not written a block has no data of its own.
         let kept = [intent(BitmapKind::Opening, 10, &line)];
         assert!(assess(&set, &kept).is_ok());
+    }
+
+    /// A start that was refused keeps a bitmap too: what proves that the unit was served is a complete one.
+    #[test]
+    fn a_line_that_has_only_begun_is_not_the_newest() {
+        let all = [Source, Source];
+        let served = block(0, 9, false, &all);
+        let mut begun = block(1, 10, false, &all);
+        begun.lineage = begun.lineage.mounted(generation(9), 30);
+        let kept = [
+            intent(BitmapKind::Intent, 8, &served),
+            intent(BitmapKind::Intent, 9, &served),
+            intent(BitmapKind::Opening, 10, &begun),
+        ];
+        let refusal = assess(&[read(0, served), read(1, begun)], &kept).expect_err("refused");
+        assert_eq!(refusal.word.as_deref(), Some("m1"), "it has only begun");
+    }
+
+    #[test]
+    fn bitmaps_of_another_line_prove_nothing() {
+        let all = [Source, Source];
+        let set = [0, 1].map(|n| read(n, block(n, 9, true, &all)));
+        let mut other = block(0, 9, true, &all);
+        other.lineage = Lineage::new(77);
+        let opening = [intent(BitmapKind::Opening, 9, &other)];
+        assert!(!assess(&set, &opening).expect("assembles").believed);
+        // It was complete: somebody has this generation, and is not here.
+        let complete = [intent(BitmapKind::Intent, 9, &other)];
+        let refusal = assess(&set, &complete).expect_err("another history");
+        assert_eq!(refusal.code, Code::WrongGeneration);
+        assert!(refusal.text.contains("another generation 9"), "{refusal}");
+        assert!(
+            refusal.hint().starts_with("to go on without"),
+            "nobody is absent: {}",
+            refusal.hint()
+        );
+    }
+
+    #[test]
+    fn who_the_crash_left_behind_goes_on_as_what_it_was() {
+        let line = block(0, 9, false, &[Source, Source]);
+        let start = |row, own, proven| {
+            let kept = [intent(BitmapKind::Intent, proven, &line)];
+            start_of_second(&torn([Source, row], own), &kept)
+        };
+        let everything = Start::Copy { resume: false };
+        for (row, own, as_before) in [
+            (Merging, Merging, Start::StillMerging),
+            (Target, Target, Start::Copy { resume: true }),
+            (Target, Expelled, Start::Expelled),
+        ] {
+            assert_eq!(start(row, own, 8), as_before, "{row:?}");
+            assert_eq!(start(row, own, 9), everything, "{row:?}: put back");
+        }
     }
 }

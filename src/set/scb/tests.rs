@@ -310,6 +310,8 @@ fn the_newer_of_two_slots_wins_and_a_torn_one_loses_nothing() {
         Err(ScbError::Checksum { .. })
     ));
     assert_eq!(picked(&blank, &blank), Err(ScbError::NoMagic));
+    assert_eq!(picked(&blank, &[]), Err(ScbError::NoMagic), "it holds more");
+    assert_eq!(picked(&new, &new), Ok((Slot::A, 5)), "the first of equals");
 }
 
 #[test]
@@ -319,6 +321,19 @@ fn a_slot_of_a_newer_program_is_not_passed_over() {
     bytes[8] = 2;
     assert_eq!(newest(&old, &sealed(bytes)), Err(ScbError::Version(2)));
     assert_eq!(newest(&sealed(bytes), &old), Err(ScbError::Version(2)));
+}
+
+#[test]
+fn a_lineage_remembers_the_last_mounts() {
+    let generation = |n| Generation::from_number(n).expect("in range");
+    let mut line = Lineage::new(1);
+    assert!(line.remembers(1) && !line.remembers(0));
+    for n in 2..=LINEAGE_MAX as u64 + 1 {
+        line = line.mounted(generation(n), n);
+    }
+    assert_eq!(line.mounts().len(), LINEAGE_MAX);
+    assert_eq!(line.mounts()[0], (generation(2), 2), "the oldest has gone");
+    assert!(line.remembers(2) && !line.remembers(1));
 }
 
 #[test]

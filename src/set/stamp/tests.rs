@@ -40,6 +40,22 @@ fn said(then: Facts, now: Facts) -> String {
     stamp(then).change(&stamp(now)).unwrap_or_default()
 }
 
+/// Its words are for people who compare two images.
+#[test]
+fn a_fingerprint_differs_when_a_bit_of_the_samples_or_the_size_does() {
+    let print = |size, hash| {
+        let mut stamp = stamp(Facts::File(file()));
+        (stamp.size, stamp.samples[0].hash) = (size, hash);
+        stamp.fingerprint()
+    };
+    let one = print(4096, 9);
+    assert!(one.starts_with("4096-") && one == print(4096, 9));
+    assert_ne!(one, print(8192, 9));
+    for bit in 0..64 {
+        assert_ne!(one, print(4096, 9 ^ 1 << bit), "bit {bit}");
+    }
+}
+
 #[test]
 fn a_file_that_nobody_wrote_is_unchanged() {
     assert_eq!(said(Facts::File(file()), Facts::File(file())), "");
@@ -177,6 +193,15 @@ fn after_a_restart_only_samples_tell_of_a_device() {
         "its disk was taken away and came back"
     );
     assert_eq!(said(then, Facts::Device(restarted)), "");
+}
+
+#[test]
+fn both_halves_of_an_identity_move_the_samples() {
+    let places = |high, low| Stamp::places(Uuid::from_u64_pair(high, low), 1 << 40);
+    for other in [0, u64::MAX] {
+        assert_ne!(places(1, other), places(2, other));
+        assert_ne!(places(other, 1), places(other, 2));
+    }
 }
 
 #[test]

@@ -1,0 +1,247 @@
+//! Who may leave, how, and what is left of a command that waited too long.
+
+use super::*;
+use crate::set::copy::CopyKind;
+use crate::set::event::{CopyEnd, Failure};
+use crate::set::member::Held;
+
+fn may_leave(set: &ShadowSet, name: &str, policy: Policy) -> Result<(), Code> {
+    let member = named(name);
+    let answer = set.dry_run(Command::Detach { member, policy }, &[]);
+    answer.map(|_| ()).map_err(|refusal| refusal.code)
+}
+
+/// Two sources, and a member that is merged since a start that knew nothing.
+fn merging() -> ShadowSet {
+    let starts = [Start::Source, Start::Source, Start::StillMerging];
+    let members = starts.iter().enumerate();
+    let members = members.map(|(place, start)| (member(place, UNIT), *start));
+    begun(beginning(), members.collect())
+}
+
+fn flush_of(effects: &[Effect]) -> crate::set::event::FlushId {
+    let flush = |e: &Effect| match e {
+        Effect::Flush(flush, _) => Some(*flush),
+        _ => None,
+    };
+    effects.iter().rev().find_map(flush).expect("a flush")
+}
+
+/// A detach whose first flush has ended: the member is behind its cut.
+fn behind_the_cut(set: &mut ShadowSet, number: u64) -> Vec<Effect> {
+    let detach = Command::Detach {
+        member: named("m2"),
+        policy: Policy::Minicopy,
+    };
+    let none = MemberSet::EMPTY;
+    let effects = set.handle(Moment(1), Event::Command(Ticket::new(number), detach));
+    set.handle(Moment(1), Event::Flushed(flush_of(&effects), none, none))
+}
+
+#[test]
+fn each_state_has_its_own_refusal_of_a_detach() {
+    let mut set = merging();
+    let policy = Policy::MinicopyOptional;
+    assert_eq!(may_leave(&set, "m3", policy), Err(Code::MergePending));
+    let sure = Policy::Minicopy;
+    assert_eq!(may_leave(&set, "m2", sure), Err(Code::MergePending));
+    assert_eq!(may_leave(&set, "m2", policy), Ok(()));
+    let _ = detach(&mut set, "m2", policy);
+    let departed = set.members()[1].state.departed().expect("it is away");
+    assert!(departed.tag.is_none(), "it would not be complete");
+    assert_eq!(may_leave(&set, "m2", policy), Err(Code::AlreadyDetached));
+    assert_eq!(may_leave(&set, "m1", policy), Err(Code::LastSource));
+    let _ = attach(&mut set, returning(1, AttachPolicy::Full));
+    assert_eq!(may_leave(&set, "m2", policy), Err(Code::IsCopyTarget));
+}
+
+#[test]
+fn a_bitmap_is_made_when_it_is_wanted_and_complete() {
+    let makes = |mut set: ShadowSet, policy| {
+        let _ = detach(&mut set, "m2", policy);
+        set.members()[1]
+            .state
+            .departed()
+            .is_some_and(|d| d.tag.is_some())
+    };
+    assert!(makes(set(2), Policy::Minicopy) && makes(set(2), Policy::MinicopyOptional));
+    assert!(!makes(set(2), Policy::Full) && !makes(merging(), Policy::MinicopyOptional));
+}
+
+#[test]
+fn a_flush_of_a_detach_that_was_given_up_does_not_cut_the_next_one() {
+    let mut set = set(3);
+    let detach = |set: &mut ShadowSet, number, name: &str| {
+        let member = named(name);
+        let policy = Policy::Minicopy;
+        let detach = Command::Detach { member, policy };
+        flush_of(&set.handle(Moment(1), Event::Command(Ticket::new(number), detach)))
+    };
+    let none = MemberSet::EMPTY;
+    let first = detach(&mut set, 1, "m2");
+    assert_eq!(
+        refused(set.handle(Moment(1), Event::TimedOut(1))).code,
+        Code::TimedOut
+    );
+    let _ = detach(&mut set, 2, "m3");
+    let late = set.handle(Moment(1), Event::Flushed(first, none, none));
+    assert!(late.is_empty(), "{late:?}");
+}
+
+#[test]
+fn who_is_expelled_is_let_go_of_once_and_its_bitmap_covers_the_unit() {
+    let mut set = set(3);
+    let closes = |effects: &[Effect]| {
+        let close = |e: &&Effect| matches!(e, Effect::Close(who) if *who == id(1));
+        effects.iter().filter(close).count()
+    };
+    assert_eq!(closes(&expel(&mut set, "m2")), 1);
+    let departed = set.members()[1].state.departed().expect("it is away");
+    assert_eq!(
+        (departed.covers, departed.closed),
+        (Some(Bytes(UNIT)), true)
+    );
+    assert_eq!(closes(&expel(&mut set, "m3")), 0);
+    assert_eq!(set.members()[1].errors, 1);
+}
+
+#[test]
+fn until_it_has_left_a_member_is_shown_as_what_it_was() {
+    let mut set = set(2);
+    let _ = detach(&mut set, "m2", Policy::Minicopy);
+    let _ = attach(&mut set, returning(1, AttachPolicy::Full));
+    let op = set.operations()[0].id;
+    let _ = set.handle(Moment(1), command(Command::Cancel(op)));
+    assert!(set.members()[1].state.departed().is_some());
+    assert_eq!(set.status().members[1].state, "copy-target");
+}
+
+#[test]
+fn who_fails_behind_its_cut_is_expelled_and_its_medium_is_remembered() {
+    let mut set = set(2);
+    let cut = behind_the_cut(&mut set, 1);
+    let older = Epoch(view(&cut).epoch().0 - 1);
+    let effects = set.handle(Moment(1), Event::Retired(older));
+    let failed = Event::Flushed(flush_of(&effects), only(1), only(1));
+    let effects = run(&mut set, failed);
+    assert_eq!(refused(effects).code, Code::Io);
+    assert_eq!(set.members()[1].state.name(), "expelled");
+    let _ = run(&mut set, Event::Quiet(id(1)));
+    let plan = set.plan_attach(&returning(1, AttachPolicy::default()));
+    assert_eq!(plan.expect("it may").kind, CopyKind::Compare);
+}
+
+#[test]
+fn a_detach_that_times_out_behind_its_cut_is_undone() {
+    let mut set = set(2);
+    let cut = behind_the_cut(&mut set, 1);
+    write(&cut, Regions::run(3, 5));
+    let effects = set.handle(Moment(1), Event::TimedOut(1));
+    let works = copies(carry_out(&mut set, effects));
+    assert!(works.is_empty(), "requests of before the cut are under way");
+    assert_eq!(set.status().members[1].state, "copy-target");
+    let older = Epoch(view(&cut).epoch().0);
+    let _ = set.handle(Moment(1), Event::Retired(Epoch(older.0 - 1)));
+    let operation = &set.operations()[0];
+    assert_eq!(
+        (operation.kind(), operation.state.name()),
+        ("minicopy", "running")
+    );
+    assert_eq!(operation.progress.total_bytes(), 2 * REGION);
+}
+
+#[test]
+fn what_a_command_that_timed_out_leaves_behind_is_said() {
+    let text = |set: &mut ShadowSet| refused(set.handle(Moment(1), Event::TimedOut(1))).text;
+    let mut set = set(2);
+    let _ = behind_the_cut(&mut set, 1);
+    assert!(text(&mut set).contains("a minicopy brings it back"));
+    // Its copy step is under way: it leaves when that has ended.
+    let mut set = super::set(2);
+    let _ = detach(&mut set, "m2", Policy::Minicopy);
+    let works = copies(attach(&mut set, returning(1, AttachPolicy::Full)));
+    let _ = set.handle(Moment(1), command(Command::Cancel(works[0].op())));
+    assert!(text(&mut set).contains("will be detached"));
+    let departed = set.members()[1].state.departed();
+    assert!(departed.is_some_and(|d| matches!(d.held, Held::WithCopier(_))));
+    for work in works {
+        let _ = run(&mut set, Event::CopyEnded(Box::new(work), CopyEnd::Stopped));
+    }
+}
+
+#[test]
+fn an_attach_that_times_out_is_undone_and_a_detach_ends_no_merge() {
+    let mut set = set(2);
+    let _ = detach(&mut set, "m2", Policy::Minicopy);
+    let back = Box::new(returning(1, AttachPolicy::Minicopy));
+    let _ = set.handle(Moment(1), command(Command::Attach(back)));
+    let effects = set.handle(Moment(1), Event::TimedOut(1));
+    assert!(set.members()[1].state.departed().is_some(), "{effects:?}");
+    assert_eq!(set.operations()[0].state.name(), "cancelled");
+    let mut set = super::set(2);
+    let member = named("m2");
+    let policy = Policy::Full;
+    let _ = set.handle(Moment(1), command(Command::Detach { member, policy }));
+    let failure = Failure {
+        range: Some(geometry().whole()),
+        good: MemberSet::EMPTY,
+        failed: only(0).or(only(1)),
+        media: MemberSet::EMPTY,
+        causes: Vec::new(),
+    };
+    let _ = set.handle(Moment(1), Event::Failed(Ticket::new(2), failure));
+    let _ = set.handle(Moment(1), Event::TimedOut(1));
+    assert_eq!(set.status().members[1].state, "merging");
+}
+
+#[test]
+fn members_that_do_not_answer_are_told_of_and_so_is_their_answer() {
+    let mut set = set(3);
+    let state = |set: &ShadowSet| set.status().state.name();
+    let effects = run(&mut set, Event::Silent(only(1)));
+    assert_eq!(notices(&effects), [&Notice::Silent(id(1))]);
+    assert_eq!(state(&set), "mount-verify");
+    assert!(!set.status().members[1].answers && set.status().members[0].answers);
+    let all = only(0).or(only(1)).or(only(2));
+    let _ = run(&mut set, Event::Silent(all));
+    let effects = run(&mut set, Event::WaitedEnough);
+    assert_eq!(notices(&effects), [&Notice::Aborted(all)]);
+    assert_eq!(state(&set), "failed");
+    let effects = run(&mut set, Event::Silent(only(1).or(only(2))));
+    assert_eq!(notices(&effects), [&Notice::Answers(id(0))]);
+    assert_eq!(state(&set), "mount-verify");
+    assert!(run(&mut set, Event::WaitedEnough).is_empty(), "m1 answers");
+    let why = named("it did not answer");
+    let _ = run(&mut set, Event::GivenUp(id(1), why.clone()));
+    assert_eq!(
+        (set.members()[1].state.name(), &set.members()[1].reason),
+        ("expelled", &why)
+    );
+    let gone = run(&mut set, Event::Silent(only(1)));
+    assert_eq!(
+        notices(&gone),
+        [&Notice::Answers(id(2))],
+        "who is away owes nothing"
+    );
+    assert_eq!(state(&set), "reduced");
+}
+
+#[test]
+fn the_last_that_answers_is_not_given_up_and_a_slow_one_only_while_enough_stay() {
+    let mut set = set(2);
+    let _ = run(&mut set, Event::Silent(only(0)));
+    let _ = run(&mut set, Event::GivenUp(id(1), named("it did not answer")));
+    assert_eq!(set.members()[1].state.name(), "source");
+    for (min_members, leaves) in [(0, true), (2, true), (3, false)] {
+        let mut set = super::set(3);
+        let mut limits = Limits::default();
+        limits.min_members = min_members;
+        let _ = run(&mut set, Event::Limits(limits));
+        let _ = run(&mut set, Event::TooSlow(id(1)));
+        assert_eq!(
+            set.members()[1].state.name() == "expelled",
+            leaves,
+            "{min_members}"
+        );
+    }
+}
