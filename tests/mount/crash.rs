@@ -4,19 +4,11 @@ use std::os::unix::fs::FileExt;
 
 use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
 
-/// Kills the daemon and waits for its end.
-pub(crate) fn kill(unit: &mut Unit) {
-    let pid = unit.pid();
-    unit.sh(&format!(
-        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
-    ));
-}
-
 /// Which numbers the writers had reached when the unit died under them.
-fn write_and_kill(unit: &mut Unit, count: u64) -> Vec<u64> {
+fn write_and_kill(unit: &Unit, count: u64) -> Vec<u64> {
     let writers = Writers::start(&unit.file(), count);
     writers.go_on(300);
-    kill(unit);
+    unit.kill();
     // Their next write fails; what counts is what was acknowledged before.
     writers.died()
 }
@@ -27,7 +19,7 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
     unit.sh(
         "head -c 16M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none",
     );
-    let acknowledged = write_and_kill(&mut unit, 3);
+    let acknowledged = write_and_kill(&unit, 3);
     let ran = unit.try_sh("cat $U > /dev/null");
     assert!(ran.err.contains("not connected"), "{ran:?}");
     // A dead mount is taken away by hand here.
@@ -64,7 +56,7 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
 fn a_stale_mount_is_recovered_by_the_next_one() {
     let mut unit = Unit::new(2, 4 * MIB);
     unit.sh("head -c 1M /dev/urandom | dd of=$U bs=64k conv=notrunc iflag=fullblock status=none");
-    kill(&mut unit);
+    unit.kill();
     let ran = unit.try_sh("shadowset list");
     assert!(ran.out.contains("dead"), "{ran:?}");
     unit.gone();
@@ -85,7 +77,7 @@ fn a_bitmap_in_memory_ends_with_the_daemon_and_says_so() {
     unit.sh("head -c 8M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
     unit.detach("m3");
     unit.sh("head -c 1M /dev/urandom | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
-    kill(&mut unit);
+    unit.kill();
     unit.umount();
     unit.gone();
     unit.mount();
@@ -136,7 +128,7 @@ fn a_read_merges_its_region_and_another_master_answers_the_same() {
     const UNREAD: u64 = 255 * MIB;
     let mut unit = Plan::new(3, 256 * MIB).options("durability=memory").mount();
     unit.sh("head -c 256M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
-    kill(&mut unit);
+    unit.kill();
     unit.umount();
     unit.gone();
     // As a write that was in flight: no two members have the same.
@@ -160,7 +152,7 @@ fn a_read_merges_its_region_and_another_master_answers_the_same() {
     // The merges were held: where nothing was read, members differ still.
     assert_ne!(block(&unit, "m1", UNREAD), block(&unit, "m2", UNREAD));
     assert_ne!(block(&unit, "m2", UNREAD), block(&unit, "m3", UNREAD));
-    kill(&mut unit);
+    unit.kill();
     unit.umount();
     unit.gone();
     let master = String::from_utf8_lossy(&answer[..2]).into_owned();

@@ -5,7 +5,6 @@ use serde_json::Value;
 use shadowset::testing::Rng;
 
 use crate::bed::{MIB, Unit, Writers, last_writes};
-use crate::crash::kill;
 
 const WRITERS: u64 = 3;
 const ROUNDS: u64 = 6;
@@ -78,7 +77,7 @@ fn rounds_of_kill_9_lose_nothing_and_start_no_full_copy() {
             steer(&unit, &mut rng);
         }
         writers.go_on(rng.between(1, 200));
-        kill(&mut unit);
+        unit.kill();
         let acknowledged = writers.died();
         unit.umount();
         unit.gone();
@@ -124,7 +123,7 @@ fn a_copy_goes_on_over_a_stop_and_over_a_kill() {
     let total = total.as_u64().expect("bytes");
     assert!(total + done <= 128 * MIB, "{total} left, {done} were done");
     assert_ne!(unit.state_of("m2"), "detached");
-    kill(&mut unit);
+    unit.kill();
     unit.umount();
     unit.gone();
     unit.mount();

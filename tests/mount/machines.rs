@@ -2,7 +2,6 @@
 //! numbers of events. The judges are other people's: jsonschema and prometheus_client for Python.
 
 use crate::bed::{MIB, Plan, Unit, eventually};
-use crate::crash::kill;
 
 /// Validates what it reads on its standard input against the schema.
 const VALIDATE: &str = "
@@ -180,7 +179,7 @@ fn events_keep_their_numbers_and_a_mount_tells_who_is_away() {
         .collect();
     assert_eq!(new, ["unmounted", "mounted", "member-away"]);
     assert!(after.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
-    kill(&mut unit);
+    unit.kill();
     unit.mount();
     let last = numbered(&unit);
     let leap = last.windows(2).find(|pair| pair[1].0 > pair[0].0 + 1);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::needs;
 
-/// Longest life of a daemon; one that hangs would hang its test too.
-const LIFE: Duration = Duration::from_secs(170);
+/// Usual longest life of a daemon; one that hangs would hang its test too.
+pub(super) const LIFE: Duration = Duration::from_secs(170);
 
 /// Something that has to be taken away.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -117,10 +117,10 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(super) fn over(pid: u32) -> Self {
+    pub(super) fn over(pid: u32, life: Duration) -> Self {
         let (alive, end) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            if end.recv_timeout(LIFE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if end.recv_timeout(life) == Err(mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("the daemon {pid} has lived too long and is killed");
                 run(&format!("kill -9 {pid}"));
             }

@@ -4,7 +4,7 @@ mod control;
 mod guard;
 mod image;
 mod load;
-mod needs;
+pub(crate) mod needs;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) use guard::Thing;
 pub(crate) use load::{Fio, Writers, last_writes};
 pub(crate) use run::Ran;
 
-use guard::{Guard, Watchdog};
+use guard::{Guard, LIFE, Watchdog};
 
 /// 2^20 bytes.
 pub(crate) const MIB: u64 = 1 << 20;
@@ -38,6 +38,7 @@ pub(crate) struct Plan {
     disk: bool,
     options: &'static str,
     starter: &'static str,
+    life: Duration,
 }
 
 impl Plan {
@@ -52,6 +53,7 @@ impl Plan {
             disk: false,
             options: "",
             starter: "",
+            life: LIFE,
         }
     }
 
@@ -97,6 +99,13 @@ impl Plan {
         self
     }
 
+    /// Longest life of a daemon, where the usual one is too short.
+    #[allow(dead_code, reason = "tests/soak")]
+    pub(crate) fn life(mut self, life: Duration) -> Self {
+        self.life = life;
+        self
+    }
+
     /// Creates the unit and mounts it.
     pub(crate) fn mount(self) -> Unit {
         let mut unit = self.create();
@@ -113,6 +122,7 @@ impl Plan {
             paths: Vec::new(),
             options: self.options,
             starter: self.starter,
+            life: self.life,
             guard: Mutex::new(Guard::default()),
             pid: None,
             watchdog: None,
@@ -143,6 +153,7 @@ pub(crate) struct Unit {
     paths: Vec<PathBuf>,
     options: &'static str,
     starter: &'static str,
+    life: Duration,
     guard: Mutex<Guard>,
     pid: Option<u32>,
     watchdog: Option<Watchdog>,
@@ -203,7 +214,15 @@ impl Unit {
         let pid = answer["pid"].as_u64().and_then(|pid| pid.try_into().ok());
         self.pid = Some(pid.expect("a process id"));
         self.guard().daemon(&self.path("mnt"), self.pid());
-        self.watchdog = Some(Watchdog::over(self.pid()));
+        self.watchdog = Some(Watchdog::over(self.pid(), self.life));
+    }
+
+    /// Kills the daemon and waits for its end.
+    pub(crate) fn kill(&self) {
+        let pid = self.pid();
+        self.sh(&format!(
+            "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+        ));
     }
 
     /// Unmounts and waits for the daemon's end.
