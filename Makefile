@@ -3,6 +3,7 @@
 #   make build            the release programs
 #   make test             every check; installs missing test tools with apt; root and /dev/fuse
 #   make sim SEEDS=N      the simulator with N seeds
+#   make soak MINUTES=N   loads of Debian's packages on a unit whose members come and go, and whose server is killed
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -37,12 +38,16 @@ TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc \
 	groff:groff-base qemu-io:qemu-utils pdp11:simh \
-	nbdkit:nbdkit nbdfuse:libnbd-bin systemd-analyze:systemd udevadm:udev
+	nbdkit:nbdkit nbdfuse:libnbd-bin systemd-analyze:systemd udevadm:udev \
+	stress-ng:stress-ng dbench:dbench bonnie++:bonnie++ sqlite3:sqlite3
+
+# What only `make soak` needs.
+SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim soak install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -53,7 +58,7 @@ test: tools lint doc man unit
 
 # Installs only what is missing, and asks for privilege only then.
 tools:
-	@missing=; PATH="$$PATH:/usr/sbin:/sbin"; \
+	@missing=; PATH="$$PATH:/usr/sbin:/sbin$$(printf ':%s' /usr/lib/postgresql/*/bin)"; \
 	for tool in $(TOOLS); do \
 		command -v "$${tool%%:*}" >/dev/null 2>&1 || missing="$$missing $${tool#*:}"; \
 	done; \
@@ -91,6 +96,12 @@ JOBS  ?= $(shell nproc)
 sim:
 	SIM_SEEDS=$(SEEDS) SIM_FIRST=$(FIRST) SIM_THREADS=$(JOBS) \
 		$(CARGO) test --locked --profile sim --test sim seeds_ -- --nocapture --test-threads=1
+
+# SHADOWSET_SOAK_SEED has the loads and the conductor decide as in an earlier run.
+MINUTES ?= 60
+soak: TOOLS += $(SOAK_TOOLS)
+soak: tools
+	SHADOWSET_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test soak -- --ignored --nocapture
 
 install: build install-files
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 /// A program and the Debian package that brings it.
-const TOOLS: [(&str, &str); 27] = [
+const TOOLS: [(&str, &str); 31] = [
     ("bash", "bash"),
     ("dash", "dash"),
     ("fio", "fio"),
@@ -29,6 +29,10 @@ const TOOLS: [(&str, &str); 27] = [
     ("qemu-io", "qemu-utils"),
     ("pdp11", "simh"),
     ("nbdkit", "nbdkit"),
+    ("sqlite3", "sqlite3"),
+    ("stress-ng", "stress-ng"),
+    ("dbench", "dbench"),
+    ("bonnie++", "bonnie++"),
     ("nbdfuse", "libnbd-bin"),
     ("systemd-analyze", "systemd"),
     ("systemd-tmpfiles", "systemd"),
@@ -40,7 +44,7 @@ const NODES: &str = "for n in $(seq 0 31); do
     [ -e /dev/loop$n ] || mknod -m 0660 /dev/loop$n b 7 $n || [ -e /dev/loop$n ] || exit 1; done";
 
 /// Where programs are looked for.
-pub(super) fn search_path() -> String {
+pub(crate) fn search_path() -> String {
     let own = Path::new(env!("CARGO_BIN_EXE_shadowset")).parent();
     let own = own.expect("the program is in a directory").display();
     let usual = std::env::var("PATH").unwrap_or_default();
