@@ -446,6 +446,7 @@ impl Pipeline {
             good,
             failed,
             media: results.media,
+            epoch: live.view.epoch(),
             causes: results.causes(),
         };
         let asked = self.messages.send(Message::Failed(failure, answer));

@@ -125,7 +125,7 @@ impl Proof {
         let complete = complete.map(|r| r.tag.generation).max();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::BelieveAlways) {
-            let believed = kept.first().is_some();
+            let believed = !kept.is_empty();
             return Self { believed, complete };
         }
         let mark = newest.lineage.mark();

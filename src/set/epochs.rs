@@ -182,7 +182,7 @@ impl ShadowSet {
 
     /// Flushes the writes of past epochs, so that their intent can be forgotten.
     pub(super) fn trim_intents(&mut self) {
-        let trimming = |p: &Purpose| matches!(p, Purpose::Trim(_));
+        let trimming = |(_, p): &(_, Purpose)| matches!(p, Purpose::Trim(_));
         let busy = self.flushes.values().any(trimming);
         let over = self
             .old_intents
@@ -228,7 +228,7 @@ impl ShadowSet {
 
     /// Has the targets of running copies flushed, so that what they have drained is drained after a crash.
     fn note_drained(&mut self) {
-        let noting = |p: &Purpose| matches!(p, Purpose::Drained(..));
+        let noting = |(_, p): &(_, Purpose)| matches!(p, Purpose::Drained(..));
         if self.closing || self.flushes.values().any(noting) {
             return;
         }

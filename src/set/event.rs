@@ -216,6 +216,8 @@ pub struct Failure {
     pub failed: MemberSet,
     /// Those of them whose medium failed: they may hold other bytes than were ever written.
     pub media: MemberSet,
+    /// The epoch of the request: it tells nothing of members that have come back since.
+    pub epoch: Epoch,
     /// What the members answered, for people.
     pub causes: Vec<(MemberId, String)>,
 }

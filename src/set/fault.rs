@@ -11,6 +11,7 @@ use super::record::{BitmapKind, HomeChange};
 use super::refusal::Refusal;
 use super::scb::Generation;
 use super::shadow::ShadowSet;
+use super::view::Epoch;
 
 impl ShadowSet {
     /// A write or flush failed on some members. Its fence is held, so nothing else touches the range.
@@ -30,7 +31,8 @@ impl ShadowSet {
             return self.push(Effect::Settle(ticket, Verdict::Fail));
         }
         let reason = |id| failure.reason(id);
-        if self.expel_all(failed, failure.media, reason) {
+        let judged = self.still_judged(failed, failure.epoch);
+        if self.expel_all(judged, failure.media, reason) {
             #[cfg(debug_assertions)]
             let silent = super::planted::is(super::planted::Mistake::NoGeneration);
             #[cfg(not(debug_assertions))]
@@ -42,6 +44,24 @@ impl ShadowSet {
             self.settle_departures();
         }
         self.push(Effect::Settle(ticket, Verdict::Acknowledge));
+    }
+
+    /// A member that was away takes part from the next epoch on.
+    pub(super) fn joins(&mut self, id: MemberId) {
+        self.joined.insert(id, Epoch(self.epoch.0 + 1));
+    }
+
+    /// Those of members that have failed in an epoch which have not come back since.
+    ///
+    /// Who has come back was away: what it lacks of an older request is in its bitmap, by the write-intent bitmap of that
+    /// epoch, and what it is flushed for is asked anew.
+    pub(super) fn still_judged(&self, failed: MemberSet, epoch: Epoch) -> MemberSet {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::ReturnedJudged) {
+            return failed;
+        }
+        let back = |id: &MemberId| self.joined.get(id).is_some_and(|joined| *joined > epoch);
+        failed.without(failed.iter().filter(back).collect())
     }
 
     /// A flush of the set's own failed on some members (I10: never retried).

@@ -92,6 +92,7 @@ impl ShadowSet {
         };
         let state = self.read_from(plan.source, state);
         self.enter(id, state, plan.reason);
+        self.joins(id);
         self.pending = Some(Pending::Attach { ticket, member: id });
         self.advance();
         self.publish();

@@ -227,7 +227,7 @@ impl ShadowSet {
         let asked = self
             .flushes
             .values()
-            .any(|p| matches!(p, Purpose::Leave(m) if *m == id));
+            .any(|(_, p)| matches!(p, Purpose::Leave(m) if *m == id));
         let state = &self.members[id.index()].state;
         let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
         if !asked && !stopping {

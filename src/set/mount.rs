@@ -167,6 +167,7 @@ impl ShadowSet {
             home: from.home,
             lost: None,
             flushes: BTreeMap::new(),
+            joined: BTreeMap::new(),
             pending: None,
             operations: Vec::new(),
             limits: from.limits,

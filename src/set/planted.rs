@@ -152,6 +152,8 @@ mistakes! {
     DryRunMarks,
     /// A stall is answered while changes are under way.
     StallWithoutWait,
+    /// A member that has come back is expelled for what a request or flush of before says.
+    ReturnedJudged,
     /// A stall is answered before everything is flushed.
     StallWithoutFlush,
 }

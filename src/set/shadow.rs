@@ -68,7 +68,10 @@ pub struct ShadowSet {
     pub(super) home: Result<(), Refusal>,
     /// Why bitmaps of the last mount are lost that would be of use.
     pub(super) lost: Option<Arc<str>>,
-    pub(super) flushes: BTreeMap<FlushId, Purpose>,
+    /// Flushes under way, with the epoch in which they began.
+    pub(super) flushes: BTreeMap<FlushId, (Epoch, Purpose)>,
+    /// The epochs in which members have come back.
+    pub(super) joined: BTreeMap<MemberId, Epoch>,
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,
     pub(super) limits: Limits,
@@ -274,7 +277,7 @@ impl ShadowSet {
             return;
         }
         // A flush that was begun for the state before must not end the next one.
-        for purpose in self.flushes.values_mut() {
+        for (_, purpose) in self.flushes.values_mut() {
             if matches!(purpose, Purpose::Leave(m) | Purpose::Promote(m) if *m == id) {
                 *purpose = Purpose::Nothing;
             }
@@ -334,16 +337,16 @@ impl ShadowSet {
     pub(super) fn flush(&mut self, members: MemberSet, purpose: Purpose) {
         self.last_flush += 1;
         let id = FlushId(self.last_flush);
-        self.flushes.insert(id, purpose);
+        self.flushes.insert(id, (self.epoch, purpose));
         self.push(Effect::Flush(id, members));
     }
 
     fn flushed(&mut self, id: FlushId, failed: MemberSet, media: MemberSet) {
-        let Some(purpose) = self.flushes.remove(&id) else {
+        let Some((epoch, purpose)) = self.flushes.remove(&id) else {
             return;
         };
         let lost = self.sources.all().without(failed).is_empty();
-        self.flush_failed(failed, media);
+        self.flush_failed(self.still_judged(failed, epoch), media);
         match purpose {
             Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),
@@ -397,7 +400,7 @@ impl ShadowSet {
 
     /// Ends when no copy and no verify is running: flush everything, then mark the members clean.
     pub(super) fn close_when_quiet(&mut self) {
-        let ending = |p: &Purpose| matches!(p, Purpose::Close | Purpose::Promote(_));
+        let ending = |(_, p): &(_, Purpose)| matches!(p, Purpose::Close | Purpose::Promote(_));
         let asked = self.flushes.values().any(ending);
         let busy = self.running().next().is_some() || self.verifying().is_some();
         if self.closing && !asked && !busy {

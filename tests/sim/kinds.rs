@@ -46,6 +46,7 @@ pub(crate) const KINDS: [Facts; 8] = [
         rare: &[
             "a change waits for the end of a stall",
             "a detach while changes are stalled",
+            "a failure from before a return",
             "a stall ended by its time",
             "a verify is done",
             "a verify has repaired a member",

@@ -21,6 +21,7 @@ mod others;
 mod plan;
 mod repairer;
 mod requests;
+mod returned;
 mod runs;
 mod scheduler;
 mod scripts;

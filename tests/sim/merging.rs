@@ -169,6 +169,7 @@ impl World {
                 good,
                 failed,
                 media: self.media_among(failed),
+                epoch: view.epoch(),
                 causes: Vec::new(),
             };
             self.inbox.push(Event::Failed(Ticket::new(number), failure));

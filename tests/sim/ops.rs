@@ -6,6 +6,7 @@
 use shadowset::set::{Event, HomeChange, MemberSet};
 
 use crate::repairer::Repairing;
+use crate::returned::Returned;
 use crate::silence::Silence;
 use crate::stall::Stall;
 use crate::world::{Checked, Violation, World};
@@ -89,6 +90,8 @@ pub(crate) struct Ops {
     pub(crate) repair: Option<Repairing>,
     /// Members that do not answer.
     pub(crate) silence: Silence,
+    /// Members that have come back.
+    pub(crate) returned: Returned,
 }
 
 impl World {

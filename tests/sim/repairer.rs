@@ -114,6 +114,7 @@ impl World {
             good: view.sources().without(failed),
             failed,
             media: failed,
+            epoch: view.epoch(),
             causes: Vec::new(),
         };
         self.inbox.push(Event::Failed(Ticket::new(number), failure));

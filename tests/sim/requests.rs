@@ -448,6 +448,7 @@ impl World {
         match view.settle(good, failed) {
             Outcome::Done => self.finish(at, Verdict::Acknowledge),
             Outcome::Report => {
+                let epoch = view.epoch();
                 let (id, number) = (request.id, self.next_id());
                 self.tickets.insert(number, Asker::Request(id));
                 let failure = Failure {
@@ -455,6 +456,7 @@ impl World {
                     good,
                     failed,
                     media: self.media_among(failed),
+                    epoch,
                     causes: Vec::new(),
                 };
                 self.inbox.push(Event::Failed(Ticket::new(number), failure));

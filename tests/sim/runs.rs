@@ -95,7 +95,10 @@ fn run_all(kind: Kind, seeds: std::ops::Range<u64>) -> Tally {
                         *tally.marks.entry(what).or_default() += count;
                     }
                 }
-                Err(text) => tally.failures.push((seed, text)),
+                Err(text) => {
+                    println!("{} seed {seed}: {text}", kind.facts().name);
+                    tally.failures.push((seed, text));
+                }
             }
             if tally.failures.len() >= FAILURES_MAX {
                 return;
@@ -140,9 +143,6 @@ fn hold(kind: Kind) {
             .sum::<u64>(),
         tally.marks
     );
-    for (seed, text) in &tally.failures {
-        println!("{} seed {seed}: {text}", facts.name);
-    }
     if let Some((seed, text)) = tally.failures.iter().min() {
         let failed = tally.failures.len();
         panic!(

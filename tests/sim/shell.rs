@@ -1,8 +1,8 @@
 //! The shell of the simulator: carries effects out in order and ends flushes.
 
 use shadowset::set::{
-    Answer, BitmapKind, Code, CopyEnd, Effect, Event, Generation, HomeChange, MemberId, MemberSet,
-    Notice, OpId, Refusal, Ticket, Verdict, View,
+    Answer, BitmapKind, Code, CopyEnd, Effect, Event, FlushId, Generation, HomeChange, MemberId,
+    MemberSet, Notice, OpId, Refusal, Ticket, Verdict, View,
 };
 
 use crate::ops::{Op, Strike};
@@ -89,11 +89,7 @@ impl World {
             Effect::Stall(_) => self.ops.stall.held = true,
             Effect::Unstall => self.ops.stall = Stall::default(),
             Effect::Publish(view) => self.publish(*view)?,
-            Effect::Flush(id, members) => {
-                let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
-                let covers = members.iter().map(covers).collect();
-                self.flushes.push(Flushing { id, covers });
-            }
+            Effect::Flush(id, members) => self.begin_flush(id, members),
             Effect::StartCopy(work) => {
                 self.check_limit()?;
                 let copy = crate::copier::Copy::new(work);
@@ -236,7 +232,19 @@ impl World {
         });
     }
 
+    /// A flush covers what is written when it begins.
+    fn begin_flush(&mut self, id: FlushId, members: MemberSet) {
+        self.note_flush(id);
+        let covers = |m: MemberId| (m, self.disks[m.index()].image.written());
+        self.flushes.push(Flushing {
+            id,
+            covers: members.iter().map(covers).collect(),
+            given_up: MemberSet::EMPTY,
+        });
+    }
+
     fn adopt(&mut self, id: MemberId) {
+        self.note_return(id);
         self.open_disk(id);
         let disk = &mut self.disks[id.index()];
         disk.open = true;
@@ -427,7 +435,7 @@ impl World {
             }
             let breaks = breaks || struck == Strike::Fails;
             let sticks = breaks && self.rng.chance(faults.sticky);
-            let gone = self.ops.silence.is_gone(id);
+            let gone = self.ops.silence.is_gone(id) || flush.given_up.contains(id);
             let disk = self.disk(id);
             disk.bad_flushes |= sticks;
             if everywhere || breaks || disk.bad_flushes || gone {

@@ -196,6 +196,7 @@ impl World {
     /// Nothing waits any longer for a member.
     pub(crate) fn give_up_calls(&mut self, id: MemberId) {
         self.ops.silence.gone.insert(id);
+        self.give_up_flushes(id);
         if self.plan.hangs > 0 {
             let mut only = MemberSet::EMPTY;
             only.insert(id);

@@ -335,6 +335,7 @@ impl World {
             good,
             failed,
             media: failed,
+            epoch: view.epoch(),
             causes: Vec::new(),
         };
         self.inbox.push(Event::Failed(Ticket::new(number), failure));

@@ -109,6 +109,8 @@ pub(crate) struct Held {
 pub(crate) struct Flushing {
     pub(crate) id: FlushId,
     pub(crate) covers: Vec<(MemberId, u64)>,
+    /// Members whose calls were given up since.
+    pub(crate) given_up: MemberSet,
 }
 
 /// Who waits for a ticket.
@@ -348,7 +350,9 @@ impl World {
         if matches!(event, Event::Tick | Event::Beat) && self.is_undurable() {
             return self.persist_again();
         }
+        let back = self.failed_before(&event);
         let effects = self.set.handle(now, event);
+        self.check_returned(back)?;
         self.carry_out(effects)?;
         if self.crashed {
             return Ok(());

@@ -66,6 +66,7 @@ fn what_the_member_answered_is_why_it_was_expelled() {
         good: only(0),
         failed: only(1),
         media: MemberSet::EMPTY,
+        epoch: Epoch(1),
         causes: vec![(id(0), named("fine")), (id(1), named("no room"))],
     };
     let write = Some(geometry().whole());

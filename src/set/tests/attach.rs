@@ -144,6 +144,7 @@ fn who_left_by_an_error_of_its_medium_is_compared_unless_a_minicopy_is_asked_for
         good: only(0),
         failed: only(1),
         media: only(1),
+        epoch: Epoch(1),
         causes: Vec::new(),
     };
     let _ = run(&mut set, Event::Failed(Ticket::new(1), failure));

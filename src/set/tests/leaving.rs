@@ -187,6 +187,7 @@ fn an_attach_that_times_out_is_undone_and_a_detach_ends_no_merge() {
         good: MemberSet::EMPTY,
         failed: only(0).or(only(1)),
         media: MemberSet::EMPTY,
+        epoch: Epoch(1),
         causes: Vec::new(),
     };
     let _ = set.handle(Moment(1), Event::Failed(Ticket::new(2), failure));
@@ -244,4 +245,39 @@ fn the_last_that_answers_is_not_given_up_and_a_slow_one_only_while_enough_stay()
             "{min_members}"
         );
     }
+}
+
+/// A flush that began before a member was expelled ends when it is a copy target again: it failed there long ago.
+#[test]
+fn what_was_before_a_return_expels_nobody_again() {
+    let mut set = set(2);
+    let ask = |set: &mut ShadowSet| {
+        set.handle(
+            Moment(1),
+            command(Command::Detach {
+                member: named("m2"),
+                policy: Policy::Minicopy,
+            }),
+        )
+    };
+    let flush = flush_of(&ask(&mut set));
+    let failure = |epoch| Failure {
+        range: Some(geometry().whole()),
+        good: only(0),
+        failed: only(1),
+        media: MemberSet::EMPTY,
+        epoch,
+        causes: Vec::new(),
+    };
+    let old = failure(Epoch(1));
+    let _ = run(&mut set, Event::Failed(Ticket::new(2), old.clone()));
+    let _ = run(&mut set, Event::Quiet(id(1)));
+    let _ = attach(&mut set, returning(1, AttachPolicy::default()));
+    let is = |set: &ShadowSet| set.members()[1].state.name();
+    let target = is(&set);
+    let _ = run(&mut set, Event::Flushed(flush, only(1), MemberSet::EMPTY));
+    let _ = run(&mut set, Event::Failed(Ticket::new(3), old));
+    assert_eq!(is(&set), target);
+    let _ = run(&mut set, Event::Failed(Ticket::new(4), failure(Epoch(9))));
+    assert_eq!(is(&set), "expelled");
 }
