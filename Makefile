@@ -37,7 +37,7 @@ BUILT   ?= $(TARGET)/release
 TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 	e2fsck:e2fsprogs losetup:mount blkdiscard:util-linux fstrim:util-linux \
 	fsfreeze:util-linux fusermount3:fuse3 python3:python3 mandoc:mandoc \
-	groff:groff-base qemu-io:qemu-utils pdp11:simh \
+	groff:groff-base qemu-io:qemu-utils pdp11:simh strace:strace \
 	nbdkit:nbdkit nbdfuse:libnbd-bin systemd-analyze:systemd udevadm:udev \
 	stress-ng:stress-ng dbench:dbench bonnie++:bonnie++ sqlite3:sqlite3
 

@@ -4,10 +4,8 @@
 //! A unit in use is not taken away by a first signal: a disk that vanishes under a file system is
 //! worse than a slow stop.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,8 +49,6 @@ const LARGE_ALLOCATION: i32 = 256 << 10;
 /// What the deciding thread is told.
 #[derive(Debug)]
 enum News {
-    /// The unit can be opened, and on which device it lies; or it cannot.
-    Opened(io::Result<u64>),
     /// A worker has ended, as all do when the unit is unmounted.
     WorkerEnded,
     /// All workers have ended.
@@ -302,7 +298,7 @@ impl Mount {
             read_only: options.mounting.read_only,
         };
         let fd = mount_fuse(unit, &dir, mount_options)?;
-        if let Err(error) = start_session(face, fd, dir.join(unit), teller) {
+        if let Err(error) = start_session(face, fd, teller) {
             give_up(unit, &dir);
             return Err(failed(error));
         }
@@ -331,18 +327,14 @@ impl Mount {
         claimed: &RuntimeDir,
         ready: &mut dyn FnMut(),
     ) -> Result<()> {
-        let mut outcome = Ok(());
+        let outcome = self.opened(claimed, ready);
+        if outcome.is_err() {
+            give_up(&self.unit, &self.dir);
+        }
         loop {
             let heard = self.next(signals);
             let heard = heard.map_err(|e| Error::io("signals cannot be heard", e))?;
             match heard {
-                Some(News::Opened(opened)) => {
-                    let opened = self.opened(opened, claimed, ready);
-                    if opened.is_err() {
-                        give_up(&self.unit, &self.dir);
-                    }
-                    outcome = outcome.and(opened);
-                }
                 Some(News::WorkerEnded) if self.is_mounted() || self.has_only_lost() => {
                     let deadline = Instant::now() + LAST_WORKERS;
                     self.deadline.get_or_insert(deadline);
@@ -403,15 +395,15 @@ impl Mount {
         Ok(None)
     }
 
-    fn opened(
-        &mut self,
-        opened: io::Result<u64>,
-        claimed: &RuntimeDir,
-        ready: &mut dyn FnMut(),
-    ) -> Result<()> {
-        let device = opened.map_err(|e| Error::io(format!("{} cannot be opened", self.unit), e))?;
+    /// Who opens the unit from now on is answered. The server itself must not look: a thread that waits for its own
+    /// process could not be killed, and would keep it and its locks (I14).
+    fn opened(&mut self, claimed: &RuntimeDir, ready: &mut dyn FnMut()) -> Result<()> {
+        let failed = |e| Error::io(format!("{} cannot be opened", self.unit), e);
+        let found = mounted(&self.dir).map_err(failed)?;
+        let found = found.filter(|mounted| mounted.is_unit(&self.unit));
+        let found = found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         // Before anybody is told of the mount: what lies on it must never become a member (I12).
-        self.handle.mounted_on(device);
+        self.handle.mounted_on(found.device);
         claimed.set_mountpoint(&self.dir)?;
         self.listen(claimed.path());
         tracing::info!(unit = self.unit, dir = %self.dir.display(), "mounted");
@@ -552,7 +544,7 @@ fn parked(unit: &Arc<Unit>, overflow: &Arc<Overflow>) -> io::Result<Parked> {
 }
 
 /// Shakes hands with the kernel, then serves on threads of its own.
-fn start_session(face: Face, fd: OwnedFd, unit: PathBuf, teller: Teller) -> io::Result<()> {
+fn start_session(face: Face, fd: OwnedFd, teller: Teller) -> io::Result<()> {
     let mut config = Config::default();
     config.n_threads = Some(workers());
     // Each worker reads from a descriptor of its own.
@@ -567,19 +559,10 @@ fn start_session(face: Face, fd: OwnedFd, unit: PathBuf, teller: Teller) -> io::
             tracing::warn!(%error, "the kernel may believe the old size for an hour");
         }
     });
-    let ended = teller.clone();
     thread::Builder::new()
         .name("session".into())
-        .spawn(move || ended.tell(News::Ended(session.run())))?;
-    thread::Builder::new()
-        .name("probe".into())
-        .spawn(move || teller.tell(News::Opened(probe(&unit))))?;
+        .spawn(move || teller.tell(News::Ended(session.run())))?;
     Ok(())
-}
-
-/// Opens the unit as any program would, and tells the device number of its mount.
-fn probe(unit: &Path) -> io::Result<u64> {
-    Ok(File::open(unit)?.metadata()?.dev())
 }
 
 /// Requests block on the members, so there are more workers than processors.

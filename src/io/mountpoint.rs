@@ -38,6 +38,8 @@ pub struct Mounted {
     pub fstype: OsString,
     /// Its source: for our mounts the name of the unit.
     pub source: OsString,
+    /// Number of its device, as files on it tell.
+    pub device: u64,
     /// Whether nothing in it can be written.
     pub read_only: bool,
     /// Whether users other than the one who mounted may look at it.
@@ -255,7 +257,8 @@ fn find(mountinfo: &[u8], dir: &Path) -> Option<Mounted> {
 /// Mount point and mount of one line: `id parent dev root POINT OPTIONS [tag]... - TYPE SOURCE OPTIONS`.
 fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let point = PathBuf::from(unescape(fields.nth(4)?));
+    let device = device(fields.nth(2)?)?;
+    let point = PathBuf::from(unescape(fields.nth(1)?));
     let here = fields.next()?;
     fields.find(|&field| field == b"-")?;
     let (fstype, source) = (unescape(fields.next()?), unescape(fields.next()?));
@@ -264,10 +267,17 @@ fn parse(line: &[u8]) -> Option<(PathBuf, Mounted)> {
     let mounted = Mounted {
         fstype,
         source,
+        device,
         read_only: has(here, b"ro") || has(everywhere, b"ro"),
         allow_other: has(everywhere, b"allow_other"),
     };
     Some((point, mounted))
+}
+
+/// The number of a device that stands as `major:minor`.
+fn device(field: &[u8]) -> Option<u64> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Blanks, line ends and backslashes stand as a backslash and three octal digits.

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
+use crate::bed::{MIB, Plan, Unit, Writers, eventually, last_writes};
 
 /// Which numbers the writers had reached when the unit died under them.
 fn write_and_kill(unit: &Unit, count: u64) -> Vec<u64> {
@@ -50,6 +50,30 @@ fn after_kill_9_a_merge_runs_by_itself_and_nothing_acknowledged_is_lost() {
         "clean now"
     );
     unit.stop();
+}
+
+/// A thread of the server that waited for the server itself would outlive kill -9, with the locks of all images: the unit
+/// could not be mounted again. One did so when it had just been mounted.
+#[test]
+fn the_server_asks_nothing_of_its_own_mount() {
+    let starter = "strace -D -f -o $D/trace -e trace=%file";
+    let mut unit = Plan::new(2, 4 * MIB).started_by(starter).mount();
+    let pid = unit.pid();
+    unit.detach("m2");
+    unit.sh("printf x | dd of=$U bs=1 conv=notrunc,fsync status=none");
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+    let trace = || std::fs::read_to_string(unit.path("trace")).expect("a trace");
+    let pid = format!("{pid} ");
+    let is_last = |line: &str| line.starts_with(&pid) && line.contains("+++ exited with 0");
+    eventually("strace has ended", || trace().lines().any(is_last));
+    let (trace, below) = (trace(), format!("\"{}/", unit.path("mnt").display()));
+    // The program that was started first waits for the server, and looks at the mount.
+    let first = trace.split_inclusive(' ').next().expect("a process");
+    let servers = trace.lines().filter(|line| !line.starts_with(first));
+    let asked: Vec<&str> = servers.filter(|line| line.contains(&below)).collect();
+    assert!(asked.is_empty(), "{asked:#?}");
+    assert!(trace.contains("m2.img"), "it sees the server");
 }
 
 #[test]

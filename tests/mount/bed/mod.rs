@@ -210,6 +210,11 @@ impl Unit {
         };
         let starter = self.starter;
         let line = format!("{starter} shadowset mount dsa1 $M {options} --log $D/log --json");
+        // A starter may stay beside the daemon, and must not hold the ends of our pipes.
+        let line = format!(
+            "code=0; {line} > $D/said 2> $D/complaint || code=$?
+            cat $D/said; cat $D/complaint >&2; exit $code"
+        );
         let answer: Value = serde_json::from_str(&self.sh(&line)).expect("JSON");
         let pid = answer["pid"].as_u64().and_then(|pid| pid.try_into().ok());
         self.pid = Some(pid.expect("a process id"));

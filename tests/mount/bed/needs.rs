@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 /// A program and the Debian package that brings it.
-const TOOLS: [(&str, &str); 31] = [
+const TOOLS: [(&str, &str); 32] = [
     ("bash", "bash"),
     ("dash", "dash"),
     ("fio", "fio"),
@@ -28,6 +28,7 @@ const TOOLS: [(&str, &str); 31] = [
     ("unshare", "util-linux"),
     ("qemu-io", "qemu-utils"),
     ("pdp11", "simh"),
+    ("strace", "strace"),
     ("nbdkit", "nbdkit"),
     ("sqlite3", "sqlite3"),
     ("stress-ng", "stress-ng"),
