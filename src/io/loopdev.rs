@@ -247,7 +247,11 @@ fn is_bound_to(number: u32, file: &fs::Metadata) -> io::Result<bool> {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO)) => return Ok(false),
         other => other?,
     };
-    let status = sys::loop_status(device.as_fd())?;
+    let status = match sys::loop_status(device.as_fd()) {
+        // The server of the file behind it is dead; that of ours has just answered.
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return Ok(false),
+        other => other?,
+    };
     Ok(status.is_some_and(|s| (s.device, s.inode) == (file.dev(), file.ino())))
 }
 

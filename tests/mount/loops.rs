@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::bed::{MIB, Thing, Unit};
+use crate::crash::kill;
 
 /// Devices that are bound to something.
 fn bound(unit: &Unit) -> String {
@@ -66,6 +67,20 @@ assert p.close() >> 8 == 4"
     unit.forget(&device);
     assert_eq!(bound(&unit), "");
     assert_eq!(unit.try_sh("shadowset loop detach dsa1").code, 3);
+}
+
+/// The kernel tells nothing of such a device but that its file does not answer. No unit of the machine could be mounted
+/// then.
+#[test]
+fn a_device_over_a_dead_mount_is_in_nobodys_way() {
+    let mut dead = Unit::new(2, 4 * MIB);
+    let device = dead.loop_device();
+    kill(&mut dead);
+    Unit::new(2, 4 * MIB).stop_and_compare();
+    dead.gone();
+    dead.mount();
+    dead.free(&device);
+    dead.stop_and_compare();
 }
 
 #[test]
