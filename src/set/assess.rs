@@ -439,7 +439,10 @@ fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> 
         {
             Start::StillMerging
         }
-        (Some(ScbState::Target), ScbState::Target) if excused => Start::Copy { resume: true },
+        // Also when the copy had ended and the crash came among the blocks that say so: its bitmap is kept until all do.
+        (Some(ScbState::Target | ScbState::Source), ScbState::Target) if excused => {
+            Start::Copy { resume: true }
+        }
         // Its attach had not begun to write it: its bitmap is as good as before.
         (Some(ScbState::Target), ScbState::Detached) if unproven => Start::Detached,
         (Some(ScbState::Target), ScbState::Expelled) if unproven => Start::Expelled,

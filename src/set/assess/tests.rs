@@ -426,6 +426,17 @@ mod kept {
     }
 
     #[test]
+    fn a_copy_that_had_just_ended_is_not_begun_anew() {
+        let set = torn([Source, Source], Target);
+        let line = block(0, 9, false, &[Source, Source]);
+        let proven = |generation| [intent(BitmapKind::Intent, generation, &line)];
+        let resumed = Start::Copy { resume: true };
+        assert_eq!(start_of_second(&set, &proven(8)), resumed);
+        let old = Start::Copy { resume: false };
+        assert_eq!(start_of_second(&set, &proven(9)), old);
+    }
+
+    #[test]
     fn bitmaps_are_believed_up_to_the_change_that_was_under_way() {
         let all = [Source, Source];
         let set = [
