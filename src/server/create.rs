@@ -503,7 +503,8 @@ fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Res
         } else {
             ScbFile::overwrite(path)
         };
-        if new && file.is_ok() {
+        // It may be there although its name could not be made durable.
+        if new && fs::symlink_metadata(path).is_ok() {
             undo.made.push(path.clone());
         }
         let written = file.and_then(|mut file| file.write(block));
