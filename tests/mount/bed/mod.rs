@@ -226,7 +226,7 @@ impl Unit {
     pub(crate) fn kill(&self) {
         let pid = self.pid();
         self.sh(&format!(
-            "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+            "kill -9 {pid}; timeout 10 tail -s 0.02 --pid={pid} -f /dev/null"
         ));
     }
 
