@@ -238,7 +238,8 @@ fn bound_to(file: &fs::Metadata) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Free devices are not opened. One that vanishes meanwhile, or has no node, is bound to nothing.
+/// Free devices are not opened. One that vanishes meanwhile, or has no node, is bound to nothing. One whose file
+/// cannot be asked for, as when the server of its file system has died, is bound to another: ours has answered.
 fn is_bound_to(number: u32, file: &fs::Metadata) -> io::Result<bool> {
     if !fs::exists(format!("/sys/block/loop{number}/loop/backing_file"))? {
         return Ok(false);
@@ -247,12 +248,18 @@ fn is_bound_to(number: u32, file: &fs::Metadata) -> io::Result<bool> {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENXIO)) => return Ok(false),
         other => other?,
     };
-    let status = match sys::loop_status(device.as_fd()) {
-        // The server of the file behind it is dead; that of ours has just answered.
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return Ok(false),
-        other => other?,
-    };
-    Ok(status.is_some_and(|s| (s.device, s.inode) == (file.dev(), file.ino())))
+    match sys::loop_status(device.as_fd()) {
+        Ok(status) => Ok(status.is_some_and(|s| (s.device, s.inode) == (file.dev(), file.ino()))),
+        Err(e) if is_out_of_reach(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn is_out_of_reach(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ESTALE | libc::EIO)
+    )
 }
 
 fn failed(path: &Path, how: &str, e: io::Error) -> Error {

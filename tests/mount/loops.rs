@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use crate::bed::{MIB, Thing, Unit};
-use crate::crash::kill;
+use crate::bed::{MIB, Thing, Unit, eventually};
 
 /// Devices that are bound to something.
 fn bound(unit: &Unit) -> String {
@@ -69,20 +68,6 @@ assert p.close() >> 8 == 4"
     assert_eq!(unit.try_sh("shadowset loop detach dsa1").code, 3);
 }
 
-/// The kernel tells nothing of such a device but that its file does not answer. No unit of the machine could be mounted
-/// then.
-#[test]
-fn a_device_over_a_dead_mount_is_in_nobodys_way() {
-    let mut dead = Unit::new(2, 4 * MIB);
-    let device = dead.loop_device();
-    kill(&mut dead);
-    Unit::new(2, 4 * MIB).stop_and_compare();
-    dead.gone();
-    dead.mount();
-    dead.free(&device);
-    dead.stop_and_compare();
-}
-
 #[test]
 fn of_two_who_attach_at_once_one_is_refused() {
     let unit = Unit::new(2, 4 * MIB);
@@ -95,4 +80,32 @@ fn of_two_who_attach_at_once_one_is_refused() {
         [ $failed$devices = 11 ] || { echo $failed refused, $devices devices; cat one two; exit 1; }
         grep -q 'is over the unit already' one two
     done");
+}
+
+/// The kernel asks the file of a loop device for its number. Where the server of its file system has died nobody answers,
+/// and that is no reason to refuse the images of a unit.
+#[test]
+fn a_dead_file_system_under_a_loop_device_is_in_no_units_way() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    unit.sh("mkdir nbd");
+    let mut server = unit.prepared("nbdfuse");
+    server.args(["nbd/image", "--command", "nbdkit", "-s", "memory", "4M"]);
+    let mut server = server.spawn().expect("nbdfuse starts");
+    unit.keep(Thing::Mount(unit.path("nbd")));
+    eventually("it is served", || unit.path("nbd/image").exists());
+    let device = unit.sh("losetup -f --show nbd/image");
+    unit.keep(Thing::Loop(device.clone()));
+    server.kill().expect("it is killed");
+    server.wait().expect("a child");
+    let ask = format!(
+        "python3 -c 'import fcntl; fcntl.ioctl(open(\"{device}\"), 0x4C05, bytearray(232))' 2>&1 |
+        grep -q 'Errno 107'"
+    );
+    // The kernel believes for a while what it was told.
+    eventually("nobody answers", || unit.try_sh(&ask).code == 0);
+    unit.detach("m2");
+    unit.minicopy("m2");
+    unit.stop();
+    unit.mount();
+    unit.stop_and_compare();
 }
