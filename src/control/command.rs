@@ -307,7 +307,7 @@ fn resize(words: &mut Words) -> Result<Request, Refusal> {
     let at = words.rest.iter().rposition(|word| word != DRY_RUN);
     let size = at.map(|at| {
         let word = words.rest.remove(at);
-        let bytes = word.parse().ok().map(Bytes);
+        let bytes = digits(&word).map(Bytes);
         bytes.ok_or_else(|| syntax(format!("{word} is not a number of bytes")).at(word))
     });
     let size = size.transpose()?;
@@ -316,7 +316,7 @@ fn resize(words: &mut Words) -> Result<Request, Refusal> {
 
 fn stall(words: &mut Words) -> Result<Request, Refusal> {
     let word = words.object("a number of seconds")?;
-    let Ok(seconds) = word.parse::<u64>() else {
+    let Some(seconds) = digits(&word) else {
         return Err(syntax(format!("{word} is not a number of seconds")).at(word));
     };
     if !(1..=STALL_SECONDS).contains(&seconds) {
@@ -331,7 +331,7 @@ fn verify(words: &mut Words) -> Result<Request, Refusal> {
     let range = words.option("range")?;
     let range = range.map(|text| {
         let blocks = text.split_once('-');
-        let blocks = blocks.and_then(|(first, last)| Some((block(first)?, block(last)?)));
+        let blocks = blocks.and_then(|(first, last)| Some((digits(first)?, digits(last)?)));
         let says = format!("{text} is no range of blocks");
         blocks.ok_or_else(|| syntax(says).at(format!("range={text}")))
     });
@@ -349,8 +349,8 @@ fn verify(words: &mut Words) -> Result<Request, Refusal> {
     Ok(Request::Verify { range, repair })
 }
 
-/// The number of a block.
-fn block(word: &str) -> Option<u64> {
+/// A number without a sign: `+512` might be meant as so many more.
+fn digits(word: &str) -> Option<u64> {
     let digits = word.bytes().all(|b| b.is_ascii_digit());
     word.parse().ok().filter(|_| digits)
 }
@@ -383,10 +383,8 @@ pub fn bitmap_id(word: &str) -> Option<BitmapId> {
 
 fn operation(words: &mut Words) -> Result<OpId, Refusal> {
     let word = words.object("an operation")?;
-    match word.parse() {
-        Ok(number) if word.bytes().all(|b| b.is_ascii_digit()) => Ok(OpId(number)),
-        _ => Err(syntax(format!("{word} is not the number of an operation")).at(word)),
-    }
+    let number = digits(&word).map(OpId);
+    number.ok_or_else(|| syntax(format!("{word} is not the number of an operation")).at(word))
 }
 
 /// Whether a member can have this name.

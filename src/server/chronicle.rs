@@ -19,6 +19,9 @@ const LAST: &str = "unmounted";
 /// So many numbers are left out after the end of a server that was killed.
 const STRIDE: u64 = 1000;
 
+/// A larger number in the file is none of ours.
+const SEQ_MAX: u64 = u64::MAX >> 1;
+
 /// Keys and values of an event, in the order in which they are shown.
 pub(super) type Facts = Vec<(Cow<'static, str>, String)>;
 
@@ -56,6 +59,10 @@ pub(super) struct Chronicle {
 impl EventRecord {
     fn read(line: &str) -> Option<Self> {
         let line: Line = serde_json::from_str(line).ok()?;
+        // No unit comes that far, and the numbers have to go on behind it.
+        if line.seq > SEQ_MAX {
+            return None;
+        }
         let owned = |(key, value)| (Cow::Owned(key), value);
         Some(Self {
             seq: line.seq,
@@ -96,7 +103,7 @@ impl Chronicle {
         let last = match events.back() {
             None => 0,
             Some(event) if event.event == LAST => event.seq,
-            Some(event) => event.seq.saturating_add(STRIDE),
+            Some(event) => event.seq + STRIDE,
         };
         Self { events, last, log }
     }
@@ -170,6 +177,17 @@ mod tests {
         let mut second = Chronicle::open(dir.path());
         second.keep(Moment(7), "mounted", Vec::new());
         assert_eq!(numbers(&second), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_number_that_none_can_follow_is_none_of_ours() {
+        let mut chronicle = Chronicle::after(
+            None,
+            &[4, u64::MAX - 500, u64::MAX]
+                .map(|seq| format!(r#"{{"seq":{seq},"time_ms":1,"event":"mounted","facts":[]}}"#)),
+        );
+        chronicle.keep(Moment(8), "mounted", Vec::new());
+        assert_eq!(numbers(&chronicle), [4, 1005]);
     }
 
     #[test]

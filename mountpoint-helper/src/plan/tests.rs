@@ -1,6 +1,9 @@
 //! What mount(8) and umount(8) were seen to pass, and what becomes of it: one line each.
 
-use super::*;
+use std::ffi::OsString;
+
+use crate::command_line;
+use crate::plan::{Plan, Step, Unusable, plan};
 
 /// Where a row has no line of its own for who calls: root.
 const ROWS: &[(&str, &str)] = &[
@@ -21,6 +24,11 @@ const ROWS: &[(&str, &str)] = &[
     (
         "mount.shadowset c /srv -o rw,noexec,nosuid,nodev,user",
         "shadowset mount -- c /srv",
+    ),
+    // ... in quotes, which are for commas
+    (
+        "mount.shadowset dsa1 /srv -o \"ro\",rw,\"noexec\",\"x-a,b\"",
+        "shadowset mount -- dsa1 /srv",
     ),
     // mount -f -n
     (
@@ -179,7 +187,7 @@ fn shown(line: &str, is_root: bool) -> String {
 }
 
 fn of_step(step: &Step) -> String {
-    let words = crate::command_line(step, None);
+    let words = command_line(step, None);
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let shown = if step.verbose { "[shown] " } else { "" };
     format!("{shown}{}", words.join(" "))

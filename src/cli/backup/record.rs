@@ -35,6 +35,17 @@ struct Away {
 }
 
 impl Away {
+    /// What the first line says.
+    fn read(text: &str) -> Option<Self> {
+        let line = text.lines().next().unwrap_or_default();
+        // What was cut off while it was written was written before anything was taken out.
+        serde_json::from_str(line).ok()
+    }
+
+    fn written(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string(self)? + "\n")
+    }
+
     /// Whether it is this departure for which the member is away now.
     fn is_it(&self, status: &Status) -> bool {
         let Some(member) = status.member(&self.member) else {
@@ -46,7 +57,10 @@ impl Away {
         match (&self.bitmap, self.generation) {
             (Some(bitmap), _) => member.bitmap.as_ref() == Some(bitmap),
             // Cut off before the bitmap was known: nothing else may have changed since.
-            (None, Some(before)) => status.generation == Some(before + 1),
+            (None, Some(before)) => {
+                let one_before = |now: u64| now.checked_sub(1) == Some(before);
+                status.generation.is_some_and(one_before)
+            }
             (None, None) => false,
         }
     }
@@ -81,10 +95,7 @@ impl Record {
     /// The system's error.
     pub(super) fn left_away(&self, status: &Status) -> Result<Option<String>> {
         let text = fs::read_to_string(&self.path).map_err(|e| self.failed(e))?;
-        let text = text.lines().next().unwrap_or_default();
-        // What was cut off while it was written was written before anything was taken out.
-        let away = serde_json::from_str::<Away>(text).ok();
-        Ok(away
+        Ok(Away::read(&text)
             .filter(|away| away.is_it(status))
             .map(|away| away.member))
     }
@@ -112,8 +123,8 @@ impl Record {
             generation,
             bitmap: bitmap.map(str::to_owned),
         };
-        let text = serde_json::to_string(&away).map_err(|e| self.failed(e.into()))?;
-        self.write(&format!("{text}\n"))
+        let text = away.written().map_err(|e| self.failed(e.into()))?;
+        self.write(&text)
     }
 
     /// Has the command that is started next hold the right too: should it outlive this process, the member is not

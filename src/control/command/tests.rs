@@ -281,6 +281,18 @@ const WRONG_WORDS: &[Mistake<'static>] = &[
         "not a number of seconds",
         Some("soon"),
     ),
+    (
+        b"stall +5",
+        Code::Syntax,
+        "not a number of seconds",
+        Some("+5"),
+    ),
+    (
+        b"resize +512",
+        Code::Syntax,
+        "not a number of bytes",
+        Some("+512"),
+    ),
     (b"stall 0", Code::OutOfRange, "1 to 600 seconds", Some("0")),
     (
         b"stall 601",

@@ -274,6 +274,8 @@ impl Segment {
     fn replay(&self, from: &dyn Backing, maps: &mut Vec<Map>) -> Result<(), Fault> {
         let layout = self.header.layout;
         let len = usize::try_from(layout.log_bytes).or_else(|_| damaged("its log is too large"))?;
+        // Before there is memory for it: the file has to be as long as its header says.
+        from.read_at(&mut [0], layout.total() - 1)?;
         let mut log = vec![0; len];
         from.read_at(&mut log, layout.log_at())?;
         let (mut at, mut number) = (0, 1);

@@ -102,7 +102,7 @@ impl Scb {
         check_envelope(slot)?;
         let mut from = Reader { buf: slot, at: 24 };
         let compatible = from.u64()?;
-        let sequence = from.u64()?;
+        let sequence = from.sequence()?;
         let generation = from.generation()?;
         let (set, member) = (from.uuid()?, from.uuid()?);
         let geometry = Geometry::new(Bytes(from.u64()?), from.u32()?)?;
@@ -270,6 +270,14 @@ impl Reader<'_> {
     fn generation(&mut self) -> Result<Generation, ScbError> {
         let number = self.u64()?;
         Generation::from_number(number).ok_or_else(|| ScbError::field("generation", number))
+    }
+
+    /// The number of a write, which the next one has to go beyond.
+    fn sequence(&mut self) -> Result<u64, ScbError> {
+        match self.u64()? {
+            u64::MAX => Err(ScbError::field("number of the write", u64::MAX)),
+            number => Ok(number),
+        }
     }
 
     fn state(&mut self) -> Result<ScbState, ScbError> {

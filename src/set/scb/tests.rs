@@ -279,6 +279,21 @@ fn names_follow_the_rule_of_the_manual() {
     }
 }
 
+/// The next write would have had number 0, and would never have been the newest.
+#[test]
+fn a_number_that_no_write_can_follow_is_refused() {
+    let at = |sequence| {
+        let scb = Scb {
+            sequence,
+            ..block()
+        };
+        Scb::decode(&scb.encode().expect("encodes"))
+    };
+    assert!(at(u64::MAX - 1).is_ok());
+    let error = at(u64::MAX).expect_err("the last number");
+    assert!(matches!(error, ScbError::Field { field, .. } if field == "number of the write"));
+}
+
 #[test]
 fn the_newer_of_two_slots_wins_and_a_torn_one_loses_nothing() {
     let at = |sequence| {
