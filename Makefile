@@ -4,6 +4,7 @@
 #   make test             every check; installs missing test tools with apt; root and /dev/fuse
 #   make sim SEEDS=N      the simulator with N seeds
 #   make soak MINUTES=N   loads of Debian's packages on a unit whose members come and go, and whose server is killed
+#   make fuzz SECONDS=N   every fuzz target for N seconds; a nightly toolchain; installs cargo-fuzz when it is missing
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -47,7 +48,7 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim soak install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim soak fuzz install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -102,6 +103,23 @@ MINUTES ?= 60
 soak: TOOLS += $(SOAK_TOOLS)
 soak: tools
 	SHADOWSET_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test soak -- --ignored --nocapture
+
+# The newest that is known to build with the toolchain of this tree.
+CARGO_FUZZ := 0.13.2
+SECONDS    ?= 60
+FUZZED     := $(TARGET)/fuzz
+# Scratch files in memory: a sync of a disk would take longer than all else.
+FUZZ       := TMPDIR=/dev/shm $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(FUZZED)
+# A seed of a target is a regression test of `make test` as well. No input makes more memory than it is worth.
+fuzz:
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --version $(CARGO_FUZZ) --locked
+	for target in $$(ls tests/fuzz/seeds); do \
+		words=; [ ! -f tests/fuzz/words/$$target ] || words=-dict=tests/fuzz/words/$$target; \
+		kept=; [ $$target != scb ] || kept=tests/formats/v1; \
+		mkdir -p $(FUZZED)/found/$$target $(FUZZED)/failed/$$target && \
+		$(FUZZ) $$target $(FUZZED)/found/$$target tests/fuzz/seeds/$$target $$kept -- $$words \
+			-max_total_time=$(SECONDS) -max_len=20000 -malloc_limit_mb=8 -print_final_stats=1 \
+			-artifact_prefix=$(FUZZED)/failed/$$target/ || exit 1; done
 
 install: build install-files
 

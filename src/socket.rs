@@ -5,6 +5,9 @@
 //! one. Each answer is a line `<errno> <bytes> <number>` and so many bytes of text: errno 0 means well, and the
 //! number is that of the state. It decides nothing.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -71,13 +74,7 @@ impl Socket {
     pub fn listen(dir: &Path, tree: Arc<Tree>, access: Access) -> io::Result<Self> {
         let path = dir.join(NAME);
         let listener = bind(dir, &path, access)?;
-        let shared = Arc::new(Shared {
-            tree,
-            looking: Mutex::default(),
-            clients: Mutex::default(),
-            ended: AtomicBool::new(false),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::of(tree));
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new().name("socket".into());
         let thread = thread.spawn(move || served.accept(&listener))?;
@@ -131,6 +128,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    fn of(tree: Arc<Tree>) -> Self {
+        Self {
+            tree,
+            looking: Mutex::default(),
+            clients: Mutex::default(),
+            ended: AtomicBool::new(false),
+            changed: Condvar::new(),
+        }
+    }
+
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }

@@ -3,7 +3,7 @@
 //!
 //! What this verb has taken out it brings back; what somebody else has taken out it leaves alone.
 
-mod record;
+pub(super) mod record;
 mod run;
 
 use std::ffi::{OsStr, OsString};

@@ -15,6 +15,8 @@ mod events;
 mod examine;
 mod expel;
 mod freeze;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod hints;
 mod line;
 mod list;

@@ -70,7 +70,11 @@ fn written(value: &str) -> Value {
 }
 
 /// The text with another value of a parameter.
-fn with_param(text: &str, name: &str, value: &str) -> std::result::Result<String, String> {
+pub(super) fn with_param(
+    text: &str,
+    name: &str,
+    value: &str,
+) -> std::result::Result<String, String> {
     let mut document: DocumentMut = text.parse().map_err(|e| format!("{e}"))?;
     let (params, name) = match name.rsplit_once('.') {
         Some((member, name)) => (member_of(&mut document, member)?, name),

@@ -19,7 +19,9 @@ pub mod table;
 mod text;
 pub mod tree;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 
 pub use metrics::names as metric_names;

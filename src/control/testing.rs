@@ -1,5 +1,7 @@
 //! A unit with a little of everything, for the tests of the texts and of the tree.
 
+#![allow(clippy::expect_used, reason = "a test ends at the first surprise")]
+
 use std::sync::{Arc, Mutex};
 
 use super::tree::Unit;

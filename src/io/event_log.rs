@@ -75,11 +75,16 @@ fn read(path: &Path) -> io::Result<Vec<String>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
+    Ok(last_lines(&bytes))
+}
+
+/// The last lines that have an end.
+pub(super) fn last_lines(bytes: &[u8]) -> Vec<String> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n');
     let text = String::from_utf8_lossy(&bytes[..whole.unwrap_or(0)]);
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(KEPT)..];
-    Ok(last.iter().map(|line| (*line).to_owned()).collect())
+    last.iter().map(|line| (*line).to_owned()).collect()
 }
 
 /// Replaces the file by one with these lines; the old one is there until the new one is whole.

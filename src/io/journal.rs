@@ -25,6 +25,8 @@
 //! The journal must not decide which bitmap is used for what, nor clear a bit by itself.
 
 mod backing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gate;
 mod log;
 mod mode;

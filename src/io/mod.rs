@@ -5,6 +5,8 @@ pub mod event_log;
 pub mod file;
 pub mod filesystems;
 pub mod fingerprint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod image;
 pub mod immutable;
 pub mod journal;

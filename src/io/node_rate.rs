@@ -16,7 +16,7 @@ use super::sys;
 /// Name of the file; no unit has such a name.
 const NAME: &str = ".copy-rate";
 /// Time, bytes, and a word that shows that both belong together.
-const BYTES: usize = 24;
+pub(super) const BYTES: usize = 24;
 const CHECK: u64 = 0x7368_6164_6f77_7261;
 const SECOND: u128 = 1_000_000_000;
 
@@ -29,7 +29,7 @@ pub struct NodeRate {
 
 /// What the file holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Owed {
+pub(super) struct Owed {
     /// Nanoseconds of the time of day: it goes on over a restart of the machine, and when it jumps no more comes
     /// of it than what is owed just then.
     at: u64,
@@ -82,7 +82,7 @@ impl NodeRate {
 
 impl Owed {
     /// What is left at a time.
-    fn after(self, rate: u64, now: u64) -> Self {
+    pub(super) fn after(self, rate: u64, now: u64) -> Self {
         let passed = u128::from(now.saturating_sub(self.at));
         let paid = u64::try_from(passed * u128::from(rate) / SECOND).unwrap_or(u64::MAX);
         Self {
@@ -91,19 +91,19 @@ impl Owed {
         }
     }
 
-    fn and(self, bytes: u64) -> Self {
+    pub(super) fn and(self, bytes: u64) -> Self {
         Self {
             bytes: self.bytes.saturating_add(bytes),
             ..self
         }
     }
 
-    fn time(self, rate: u64) -> Duration {
+    pub(super) fn time(self, rate: u64) -> Duration {
         let nanos = u128::from(self.bytes) * SECOND / u128::from(rate.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    fn encode(self) -> [u8; BYTES] {
+    pub(super) fn encode(self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         let words = [self.at, self.bytes, self.at ^ self.bytes ^ CHECK];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -113,7 +113,7 @@ impl Owed {
     }
 
     /// What is no such file counts as nothing.
-    fn decode(bytes: [u8; BYTES]) -> Self {
+    pub(super) fn decode(bytes: [u8; BYTES]) -> Self {
         let mut words = bytes.chunks_exact(8).map(|place| {
             let bytes = place.try_into().unwrap_or_default();
             u64::from_le_bytes(bytes)

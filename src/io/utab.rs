@@ -100,7 +100,7 @@ impl Utab {
 }
 
 /// The list with one record of ours for `mountpoint`, or without that of this process.
-fn changed(list: &[u8], mountpoint: &Path, add: bool) -> Vec<u8> {
+pub(super) fn changed(list: &[u8], mountpoint: &Path, add: bool) -> Vec<u8> {
     let target = mangle(mountpoint.as_os_str().as_bytes());
     let any = format!("SRC={SOURCE} TARGET={target} ROOT=/ OPTS=x-shadowset=");
     let own = format!("{any}{}\n", std::process::id());

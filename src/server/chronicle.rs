@@ -57,7 +57,7 @@ pub(super) struct Chronicle {
 }
 
 impl EventRecord {
-    fn read(line: &str) -> Option<Self> {
+    pub(super) fn read(line: &str) -> Option<Self> {
         let line: Line = serde_json::from_str(line).ok()?;
         // No unit comes that far, and the numbers have to go on behind it.
         if line.seq > SEQ_MAX {
@@ -72,7 +72,7 @@ impl EventRecord {
         })
     }
 
-    fn write(&self) -> Option<String> {
+    pub(super) fn write(&self) -> Option<String> {
         let facts = self.facts.iter();
         let line = Line {
             seq: self.seq,
@@ -98,7 +98,7 @@ impl Chronicle {
         }
     }
 
-    fn after(log: Option<EventLog>, lines: &[String]) -> Self {
+    pub(super) fn after(log: Option<EventLog>, lines: &[String]) -> Self {
         let events: VecDeque<_> = lines.iter().filter_map(|l| EventRecord::read(l)).collect();
         let last = match events.back() {
             None => 0,

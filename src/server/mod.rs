@@ -15,6 +15,8 @@ mod dissolve;
 mod durable;
 mod errand;
 pub mod fence;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gate;
 mod growth;
 pub mod handle;

@@ -7,7 +7,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 /// Files that are tests by their name, beside the folders `tests` and `testing`.
-const TEST_FILES: [&str; 3] = ["planted.rs", "testing.rs", "tests.rs"];
+const TEST_FILES: [&str; 4] = ["fuzz.rs", "planted.rs", "testing.rs", "tests.rs"];
 
 /// A Rust file.
 #[derive(Debug)]

@@ -168,6 +168,17 @@ fn state_dir(unit: &str) -> Result<PathBuf> {
     })
 }
 
+/// Any bytes as a record: what is understood is the same when it is written over anything and read again.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::expect_used, reason = "a test ends at the first surprise")]
+pub(in crate::cli) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Some(away) = Away::read(&text) {
+        let line = away.written().expect("it was JSON");
+        assert_eq!(Away::read(&(line + &text)), Some(away));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
