@@ -5,6 +5,7 @@
 #   make sim SEEDS=N      the simulator with N seeds
 #   make soak MINUTES=N   loads of Debian's packages on a unit whose members come and go, and whose server is killed
 #   make fuzz SECONDS=N   every fuzz target for N seconds; a nightly toolchain; installs cargo-fuzz when it is missing
+#   make coverage         line coverage by all tests; installs the tools of rustc's LLVM with apt when they are missing
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -48,7 +49,7 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim soak fuzz install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim soak fuzz coverage install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -120,6 +121,14 @@ fuzz:
 		$(FUZZ) $$target $(FUZZED)/found/$$target tests/fuzz/seeds/$$target $$kept -- $$words \
 			-max_total_time=$(SECONDS) -max_len=20000 -malloc_limit_mb=8 -print_final_stats=1 \
 			-artifact_prefix=$(FUZZED)/failed/$$target/ || exit 1; done
+
+# Programs with counters have a folder of their own.
+LLVM := $$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+coverage: tools
+	command -v llvm-cov-$(LLVM) >/dev/null || { \
+		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+		$$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends llvm-$(LLVM); }
+	python3 tests/coverage.py $(TARGET)/coverage $(LLVM)
 
 install: build install-files
 
