@@ -151,11 +151,11 @@ fn refused(effects: Vec<Effect>) -> Refusal {
 }
 
 fn notices(effects: &[Effect]) -> Vec<&Notice> {
-    let notice = |e| match e {
-        &Effect::Notice(ref notice) => Some(notice),
+    let all = effects.iter().filter_map(|e| match e {
+        Effect::Notice(notice) => Some(notice),
         _ => None,
-    };
-    effects.iter().filter_map(notice).collect()
+    });
+    all.collect()
 }
 
 /// The copies that were handed out.
@@ -169,11 +169,11 @@ fn copies(effects: Vec<Effect>) -> Vec<CopyWork> {
 
 /// The newest View.
 fn view(effects: &[Effect]) -> &View {
-    let view = |e| match e {
-        &Effect::Publish(ref view) => Some(&**view),
+    let newest = effects.iter().rev().find_map(|e| match e {
+        Effect::Publish(view) => Some(&**view),
         _ => None,
-    };
-    effects.iter().rev().find_map(view).expect("a View")
+    });
+    newest.expect("a View")
 }
 
 fn fact<'a>(answer: &'a Answer, key: &str) -> &'a str {

@@ -11,8 +11,11 @@ use std::path::PathBuf;
 
 use crate::set::Code;
 
+/// What has to hold for any bytes.
+type Body = fn(&[u8]);
+
 /// What is tried: its name, which its seeds have too, and its body.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("command", crate::control::fuzz::command),
     ("socket", crate::socket::fuzz::socket),
     ("configuration", crate::cli::fuzz::configuration),

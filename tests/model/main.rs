@@ -185,7 +185,7 @@ impl Model {
             }
             match role {
                 Role::Source if sources > 1 => {
-                    deeds.extend([Deed::Detach(place), Deed::Expel(place)])
+                    deeds.extend([Deed::Detach(place), Deed::Expel(place)]);
                 }
                 Role::Target | Role::Merging => deeds.push(Deed::Expel(place)),
                 Role::Detached | Role::Expelled | Role::Missing
@@ -207,7 +207,7 @@ impl Model {
             Deed::Step => self.step(state),
             Deed::Write => self.write(state),
             Deed::Put(place) | Deed::Fail(place) => {
-                put(state, place, matches!(deed, Deed::Fail(_)))
+                put(state, place, matches!(deed, Deed::Fail(_)));
             }
             Deed::Settle => {
                 let failed = state

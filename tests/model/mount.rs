@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use shadowset::set::assess::assess;
-use shadowset::set::{BitmapKind, Code, CopyKind, Refusal, Start};
+use shadowset::set::{Assembly, BitmapKind, Code, CopyKind, Refusal, Start};
 
 use crate::state::{Intent, Journal, Kept, Members, Op, Role, Run, Start0, State, Told, bit};
 use crate::{Mistake, Model};
@@ -12,6 +12,8 @@ use crate::{Mistake, Model};
 struct Past {
     known: bool,
     doubt: bool,
+    /// Mark of that mount.
+    last: u64,
 }
 
 impl Model {
@@ -28,25 +30,7 @@ impl Model {
                 return;
             }
         };
-        let starts = assembly
-            .starts
-            .iter()
-            .map(|start| Start0::from(*start))
-            .collect();
-        let journal = &state.journals[host];
-        state.told = Some(Told::Elected {
-            host,
-            visible,
-            starts,
-            believed: assembly.believed,
-            clean: assembly.clean,
-            doubt: journal.doubt(),
-            own: journal
-                .own
-                .iter()
-                .map(|kept| Some(kept.as_ref()?.set))
-                .collect(),
-        });
+        state.told = Some(elected(host, visible, &assembly, &state.journals[host]));
         if !assembly.believed {
             state.journals[host] = Journal {
                 intents: Vec::new(),
@@ -74,19 +58,14 @@ impl Model {
         let past = Past {
             known: assembly.believed,
             doubt: state.journals[host].doubt() || !assembly.believed && !assembly.clean,
-        };
-        self.begin(
-            &state.journals[host],
-            &mut run,
-            &assembly.starts,
-            past,
             last,
-        );
+        };
+        self.begin(&state.journals[host], &mut run, &assembly.starts, past);
         state.run = Some(run);
     }
 
     /// The first effects, as `ShadowSet::assemble` and `begin` have them.
-    fn begin(&self, journal: &Journal, run: &mut Run, starts: &[Start], mut past: Past, last: u64) {
+    fn begin(&self, journal: &Journal, run: &mut Run, starts: &[Start], mut past: Past) {
         let master = starts
             .iter()
             .position(|s| *s == Start::Source)
@@ -97,7 +76,7 @@ impl Model {
             let intent = Intent {
                 proves: true,
                 generation: run.generation,
-                mark: last,
+                mark: past.last,
                 set: past.doubt,
             };
             run.plan.push_back(Op::Base(intent));
@@ -162,6 +141,20 @@ fn seat(
             let bitmap = departed(generation).filter(|_| tells);
             (Role::Missing, bitmap.or(Some(None)))
         }
+    }
+}
+
+fn elected(host: usize, visible: Members, assembly: &Assembly, journal: &Journal) -> Told {
+    let starts = assembly.starts.iter();
+    let own = journal.own.iter();
+    Told::Elected {
+        host,
+        visible,
+        starts: starts.map(|start| Start0::from(*start)).collect(),
+        believed: assembly.believed,
+        clean: assembly.clean,
+        doubt: journal.doubt(),
+        own: own.map(|kept| Some(kept.as_ref()?.set)).collect(),
     }
 }
 

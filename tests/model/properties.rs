@@ -5,8 +5,10 @@ use stateright::Property;
 use crate::Model;
 use crate::state::{Disk, Start0, State, Told, Writes};
 
+type Named = (&'static str, fn(&Model, &State) -> bool);
+
 /// What must never be otherwise.
-const ALWAYS: [(&str, fn(&Model, &State) -> bool); 6] = [
+const ALWAYS: [Named; 6] = [
     ("the master has every promised write", |_, s| {
         elected(s, has_all)
     }),
@@ -24,7 +26,7 @@ const ALWAYS: [(&str, fn(&Model, &State) -> bool); 6] = [
 ];
 
 /// What must come about somewhere, so that the model is not empty.
-const SOMETIMES: [(&str, fn(&Model, &State) -> bool); 8] = [
+const SOMETIMES: [Named; 8] = [
     ("split brain is refused", |_, s| {
         matches!(s.told, Some(Told::Refused { split: true, .. }))
     }),
