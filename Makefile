@@ -6,6 +6,7 @@
 #   make soak MINUTES=N   loads of Debian's packages on a unit whose members come and go, and whose server is killed
 #   make fuzz SECONDS=N   every fuzz target for N seconds; a nightly toolchain; installs cargo-fuzz when it is missing
 #   make coverage         line coverage by all tests; installs the tools of rustc's LLVM with apt when they are missing
+#   make small DEPTH=N    every order of N things that begin, in a small world
 #   make model MORE=N     the model of elections with N more mounts, changes and failures
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
@@ -50,7 +51,7 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim model soak fuzz coverage install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small model soak fuzz coverage install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -130,6 +131,10 @@ coverage: tools
 		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 		$$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends llvm-$(LLVM); }
 	python3 tests/coverage.py $(TARGET)/coverage $(LLVM)
+DEPTH ?= 2
+small:
+	SMALL_DEPTH=$(DEPTH) $(CARGO) test --locked --profile sim --test sim as_deep_as_asked -- --nocapture
+
 MORE ?= 1
 model:
 	MODEL_MORE=$(MORE) $(CARGO) test --locked --test model every_state -- --nocapture

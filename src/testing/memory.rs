@@ -34,6 +34,24 @@ impl Image {
         self.shown[block]
     }
 
+    /// The values that a block may have after a loss of power, oldest first, each with the flushes that have
+    /// begun behind it: `begun` are what [`Image::written`] gave to them.
+    pub fn versions(&self, block: usize, begun: &[u64]) -> Vec<(Value, u64)> {
+        let covered = |n: u64| {
+            let places = begun
+                .iter()
+                .enumerate()
+                .filter(|(_, written)| n <= **written);
+            places.map(|(place, _)| 1 << place).sum()
+        };
+        let later = self.unflushed.iter().filter(|w| w.1 == block);
+        let later = later.map(|(n, _, value)| (*value, covered(*n)));
+        [(self.durable[block], u64::MAX)]
+            .into_iter()
+            .chain(later)
+            .collect()
+    }
+
     /// Number of blocks.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "an image has a block")]

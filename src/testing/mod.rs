@@ -11,4 +11,4 @@ pub mod rng;
 
 pub use memory::Image;
 pub use oracle::Oracle;
-pub use rng::Rng;
+pub use rng::{Path, Rng};

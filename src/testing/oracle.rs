@@ -3,6 +3,8 @@
 //! A block holds the value of the last acknowledged write, or of a write since then that has not
 //! ended or has failed. It knows nothing of members, epochs and bitmaps.
 
+use std::collections::BTreeSet;
+
 use super::memory::Value;
 
 /// Marks a value that a failed write left behind: neither the old contents nor the new.
@@ -170,6 +172,33 @@ impl Oracle {
     #[must_use]
     pub fn was_read(&self, block: usize) -> bool {
         self.blocks[block].read
+    }
+
+    /// All that decides what is allowed in a block from now on, when no read or flush has begun but those of
+    /// `began`, and no cut comes before the epoch `cut`. Also how many writes have ended that matter no more.
+    #[must_use]
+    pub fn digest(&self, block: usize, began: &[u64], cut: u64) -> (String, usize) {
+        let b = &self.blocks[block];
+        let since = |moment: u64| {
+            let places = began
+                .iter()
+                .enumerate()
+                .filter(|(_, began)| moment >= **began);
+            places.map(|(place, _)| 1 << place).sum::<u64>()
+        };
+        let could: BTreeSet<_> = b
+            .could
+            .iter()
+            .map(|(value, until)| (*value, since(*until)))
+            .collect();
+        let could: Vec<_> = could.into_iter().filter(|(_, seen)| *seen > 0).collect();
+        let (may, denied): (BTreeSet<_>, BTreeSet<_>) =
+            (b.may.iter().collect(), b.denied.iter().collect());
+        let first = b.ended.iter().rposition(|w| w.good && w.epoch <= cut);
+        let first = first.unwrap_or(0).min(b.stable);
+        let now = (b.writing, b.read, since(b.changed), b.stable - first);
+        let text = format!("{:?}", (may, could, denied, now, &b.ended[first..]));
+        (text, first)
     }
 
     /// The values that the block may have now.

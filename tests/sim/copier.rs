@@ -40,6 +40,15 @@ impl Copy {
             lost: false,
         }
     }
+
+    /// All that decides what it does next.
+    pub(crate) fn digest(&self) -> String {
+        let steps: Vec<String> = self.steps.iter().map(Step::digest).collect();
+        format!(
+            "{:?}",
+            (&self.work, steps, self.paused, &self.end, self.lost)
+        )
+    }
 }
 
 /// A step under way.
@@ -111,6 +120,27 @@ impl Step {
         taken
     }
 
+    /// All that decides what it does next; its place at the fence is told apart, and its View by the epoch.
+    fn digest(&self) -> String {
+        let epoch = self.view.as_ref().map(|view| view.epoch());
+        let way = (
+            self.late,
+            self.inside,
+            self.ready,
+            epoch,
+            self.source,
+            self.tried,
+        );
+        let blocks = (&self.todo, &self.unread, &self.unwritten);
+        let mistaken = (self.sample, &self.early);
+        format!("{:?}", (self.range, &self.shares, way, blocks, mistaken))
+    }
+
+    /// Its place at the fence, and what it wants there.
+    pub(crate) fn fence(&self) -> (u64, std::ops::Range<usize>) {
+        (self.place, self.blocks())
+    }
+
     /// Nothing is written for a share any more.
     fn give_up(&mut self, n: usize) {
         self.shares[n].good = false;
@@ -152,9 +182,8 @@ impl World {
     }
 
     fn begin_step(&mut self, at: usize) -> bool {
-        let budget = self
-            .rng
-            .between(1, self.plan.budget_regions * self.geometry.region_bytes());
+        let most = self.plan.budget_regions * self.geometry.region_bytes();
+        let budget = 1 + self.rng.burst(most).min(most - 1);
         let Some(step) = self.copies[at].work.next_step(|_| budget) else {
             return false;
         };
@@ -298,7 +327,7 @@ impl World {
     }
 
     fn choose_source(&mut self, at: usize, n: usize) -> Checked {
-        let turn = self.rng.below(6);
+        let turn = self.rng.member();
         let step = &mut self.copies[at].steps[n];
         let Some(view) = &step.view else {
             return Ok(());
@@ -318,7 +347,7 @@ impl World {
     }
 
     fn read_step(&mut self, at: usize, n: usize) -> Checked {
-        for _ in 0..=self.rng.below(self.plan.stride) {
+        for _ in 0..=self.rng.burst(self.plan.stride) {
             let step = &self.copies[at].steps[n];
             let (Some(source), Some(view)) = (step.source, &step.view) else {
                 break;
@@ -339,7 +368,7 @@ impl World {
             }
             let others = has_other_source(view, step.tried, source);
             // Now and then a copy may lose its only source: that is no loss of data.
-            let others = others || self.rng.chance(100);
+            let others = others || self.rng.path().is_none() && self.rng.chance(100);
             if self.get_fails(source, others) {
                 self.inbox.push(Event::ReadFailed(source));
                 let step = &mut self.copies[at].steps[n];
@@ -374,12 +403,12 @@ impl World {
     }
 
     fn write_step(&mut self, at: usize, n: usize) -> Checked {
-        for _ in 0..=self.rng.below(self.plan.stride) {
+        for _ in 0..=self.rng.burst(self.plan.stride) {
             let left = self.copies[at].steps[n].unwritten.len();
             if left == 0 {
                 return self.finish_step(at, n);
             }
-            let next = self.rng.place(left);
+            let next = self.rng.any(left);
             let (share, ..) = self.copies[at].steps[n].unwritten[next];
             let target = self.copies[at].steps[n].shares[share].target;
             if self.ops.silence.is_hung(target) && !self.ops.silence.is_gone(target) {

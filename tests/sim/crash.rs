@@ -4,6 +4,8 @@
 //! two changes of the home of bitmaps. What is left is the images, of which a loss of power keeps any
 //! part of what was not flushed, the blocks, and the home, unless bitmaps are kept in memory only.
 
+use std::collections::BTreeMap;
+
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
     Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Geometry, Member,
@@ -149,7 +151,8 @@ impl World {
         }
         self.forget_all();
         for disk in &mut self.disks {
-            let mut keep = |values: &[Value]| values[self.rng.place(values.len())];
+            let mut drawn = BTreeMap::new();
+            let mut keep = |values: &[Value]| values[self.rng.alike(&mut drawn, values.len())];
             // A killed program leaves what the page cache has: seen, and not flushed.
             if power {
                 disk.image = Image::new(disk.image.after_power_loss(&mut keep));

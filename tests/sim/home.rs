@@ -110,6 +110,13 @@ impl SimHome {
         self.given_up.set(false);
     }
 
+    /// All that decides what it does next.
+    pub(crate) fn digest(&self) -> String {
+        let highest = BitmapId(self.highest.get());
+        let ends = (self.broken.get(), self.given_up.get(), self.rests);
+        format!("{:?}", (self.kept.borrow().values(), ends, highest))
+    }
+
     /// Whether bitmaps are kept now.
     pub(crate) fn keeps(&self) -> bool {
         self.used && !self.rests && !self.broken.get() && !self.given_up.get()

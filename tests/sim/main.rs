@@ -28,6 +28,7 @@ mod scripts;
 mod shell;
 mod shrink;
 mod silence;
+mod small;
 mod stall;
 mod storage;
 mod told;

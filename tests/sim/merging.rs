@@ -61,7 +61,7 @@ impl World {
 
     /// Copies a few blocks; then the bits are cleared.
     pub(crate) fn merge_some(&mut self, at: usize) -> Checked {
-        for _ in 0..=self.rng.below(self.plan.stride) {
+        for _ in 0..=self.rng.burst(self.plan.stride) {
             let Some(merging) = &mut self.requests[at].merging else {
                 return Err(Violation("a read merges nothing".into()));
             };
@@ -69,11 +69,11 @@ impl World {
             if todo + carried == 0 {
                 return self.end_merging(at);
             }
-            if carried == 0 || todo > 0 && self.rng.chance(500) {
-                let n = self.rng.place(todo);
+            if carried == 0 || todo > 0 && (self.rng.path().is_some() || self.rng.chance(500)) {
+                let n = self.rng.any(todo);
                 self.fetch(at, n)?;
             } else {
-                let n = self.rng.place(carried);
+                let n = self.rng.any(carried);
                 self.store(at, n)?;
             }
         }
@@ -82,7 +82,7 @@ impl World {
 
     /// Reads a block that a member is to get.
     fn fetch(&mut self, at: usize, n: usize) -> Checked {
-        let busy = usize_of(self.rng.below(6));
+        let busy = usize_of(self.rng.member());
         let request = &self.requests[at];
         let (Some(merging), Some(view)) = (&request.merging, request.view.clone()) else {
             return Ok(());

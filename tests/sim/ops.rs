@@ -92,6 +92,8 @@ pub(crate) struct Ops {
     pub(crate) silence: Silence,
     /// Members that have come back.
     pub(crate) returned: Returned,
+    /// What happens has happened before in the same way: what was checked then is not checked again.
+    pub(crate) replaying: bool,
 }
 
 impl World {

@@ -101,7 +101,32 @@ impl Request {
         writes && !matches!(self.stage, Stage::Fence | Stage::Load | Stage::Mark)
     }
 
-    fn blocks(&self) -> std::ops::Range<usize> {
+    /// All that decides what it does next; its place at the fence is told apart, and its View by the epoch.
+    pub(crate) fn digest(&self) -> String {
+        let epoch = self.view.as_ref().map(|view| view.epoch());
+        let left = (&self.todo, &self.unread, self.reader, &self.merging);
+        let results = (
+            self.good,
+            self.failed,
+            self.settled,
+            self.lingers,
+            self.unanswered,
+        );
+        let asked = (self.kind, self.stage, self.range, self.whole, self.doomed);
+        format!("{:?}", (self.id, asked, epoch, left, results))
+    }
+
+    /// Whether nothing is left to be written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.stage == Stage::Move && self.kind != Kind::Read && self.todo.is_empty()
+    }
+
+    /// When it began, once it has its View.
+    pub(crate) fn began(&self) -> Option<u64> {
+        self.view.as_ref().map(|_| self.began)
+    }
+
+    pub(crate) fn blocks(&self) -> std::ops::Range<usize> {
         self.range.map_or(0..0, blocks_of)
     }
 }
@@ -200,10 +225,15 @@ impl World {
             return Ok(());
         }
         let at = self.rng.place(self.requests.len());
-        let (id, stage) = (self.requests[at].id, self.requests[at].stage);
         if self.requests[at].slow && !self.quiet && self.rng.chance(950) {
             return Ok(());
         }
+        self.go_on(at)
+    }
+
+    /// One step of a request.
+    pub(crate) fn go_on(&mut self, at: usize) -> Checked {
+        let (id, stage) = (self.requests[at].id, self.requests[at].stage);
         self.trace(&[id]);
         match stage {
             Stage::Fence => self.wait_for_fence(at),
@@ -392,7 +422,7 @@ impl World {
 
     /// Writes or flushes a few of what is to be done, in any order.
     fn write_some(&mut self, at: usize) -> Checked {
-        for _ in 0..=self.rng.below(self.plan.stride) {
+        for _ in 0..=self.rng.burst(self.plan.stride) {
             let request = &mut self.requests[at];
             if request.todo.is_empty() {
                 request.stage = Stage::Settle;
@@ -526,7 +556,7 @@ impl World {
 
     /// Reads a few blocks; the member is chosen anew after an error.
     fn read_some(&mut self, at: usize) -> Checked {
-        for _ in 0..=self.rng.below(self.plan.stride) {
+        for _ in 0..=self.rng.burst(self.plan.stride) {
             let Some(&block) = self.requests[at].unread.last() else {
                 return self.end_read(at);
             };
@@ -567,7 +597,7 @@ impl World {
 
     /// The member that answers a read, and whether another source could.
     fn reader(&mut self, at: usize) -> Result<(MemberId, bool), Violation> {
-        let last = MemberId::new(usize_of(self.rng.below(6)));
+        let last = MemberId::new(usize_of(self.rng.member()));
         let request = &mut self.requests[at];
         let (Some(range), Some(view)) = (request.range, &request.view) else {
             return Err(Violation("a read without a View".into()));

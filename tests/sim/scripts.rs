@@ -63,7 +63,12 @@ pub(crate) enum Do {
 
 /// A set of `members` sources at rest.
 pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> World {
-    let plan = Plan {
+    World::with(Rng::new(seed), plan(members, home), seed, log)
+}
+
+/// The plan of a world in which only what is scripted happens.
+pub(crate) fn plan(members: usize, home: (bool, u64)) -> Plan {
+    Plan {
         blocks: BLOCKS,
         region_blocks: crate::plan::REGION_BLOCKS,
         stride: crate::plan::STRIDE,
@@ -92,8 +97,7 @@ pub(crate) fn world(members: usize, home: (bool, u64), seed: u64, log: bool) -> 
         hangs: 0,
         stalls: 0,
         grows: true,
-    };
-    World::with(Rng::new(seed), plan, seed, log)
+    }
 }
 
 impl World {
@@ -264,7 +268,7 @@ impl World {
         self.give("attach", id, Command::Attach(Box::new(attach)))
     }
 
-    fn delete_bitmap_of(&mut self, m: usize) -> Checked {
+    pub(crate) fn delete_bitmap_of(&mut self, m: usize) -> Checked {
         let departed = self.state(id(m)).departed();
         match departed.and_then(|d| d.tag) {
             Some(tag) => self.give("delete", None, Command::DeleteBitmap { id: tag.id }),
