@@ -145,7 +145,7 @@ impl World {
         text.push_str(&inbox.concat());
         for flush in &self.flushes {
             let members: Vec<MemberId> = flush.covers.iter().map(|(member, _)| *member).collect();
-            _ = write!(text, "{:?}", (flush.id, members));
+            _ = write!(text, "{:?}", (flush.id, members, flush.given_up));
         }
         let entered = requests.filter_map(|r| {
             let read = r.whole.map(blocks_of).filter(|_| r.kind == Kind::Read);
