@@ -125,8 +125,7 @@ impl Proof {
         let complete = complete.map(|r| r.tag.generation).max();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::BelieveAlways) {
-            let believed = !kept.is_empty();
-            return Self { believed, complete };
+            return Self::planted(kept, complete);
         }
         let mark = newest.lineage.mark();
         let newest = newest.generation.number();
@@ -140,6 +139,12 @@ impl Proof {
             believed: kept.iter().filter(ours).any(knows),
             complete,
         }
+    }
+
+    #[cfg(debug_assertions)]
+    fn planted(kept: &[BitmapRecord], complete: Option<u64>) -> Self {
+        let believed = !kept.is_empty();
+        Self { believed, complete }
     }
 
     /// Whether a block that is older than the newest was left behind by a crash among the writes of the

@@ -6,7 +6,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
 use super::judge::{MergePlan, answer, members_text};
-use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState, Policy};
+use super::member::{Held, Member, MemberId, MemberState, Policy};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
 use super::scb::ScbRow;
@@ -170,8 +170,7 @@ impl ShadowSet {
     pub fn free_place(&self) -> Option<MemberId> {
         let vacant = |m: &super::member::Member| matches!(m.state, MemberState::Vacant);
         let first = self.members.iter().position(vacant);
-        let place = first.unwrap_or(self.members.len());
-        MemberId::new(place).filter(|_| place < MEMBERS_MAX)
+        MemberId::new(first.unwrap_or(self.members.len()))
     }
 
     /// The members as the storage control blocks list them.

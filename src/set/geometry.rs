@@ -436,6 +436,9 @@ mod tests {
         };
         assert!(!blocks(2, 4).overlaps(blocks(0, 2)) && !blocks(2, 4).overlaps(blocks(4, 5)));
         assert!(blocks(2, 4).overlaps(blocks(3, 9)) && blocks(2, 4).overlaps(blocks(0, 3)));
+        let bytes = |at, len| g.clip(Bytes(at), Bytes(len)).expect("inside");
+        assert_eq!(bytes(0, 8).overlap(bytes(8, 8)), None);
+        assert_eq!(bytes(0, 8).overlap(bytes(7, 8)), Some(bytes(7, 1)));
     }
 
     #[test]

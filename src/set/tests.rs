@@ -6,6 +6,7 @@ mod checked;
 mod growth;
 mod judged;
 mod leaving;
+mod mounting;
 mod rounds;
 mod shown;
 mod waiting;
@@ -151,11 +152,13 @@ fn refused(effects: Vec<Effect>) -> Refusal {
 }
 
 fn notices(effects: &[Effect]) -> Vec<&Notice> {
-    let all = effects.iter().filter_map(|e| match e {
-        Effect::Notice(notice) => Some(notice),
-        _ => None,
-    });
-    all.collect()
+    fn notice(effect: &Effect) -> Option<&Notice> {
+        match effect {
+            Effect::Notice(notice) => Some(notice),
+            _ => None,
+        }
+    }
+    effects.iter().filter_map(notice).collect()
 }
 
 /// The copies that were handed out.
@@ -169,11 +172,13 @@ fn copies(effects: Vec<Effect>) -> Vec<CopyWork> {
 
 /// The newest View.
 fn view(effects: &[Effect]) -> &View {
-    let newest = effects.iter().rev().find_map(|e| match e {
-        Effect::Publish(view) => Some(&**view),
-        _ => None,
-    });
-    newest.expect("a View")
+    fn view(effect: &Effect) -> Option<&View> {
+        match effect {
+            Effect::Publish(view) => Some(view),
+            _ => None,
+        }
+    }
+    effects.iter().rev().find_map(view).expect("a View")
 }
 
 fn fact<'a>(answer: &'a Answer, key: &str) -> &'a str {

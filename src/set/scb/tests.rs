@@ -339,6 +339,41 @@ fn a_slot_of_a_newer_program_is_not_passed_over() {
 }
 
 #[test]
+fn a_member_has_one_row_and_a_name_of_its_own() {
+    let with = |member: Option<Uuid>, name: Option<&str>| {
+        let mut scb = block();
+        let mut row = scb.table[0].clone();
+        row.member = member.unwrap_or(row.member);
+        row.name = name.map_or(row.name, ToOwned::to_owned);
+        scb.table.push(row);
+        scb.check().is_ok()
+    };
+    let other = Some(uuid(77));
+    assert!(with(other, Some("another")));
+    assert!(!with(other, None) && !with(None, Some("another")));
+}
+
+#[test]
+fn a_label_may_have_64_bytes() {
+    assert!(check_label(&"x".repeat(64)).is_ok());
+    assert!(check_label(&"x".repeat(65)).is_err());
+}
+
+/// A mount that is not known, and not older than all that are, was of another line.
+#[test]
+fn only_what_is_older_than_all_known_mounts_is_forgotten() {
+    let generation = |n| Generation::from_number(n).expect("in range");
+    let mut line = Lineage::new(1);
+    for n in 2..=LINEAGE_MAX as u64 + 1 {
+        line = line.mounted(generation(n), n);
+    }
+    let other = Lineage::new(999);
+    let ancestry = |n| line.ancestry(generation(n), &other);
+    assert_eq!(ancestry(1), Ancestry::Forgotten);
+    assert_eq!(ancestry(2), Ancestry::Foreign);
+}
+
+#[test]
 fn a_lineage_remembers_the_last_mounts() {
     let generation = |n| Generation::from_number(n).expect("in range");
     let mut line = Lineage::new(1);

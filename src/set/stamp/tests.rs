@@ -205,6 +205,12 @@ fn both_halves_of_an_identity_move_the_samples() {
 }
 
 #[test]
+fn parts_of_a_whole_are_together_the_whole() {
+    let borders: Vec<u64> = (0..=4).map(|n| share(10, n, 4)).collect();
+    assert_eq!(borders, [0, 3, 6, 8, 10]);
+}
+
+#[test]
 fn small_images_are_sampled_whole() {
     let member = Uuid::from_u128(77);
     let places = |size| Stamp::places(member, size);

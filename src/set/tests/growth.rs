@@ -33,10 +33,10 @@ fn a_unit_grows_by_whole_blocks_up_to_the_smallest_source() {
     assert_eq!(resize(&set, Some(UNIT)), Err(Code::StateChanged));
     assert_eq!(resize(&set, Some(UNIT - 512)), Err(Code::OutOfRange));
     assert_eq!(resize(&set, Some(UNIT + 1)), Err(Code::OutOfRange));
-    let room = vec![(id(0), Bytes(4 * UNIT)), (id(1), Bytes(3 * UNIT))];
+    let room = vec![(id(0), Bytes(4 * UNIT))];
     let answer = set.dry_run(Command::Resize { size: None, room }, &[]);
-    let larger = answer.expect("their images were enlarged");
-    assert_eq!(fact(&larger, "size"), (3 * UNIT).to_string());
+    let larger = answer.expect("its image was enlarged");
+    assert_eq!(fact(&larger, "size"), (TWICE + 1024).to_string());
 }
 
 #[test]
@@ -49,8 +49,15 @@ fn nobody_is_being_filled_while_a_unit_grows() {
         size,
         ..returning(1, AttachPolicy::Full)
     };
-    let _ = attach(&mut set, back);
+    let works = copies(attach(&mut set, back));
     assert_eq!(resize(&set, None), Err(Code::InUse));
+    let _ = expel(&mut set, "m2");
+    assert_eq!(
+        resize(&set, None),
+        Err(Code::InUse),
+        "its copier is not back"
+    );
+    drop(works);
     let mut merging = of_sizes(&[TWICE, TWICE]);
     let _ = give(&mut merging, Command::Merge { full: true });
     assert_eq!(resize(&merging, None), Err(Code::MergePending));

@@ -143,6 +143,13 @@ fn an_operation_is_steered_from_the_state_that_it_is_in() {
             "it is over"
         );
     }
+    let hint = |what| {
+        set.dry_run(what, &[])
+            .expect_err("not now")
+            .hint()
+            .to_owned()
+    };
+    assert!(hint(Command::Pause(runs)).contains("has ended"));
     assert!(would(&set, Command::Forget(runs)).is_ok());
     let _ = give(&mut set, Command::Forget(runs));
     assert_eq!(set.operations()[0].id, waits);

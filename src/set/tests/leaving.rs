@@ -193,6 +193,7 @@ fn an_attach_that_times_out_is_undone_and_a_detach_ends_no_merge() {
     let _ = set.handle(Moment(1), Event::Failed(Ticket::new(2), failure));
     let _ = set.handle(Moment(1), Event::TimedOut(1));
     assert_eq!(set.status().members[1].state, "merging");
+    assert!(set.members()[1].state.departed().is_none(), "it stays");
 }
 
 #[test]
@@ -235,8 +236,10 @@ fn the_last_that_answers_is_not_given_up_and_a_slow_one_only_while_enough_stay()
     assert_eq!(set.members()[1].state.name(), "source");
     for (min_members, leaves) in [(0, true), (2, true), (3, false)] {
         let mut set = super::set(3);
-        let mut limits = Limits::default();
-        limits.min_members = min_members;
+        let limits = Limits {
+            min_members,
+            ..Limits::default()
+        };
         let _ = run(&mut set, Event::Limits(limits));
         let _ = run(&mut set, Event::TooSlow(id(1)));
         assert_eq!(

@@ -52,6 +52,8 @@ fn different_things_have_different_words() {
     are_words(Code::ALL.iter().map(ToString::to_string).collect());
     are_words((0..20).map(|n| BitmapId(n).to_string()).collect());
     are_words((0..20).map(|n| Bytes(n).to_string()).collect());
+    let generations = (1..20).filter_map(Generation::from_number);
+    are_words(generations.map(|g| g.to_string()).collect());
     are_words(
         (0..20)
             .map(|n| crate::set::copy::OpId(n).to_string())
