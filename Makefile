@@ -8,6 +8,8 @@
 #   make coverage         line coverage by all tests; installs the tools of rustc's LLVM with apt when they are missing
 #   make small DEPTH=N    every order of N things that begin, in a small world
 #   make model MORE=N     the model of elections with N more mounts, changes and failures
+#   make mutants          changes of operators and bodies in src/set, each of which a test must notice; many hours,
+#                         SHARD=k/n for one part of n; installs cargo-mutants when it is missing
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -51,7 +53,7 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim small model soak fuzz coverage install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -138,6 +140,15 @@ small:
 MORE ?= 1
 model:
 	MODEL_MORE=$(MORE) $(CARGO) test --locked --test model every_state -- --nocapture
+
+# The newest that is known to build with the toolchain of this tree.
+CARGO_MUTANTS := 27.1.0
+SHARD ?= 0/1
+mutants:
+	$(CARGO) mutants --version >/dev/null 2>&1 || \
+		$(CARGO) install cargo-mutants --version $(CARGO_MUTANTS) --locked
+	SIM_SEEDS=1000 PROPTEST_CASES=64 CARGO_PROFILE_DEV_DEBUG=false \
+		$(CARGO) mutants --output $(TARGET) --shard $(SHARD)
 
 install: build install-files
 
