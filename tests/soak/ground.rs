@@ -48,7 +48,8 @@ const LIFE: Duration = Duration::from_secs(900);
 pub(crate) struct Ground {
     pub(crate) unit: Unit,
     pub(crate) kind: &'static Kind,
-    device: Option<String>,
+    /// And what had been written to it: its counters are older than its binding.
+    device: Option<(String, u64)>,
     stopped: bool,
 }
 
@@ -81,14 +82,15 @@ impl Ground {
         }
         if self.device.is_none() {
             let device = self.unit.loop_device();
+            let before = written(&device);
             self.unit.mount_device(&device, "fs", "");
-            self.device = Some(device);
+            self.device = Some((device, before));
         }
     }
 
     /// Unmounts the file system, so that nothing of it is in a cache, and frees its device.
     fn off(&mut self, tally: &mut Tally) {
-        let Some(device) = self.device.take() else {
+        let Some((device, before)) = self.device.take() else {
             return;
         };
         let fs = self.fs();
@@ -98,7 +100,7 @@ impl Ground {
             self.unit.try_sh(&line).code == 0
         });
         self.unit.forget_thing(&Thing::Mount(fs));
-        let written = written(&device) / MIB;
+        let written = (written(&device) - before) / MIB;
         tally.add(Part::Done, "MiB written", self.kind.name, written);
         self.unit.free(&device);
     }
