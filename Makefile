@@ -10,6 +10,7 @@
 #   make model MORE=N     the model of elections with N more mounts, changes and failures
 #   make mutants          changes of operators and bodies in src/set, each of which a test must notice; many hours,
 #                         SHARD=k/n for one part of n; installs cargo-mutants when it is missing
+#   make stories STORIES=N  N seeds of a mounted unit against a flat model; needs what make test needs
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -53,7 +54,7 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -149,6 +150,10 @@ mutants:
 		$(CARGO) install cargo-mutants --version $(CARGO_MUTANTS) --locked
 	SIM_SEEDS=1000 PROPTEST_CASES=64 CARGO_PROFILE_DEV_DEBUG=false \
 		$(CARGO) mutants --output $(TARGET) --shard $(SHARD)
+
+STORIES ?= 500
+stories: tools
+	SHADOWSET_REF_SEEDS=$(STORIES) $(CARGO) test --locked --test mount reference:: -- --nocapture
 
 install: build install-files
 

@@ -33,6 +33,7 @@ mod params;
 mod polling;
 mod pressure;
 mod refusals;
+mod reference;
 mod rehearsal;
 mod samples;
 mod semantics;

@@ -381,6 +381,19 @@ impl Unit {
         op
     }
 
+    /// Waits until nothing is copied or merged; who has been expelled may stay away.
+    pub(crate) fn rest(&self) {
+        let runs = |op: &Value| op["finished"].is_null();
+        eventually("no copy runs", || {
+            let status = self.status();
+            !status["operations"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .any(runs)
+        });
+    }
+
     /// The state of a member.
     pub(crate) fn state_of(&self, member: &str) -> String {
         self.read(&format!("members/{member}/state"))
@@ -393,6 +406,13 @@ impl Unit {
         let text = self.read(&format!("members/{member}/bitmap/{name}"));
         text.trim().parse().expect("a number")
     }
+}
+
+/// A number from the environment.
+pub(crate) fn asked(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// Waits for a while, to look at something again.
