@@ -11,6 +11,8 @@
 #   make mutants          changes of operators and bodies in src/set, each of which a test must notice; many hours,
 #                         SHARD=k/n for one part of n; installs cargo-mutants when it is missing
 #   make stories STORIES=N  N seeds of a mounted unit against a flat model; needs what make test needs
+#   make power ROUNDS=N   N rounds of losses of power; needs what make test needs
+#   make nth              each operation of the scripts fails or is the last one: hours; as make test
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -54,7 +56,7 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -154,6 +156,13 @@ mutants:
 STORIES ?= 500
 stories: tools
 	SHADOWSET_REF_SEEDS=$(STORIES) $(CARGO) test --locked --test mount reference:: -- --nocapture
+
+ROUNDS ?= 500
+power: tools
+	SHADOWSET_POWER_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test mount power::what -- --nocapture
+
+nth: tools
+	SHADOWSET_NTH=all $(CARGO) test --locked --test mount nth:: -- --nocapture
 
 install: build install-files
 

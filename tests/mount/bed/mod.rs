@@ -39,6 +39,7 @@ pub(crate) struct Plan {
     options: &'static str,
     starter: &'static str,
     life: Duration,
+    place: Option<PathBuf>,
 }
 
 impl Plan {
@@ -54,6 +55,7 @@ impl Plan {
             options: "",
             starter: "",
             life: LIFE,
+            place: None,
         }
     }
 
@@ -87,6 +89,12 @@ impl Plan {
         self
     }
 
+    /// Images, their records and the state directory in the directories `images` and `state` of a place.
+    pub(crate) fn at(mut self, place: &Path) -> Self {
+        self.place = Some(place.to_owned());
+        self
+    }
+
     /// What starts the daemon, in front of its own words.
     pub(crate) fn started_by(mut self, starter: &'static str) -> Self {
         self.starter = starter;
@@ -115,14 +123,22 @@ impl Plan {
 
     /// Creates the unit.
     pub(crate) fn create(self) -> Unit {
+        let size = self.size;
+        let unit = self.prepare();
+        unit.sh(&format!("shadowset create dsa1 --size {size}"));
+        unit
+    }
+
+    /// Everything but the set itself.
+    pub(crate) fn prepare(self) -> Unit {
         needs::check();
         let dir = tempfile::Builder::new().prefix("shadowset-").tempdir();
         let dir = dir.expect("a temporary directory");
         let mut unit = Unit {
             paths: Vec::new(),
             options: self.options,
-            starter: self.starter,
             life: self.life,
+            starter: self.starter.to_owned(),
             guard: Mutex::new(Guard::default()),
             pid: None,
             watchdog: None,
@@ -130,6 +146,12 @@ impl Plan {
         };
         unit.sh("chmod 755 $D; mkdir $M $I $D/conf $D/run $D/state");
         unit.guard().images(&unit.path("images"));
+        if let Some(place) = &self.place {
+            let place = place.display();
+            unit.sh(&format!(
+                "rmdir $I $D/state; ln -s {place}/images {place}/state $D"
+            ));
+        }
         if self.disk {
             unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q -F $D/disk");
             let device = unit.sh("losetup -f --show $D/disk");
@@ -143,7 +165,6 @@ impl Plan {
             unit.paths = unit.paths.iter().map(device).collect();
         }
         unit.write_config(self.direct, self.protect);
-        unit.sh(&format!("shadowset create dsa1 --size {}", self.size));
         unit
     }
 }
@@ -152,8 +173,8 @@ impl Plan {
 pub(crate) struct Unit {
     paths: Vec<PathBuf>,
     options: &'static str,
-    starter: &'static str,
     life: Duration,
+    starter: String,
     guard: Mutex<Guard>,
     pid: Option<u32>,
     watchdog: Option<Watchdog>,
@@ -202,20 +223,43 @@ impl Unit {
         self.pid.expect("the unit is mounted")
     }
 
-    /// Mounts the unit.
-    pub(crate) fn mount(&mut self) {
+    /// What starts the daemon from now on, in front of its own words.
+    pub(crate) fn start_by(&mut self, starter: &str) {
+        starter.clone_into(&mut self.starter);
+    }
+
+    fn mount_line(&self) -> String {
         let options = match self.options {
             "" => String::new(),
             options => format!("-o {options}"),
         };
-        let starter = self.starter;
+        let starter = &self.starter;
         let line = format!("{starter} shadowset mount dsa1 $M {options} --log $D/log --json");
         // A starter may stay beside the daemon, and must not hold the ends of our pipes.
-        let line = format!(
+        format!(
             "code=0; {line} > $D/said 2> $D/complaint || code=$?
             cat $D/said; cat $D/complaint >&2; exit $code"
-        );
-        let answer: Value = serde_json::from_str(&self.sh(&line)).expect("JSON");
+        )
+    }
+
+    /// Mounts the unit.
+    pub(crate) fn mount(&mut self) {
+        let answer = self.sh(&self.mount_line());
+        self.mounted(&answer);
+    }
+
+    /// Mounts the unit, or gives the refusal.
+    pub(crate) fn try_mount(&mut self) -> Result<(), Ran> {
+        let ran = self.try_sh(&self.mount_line());
+        if ran.code != 0 {
+            return Err(ran);
+        }
+        self.mounted(&ran.out);
+        Ok(())
+    }
+
+    fn mounted(&mut self, answer: &str) {
+        let answer: Value = serde_json::from_str(answer).expect("JSON");
         let pid = answer["pid"].as_u64().and_then(|pid| pid.try_into().ok());
         self.pid = Some(pid.expect("a process id"));
         self.guard().daemon(&self.path("mnt"), self.pid());
@@ -235,6 +279,17 @@ impl Unit {
         // A program that another test starts just now may still hold a file of ours.
         self.sh("shadowset stop dsa1 --wait");
         self.gone();
+    }
+
+    /// Stops the unit as `stop` does, if that works.
+    pub(crate) fn try_stop(&mut self) -> Option<()> {
+        let stopped = self.try_sh("shadowset stop dsa1 --wait").code == 0;
+        stopped.then(|| self.gone())
+    }
+
+    /// Whether there is a daemon, as far as the test knows.
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.pid.is_some()
     }
 
     /// umount(8), as soon as nobody holds a file of the mount.

@@ -1,0 +1,164 @@
+//! Losses of power: members, control blocks and state directory on a disk that keeps what was flushed and of the rest what
+//! chance wants. `SHADOWSET_POWER_ROUNDS` sets the number of rounds, `SHADOWSET_POWER_SEED` the first seed.
+
+use std::panic::catch_unwind;
+use std::time::{Duration, Instant};
+
+use shadowset::io::sys;
+use shadowset::testing::Rng;
+
+use crate::bed::asked;
+use crate::disk::{CHANGES, Fault, Strike};
+use crate::trial::Trial;
+
+const ROUNDS: u64 = 16;
+/// Rounds after which all members come together.
+const REUNION: u64 = 4;
+/// How long the chosen operation is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Something is done to a member, as its state has it. What is refused is refused.
+fn steer(trial: &mut Trial, rng: &mut Rng) {
+    let member = ["m1", "m2", "m3"][rng.place(3)];
+    let state = trial
+        .unit
+        .path(&format!("mnt/.shadow/members/{member}/state"));
+    // Without power nobody answers.
+    let Ok(state) = std::fs::read_to_string(state) else {
+        return;
+    };
+    let done = match state.trim() {
+        "source" if rng.chance(150) => trial.command("merge"),
+        "source" => trial.detach(member),
+        "detached" => {
+            let policies = ["minicopy", "minicopy", "minicopy=optional", "full"];
+            trial.attach(member, policies[rng.place(4)])
+        }
+        _ => Ok(()),
+    };
+    let _ = done;
+}
+
+/// Writes and changes of the membership until the power goes; false when it had to be cut by hand.
+fn work_until_dark(trial: &mut Trial, rng: &mut Rng) -> bool {
+    trial.disk.arm(Fault {
+        kinds: CHANGES,
+        nth: rng.between(1, 600),
+        strike: Strike::Kill,
+    });
+    let writers = [0, 1].map(|part| trial.writer(part, rng.bits()).run());
+    for _ in 0..rng.below(5) {
+        trial.disk.wait(Duration::from_millis(rng.below(60)));
+        steer(trial, rng);
+    }
+    let came = trial.disk.wait(PATIENCE);
+    if !came {
+        trial.disk.cut();
+        sys::kill(trial.unit.pid(), libc::SIGKILL).expect("it lives");
+    }
+    for writer in writers {
+        let error = writer.join().expect("a writer");
+        assert!(trial.disk.is_struck(), "with power: {error}");
+    }
+    came
+}
+
+/// Power comes back, and sometimes goes again while the unit is mounted. Says how often it went.
+fn come_back(trial: &mut Trial, rng: &mut Rng) -> u64 {
+    trial.bury();
+    for again in 1.. {
+        trial.disk.serve(Some(rng));
+        if rng.chance(700) {
+            trial.unit.mount();
+            return again;
+        }
+        trial.disk.arm(Fault {
+            kinds: CHANGES,
+            nth: rng.between(1, 60),
+            strike: Strike::Kill,
+        });
+        if trial.unit.try_mount().is_err() {
+            trial.unit.try_sh("umount -l $M");
+            continue;
+        }
+        // It goes on by itself for a while, with merges and copies.
+        if !trial.disk.wait(Duration::from_millis(200)) {
+            trial.disk.disarm();
+            return again;
+        }
+        trial.bury();
+    }
+    unreachable!("some mount has power")
+}
+
+/// What has come of some rounds.
+#[derive(Debug, Default)]
+struct Tally {
+    rounds: u64,
+    /// Of power.
+    losses: u64,
+    /// At an operation that was chosen beforehand.
+    chosen: u64,
+}
+
+/// Goes on with a unit that is mounted until the rounds are over and all members are together again.
+fn play(mut trial: Trial, seed: u64, rounds: u64) -> Tally {
+    let (mut rng, mut tally) = (Rng::new(seed), Tally::default());
+    for round in 1..=rounds {
+        let what = format!("seed {seed}, round {round}");
+        tally.chosen += u64::from(work_until_dark(&mut trial, &mut rng));
+        tally.losses += come_back(&mut trial, &mut rng);
+        trial.judge(&what);
+        tally.rounds = round;
+        if round % REUNION == 0 {
+            trial.reunite(&what);
+            trial.unit.mount();
+        }
+    }
+    trial.reunite("the end");
+    tally
+}
+
+#[test]
+fn what_was_flushed_outlives_any_loss_of_power() {
+    let rounds = asked("SHADOWSET_POWER_ROUNDS").unwrap_or(ROUNDS);
+    let seed = asked("SHADOWSET_POWER_SEED").unwrap_or(1);
+    let begun = Instant::now();
+    let tally = play(Trial::mounted(3), seed, rounds);
+    println!("{tally:?}, {:.1?}", begun.elapsed());
+    assert!(tally.chosen * 2 > rounds, "{tally:?}");
+}
+
+/// Rounds in which a mistake has to show.
+const FOUND_WITHIN: u64 = 40;
+
+/// The same rounds find a server that leaves flushes out. strace has those of some files do nothing and succeed.
+#[test]
+fn a_flush_that_is_left_out_is_seen() {
+    for files in [
+        &["images/m1.img"][..],
+        &["state/journal.a", "state/journal.b"],
+    ] {
+        let begun = Instant::now();
+        let played = catch_unwind(|| {
+            let mut trial = Trial::mounted(3);
+            trial.unit.stop();
+            let paths = files.iter().map(|file| trial.disk.path().join(file));
+            let paths: String = paths
+                .map(|path| format!(" -P {}", path.display()))
+                .collect();
+            trial.unit.start_by(&format!(
+                "strace -D -f --seccomp-bpf -qq -o $D/trace{paths} -e trace=fdatasync -e inject=fdatasync:retval=0"
+            ));
+            trial.unit.mount();
+            play(trial, 1, FOUND_WITHIN)
+        });
+        let found = played.expect_err("a mistake that nobody sees");
+        let says = found.downcast_ref::<String>().cloned().unwrap_or_default();
+        println!("{files:?}: {says}, {:.1?}", begun.elapsed());
+        assert!(
+            says.contains("seed 1, round"),
+            "found as what it is: {says}"
+        );
+    }
+}
