@@ -150,7 +150,7 @@ fn killed() -> Trial {
         writer.step().expect("written");
     }
     drop(writer);
-    crate::crash::kill(&mut trial.unit);
+    trial.unit.kill();
     trial.bury();
     trial
 }
@@ -340,7 +340,7 @@ fn strike_calls(calls: &str, errno: &str, nth: u64) -> bool {
     }
     trial.unit.start_by("");
     if trial.unit.is_mounted() && trial.unit.try_stop().is_none() {
-        crate::crash::kill(&mut trial.unit);
+        trial.unit.kill();
         trial.bury();
     }
     trial.unit.mount();
