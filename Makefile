@@ -13,6 +13,7 @@
 #   make stories STORIES=N  N seeds of a mounted unit against a flat model; needs what make test needs
 #   make power ROUNDS=N   N rounds of losses of power; needs what make test needs
 #   make nth              each operation of the scripts fails or is the last one: hours; as make test
+#   make schedule         the server under SCHEDULES=N schedules for each scenario; SCHEDULE=... runs some again
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -56,14 +57,14 @@ SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth schedule install install-files uninstall deb deb-check clean
 
 all: build
 
 build:
 	$(CARGO) build --release --workspace --locked
 
-test: tools lint doc man unit
+test: tools lint doc man unit schedule
 
 # Installs only what is missing, and asks for privilege only then.
 tools:
@@ -163,6 +164,13 @@ power: tools
 
 nth: tools
 	SHADOWSET_NTH=all $(CARGO) test --locked --test mount nth:: -- --nocapture
+
+# Its flags are others, and so is its directory.
+SCHEDULES ?= 2000
+test: SCHEDULES = 60
+schedule:
+	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=$(TARGET)/schedule SCHEDULES=$(SCHEDULES) SCHEDULE=$(SCHEDULE) \
+		$(CARGO) test --locked --test schedule -- $(if $(SCHEDULE),scenarios) --nocapture
 
 install: build install-files
 

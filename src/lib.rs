@@ -2,6 +2,7 @@
 //!
 //! Modules in dependency order; each knows only those above it:
 //!
+//! - `sync` threads, locks and clocks, or those of a schedule
 //! - [`set`] the shadow set as a value: geometry, bitmaps, members, views, copies, rules of change
 //! - [`error`] one error type: stable code, sentence, cause, hint
 //! - [`io`] bytes and durability: the only place with system calls
@@ -11,13 +12,25 @@
 //! - [`fuse`] face 2: the mount
 //! - [`cli`] face 3: the command line
 
-pub mod cli;
-pub mod control;
 pub mod error;
-pub mod fuse;
 pub mod io;
 pub mod server;
 pub mod set;
+
+#[cfg(not(shuttle))]
+mod sync;
+#[cfg(shuttle)]
+pub mod sync;
+
+// A schedule goes no further than the server.
+#[cfg(not(shuttle))]
+pub mod cli;
+#[cfg(not(shuttle))]
+pub mod control;
+#[cfg(not(shuttle))]
+pub mod fuse;
+#[cfg(not(shuttle))]
 pub mod socket;
+
 #[doc(hidden)]
 pub mod testing;

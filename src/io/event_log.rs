@@ -12,7 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crate::sync::channel::{Receiver, Sender, bounded, unbounded};
+use crate::sync::thread;
 
 /// Name of the file in the state directory.
 const NAME: &str = "events";
@@ -48,7 +49,7 @@ impl EventLog {
             count: 0,
             last: kept,
         };
-        let thread = std::thread::Builder::new().name("events".into());
+        let thread = thread::Builder::new().name("events".into());
         thread.spawn(move || {
             writer.run(&inbox);
             drop(end);

@@ -42,14 +42,15 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use crate::io::sys;
 use crate::set::{BitmapId, BitmapRecord, Geometry, Home, Regions, WriteBitmap};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::swap::ArcSwap;
+use crate::sync::{Mutex, MutexGuard};
 
 pub use log::MAPS_MAX;
 pub use mode::{BUFFERED_MOST, MessageCounts, MessageMode, MessageSettings};

@@ -20,6 +20,7 @@ use crate::set::{
     Attach, AttachPolicy, Bytes, CandidateId, Code, Joiner, MemberId, Refusal, Said, Scb, Stamp,
     calls_are_out,
 };
+use crate::sync::thread;
 
 /// How long the look at an image waits for calls that are on their way back.
 const CALLS: Duration = Duration::from_secs(2);
@@ -148,7 +149,7 @@ impl Look {
             });
             let _ = messages.send(Message::Looked(ticket, Box::new(looked)));
         };
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("look".into())
             .spawn(look)
             .map(drop)

@@ -5,12 +5,15 @@
 //! join each other's steps where they lack the same regions, so that the source is read once. Only a finished step
 //! clears bits (I1), and only the fence of a step delays an application (I9). Readers drain a merge too.
 
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crate::sync::channel::Sender;
 
 use super::Message;
 use super::pipeline::Pipeline;
@@ -255,7 +258,7 @@ impl Run {
     fn deepen(this: &Arc<Self>, pipeline: &Arc<Pipeline>, state: &mut State) {
         while state.threads < pipeline.copy_depth() {
             let (run, pipeline) = (Arc::clone(this), Arc::clone(pipeline));
-            let thread = std::thread::Builder::new().name(format!("copy-{}", this.op));
+            let thread = thread::Builder::new().name(format!("copy-{}", this.op));
             if let Err(error) = thread.spawn(move || Self::work(&run, &pipeline)) {
                 return tracing::error!(op = %this.op, %error, "no thread for a copy");
             }

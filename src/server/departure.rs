@@ -3,11 +3,13 @@
 //! A stamp is read on a thread of its own: a device that does not answer must not stop the control
 //! thread. It must not decide anything: without a stamp a departure is as good, only without evidence.
 
+use crate::sync::Instant;
+use crate::sync::thread;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crate::sync::channel::bounded;
 
 use super::Message;
 use super::immutable;
@@ -27,7 +29,7 @@ const CALLS: Duration = Duration::from_millis(50);
 fn in_time(look: impl FnOnce() -> Result<Stamp, String> + Send + 'static) -> Result<Stamp, String> {
     let (sender, answer) = bounded(1);
     let look = move || drop(sender.send(look()));
-    let started = std::thread::Builder::new().name("stamp".into()).spawn(look);
+    let started = thread::Builder::new().name("stamp".into()).spawn(look);
     started.map_err(|e| e.to_string())?;
     let stamp = answer.recv_timeout(PATIENCE);
     stamp.unwrap_or_else(|e| Err(e.to_string()))
@@ -96,7 +98,7 @@ impl Runner {
             });
             drop(messages.send(Message::Stamped(id, turn, look())));
         };
-        if let Err(error) = std::thread::Builder::new().name("stamp".into()).spawn(look) {
+        if let Err(error) = thread::Builder::new().name("stamp".into()).spawn(look) {
             self.keep_stamp(id, Err(error.to_string()));
         }
     }

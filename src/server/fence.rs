@@ -3,7 +3,8 @@
 //! First come, first served among overlapping ranges, so a copy step cannot be starved by
 //! applications nor the other way round; ranges that do not overlap never wait for each other (I9).
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, PoisonError};
 
 use crate::set::BlockRange;
 
@@ -134,7 +135,7 @@ impl Fence {
         place: u64,
         gives_up: impl Fn() -> bool,
     ) -> bool {
-        while !gate.table.may_pass(place) {
+        while !(gate.table.may_pass(place) || makes!(FencePassed)) {
             if gives_up() {
                 return false;
             }
@@ -164,9 +165,10 @@ pub struct FenceGuard {
 
 impl Drop for FenceGuard {
     fn drop(&mut self) {
+        let too_early = makes!(WakeupLost).then(|| self.fence.lock().waiting > 0);
         let mut gate = self.fence.lock();
         gate.table.leave(self.place);
-        let wake = gate.waiting > 0;
+        let wake = too_early.unwrap_or(gate.waiting > 0);
         drop(gate);
         if wake {
             self.fence.freed.notify_all();

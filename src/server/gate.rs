@@ -2,8 +2,9 @@
 //!
 //! The control thread opens and closes it; nothing here decides when.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Condvar, Mutex};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::pipeline::{EIO, Errno};

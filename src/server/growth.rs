@@ -18,6 +18,7 @@ use crate::io::image::{LOOK_BYTES, is_blank_behind};
 use crate::io::journal::Journal;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{Bytes, Code, Event, Geometry, MemberId, MemberSet, Refusal};
+use crate::sync::thread;
 
 /// A journal for a unit that is about to grow; none where bitmaps are in memory only.
 pub(crate) type Prepared = Option<Journal>;
@@ -114,7 +115,7 @@ impl Runner {
             let _ = messages.send(Message::GrowthPrepared(number, Box::new(prepared)));
         };
         let told = tell.clone();
-        let thread = std::thread::Builder::new().name("growth".into());
+        let thread = thread::Builder::new().name("growth".into());
         if let Err(error) = thread.spawn(move || told(preparation.run())) {
             let error = Error::io("no thread could be started", error);
             tell(Err(refusal(&error)));

@@ -1,10 +1,11 @@
 //! What the faces see of a running unit: its state, its data path, and a way to give commands.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
-use crossbeam_channel::{SendError, Sender};
+use crate::sync::channel::{SendError, Sender};
+use crate::sync::swap::ArcSwap;
 
 use super::Message;
 use super::chronicle::{Chronicle, EventRecord};

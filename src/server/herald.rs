@@ -2,8 +2,9 @@
 //!
 //! An operation that is over before its turn is told of by its begin and its end alone.
 
+use crate::sync::Instant;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::handle::Rate;
 use super::record::record_progress;

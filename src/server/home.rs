@@ -4,10 +4,10 @@
 //! does not fit the newest control blocks is made anew, and one that fails while the unit runs is
 //! given up before another write is acknowledged.
 
+use crate::sync::Instant;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::run::Runner;
 use super::setup::{Durability, Setup};

@@ -6,12 +6,14 @@
 //! What the flag does to the ctime is why a stamp knows whether it was there (`Stamp::kept`). A crash between
 //! taking the flag away and the attach therefore costs nothing.
 
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use crossbeam_channel::bounded;
+use crate::sync::channel::bounded;
 
 use super::departure::PATIENCE;
 use super::run::Runner;
@@ -85,7 +87,7 @@ impl Runner {
                     warn(&name, flag.set(&path, identity).map(drop));
                 }
             };
-            let thread = std::thread::Builder::new().name("immutable".into());
+            let thread = thread::Builder::new().name("immutable".into());
             warn(&member.name, thread.spawn(set).map(drop));
         }
     }
@@ -105,7 +107,7 @@ impl Runner {
         );
         let (sender, answer) = bounded(1);
         let clear = move || drop(sender.send(flag.clear(&path, identity).map(drop)));
-        let thread = std::thread::Builder::new().name("immutable".into());
+        let thread = thread::Builder::new().name("immutable".into());
         let cleared = thread.spawn(clear).and_then(|_| {
             let late = |_| io::Error::from(io::ErrorKind::TimedOut);
             answer.recv_timeout(PATIENCE).map_err(late)?

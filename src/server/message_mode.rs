@@ -3,7 +3,8 @@
 //! The data path only counts them: it waits for no log (I8). They are looked at once a second, so
 //! that a mode that is switched all the time leaves room for other events.
 
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use std::time::Duration;
 
 use super::record::record_mode;
 use super::run::{Runner, now};

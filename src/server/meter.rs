@@ -1,8 +1,9 @@
 //! Meters: what was asked of the unit and of each member, and how long it took. Counters grow until somebody has
 //! them begin anew, every access is relaxed, and nothing is decided here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::set::MemberId;
 use crate::set::member::MEMBERS_MAX;

@@ -3,6 +3,17 @@
 //! One control thread owns the set: events in, effects out. The data path is parallel and meets it in the
 //! published View. This module must not know of any face.
 
+/// Debug builds can make one mistake on purpose; release builds none.
+macro_rules! makes {
+    ($mistake:ident) => {{
+        #[cfg(debug_assertions)]
+        let planted = crate::set::planted::is(crate::set::planted::Mistake::$mistake);
+        #[cfg(not(debug_assertions))]
+        let planted = false;
+        planted
+    }};
+}
+
 mod admission;
 mod candidate;
 mod change;
@@ -23,6 +34,8 @@ pub mod handle;
 mod herald;
 mod home;
 mod immutable;
+#[cfg(shuttle)]
+pub mod inspect;
 mod lane;
 mod merging;
 mod message_mode;
@@ -61,7 +74,7 @@ pub use pipeline::{Errno, Pipeline};
 pub use record::EVENTS;
 pub use start::{Running, start};
 
-use crossbeam_channel::Sender;
+use crate::sync::channel::Sender;
 
 use crate::set::{ByteRange, Event, Failure, MemberId, MemberSet, Refusal, Stamp, Verdict};
 

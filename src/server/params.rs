@@ -5,8 +5,8 @@
 //! is one number, so that the data path and copies read it with one relaxed load. What follows from a
 //! change is the control thread's business, not that of this module.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::io::journal::{MessageMode, MessageSettings};

@@ -1,6 +1,7 @@
 //! Notices of the set as lines of the `events` file and of the log.
 
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use std::time::Duration;
 
 use super::handle::{Board, Rate};
 use super::run::{Runner, now};

@@ -4,8 +4,10 @@
 //! of write intent, as any write; the reader does not wait for it, since another source has answered. A member
 //! that cannot be repaired is reported as one on which a write has failed.
 
+use crate::sync::thread;
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::Message;
 use super::pipeline::Pipeline;
@@ -71,10 +73,7 @@ impl Pipeline {
                 pipeline.repair(member, range);
             }
         };
-        if let Err(error) = std::thread::Builder::new()
-            .name("repair".into())
-            .spawn(work)
-        {
+        if let Err(error) = thread::Builder::new().name("repair".into()).spawn(work) {
             tracing::warn!(%error, "no thread for a read repair");
             self.repairs.lock().busy = false;
         }

@@ -4,10 +4,12 @@
 //! set, so what the member does with it later does not matter, as long as it comes back only when all its
 //! calls have returned. A read goes on with another member at any time. Nothing here decides who is expelled.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::Ordering;
+use crate::sync::thread;
+use crate::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, PoisonError};
 
-use crossbeam_channel::bounded;
+use crate::sync::channel::bounded;
 
 use super::change::Change;
 use super::errand::Errand;
@@ -225,7 +227,7 @@ impl Pipeline {
                 let rescue: Result<Rescue, _> = handed.recv();
                 rescue.into_iter().for_each(|rescue| rescue.run(&pipeline));
             };
-            match std::thread::Builder::new().name("rescue".into()).spawn(run) {
+            match thread::Builder::new().name("rescue".into()).spawn(run) {
                 Ok(_) => drop(hand.send(rescue)),
                 Err(error) => {
                     tracing::warn!(%error, "no thread yet for a request that a member holds");

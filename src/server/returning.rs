@@ -2,12 +2,14 @@
 //! images are well again, where that is wanted. It is an attach like any other, refused for the same reasons; a
 //! refusal changes nothing, and the next try waits longer.
 
+use crate::sync::Instant;
+use crate::sync::thread;
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Message;
 use super::handle::{Done, Request};
@@ -101,10 +103,7 @@ impl Runner {
             Ok(mean) => tracing::info!(member, ?mean, "it is too slow still"),
             Err(error) => tracing::info!(member, %error, "it does not come back yet"),
         };
-        if let Err(error) = std::thread::Builder::new()
-            .name("probe".into())
-            .spawn(probe)
-        {
+        if let Err(error) = thread::Builder::new().name("probe".into()).spawn(probe) {
             tracing::warn!(%error, "no thread to try how fast a member is");
         }
     }

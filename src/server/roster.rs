@@ -1,16 +1,14 @@
 //! Who could take part in a set that is being assembled: images, control blocks, places.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 
 use super::create::refuse_duplicates;
 use super::pipeline::Stores;
 use super::run::now;
-use super::seat::Seat;
+use super::seat::{Seat, storage};
 use super::setup::{MemberSetup, Protect, Setup, default_scb};
 use crate::error::{Error, Result};
-use crate::io::{Image, IoMode, Storage, immutable, scb_file};
+use crate::io::{Image, IoMode, immutable, scb_file};
 use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::scb::Ancestry;
@@ -212,7 +210,7 @@ impl Roster {
         for (index, entry) in self.entries.into_iter().enumerate() {
             let takes_part = assembly.starts[index].takes_part();
             if let Some(image) = entry.image.filter(|_| takes_part) {
-                stores[index] = Some(image.into_storage() as Arc<dyn Storage>);
+                stores[index] = Some(storage(image));
             }
         }
         stores

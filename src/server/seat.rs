@@ -1,10 +1,11 @@
 //! What the server keeps for each member beside the set: its files and their identity.
 
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use crate::sync::channel::{Receiver, TryRecvError, bounded};
+use crate::sync::thread;
 use uuid::Uuid;
 
 use super::departure::PATIENCE;
@@ -15,7 +16,7 @@ use super::setup::Protect;
 use crate::error::{Error, Result};
 use crate::io::lease::Lease;
 use crate::io::scb_file::{self, ScbFile};
-use crate::io::{self, IoMode, Storage};
+use crate::io::{self, Image, IoMode, Storage};
 use crate::set::scb::{Lineage, ScbRow};
 use crate::set::{
     Code, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, Stamp, Written,
@@ -117,7 +118,7 @@ impl Seat {
         let (done, written) = bounded(1);
         let (file, path, block) = (self.file.take(), self.scb.clone(), scb.clone());
         let write = move || drop(done.send(write_block(file, &path, &block)));
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("block".into())
             .spawn(write)
             .map_err(failed)?;
@@ -144,6 +145,14 @@ impl Seat {
         let text = format!("{path} is the storage control block of {member} of the set {set}");
         Err(Error::new(Code::OtherSet, text))
     }
+}
+
+/// The storage of an image that becomes a member.
+pub(super) fn storage(image: Image) -> Arc<dyn Storage> {
+    #[cfg(shuttle)]
+    return super::inspect::storage(image);
+    #[cfg(not(shuttle))]
+    image.into_storage()
 }
 
 /// A block's file, if it is open, and what came of a write.

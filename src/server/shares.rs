@@ -127,10 +127,11 @@ impl Step {
 
     /// Ends the steps with what came of each, then the fence.
     pub(super) fn finish(self, outcomes: Vec<Outcome>, read: u64) {
+        let permit = (!makes!(ClearedLate)).then_some(self.permit);
         for (share, outcome) in self.shares.into_iter().zip(outcomes) {
             share.run.finish(share.step, outcome, read);
         }
-        drop(self.permit);
+        drop(permit);
     }
 }
 

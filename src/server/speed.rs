@@ -1,7 +1,8 @@
 //! Speed of running copies over the last thirty seconds, and the time to go.
 
+use crate::sync::Instant;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::handle::Rate;
 use super::run::Runner;

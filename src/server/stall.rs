@@ -1,6 +1,7 @@
 //! The clock of a stall, and the gate that it closes. What a stall waits for is the set's.
 
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use std::time::Duration;
 
 use super::run::{Runner, now};
 use crate::set::{Event, Moment, StallEnd};

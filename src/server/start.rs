@@ -1,10 +1,11 @@
 //! Start of a unit: assemble the set from what is there, start the thread.
 
+use crate::sync::thread;
+use crate::sync::thread::JoinHandle;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crate::sync::channel::{Receiver, Sender, unbounded};
 
 use super::chronicle::Chronicle;
 use super::copier::Copier;
@@ -230,11 +231,11 @@ fn run(
     record_start(&runner.board, now());
     runner.carry_out(rest);
     let watched = Arc::clone(&runner.pipeline);
-    let watch = std::thread::Builder::new()
+    let watch = thread::Builder::new()
         .name("watch".into())
         .spawn(move || watched.keep_watch())
         .map_err(|e| Error::io("the watching thread cannot be started", e))?;
-    let thread = std::thread::Builder::new().name("control".into());
+    let thread = thread::Builder::new().name("control".into());
     let thread = thread.spawn(move || runner.run(&inbox)).map_err(|e| {
         handle.pipeline.end_watch();
         Error::io("the control thread cannot be started", e)

@@ -5,7 +5,7 @@
 //! each other's place. A read costs one load and one store here, whatever the number of streams: the
 //! place follows from the offset at which the next read of the stream will begin.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use crate::set::MemberId;
 

@@ -1,6 +1,7 @@
 //! How far copies give way to applications, and how fast they may be.
 
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use std::time::Duration;
 
 use crate::io::node_rate::NodeRate;
 use crate::set::UNLIMITED;

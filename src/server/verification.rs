@@ -4,9 +4,11 @@
 //! It lets reads go on with other members, tells the set who does not answer and who has not for too long,
 //! and goes on with what waits for a member that has been expelled. Who is expelled is the set's to decide.
 
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use crate::sync::thread;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Message;
 use super::pipeline::Pipeline;
@@ -239,7 +241,7 @@ impl Pipeline {
                 watch.answered(id);
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("probe".into()).spawn(ask) {
+        if let Err(error) = thread::Builder::new().name("probe".into()).spawn(ask) {
             tracing::warn!(%error, "no thread to ask whether a member answers");
         }
     }

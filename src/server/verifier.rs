@@ -4,10 +4,13 @@
 //! to another. It runs on one thread, holds up no application but for a step (I9), gives way to them and keeps the
 //! rates as copies do. What it reads it compares, what it finds it writes down; who leaves is not its business.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use crate::sync::thread;
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crate::sync::channel::Sender;
 
 use super::Message;
 use super::compare::Comparer;
@@ -93,7 +96,7 @@ impl Verifier {
         };
         let errand = Errand::new(run, work, end);
         let pipeline = Arc::clone(&self.pipeline);
-        let thread = std::thread::Builder::new().name(format!("verify-{op}"));
+        let thread = thread::Builder::new().name(format!("verify-{op}"));
         // Without a thread the closure is dropped, and tells its end.
         if let Err(error) = thread.spawn(move || Run::work(errand, &pipeline, None)) {
             tracing::error!(%op, %error, "no thread for a verify");

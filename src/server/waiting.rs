@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::bounded;
+use crate::sync::channel::bounded;
 
 use super::pipeline::{EIO, Errno, Pipeline};
 use crate::io::Zero;

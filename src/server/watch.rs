@@ -5,8 +5,9 @@
 //! than the call. Meanwhile what belongs to the request is left here, where another thread can take it: a
 //! thread that waits in the kernel cannot be called back. Nothing here decides when that is.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::set::MemberId;
@@ -17,7 +18,7 @@ const SHARDS: usize = 16;
 
 thread_local! {
     static SHARD: usize = {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         NEXT.fetch_add(1, Ordering::Relaxed) as usize % SHARDS
     };
 }

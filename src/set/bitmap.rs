@@ -4,8 +4,8 @@
 //! nothing else (I1), so clearing is private to this folder. Words are hand-made atomics:
 //! a mark must report whether a bit is new, because only new bits have to become durable.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bitvec::prelude::{BitVec, Lsb0};
 
@@ -27,14 +27,7 @@ impl WriteBitmap {
     /// No region is stale.
     #[must_use]
     pub fn empty(geometry: Geometry) -> Self {
-        let words = geometry.regions().div_ceil(WORD);
-        let words = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            id: BitmapId(0),
-            words,
-            set: AtomicU64::new(0),
-            geometry,
-        }
+        Self::from_words(geometry, [])
     }
 
     /// Every region is stale.
@@ -49,20 +42,21 @@ impl WriteBitmap {
     /// bits and words beyond the last region are dropped.
     #[must_use]
     pub fn from_words(geometry: Geometry, words: impl IntoIterator<Item = u64>) -> Self {
-        let mut map = Self::empty(geometry);
-        let (mut left, mut set) = (geometry.regions(), 0);
-        for (word, bits) in map.words.iter_mut().zip(words) {
-            let bits = if left < WORD {
-                bits & !(u64::MAX << left)
-            } else {
-                bits
-            };
-            left = left.saturating_sub(WORD);
+        let count = geometry.regions().div_ceil(WORD);
+        let mut set = 0;
+        let words = words.into_iter().chain(std::iter::repeat(0)).zip(0..count);
+        let words = words.map(|(bits, at)| {
+            let left = geometry.regions() - at * WORD;
+            let bits = bits & u64::MAX >> WORD.saturating_sub(left);
             set += u64::from(bits.count_ones());
-            *word.get_mut() = bits;
+            AtomicU64::new(bits)
+        });
+        Self {
+            id: BitmapId(0),
+            words: words.collect(),
+            set: AtomicU64::new(set),
+            geometry,
         }
-        *map.set.get_mut() = set;
-        map
     }
 
     /// Gives it the number under which it is kept.
@@ -337,7 +331,7 @@ impl std::ops::Deref for OwnedBitmap {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use crate::set::geometry::{BLOCK_BYTES, Bytes};

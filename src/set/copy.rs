@@ -6,8 +6,8 @@
 //! is shared: each has its own stale set, cursor and end.
 //! The readers of the unit drain a merge as well: they merge what they are about to read (I11).
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::geometry::{ByteRange, Geometry, Regions};

@@ -2,8 +2,9 @@
 //!
 //! Nothing here reads or writes a member, or knows why two contents differ.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::geometry::{BLOCK_BYTES, ByteRange, Bytes, Geometry};
 use super::member::{MEMBERS_MAX, MemberId, MemberSet};

@@ -1,7 +1,7 @@
 //! Planted mistakes: the proof that the simulator looks.
 //!
 //! Debug builds can switch on one mistake for the running thread; release builds hold none of
-//! this. The simulator must fail for each of them.
+//! this. The simulator must fail for each of them, schedules of the server for those of its threads.
 
 use std::cell::Cell;
 
@@ -10,22 +10,26 @@ use super::shadow::ShadowSet;
 
 /// The mistakes, each as a variant, in the list of all, and by its name.
 macro_rules! mistakes {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
+    ($($(#[$doc:meta])* $name:ident,)+; $($(#[$of_shell:meta])* $shell:ident,)+) => {
         /// One mistake that a naive program makes.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Mistake {
             $($(#[$doc])* $name,)+
+            $($(#[$of_shell])* $shell,)+
         }
 
         impl Mistake {
-            /// Every planted mistake.
+            /// Every planted mistake that the simulator looks for.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
+            /// Those of the threads around the set, which schedules look for.
+            pub const SHELL: &[Self] = &[$(Self::$shell,)+];
 
             /// The mistake of this name.
             #[must_use]
             pub fn named(name: &str) -> Option<Self> {
                 match name {
                     $(stringify!($name) => Some(Self::$name),)+
+                    $(stringify!($shell) => Some(Self::$shell),)+
                     _ => None,
                 }
             }
@@ -156,6 +160,27 @@ mistakes! {
     ReturnedJudged,
     /// A stall is answered before everything is flushed.
     StallWithoutFlush,
+    ;
+    /// Nobody waits for a fence.
+    FencePassed,
+    /// Who frees a fence looks whether anybody waits before it is free.
+    WakeupLost,
+    /// An epoch counts as over when the next is published.
+    EpochNotAwaited,
+    /// The bits of a write are set when it has been made.
+    MarkedLate,
+    /// A copy step frees its fence before its bits are cleared.
+    ClearedLate,
+    /// A write that failed on some member is acknowledged before the verdict.
+    VerdictNotAwaited,
+    /// A flush is acknowledged when the first member has answered.
+    FlushHalfAwaited,
+    /// A member is flushed again before it is settled whether it leaves since a flush failed.
+    FlushTriedAgain,
+    /// A change that has waited for its fence does not look at the gate again.
+    GateNotAskedAgain,
+    /// A read that has ended holds the storage that it read until it is answered.
+    StorageHeld,
 }
 
 /// The name of the mistake that the whole build makes: `SHADOWSET_MUTANT=NoFence cargo test`.

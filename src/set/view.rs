@@ -183,6 +183,15 @@ impl View {
         Ok(Marked(()))
     }
 
+    /// Whether all bits are set that a write of the range needs, or the write of a copy.
+    #[cfg(shuttle)]
+    #[must_use]
+    pub fn is_marked(&self, range: ByteRange, copied: bool) -> bool {
+        let regions = self.geometry.regions_of(range);
+        let marked = |map: &Arc<WriteBitmap>| map.covers(regions);
+        marked(&self.intent) && (copied || self.marks.iter().all(marked))
+    }
+
     /// Sets the write-intent bits of a copy step: what it writes is not flushed yet either. In memory
     /// only: the durable form of the stale set keeps its bits until the target is flushed.
     pub fn mark_copy(&self, runs: impl IntoIterator<Item = Regions>) -> Marked {

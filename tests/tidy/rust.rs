@@ -4,8 +4,8 @@ use crate::Finding;
 use crate::source::{Source, is_word, words};
 
 /// Modules in dependency order: each knows only those before it.
-const LAYERS: [&str; 9] = [
-    "set", "error", "io", "server", "control", "socket", "fuse", "cli", "testing",
+const LAYERS: [&str; 10] = [
+    "sync", "set", "error", "io", "server", "control", "socket", "fuse", "cli", "testing",
 ];
 
 /// What `src/set/` must not touch: the first names behind `std::`, and words.
@@ -34,6 +34,15 @@ const PANICS: [&str; 6] = [
     "dbg!",
 ];
 
+/// What schedules run: threads and what they wait for come from `src/sync.rs` there.
+const SCHEDULED: [&str; 3] = ["src/server/", "src/io/journal", "src/io/event_log.rs"];
+/// What may come from std all the same.
+const UNSCHEDULED: [(&str, &[&str]); 3] = [
+    ("std::thread::", &["panicking"]),
+    ("std::time::", &["Duration", "SystemTime"]),
+    ("std::sync::", &["Arc", "Weak", "PoisonError", "OnceLock"]),
+];
+
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 60;
 
@@ -48,6 +57,7 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
         let_chains,
         file_size,
         function_size,
+        schedulable,
     ];
     rules.iter().flat_map(|rule| rule(source)).collect()
 }
@@ -247,6 +257,33 @@ pub(crate) fn file_size(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
+/// No schedule could choose about other threads and locks. A static outlives the schedules.
+pub(crate) fn schedulable(source: &Source) -> Vec<Finding> {
+    if !SCHEDULED.iter().any(|path| source.path.starts_with(path)) {
+        return Vec::new();
+    }
+    let mut used = Vec::new();
+    for (start, free) in UNSCHEDULED {
+        let names = heads(source, start).into_iter();
+        used.extend(names.filter(|(_, name)| !free.contains(&name.as_str())));
+    }
+    for (at, text) in source.code.iter().enumerate() {
+        let words = ["crossbeam_channel", "arc_swap"];
+        let found = words.into_iter().filter(|word| !is_absent(text, word));
+        used.extend(found.map(|word| (at + 1, word.to_owned())));
+    }
+    let wrong = used
+        .into_iter()
+        .filter(|(line, _)| !source.test[line - 1] && !source.code[line - 1].contains("static "));
+    wrong
+        .map(|(line, name)| source.finding(line, format!("{name} comes from crate::sync here")))
+        .collect()
+}
+
+fn is_absent(text: &str, word: &str) -> bool {
+    words(text, word).is_empty()
+}
+
 /// A function fits on a screen.
 pub(crate) fn function_size(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -364,6 +401,14 @@ mod tests {
         assert_eq!(lines(file_size, "src/io/file.rs", &long), [1]);
         let fits = "let a = 1;\n// why\n\n".repeat(FILE_LINES_MAX);
         assert_eq!(lines(file_size, "src/io/file.rs", &fits), NONE);
+    }
+
+    #[test]
+    fn schedulable_fires() {
+        let code = "use std::sync::{Arc, Mutex};\nuse arc_swap::ArcSwap;\nuse std::time::Instant;\n\
+            static A: std::sync::atomic::AtomicU64 = x();\nlet a = std::thread::spawn(f);\n";
+        assert_eq!(lines(schedulable, "src/server/lane.rs", code), [5, 3, 1, 2]);
+        assert_eq!(lines(schedulable, "src/fuse/face.rs", code), NONE);
     }
 
     #[test]

@@ -7,10 +7,12 @@
 //! Announcements are numbered and committed in the order of their numbers, so one number says which are
 //! durable. Whoever waits returns when its own is, whatever the mode and whoever led.
 
+use crate::sync::Instant;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::mode::{Due, MessageCounts, MessageSettings, Messages};
 use crate::set::BitmapId;

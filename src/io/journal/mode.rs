@@ -4,8 +4,8 @@
 //! with no clock of its own: whoever asks tells the time. It must not commit anything, and nothing
 //! here says that an announcement is durable.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Most announcements of one commit in buffered-message mode.

@@ -3,7 +3,7 @@
 //! Read by the data path without a lock. Bits are set only behind a durable batch; a bit that was
 //! cleared may still be set on disk, never the other way round.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(test)]
 use super::planted;
