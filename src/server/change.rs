@@ -4,9 +4,10 @@
 //! A change is a value that any thread can go on with, so that a member that does not answer holds the thread
 //! and not the change ([`super::watch`]).
 
+use crate::sync::Instant;
+use crate::sync::atomic::Ordering;
 use std::io;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lane::Flushed;
 use super::meter::Asked;
@@ -17,7 +18,7 @@ use super::watch::{Kept, Time};
 use crate::io::aligned::AlignedBuf;
 use crate::io::sys::{Loan, lend};
 use crate::io::{Storage, Zero};
-use crate::set::{ByteRange, MemberId, MemberSet};
+use crate::set::{ByteRange, Homeless, MemberId, MemberSet};
 
 /// How long a member that is out of reach is left alone before it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -188,10 +189,15 @@ impl Pipeline {
             change = back;
             if let (What::Allocate, Err(error)) = (what, &outcome) {
                 let errno = Errno(error.raw_os_error().unwrap_or(libc::EIO));
+                drop(store);
                 drop(change.permit);
                 return (change.done)(Err(errno));
             }
             change.results.add(id, outcome);
+        }
+        if makes!(MarkedLate) {
+            let Ok(marked) = change.permit.live().view().mark(change.range, &Homeless);
+            drop(marked);
         }
         let settled = self.settle(change.permit.live(), Some(change.range), &change.results);
         drop(change.permit);

@@ -1,11 +1,13 @@
 //! Lanes: one thread per member for what takes long on a device, so that members flush at once.
 
+use crate::sync::Instant;
+use crate::sync::thread;
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crate::sync::channel::{Sender, bounded, unbounded};
 
 use super::meter::{Asked, Meters};
 use super::pipeline::Stores;
@@ -42,6 +44,9 @@ struct Lane {
     last: u64,
     /// Who waits for which flush, and since when.
     waiting: VecDeque<(u64, Time, Report)>,
+    /// Why its last flush failed, until it is settled who leaves: the system tells of lost writes once, and the next
+    /// flush would succeed without them (I10).
+    failed: Option<io::Error>,
 }
 
 impl std::fmt::Debug for Lane {
@@ -56,6 +61,15 @@ impl Lane {
     fn take(&mut self, number: u64) -> Option<Report> {
         let place = self.waiting.iter().position(|(n, ..)| *n == number)?;
         self.waiting.remove(place).map(|(.., report)| report)
+    }
+
+    /// Takes who waits for a flush that has ended.
+    fn end(&mut self, number: u64, outcome: &io::Result<()>) -> Option<Report> {
+        let report = self.take(number)?;
+        if let Err(error) = outcome {
+            self.failed = Some(same(error));
+        }
+        Some(report)
     }
 }
 
@@ -76,6 +90,9 @@ impl Lanes {
         let mut results = Results::default();
         for (id, outcome) in outcomes {
             results.add(id, outcome);
+            if makes!(FlushHalfAwaited) {
+                break;
+            }
         }
         results
     }
@@ -132,10 +149,14 @@ impl Lanes {
             let meters = Arc::clone(&self.meters);
             let job: Job = Box::new(move || {
                 let begun = Instant::now();
-                let outcome = flush(store.as_deref());
+                let failed = lock(&lane).failed.as_ref().map(same);
+                let outcome = match failed.filter(|_| !makes!(FlushTriedAgain)) {
+                    Some(error) => Err(error),
+                    None => flush(store.as_deref()),
+                };
                 meters.ended(id, Asked::Flush, begun);
                 drop(store);
-                let report = lock(&lane).take(number);
+                let report = lock(&lane).end(number, &outcome);
                 if let Some(report) = report {
                     report(outcome);
                 }
@@ -143,6 +164,13 @@ impl Lanes {
             if let Err(job) = self.run(id, job) {
                 job();
             }
+        }
+    }
+
+    /// It is settled what a failure of these members means: who is a member still is flushed again.
+    pub(super) fn settled(&self, members: MemberSet) {
+        for id in members.iter() {
+            lock(&self.lanes[id.index()]).failed = None;
         }
     }
 
@@ -179,7 +207,7 @@ impl Lanes {
             let (sender, jobs) = unbounded::<Job>();
             let name = format!("lane-{}", id.index());
             let work = move || jobs.into_iter().for_each(|job| job());
-            if std::thread::Builder::new().name(name).spawn(work).is_err() {
+            if thread::Builder::new().name(name).spawn(work).is_err() {
                 return Err(job);
             }
             lane.jobs = Some(sender);
@@ -193,6 +221,12 @@ impl Lanes {
 
 fn lock(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
     lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error once more.
+fn same(error: &io::Error) -> io::Error {
+    let number = error.raw_os_error();
+    number.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 fn flush(store: Option<&dyn Storage>) -> io::Result<()> {

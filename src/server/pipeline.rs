@@ -5,13 +5,13 @@
 //! except for the verdict on a request that failed on some member (I3, I8). What reads and changes do is in
 //! modules of their own.
 
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
-use crossbeam_channel::{Sender, bounded};
+use crate::sync::channel::{Sender, bounded};
+use crate::sync::swap::{ArcSwap, ArcSwapOption, Guard};
 
 use super::Message;
 use super::fence::{Fence, FenceGuard};
@@ -66,6 +66,8 @@ impl Live {
             .map(|s| s.align())
             .max()
             .unwrap_or(1);
+        #[cfg(shuttle)]
+        super::inspect::epoch_begins(&view);
         Self {
             view,
             stores,
@@ -87,6 +89,11 @@ impl Drop for Live {
     fn drop(&mut self) {
         // Who hears that the epoch is over may lock the images: let go of them first.
         self.stores = Stores::default();
+        #[cfg(shuttle)]
+        super::inspect::epoch_ends(self.view.epoch());
+        if makes!(EpochNotAwaited) {
+            return;
+        }
         // A closed channel means that the control thread has ended and nobody waits.
         let _ = self
             .messages
@@ -220,7 +227,11 @@ impl Pipeline {
     /// Makes this the epoch of all requests to come.
     pub(super) fn publish(&self, live: Live) {
         let size = live.view.geometry().size();
+        let over = makes!(EpochNotAwaited).then(|| self.live().view.epoch());
         self.live.store(Arc::new(live));
+        if let Some(epoch) = over {
+            let _ = self.messages.send(Message::Event(Event::Retired(epoch)));
+        }
         self.size.store(size.0, Ordering::Release);
     }
 
@@ -258,6 +269,9 @@ impl Pipeline {
 
     /// Sets the bits of an application's write; with them comes the permission to write.
     pub(super) fn permit(&self, fenced: Fenced, range: ByteRange) -> Result<WritePermit, Errno> {
+        if makes!(MarkedLate) {
+            return Ok(fenced.permit_copy([]));
+        }
         let marked = loop {
             let home = self.home.load();
             let Some(journal) = &*home else {
@@ -421,7 +435,7 @@ impl Pipeline {
         loop {
             let fenced = self.enter_unless_dead(range).ok_or(EIO)?;
             // The gate is closed before a View is published that must not be written yet.
-            if self.gate.is_open() {
+            if self.gate.is_open() || makes!(GateNotAskedAgain) {
                 return Ok(fenced);
             }
             drop(fenced);
@@ -450,7 +464,12 @@ impl Pipeline {
             causes: results.causes(),
         };
         let asked = self.messages.send(Message::Failed(failure, answer));
-        match asked.ok().and_then(|()| verdict.recv().ok()) {
+        if makes!(VerdictNotAwaited) {
+            return Ok(());
+        }
+        let verdict = asked.ok().and_then(|()| verdict.recv().ok());
+        self.lanes.settled(failed);
+        match verdict {
             Some(Verdict::Acknowledge) => Ok(()),
             Some(Verdict::Fail) | None => Err(results.errno()),
         }

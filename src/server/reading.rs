@@ -1,11 +1,11 @@
 //! Reads of the unit: from the best member that has the range, or from another one when that fails or does not
 //! answer. A read is a value that any thread can go on with.
 
+use crate::sync::Instant;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-use arc_swap::Guard;
+use crate::sync::swap::Guard;
 
 use super::Message;
 use super::meter::Asked;
@@ -173,6 +173,10 @@ impl Pipeline {
             match outcome {
                 Ok(()) => {
                     self.watch.answered(id);
+                    // Who hears that the epoch is over may lock the images.
+                    if !makes!(StorageHeld) {
+                        drop(store);
+                    }
                     drop(read.pinned);
                     return (read.done)(Ok(buf));
                 }

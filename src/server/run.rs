@@ -1,10 +1,11 @@
 //! The control thread: owns the set, feeds it events, carries its effects out in order.
 
+use crate::sync::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Message;
 use super::candidate::{Looked, Wish};
@@ -17,12 +18,12 @@ use super::message_mode::Told;
 use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
 use super::returning::Attempts;
-use super::seat::{Identity, Seat};
+use super::seat::{Identity, Seat, storage};
 use super::setup::default_scb;
 use super::speed::Speeds;
 use super::stall::Stall;
 use super::tally::Tally;
-use crate::io::{Image, IoMode, Storage};
+use crate::io::{Image, IoMode};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
@@ -201,7 +202,12 @@ impl Runner {
             Message::Request(request, done) => self.queue.push_back((request, done)),
             Message::Event(event) => {
                 self.note_end(&event);
+                let failed = match &event {
+                    Event::Flushed(_, failed, _) => *failed,
+                    _ => MemberSet::EMPTY,
+                };
                 self.feed(event);
+                self.pipeline.lanes().settled(failed);
             }
             Message::Returned => self.notice_returns(),
             Message::ReadFailed(id, range) => {
@@ -491,7 +497,7 @@ impl Runner {
         seat.released = false;
         seat.turns += 1;
         self.pipeline.welcome(id);
-        self.stores[id.index()] = Some(image.into_storage() as Arc<dyn Storage>);
+        self.stores[id.index()] = Some(storage(image));
     }
 
     /// Removes the block of a member that is none any more. When that fails the block stays, and tells an
