@@ -331,7 +331,8 @@ impl std::ops::Deref for OwnedBitmap {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use crate::set::geometry::{BLOCK_BYTES, Bytes};

@@ -20,7 +20,6 @@ use shadowset::io::sys::{self, Fallocate};
 use shadowset::testing::Rng;
 
 use crate::bed::{Plan, Unit, asked};
-use crate::crash::kill;
 use ops::{BLOCK, Change, Op, Story, bytes};
 
 /// Seeds that `make test` runs.
@@ -110,7 +109,7 @@ impl World {
             Op::Verify => self.verify(),
             Op::Restart => self.restart(Unit::stop),
             Op::Kill => self.restart(|unit| {
-                kill(unit);
+                unit.kill();
                 unit.umount();
                 unit.gone();
             }),
