@@ -217,7 +217,7 @@ impl WriteBitmap {
         let word = &self.words[index(last)];
         let tail_set = word.load(Ordering::Acquire) >> (last % WORD) & 1;
         let tail_missing = (last + 1) * full - self.geometry.size().0;
-        self.count() * full - tail_set * tail_missing.min(self.count() * full)
+        (self.count() * full).saturating_sub(tail_set * tail_missing)
     }
 
     /// The first run of marked regions at or behind `from`, of at most `max` regions.
@@ -226,7 +226,8 @@ impl WriteBitmap {
         assert!(max > 0, "a run of no region");
         let first = self.find(from, true)?;
         let most = self.geometry.regions().min(first.saturating_add(max));
-        let end = self.find_until(first + 1, most, false).unwrap_or(most);
+        let end = self.find_until(first + 1, most, false);
+        let end = end.unwrap_or(most).min(most);
         assert!(first >= from && end > first, "a run goes forward");
         assert!(end <= self.geometry.regions(), "a run ends with the unit");
         Some(Regions::run(first, end))
@@ -265,15 +266,14 @@ impl WriteBitmap {
         self.find_until(from, self.geometry.regions(), value)
     }
 
-    /// As [`Self::find`], before `end`: what lies behind it is not looked at.
+    /// As [`Self::find`]; no word behind that of `end` is looked at.
     fn find_until(&self, from: u64, end: u64, value: bool) -> Option<u64> {
         let mut at = from;
         while at < end {
             let word = self.words[index(at)].load(Ordering::Acquire);
             let word = if value { word } else { !word } >> (at % WORD);
             if word != 0 {
-                let found = at + u64::from(word.trailing_zeros());
-                return (found < end).then_some(found);
+                return Some(at + u64::from(word.trailing_zeros()));
             }
             at = (at / WORD + 1) * WORD;
         }

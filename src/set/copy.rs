@@ -472,8 +472,9 @@ impl CopyWork {
         let step = self.begin_step(regions, runs);
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::SharedCursor) {
-            let claimed = Some(Regions::run(0, regions.end().0));
-            return Some(CopyStep { claimed, ..step });
+            let mut step = step;
+            step.claimed = Some(Regions::run(0, regions.end().0));
+            return Some(step);
         }
         Some(step)
     }

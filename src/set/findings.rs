@@ -145,8 +145,7 @@ impl Difference {
 /// hold the same, or not all can be read. Everything is a whole number of blocks.
 #[must_use]
 pub fn compare(at: u64, contents: &[Contents<'_>]) -> Vec<Difference> {
-    let first = contents.first().and_then(|c| c.bytes);
-    if first.is_some() && contents.iter().all(|c| c.bytes == first) {
+    if hold_the_same(contents) {
         return Vec::new();
     }
     let len = contents.iter().filter_map(|c| Some(c.bytes?.len())).max();
@@ -171,6 +170,12 @@ pub fn compare(at: u64, contents: &[Contents<'_>]) -> Vec<Difference> {
         }
     }
     runs
+}
+
+/// Whether there is nothing to look for, mostly: one comparison of all, and no block by itself.
+fn hold_the_same(contents: &[Contents<'_>]) -> bool {
+    let first = contents.first().and_then(|c| c.bytes);
+    first.is_some() && contents.iter().all(|c| c.bytes == first)
 }
 
 /// Numbers the sources by what they hold in a block.
