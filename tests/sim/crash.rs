@@ -16,6 +16,7 @@ use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
 
 use crate::ops::{Coming, Op, Strike, Trouble};
+use crate::returned::Returned;
 use crate::stall::Stall;
 use crate::verifier::Verifies;
 use crate::world::{Checked, Disk, Expected, Violation, World, ensure, makes, member};
@@ -145,6 +146,8 @@ impl World {
         self.ops.just_failed = MemberSet::EMPTY;
         self.ops.stuck = 0;
         self.ops.unclosed = MemberSet::EMPTY;
+        // Epochs begin anew.
+        self.ops.returned = Returned::default();
         match self.views.is_empty() {
             true => self.mark("crash during a mount"),
             false => self.before = None,
