@@ -255,11 +255,9 @@ fn is_bound_to(number: u32, file: &fs::Metadata) -> io::Result<bool> {
     }
 }
 
+/// Whether a FUSE server has died. Other errors may pass, and be those of our own image (I12).
 fn is_out_of_reach(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ESTALE | libc::EIO)
-    )
+    matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 fn failed(path: &Path, how: &str, e: io::Error) -> Error {

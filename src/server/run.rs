@@ -497,6 +497,8 @@ impl Runner {
         seat.released = false;
         seat.turns += 1;
         self.pipeline.welcome(id);
+        // What failed on it before was settled when it left.
+        self.pipeline.lanes().settled([id].into_iter().collect());
         self.stores[id.index()] = Some(storage(image));
     }
 

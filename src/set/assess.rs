@@ -437,6 +437,8 @@ fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> 
         && proof
             .complete
             .is_some_and(|c| c < newest.generation.number());
+    #[cfg(debug_assertions)]
+    let row = planted_row(row, scb.state);
     match (row, scb.state) {
         (Some(ScbState::Source), ScbState::Source) if excused => Start::Merging,
         (Some(ScbState::Source | ScbState::Merging), ScbState::Source | ScbState::Merging)
@@ -453,6 +455,13 @@ fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> 
         (Some(ScbState::Target), ScbState::Expelled) if unproven => Start::Expelled,
         _ => Start::Copy { resume: false },
     }
+}
+
+/// What only a planted mistake makes of a copy that had just ended.
+#[cfg(debug_assertions)]
+fn planted_row(row: Option<ScbState>, own: ScbState) -> Option<ScbState> {
+    let anew = super::planted::is(super::planted::Mistake::EndedCopyAnew);
+    row.filter(|row| !anew || (*row, own) != (ScbState::Source, ScbState::Target))
 }
 
 /// Images that departed are checked when they are attached.

@@ -156,6 +156,8 @@ mistakes! {
     DryRunMarks,
     /// A stall is answered while changes are under way.
     StallWithoutWait,
+    /// A crash among the blocks that say that a copy has ended has the copy begin anew.
+    EndedCopyAnew,
     /// A member that has come back is expelled for what a request or flush of before says.
     ReturnedJudged,
     /// A stall is answered before everything is flushed.

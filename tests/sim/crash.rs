@@ -202,6 +202,7 @@ impl World {
             "elected {starts:?} believed {believed} {records:?}"
         ));
         self.check_either(&starts, power, &stale)?;
+        self.check_unasked(believed, &starts)?;
         let past = match believed {
             true => Past::Known(kept),
             false => Past::Unknown("not believed".to_owned()),
@@ -336,6 +337,25 @@ impl World {
             Start::Source | Start::Merging | Start::StillMerging | Start::Copy { resume: true }
         );
         ensure!(!trusted, "I14: an older image starts as {start:?}");
+        Ok(())
+    }
+
+    /// A copy that was under way goes on, where nobody but the crash has touched blocks and bitmaps.
+    fn check_unasked(&self, believed: bool, starts: &[Start]) -> Checked {
+        let calm = self.plan.faults.block == 0 && self.plan.absent == 0 && self.plan.memory == 0;
+        if !believed || !calm {
+            return Ok(());
+        }
+        let blocks = self.disks.iter().filter_map(|disk| disk.scb.as_ref());
+        let newest = blocks.map(|scb| scb.generation).max();
+        for (disk, start) in self.disks.iter().zip(starts) {
+            // The block of one that left since without a word is older.
+            let was =
+                |scb: &Scb| scb.state == ScbState::Target && Some(scb.generation.next()) >= newest;
+            let ours = disk.scb.as_ref().is_some_and(was) && !disk.changed;
+            let goes_on = *start != Start::Copy { resume: false };
+            ensure!(goes_on || !ours, "a copy begins anew: {starts:?}");
+        }
         Ok(())
     }
 
