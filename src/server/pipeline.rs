@@ -174,6 +174,8 @@ pub struct Pipeline {
     pub(super) silent: AtomicU8,
     /// Nobody waits any more for members that do not answer.
     pub(super) aborted: AtomicBool,
+    /// A flush that no application asked for has failed on every source, and none was told.
+    lost: AtomicBool,
     pub(super) reading: [AtomicU64; MEMBERS_MAX],
     pub(super) streams: Streams,
     /// Reads so far that continued no stream, where members take turns.
@@ -210,6 +212,7 @@ impl Pipeline {
             standing: Standing::default(),
             silent: AtomicU8::new(0),
             aborted: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             reading: Default::default(),
             streams: Streams::default(),
             turns: AtomicU64::new(0),
@@ -468,7 +471,10 @@ impl Pipeline {
             return Ok(());
         }
         let verdict = asked.ok().and_then(|()| verdict.recv().ok());
-        self.lanes.settled(failed);
+        // A write tells nothing of a flush that failed before it.
+        if range.is_none() {
+            self.lanes.settled(failed);
+        }
         match verdict {
             Some(Verdict::Acknowledge) => Ok(()),
             Some(Verdict::Fail) | None => Err(results.errno()),
@@ -494,6 +500,15 @@ impl Pipeline {
         let members = live.view.writers();
         let asked = self.asked(members);
         let results = self.lanes.flush(live.stores.clone(), asked, &self.watch);
-        self.settle(&live, None, &results)
+        self.settle(&live, None, &results)?;
+        match self.lost.swap(false, Ordering::AcqRel) {
+            true => Err(EIO),
+            false => Ok(()),
+        }
+    }
+
+    /// The next flush of an application fails. Before the lanes flush again, so that none slips through (I10).
+    pub(super) fn flush_lost(&self) {
+        self.lost.store(true, Ordering::Release);
     }
 }

@@ -70,6 +70,7 @@ impl ShadowSet {
             return;
         }
         if self.sources.all().without(failed).is_empty() {
+            self.push(Effect::FlushLost);
             return self.failed_everywhere(None, "a flush failed".to_owned());
         }
         if self.expel_all(failed, media, |_| "a flush failed".to_owned()) {

@@ -281,6 +281,26 @@ fn a_member_that_does_not_answer_disturbs_no_copy_of_another() {
     meanwhile(Fault::Hang);
 }
 
+/// The system tells of lost writes once: when a flush of the server's own heard of it, the next `fsync` of the program once
+/// succeeded.
+#[test]
+fn a_flush_that_failed_unasked_fails_the_next_one_of_the_program() {
+    let (mut unit, _) = unit(1, Fault::Flush);
+    let write = "dd if=/dev/zero of=$U bs=64k count=1 conv=notrunc,fsync status=none";
+    unit.sh(write);
+    Fault::Flush.begin(&unit);
+    let refused = unit.command(b"stall 1");
+    assert!(refused.is_err(), "{refused:?}");
+    Fault::Flush.end(&unit);
+    let ran = unit.try_sh(write);
+    assert!(
+        ran.code == 1 && ran.err.contains("Input/output error"),
+        "{ran:?}"
+    );
+    unit.sh(write);
+    unit.stop();
+}
+
 #[test]
 fn with_one_member_the_program_gets_the_error_and_nobody_leaves() {
     for fault in [Fault::Read, Fault::Write, Fault::Flush] {
@@ -303,6 +323,8 @@ fn with_one_member_the_program_gets_the_error_and_nobody_leaves() {
         assert!(failed, "{fault:?}: {ran:?}");
         assert_eq!(unit.state_of(&bad), "source", "{fault:?}");
         fault.end(&unit);
+        // A flush of the server's own may have failed since, of which the next request is told.
+        let _ = unit.try_sh(request);
         unit.sh(request);
         unit.sh("cmp -n 8M $D/expected $U");
         unit.stop();

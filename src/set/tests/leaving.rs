@@ -284,3 +284,20 @@ fn what_was_before_a_return_expels_nobody_again() {
     let _ = run(&mut set, Event::Failed(Ticket::new(4), failure(Epoch(9))));
     assert_eq!(is(&set), "expelled");
 }
+
+/// Somebody has to tell a program: the system will not say it again.
+#[test]
+fn a_flush_of_its_own_that_failed_everywhere_fails_the_next_of_an_application() {
+    let lost = |failed| {
+        let mut set = set(2);
+        let detach = Command::Detach {
+            member: named("m2"),
+            policy: Policy::Minicopy,
+        };
+        let flush = flush_of(&set.handle(Moment(1), command(detach)));
+        let effects = run(&mut set, Event::Flushed(flush, failed, MemberSet::EMPTY));
+        effects.iter().any(|e| matches!(e, Effect::FlushLost))
+    };
+    assert!(lost(only(0).or(only(1))));
+    assert!(!lost(only(1)) && !lost(MemberSet::EMPTY));
+}
