@@ -245,7 +245,10 @@ impl World {
             .is_some_and(|(e, _)| *e <= departed.until);
         ensure!(!begun, "I5: a request of the cut's epoch is still running");
         let bits = answer.facts.iter().find(|f| f.0 == "set_bits");
-        let idle = asked.idle && asked.requests == self.started;
+        let mut repairs = self.verifies.repairs.iter();
+        let verified =
+            self.verifies.running.is_some() || repairs.any(|(_, epoch)| *epoch > departed.until.0);
+        let idle = asked.idle && asked.requests == self.started && !verified;
         if let (Some((_, bits)), true, true) = (bits, idle, self.plan.faults.none()) {
             ensure!(bits == "0", "an idle unit's new bitmap has {bits} bits");
         }

@@ -133,7 +133,7 @@ pub(crate) struct Asked {
     pub(crate) member: Option<MemberId>,
     /// Whether the member was a source when it was given.
     pub(crate) source: bool,
-    /// Whether no request was under way when it was given.
+    /// Whether no request and no verify was under way when it was given.
     pub(crate) idle: bool,
     /// Per block, how many writes had ended when it was given.
     pub(crate) ended: Vec<usize>,
