@@ -136,25 +136,10 @@ impl Bed {
         }
     }
 
-    /// As [`Self::attach_again`], until all members are sources: a flush that began before a member was expelled, and
-    /// ends when it is back, expels it once more.
+    /// As [`Self::attach_again`], until all members are sources.
     pub(crate) fn bring_back(&self, place: usize) {
-        let is_settled = |now: &Published| {
-            let over = now.set.operations.iter().all(|op| op.state.is_over());
-            over && now
-                .set
-                .members
-                .iter()
-                .all(|m| m.state == "source" || m.departed)
-        };
-        loop {
-            self.attach_again(place);
-            self.until(is_settled);
-            let state = self.unit.handle.state();
-            if !state.set.members[place].departed {
-                return;
-            }
-        }
+        self.attach_again(place);
+        self.until_whole();
     }
 
     /// Attaches a member that was detached, whose image must be as it was.
