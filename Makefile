@@ -170,7 +170,7 @@ SCHEDULES ?= 2000
 test: SCHEDULES = 60
 schedule:
 	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=$(TARGET)/schedule SCHEDULES=$(SCHEDULES) SCHEDULE=$(SCHEDULE) \
-		$(CARGO) test --locked --test schedule -- $(if $(SCHEDULE),scenarios) --nocapture
+		$(CARGO) test --locked --test schedule -- $(if $(SCHEDULE),scenarios --nocapture)
 
 install: build install-files
 
