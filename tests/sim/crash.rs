@@ -395,12 +395,21 @@ impl World {
                 .iter()
                 .position(|f| Some(&f.name) == refusal.word.as_ref());
             let place = place.map(|place| self.given_up(place));
-            let (Code::SplitBrain, true, Some(place)) = (refusal.code, self.parted, place) else {
-                break;
+            judged = match (refusal.code, self.parted, place) {
+                (Code::SplitBrain, true, Some(place)) => {
+                    self.mark("split brain");
+                    self.home.of_given_up = true;
+                    (all[place].scb, self.disks[place].scb) = (ScbFound::None, None);
+                    assess(&all, records)
+                }
+                // The journal still speaks of the mount that was given up: it is removed, as the refusal says.
+                (Code::WrongGeneration, true, None) if self.home.of_given_up => {
+                    self.mark("the journal of a mount that was given up is removed");
+                    self.home.of_given_up = false;
+                    assess(&all, &[])
+                }
+                _ => break,
             };
-            self.mark("split brain");
-            (all[place].scb, self.disks[place].scb) = (ScbFound::None, None);
-            judged = assess(&all, records);
         }
         let assembly = judged
             .map_err(|refusal| Violation(format!("I14: no set after a crash: {refusal:?}")))?;

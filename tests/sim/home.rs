@@ -44,6 +44,8 @@ pub(crate) struct SimHome {
     rests: bool,
     /// The highest number that a bitmap has had.
     highest: Cell<u32>,
+    /// A member was given up whose mounts the journal may know.
+    pub(crate) of_given_up: bool,
     /// A change that a planted mistake holds back.
     pub(crate) held_back: Vec<HomeChange>,
 }
@@ -93,6 +95,7 @@ impl SimHome {
             used,
             rests: false,
             highest: Cell::new(0),
+            of_given_up: false,
             held_back: Vec::new(),
         }
     }
