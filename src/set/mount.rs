@@ -452,38 +452,20 @@ impl ShadowSet {
 mod tests {
     use super::*;
     use crate::set::event::Event;
-    use crate::set::geometry::{Bytes, Regions};
+    use crate::set::geometry::Regions;
+    use crate::set::tests as bed;
 
-    fn member(place: u128) -> Member {
-        Member {
-            name: format!("m{place}"),
-            uuid: Uuid::from_u128(place),
-            path: String::new(),
-            size: Bytes(1 << 20),
-            read_cost: 0,
-            site: 0,
-            timeout: 0,
-            errors: 0,
-            since: Moment(0),
-            reason: String::new(),
-            state: MemberState::Vacant,
-        }
+    fn member(place: usize) -> Member {
+        bed::member(place - 1, bed::UNIT)
     }
 
     #[test]
     fn what_is_lost_is_named_while_somebody_lacks_it() {
         let lost = |generation: u64, second: Start| {
             let from = Beginning {
-                geometry: Geometry::new(Bytes(1 << 20), 8).expect("a small unit"),
                 generation: Generation::from_number(generation).expect("not zero"),
-                clean: true,
-                last_mark: 0,
-                mark: 1,
-                absent: Policy::default(),
                 past: Past::Unknown("why".to_owned()),
-                home: Ok(()),
-                limits: Limits::default(),
-                now: Moment(0),
+                ..bed::beginning()
             };
             let members = vec![(member(1), Start::Source), (member(2), second)];
             let set = ShadowSet::assemble(from, members).expect("there is a source");
@@ -499,7 +481,7 @@ mod tests {
     /// A crash came between a new bitmap and the end of the one that it replaces.
     #[test]
     fn of_two_bitmaps_of_a_member_the_newest_tells_what_it_left_with() {
-        let geometry = Geometry::new(Bytes(1 << 20), 8).expect("a small unit");
+        let geometry = bed::geometry();
         let kept = |(id, generation, region): (u32, u64, u64)| {
             let tag = BitmapTag {
                 id: BitmapId(id),
@@ -518,16 +500,10 @@ mod tests {
         };
         for order in [[(7, 5, 3), (9, 8, 4)], [(9, 8, 4), (7, 5, 3)]] {
             let from = Beginning {
-                geometry,
                 generation: Generation::from_number(9).expect("not zero"),
-                clean: true,
-                last_mark: 0,
-                mark: 1,
-                absent: Policy::Minicopy,
                 past: Past::Known(order.map(kept).into()),
-                home: Ok(()),
-                limits: Limits::default(),
-                now: Moment(0),
+                absent: Policy::Minicopy,
+                ..bed::beginning()
             };
             let members = vec![(member(1), Start::Source), (member(2), Start::Detached)];
             let mut set = ShadowSet::assemble(from, members).expect("there is a source");
@@ -544,19 +520,13 @@ mod tests {
     #[test]
     fn intent_is_rotated_at_a_tick_that_finds_more_than_the_threshold() {
         let from = Beginning {
-            geometry: Geometry::new(Bytes(1 << 20), 8).expect("a small unit"),
             generation: Generation::from_number(1).expect("not zero"),
-            clean: true,
-            last_mark: 0,
-            mark: 1,
-            absent: Policy::default(),
             past: Past::Unknown("why".to_owned()),
-            home: Ok(()),
             limits: Limits {
                 reset_blocks: 8,
                 ..Limits::default()
             },
-            now: Moment(0),
+            ..bed::beginning()
         };
         let mut set =
             ShadowSet::assemble(from, vec![(member(1), Start::Source)]).expect("a source");
