@@ -182,19 +182,23 @@ impl Unit {
     /// Writes some blocks.
     pub(crate) fn write(&self, first: usize, end: usize) -> bool {
         let id = self.history.begin(first, end);
+        let opened = [0, 1, 2].map(|place| self.members.opened(place));
         let bytes = contents(id, end - first);
         let written = self.handle.pipeline().write(first as u64 * BLOCK, &bytes);
         if written.is_ok() {
-            self.check_left(id);
+            self.check_left(id, opened);
             self.history.acknowledge(id);
         }
         written.is_ok()
     }
 
-    /// When a write that missed a member is acknowledged, the blocks of the sources say that it has left (I3).
-    fn check_left(&self, id: Id) {
+    /// When a write that missed a member is acknowledged, the blocks of the sources say that it has left (I3). Not of one
+    /// that has come back by now: its bitmap had the write.
+    fn check_left(&self, id: Id, opened: [u64; 3]) {
         let state = self.handle.state();
-        for place in (0..state.set.members.len()).filter(|at| self.members.has_missed(*at, id)) {
+        let missed = |at: &usize| self.members.has_missed(*at, id);
+        let away = |at: &usize| self.members.opened(*at) == opened[*at];
+        for place in (0..state.set.members.len()).filter(missed).filter(away) {
             let of_sources = (0..self.blocks.len()).filter(|at| *at != place);
             for block in of_sources.map(|at| scb_file::read(&self.blocks[at])) {
                 let ScbFound::Read(scb) = block.expect("it can be read") else {

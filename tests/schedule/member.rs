@@ -42,6 +42,8 @@ struct State {
     clock: u64,
     /// A flush has failed: what was not flushed then never is, and the system tells nobody else.
     lost: bool,
+    /// How often its image was opened.
+    opened: u64,
     /// Writes of applications that have failed here.
     missed: Vec<Id>,
 }
@@ -52,7 +54,9 @@ impl Members {
         let members = Arc::clone(self);
         inspect::put_between(Box::new(move |path: &Path, inner| {
             let place = place_of(path);
-            members.state(place).lost = false;
+            let mut state = members.state(place);
+            (state.lost, state.opened) = (false, state.opened + 1);
+            drop(state);
             Arc::new(Member {
                 place,
                 inner,
@@ -69,6 +73,11 @@ impl Members {
     /// The next flush of a member fails.
     pub(crate) fn fail_flush(&self, place: usize) {
         self.0[place].fails_flush.store(true, SeqCst);
+    }
+
+    /// How often the image of a member was opened.
+    pub(crate) fn opened(&self, place: usize) -> u64 {
+        self.state(place).opened
     }
 
     /// Whether a write has missed a member.
