@@ -198,15 +198,18 @@ impl Shared {
                 return Ok(());
             }
             let is_whole = line.last() == Some(&b'\n');
-            let told = match is_whole || line.len() > COMMAND_BYTES {
+            let (seq, told) = match is_whole || line.len() > COMMAND_BYTES {
                 true => self.obey(stream, &line),
                 // Who died in the middle of a word may have meant another member.
-                false => failed(
-                    libc::EINVAL,
-                    "the line has no end, so it is not carried out",
+                false => (
+                    self.tree.seq(),
+                    failed(
+                        libc::EINVAL,
+                        "the line has no end, so it is not carried out",
+                    ),
                 ),
             };
-            answer(stream, told.errno, self.tree.seq(), &told.text)?;
+            answer(stream, told.errno, seq, &told.text)?;
             if !is_whole {
                 return Ok(());
             }
@@ -214,14 +217,16 @@ impl Shared {
         Ok(())
     }
 
-    fn obey(&self, stream: &UnixStream, line: &[u8]) -> StoreOutcome {
+    /// What came of a line, and the number of the state that it tells of.
+    fn obey(&self, stream: &UnixStream, line: &[u8]) -> (u64, StoreOutcome) {
         let text = std::str::from_utf8(line).map(str::trim_end);
         let words = text.ok().and_then(|text| text.split_once(' '));
-        match words {
-            Some(("read", path)) => self.read(path),
+        let told = match words {
+            Some(("read", path)) => return self.read(path),
             Some(("wait", number)) => self.wait(stream, number),
             _ => self.command(line),
-        }
+        };
+        (self.tree.seq(), told)
     }
 
     fn command(&self, line: &[u8]) -> StoreOutcome {
@@ -242,10 +247,12 @@ impl Shared {
         Some(node)
     }
 
-    /// A file, the target of a link, or the names in a directory.
-    fn read(&self, path: &str) -> StoreOutcome {
+    /// A file, the target of a link, or the names in a directory. The number is of a state that is not newer than the
+    /// text: who waits for the next one would miss a change between the two.
+    fn read(&self, path: &str) -> (u64, StoreOutcome) {
+        let seq = self.tree.seq();
         let Some(node) = self.find(path) else {
-            return failed(libc::ENOENT, "no such file");
+            return (seq, failed(libc::ENOENT, "no such file"));
         };
         let text = match node.node().kind {
             Kind::Dir => self.tree.list(node).map(|entries| {
@@ -258,10 +265,11 @@ impl Shared {
                 .show(node)
                 .and_then(|bytes| String::from_utf8(bytes).ok()),
         };
-        match text {
+        let told = match text {
             Some(text) => StoreOutcome { errno: 0, text },
             None => failed(libc::ENOENT, "it has no text, or is there no more"),
-        }
+        };
+        (seq, told)
     }
 
     /// Waits until the number of the state is another one, or nobody is there any more who could be told.
@@ -408,6 +416,19 @@ mod tests {
     /// Lets time pass, of which the socket makes use.
     fn pass(time: Duration) {
         crate::io::sys::poll(&[], Some(time)).expect("poll");
+    }
+
+    #[test]
+    fn a_change_right_behind_the_reading_is_not_missed() {
+        let bed = Bed::new();
+        // It changes at each look, behind the one who reads as well.
+        let tree = Tree::new(
+            Arc::new(fuzz::Restless(Arc::clone(&bed.unit))),
+            Arc::default(),
+        );
+        let (number, told) = Shared::of(Arc::new(tree)).read("label");
+        let shown: u64 = told.text.trim().parse().expect("a number");
+        assert!(number <= shown, "a change behind {shown} counts as seen");
     }
 
     #[test]

@@ -10,12 +10,12 @@ use crate::control::logbook::Logbook;
 use crate::control::testing::Fake;
 use crate::server::{Done, EventRecord, Published, Request};
 
-/// Its state is another one whenever it is looked at: nobody waits for the next one.
-struct Restless(Arc<Fake>);
+/// Its state is another one whenever it is looked at, with its number as the label: nobody waits for the next one.
+pub(super) struct Restless(pub(super) Arc<Fake>);
 
 impl Unit for Restless {
     fn state(&self) -> Arc<Published> {
-        self.0.change(|_| {});
+        self.0.change(|state| state.label = state.seq.to_string());
         self.0.state()
     }
 
