@@ -390,12 +390,14 @@ impl Source<'_> {
             || default_scb(&name, &path, state_dir),
             |s| self.absolute(s.get_ref()),
         );
-        let io = match m.io.as_ref().map(|io| (io.get_ref().as_str(), io.span())) {
-            None | Some(("buffered", _)) => IoMode::Buffered,
-            Some(("direct", _)) => IoMode::Direct,
-            Some((word, span)) => {
-                let says = format!("io is \"buffered\" or \"direct\", not \"{word}\"");
-                return Err(self.wrong(span, &says));
+        let io = match &m.io {
+            None => IoMode::default(),
+            Some(io) => {
+                let named = IoMode::ALL.iter().find(|mode| mode.name() == io.get_ref());
+                *named.ok_or_else(|| {
+                    let says = "io is \"buffered\", \"direct\" or \"auto\", not";
+                    self.wrong(io.span(), &format!("{says} \"{}\"", io.get_ref()))
+                })?
             }
         };
         Ok(MemberSetup {
@@ -491,8 +493,8 @@ pub(super) fn render(setup: &Setup, spec: &str) -> Result<String> {
         if m.timeout != 0 {
             let _ = writeln!(text, "timeout = {}", m.timeout);
         }
-        if m.io == IoMode::Direct {
-            let _ = writeln!(text, "io = \"direct\"");
+        if m.io != IoMode::default() {
+            let _ = writeln!(text, "io = {}", quoted(m.io.name()));
         }
         if m.protect != Protect::None {
             let _ = writeln!(text, "protect = {}", quoted(m.protect.name()));

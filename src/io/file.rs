@@ -9,10 +9,13 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::aligned::{AlignedBuf, PAGE};
-use super::storage::{Seek, Storage, Zero};
+use super::ring::Ring;
+use super::storage::{Queue, Seek, Storage, Then, Zero};
+use super::sys::uring::Payload;
 use super::sys::{self, DirectAlign, Fallocate};
 
 /// Bytes of a thread's buffer for requests that direct I/O does not take as they are.
@@ -43,7 +46,7 @@ pub enum Kind {
 /// The lock on the image, if there is one, belongs to the same open file and ends with it.
 #[derive(Debug)]
 pub struct FileStorage {
-    file: File,
+    file: Arc<File>,
     kind: Kind,
     /// Only grows.
     len: AtomicU64,
@@ -52,6 +55,8 @@ pub struct FileStorage {
     align: u64,
     /// Alignment of memory, when the page cache is bypassed.
     direct: Option<u64>,
+    /// Where requests are under way that no thread waits for.
+    ring: Option<&'static Ring>,
 }
 
 impl FileStorage {
@@ -67,15 +72,17 @@ impl FileStorage {
             Kind::Device => sys::device_size(file.as_fd())?,
         };
         let mut storage = Self {
-            file,
+            file: Arc::new(file),
             kind,
             len: AtomicU64::new(len),
             cut: AtomicBool::new(false),
             align: 1,
             direct: None,
+            ring: None,
         };
         if direct {
             let DirectAlign { memory, offset } = storage.probe_direct()?;
+            storage.ring = Ring::of_member();
             storage.direct = Some(memory);
             storage.align = offset;
             if len % offset != 0 {
@@ -402,6 +409,24 @@ impl Storage for FileStorage {
     fn finds_holes(&self) -> bool {
         self.kind == Kind::File
     }
+
+    fn queue(&self) -> Option<&dyn Queue> {
+        self.ring.is_some().then_some(self)
+    }
+}
+
+impl Queue for FileStorage {
+    fn begin(&self, at: u64, len: usize, payload: Payload, then: Then) {
+        self.assert_inside(at, len as u64);
+        let whole = match &payload {
+            Payload::Room(_) => Ok(()),
+            Payload::Data(_) => self.check_whole(),
+        };
+        match (whole, self.ring) {
+            (Ok(()), Some(ring)) => ring.begin(Arc::clone(&self.file), (at, len), payload, then),
+            (whole, _) => then(whole.and(Err(not_now())), payload),
+        }
+    }
 }
 
 /// Whole blocks that hold a part of a range.
@@ -421,6 +446,10 @@ fn with_bounce<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> io::Result<T>) -
     })
 }
 
+fn not_now() -> io::Error {
+    io::Error::other("it can only be waited for")
+}
+
 fn not_supported(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
 }
@@ -436,6 +465,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::slots::Pool;
     use super::super::testing::{Loop, direct_dir, sparse};
     use super::*;
 
@@ -580,6 +610,91 @@ mod tests {
             sparse(&path, 10_007);
             run("odd", &open(&path, Kind::File, false), &path, &ops);
         }
+    }
+
+    /// Begins a request and waits for its end.
+    fn later(storage: &FileStorage, at: u64, payload: Payload) -> (io::Result<()>, Payload) {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let then = move |outcome, payload| drop(tell.send((outcome, payload)));
+        let queue = storage
+            .queue()
+            .expect("io_uring can be had where tests run");
+        queue.begin(at, 8192, payload, Box::new(then));
+        told.recv().unwrap()
+    }
+
+    #[test]
+    fn direct_storage_answers_later_as_well() {
+        let pool = Arc::<Pool>::default();
+        each_kind(64 << 10, |name, storage, path| {
+            if storage.direct.is_none() {
+                assert!(storage.queue().is_none(), "{name}");
+                return;
+            }
+            let mut slot = pool.take(8192).unwrap();
+            slot[..8192].copy_from_slice(&pattern(8192, 3));
+            let (outcome, _) = later(storage, 16384, Payload::Data(Arc::new(slot)));
+            outcome.unwrap();
+            assert!(read(storage, 16384, 8192) == pattern(8192, 3), "{name}");
+            let (outcome, room) = later(storage, 16384, Payload::Room(pool.take(8192).unwrap()));
+            outcome.unwrap();
+            let Payload::Room(slot) = room else {
+                panic!("{name}: the same memory")
+            };
+            assert!(slot[..8192] == pattern(8192, 3), "{name}");
+            if storage.kind == Kind::File {
+                // What is not there is an error, and nothing makes the image long again.
+                File::options()
+                    .write(true)
+                    .open(path)
+                    .unwrap()
+                    .set_len(20480)
+                    .unwrap();
+                for payload in [
+                    Payload::Room(slot),
+                    Payload::Data(Arc::new(pool.take(8192).unwrap())),
+                ] {
+                    assert!(later(storage, 16384, payload).0.is_err(), "{name}");
+                }
+                assert_eq!(std::fs::metadata(path).unwrap().len(), 20480, "{name}");
+            }
+        });
+    }
+
+    #[test]
+    fn many_requests_are_under_way_at_once_and_let_go_of_the_file() {
+        let (dir, pool) = (direct_dir(), Arc::<Pool>::default());
+        let path = dir.path().join("image");
+        sparse(&path, 8192 * 100);
+        let storage = open(&path, Kind::File, true);
+        let file = Arc::downgrade(&storage.file);
+        let (tell, told) = crossbeam_channel::unbounded();
+        for number in 0..100_u64 {
+            let mut slot = pool.take(8192).unwrap();
+            slot.fill(number as u8);
+            let (tell, file) = (tell.clone(), std::sync::Weak::clone(&file));
+            let then = move |outcome: io::Result<()>, _| {
+                drop(tell.send((outcome, number, file.strong_count())));
+            };
+            let payload = Payload::Data(Arc::new(slot));
+            let queue = storage.queue().unwrap();
+            queue.begin(number * 8192, 8192, payload, Box::new(then));
+        }
+        drop(storage);
+        drop(tell);
+        let mut ends: Vec<_> = told.iter().collect();
+        assert_eq!(ends.last().map(|end| end.2), Some(0), "nobody has it open");
+        ends.sort_by_key(|end| end.1);
+        let image = std::fs::read(&path).unwrap();
+        for (number, end) in ends.iter().enumerate() {
+            assert!(end.0.is_ok() && end.1 == number as u64);
+            assert!(
+                image[number * 8192..][..8192]
+                    .iter()
+                    .all(|b| *b == number as u8)
+            );
+        }
+        assert_eq!(ends.len(), 100);
     }
 
     #[test]

@@ -27,6 +27,31 @@ pub enum IoMode {
     Buffered,
     /// Past the page cache (`O_DIRECT`).
     Direct,
+    /// Past the page cache where the member is a block device.
+    Auto,
+}
+
+impl IoMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Buffered, Self::Direct, Self::Auto];
+
+    /// Its name in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Buffered => "buffered",
+            Self::Direct => "direct",
+            Self::Auto => "auto",
+        }
+    }
+
+    fn bypasses_cache(self, kind: Kind) -> bool {
+        match self {
+            Self::Buffered => false,
+            Self::Direct => true,
+            Self::Auto => kind == Kind::Device,
+        }
+    }
 }
 
 /// Who an image is, whatever path leads to it.
@@ -108,7 +133,8 @@ impl Image {
     /// `NotSupported` when it is neither file nor block device, or cannot do direct I/O.
     pub fn open(path: &Path, mode: IoMode) -> Result<Self> {
         let (handle, kind, identity) = look(path)?;
-        let file = reopen(&handle, kind, mode).map_err(|e| explain(path, kind, e))?;
+        let direct = mode.bypasses_cache(kind);
+        let file = reopen(&handle, kind, direct).map_err(|e| explain(path, kind, e))?;
         if kind == Kind::File {
             let locked = sys::try_lock(file.as_fd());
             if !locked.map_err(|e| Error::io(format!("{} cannot be locked", path.display()), e))? {
@@ -126,7 +152,6 @@ impl Image {
             Some((kind, identity)),
             "the handle names the file"
         );
-        let direct = mode == IoMode::Direct;
         let storage = FileStorage::new(file, kind, direct).map_err(|e| explain_use(path, e))?;
         let (path, allocated) = (path.to_owned(), meta.blocks() * 512);
         Ok(Self {
@@ -377,12 +402,8 @@ fn describe(meta: &Metadata) -> &'static str {
 }
 
 /// Opens the very file that the handle looked at.
-fn reopen(handle: &File, kind: Kind, mode: IoMode) -> io::Result<File> {
-    let direct = if mode == IoMode::Direct {
-        libc::O_DIRECT
-    } else {
-        0
-    };
+fn reopen(handle: &File, kind: Kind, direct: bool) -> io::Result<File> {
+    let direct = if direct { libc::O_DIRECT } else { 0 };
     let exclusive = if kind == Kind::Device {
         libc::O_EXCL
     } else {

@@ -15,8 +15,10 @@ pub mod loopdev;
 pub mod mountpoint;
 pub mod node_rate;
 pub mod pressure;
+mod ring;
 pub mod runtime;
 pub mod scb_file;
+pub mod slots;
 pub mod state_dir;
 pub mod storage;
 pub mod sys;
@@ -26,4 +28,5 @@ pub mod utab;
 
 pub use file::FileStorage;
 pub use image::{Identity, Image, IoMode};
-pub use storage::{Seek, Storage, Zero};
+pub use storage::{Queue, Seek, Storage, Then, Zero};
+pub use sys::uring::Payload;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::sys::uring::Payload;
+
 /// How a range becomes zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Zero {
@@ -90,4 +92,23 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Whether [`Storage::seek`] finds holes. A block device keeps to itself what was discarded in it; zeros that
     /// are read from it may be a hole.
     fn finds_holes(&self) -> bool;
+
+    /// How it is asked without a thread that waits; none where a thread has to.
+    fn queue(&self) -> Option<&dyn Queue> {
+        None
+    }
+}
+
+/// Called once with the end of a request, and with its memory.
+pub type Then = Box<dyn FnOnce(io::Result<()>, Payload) + Send>;
+
+/// Storage that answers later.
+pub trait Queue {
+    /// Begins to fill `len` bytes of the memory from `at`, or to write them there. Borders are multiples of
+    /// [`Storage::align`].
+    ///
+    /// `then` is called on another thread, which it must not hold up, or before this returns. Only what is done as a
+    /// whole is no error; the bytes of the range are undefined after one, and may be asked for again. Storage lets go
+    /// of what it has opened before `then` is called.
+    fn begin(&self, at: u64, len: usize, payload: Payload, then: Then);
 }

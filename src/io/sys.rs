@@ -5,6 +5,8 @@
 //! stands [`lend`], for who may not come back from a call.
 #![allow(unsafe_code)]
 
+pub mod uring;
+
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};

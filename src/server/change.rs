@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::lane::Flushed;
 use super::meter::Asked;
 use super::pipeline::{Errno, Pipeline, WritePermit};
+use super::queued::Flight;
 use super::rescue::Held;
 use super::results::{Results, given_up, is_out_of_reach, not_open};
 use super::watch::{Kept, Time};
@@ -53,8 +54,12 @@ pub(super) struct Change {
     data: Data,
     /// Members that it has not come to.
     pub(super) rest: MemberSet,
+    /// Members that get it last, all at once, and answer later.
+    pub(super) queued: MemberSet,
     pub(super) results: Results,
     pub(super) done: Changed,
+    /// While no thread waits for it.
+    pub(super) flight: Option<Flight>,
 }
 
 impl std::fmt::Debug for Change {
@@ -157,16 +162,21 @@ impl Pipeline {
         match permitted {
             Err(error) => done(Err(error)),
             Ok((permit, range)) => {
-                let rest = permit.live().view().writers();
-                let results = Results::default();
+                let live = permit.live();
+                let queued = match what {
+                    What::Write => live.queued(range).and(live.view().writers()),
+                    What::Zero(_) | What::Allocate => MemberSet::EMPTY,
+                };
                 let change = Change {
+                    rest: live.view().writers().without(queued),
                     permit,
                     range,
                     what,
                     data,
-                    rest,
-                    results,
+                    queued,
+                    results: Results::default(),
                     done,
+                    flight: None,
                 };
                 self.go_on(change, bytes);
             }
@@ -195,6 +205,20 @@ impl Pipeline {
             }
             change.results.add(id, outcome);
         }
+        if change.queued.is_empty() {
+            return self.conclude(change);
+        }
+        match self.this.upgrade().zip(self.keep(data)) {
+            Some((this, slot)) => this.begin_changing(change, &slot),
+            None => {
+                change.rest = std::mem::replace(&mut change.queued, MemberSet::EMPTY);
+                self.go_on(change, data);
+            }
+        }
+    }
+
+    /// All members have answered.
+    pub(super) fn conclude(&self, change: Change) {
         if makes!(MarkedLate) {
             let Ok(marked) = change.permit.live().view().mark(change.range, &Homeless);
             drop(marked);
@@ -206,7 +230,7 @@ impl Pipeline {
 
     /// Calls a member while `held` can be taken, and again as long as it is out of reach and is waited for.
     /// Gives [`Held::Nothing`] to who has been replaced.
-    fn call_patiently(
+    pub(super) fn call_patiently(
         &self,
         member: MemberId,
         held: Held,

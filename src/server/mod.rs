@@ -43,6 +43,7 @@ pub mod meter;
 pub mod params;
 pub mod pipeline;
 mod publish;
+mod queued;
 mod reading;
 mod record;
 mod repair;

@@ -8,7 +8,7 @@
 use crate::sync::Instant;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::sync::channel::{Sender, bounded};
 use crate::sync::swap::{ArcSwap, ArcSwapOption, Guard};
@@ -20,6 +20,7 @@ use super::home::Home;
 use super::lane::Lanes;
 use super::meter::{Asked, Meters};
 use super::params::Params;
+use super::queued::Flying;
 use super::repair::Repairs;
 use super::rescue::{Held, Unstarted};
 use super::results::Results;
@@ -29,10 +30,11 @@ use super::verification::Standing;
 use super::watch::Watch;
 use crate::io::Storage;
 use crate::io::journal::{Journal, MessageCounts};
+use crate::io::slots::Pool;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
-    BlockRange, ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, Outcome,
-    Regions, Verdict, View,
+    BlockRange, ByteRange, Bytes, Event, Failure, Geometry, Homeless, Marked, MemberId, MemberSet,
+    Outcome, Regions, Verdict, View,
 };
 
 /// The storage of each member, by place.
@@ -50,6 +52,8 @@ pub(super) struct Live {
     view: View,
     stores: Stores,
     align: u64,
+    /// Members that answer later.
+    queued: MemberSet,
     messages: Sender<Message>,
 }
 
@@ -68,10 +72,17 @@ impl Live {
             .unwrap_or(1);
         #[cfg(shuttle)]
         super::inspect::epoch_begins(&view);
+        let queues = |id: &MemberId| {
+            let store = stores[id.index()].as_ref();
+            store.is_some_and(|store| store.queue().is_some())
+        };
+        let queued = view.seats().iter().map(|seat| seat.id);
+        let queued = queued.filter(queues).collect();
         Self {
             view,
             stores,
             align,
+            queued,
             messages,
         }
     }
@@ -82,6 +93,14 @@ impl Live {
 
     pub(super) fn store(&self, id: MemberId) -> Option<&Arc<dyn Storage>> {
         self.stores[id.index()].as_ref()
+    }
+
+    /// Members that take this range without a thread that waits: its borders are blocks of them all.
+    pub(super) fn queued(&self, range: ByteRange) -> MemberSet {
+        match self.queued.is_empty() || (range.start() | range.end()) & (self.align - 1) != 0 {
+            true => MemberSet::EMPTY,
+            false => self.queued,
+        }
     }
 }
 
@@ -166,6 +185,11 @@ pub struct Pipeline {
     pub(super) unstarted: Unstarted,
     /// What is to be rewritten since a member could not read it.
     pub(super) repairs: Repairs,
+    /// Memory of requests that no thread waits for, and their number.
+    pub(super) slots: Arc<Pool>,
+    pub(super) flying: Arc<Flying>,
+    /// Itself, for who goes on on another thread.
+    pub(super) this: Weak<Self>,
     /// The names of the members by place, for the log.
     names: ArcSwap<Vec<String>>,
     /// What is known of members beside the View.
@@ -196,9 +220,9 @@ impl Pipeline {
         read_only: bool,
         home: Option<Journal>,
         params: Arc<Params>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let meters = Arc::<Meters>::default();
-        let pipeline = Self {
+        let pipeline = Arc::new_cyclic(|this| Self {
             geometry: live.view.geometry(),
             size: AtomicU64::new(live.view.geometry().size().0),
             gate: Gate::new(read_only),
@@ -208,6 +232,9 @@ impl Pipeline {
             meters,
             unstarted: Unstarted::default(),
             repairs: Repairs::default(),
+            slots: Arc::default(),
+            flying: Arc::default(),
+            this: Weak::clone(this),
             names: ArcSwap::default(),
             standing: Standing::default(),
             silent: AtomicU8::new(0),
@@ -222,7 +249,7 @@ impl Pipeline {
             announced: Arc::default(),
             messages: live.messages.clone(),
             live: ArcSwap::from_pointee(live),
-        };
+        });
         pipeline.set_home(home.map(Arc::new));
         pipeline
     }

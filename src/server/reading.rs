@@ -10,6 +10,7 @@ use crate::sync::swap::Guard;
 use super::Message;
 use super::meter::Asked;
 use super::pipeline::{EIO, Errno, Fenced, Live, Pipeline};
+use super::queued::Flight;
 use super::rescue::Held;
 use super::results::is_out_of_reach;
 use super::watch::Time;
@@ -30,12 +31,14 @@ pub(super) enum Pinned {
 /// A read under way.
 pub(super) struct Read {
     pinned: Pinned,
-    range: ByteRange,
+    pub(super) range: ByteRange,
     /// Members that have not answered it.
     tried: MemberSet,
     /// The last of them that was out of reach, and since when one was.
     lost: Option<(MemberId, Time)>,
     done: Answered,
+    /// While no thread waits for it.
+    pub(super) flight: Option<Flight>,
 }
 
 impl std::fmt::Debug for Read {
@@ -53,6 +56,7 @@ impl Read {
             tried: MemberSet::EMPTY,
             lost: None,
             done,
+            flight: None,
         }
     }
 
@@ -75,6 +79,13 @@ impl Read {
         self.lost = self.lost.or(Some((member, since)));
         let mut buf = AlignedBuf::zeroed(self.range.len() as usize);
         pipeline.go_on_reading(self, &mut buf);
+    }
+
+    /// A member has answered it.
+    pub(super) fn succeed(self, bytes: &[u8]) {
+        // Who hears that the epoch is over may lock the images.
+        drop(self.pinned);
+        (self.done)(Ok(bytes));
     }
 
     /// Nobody answers it any more.
@@ -104,7 +115,11 @@ impl Pipeline {
     pub(super) fn read_range(&self, range: ByteRange, buf: &mut [u8], done: Answered) {
         let live = self.live();
         if live.view().unmerged(range).is_none() {
-            return self.go_on_reading(Read::new(Pinned::Live(live), range, done), buf);
+            let read = Read::new(Pinned::Live(live), range, done);
+            if let Err(read) = self.begin_reading(read) {
+                self.go_on_reading(read, buf);
+            }
+            return;
         }
         // Who waits for a fence keeps no epoch alive.
         drop(live);
@@ -125,7 +140,7 @@ impl Pipeline {
     }
 
     /// The member that answers a read best, one that answers at all if there is one.
-    fn route(&self, read: &Read) -> Option<MemberId> {
+    pub(super) fn route(&self, read: &Read) -> Option<MemberId> {
         let load = |id: MemberId| self.reading[id.index()].load(Ordering::Relaxed);
         let prefer = self.preference(read.range);
         let silent = self.silent_members();
@@ -177,8 +192,7 @@ impl Pipeline {
                     if !makes!(StorageHeld) {
                         drop(store);
                     }
-                    drop(read.pinned);
-                    return (read.done)(Ok(buf));
+                    return read.succeed(buf);
                 }
                 Err(error) => self.read_failed(&mut read, (id, since), &error),
             }

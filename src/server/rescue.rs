@@ -15,10 +15,12 @@ use super::change::Change;
 use super::errand::Errand;
 use super::merging::Merge;
 use super::pipeline::{Live, Pipeline, WritePermit};
+use super::queued::{Flight, Joint};
 use super::reading::Read;
 use super::results::{Results, given_up};
 use super::shares::{Shares, Step};
 use super::watch::{Fate, Time};
+use crate::io::slots::Slot;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{ByteRange, MemberId, MemberSet};
 
@@ -26,6 +28,8 @@ use crate::set::{ByteRange, MemberId, MemberSet};
 #[derive(Debug)]
 pub(super) enum Held {
     Change(Change),
+    /// A member's part of a change that several have at once.
+    Part(Arc<Joint>),
     Read(Read),
     /// A read that merges its regions first.
     Merge(Merge),
@@ -40,8 +44,15 @@ pub(super) enum Held {
 }
 
 /// What is done in place of a thread.
-enum Rescue {
+pub(super) enum Rescue {
     Change(Change, MemberId),
+    /// A part that a member will not answer, and one that it has answered with an error.
+    Part(Arc<Joint>, MemberId),
+    Again(Arc<Joint>, MemberId, Arc<Slot>),
+    /// A change that all members have answered, some with errors.
+    Conclude(Change),
+    /// A read that a member has answered with an error.
+    ReadAgain(Read),
     Read(Read, MemberId, Time),
     Merge(Merge),
     Step(Step),
@@ -57,26 +68,32 @@ enum Rescue {
 }
 
 /// A change that has failed everywhere, as far as anybody knows.
-struct Failed {
+pub(super) struct Failed {
     live: Arc<Live>,
     range: ByteRange,
     results: Results,
     done: super::change::Changed,
+    _flight: Option<Flight>,
 }
 
 impl Failed {
-    /// The change keeps its fence in the call that it is in.
-    fn new(change: Change, member: MemberId) -> (WritePermit, Self) {
-        let mut results = change.results;
-        results.add(member, Err(given_up()));
-        for id in change.rest.iter() {
-            results.add(id, Err(given_up()));
+    /// What the member is in, and what it has not come to.
+    fn new(mut change: Change, member: MemberId) -> (WritePermit, Self) {
+        let rest = change.rest.or(change.queued);
+        for id in std::iter::once(member).chain(rest.iter()) {
+            change.results.add(id, Err(given_up()));
         }
+        Self::of(change)
+    }
+
+    /// The change keeps its fence in the calls that it is in.
+    pub(super) fn of(change: Change) -> (WritePermit, Self) {
         let failed = Self {
             live: Arc::clone(change.permit.live()),
             range: change.range,
-            results,
+            results: change.results,
             done: change.done,
+            _flight: change.flight,
         };
         (change.permit, failed)
     }
@@ -86,6 +103,10 @@ impl Rescue {
     fn run(self, pipeline: &Arc<Pipeline>) {
         match self {
             Self::Change(change, member) => change.go_on_without(member, pipeline),
+            Self::Part(joint, member) => pipeline.answered(&joint, member, Err(given_up())),
+            Self::Again(joint, member, slot) => pipeline.change_again(joint, member, &slot),
+            Self::Conclude(change) => pipeline.conclude(change),
+            Self::ReadAgain(read) => pipeline.read_again(read),
             Self::Read(read, member, since) => read.go_on_without((member, since), pipeline),
             Self::Merge(merge) => merge.begin_anew(pipeline),
             Self::Step(step) => step.give_back(pipeline),
@@ -98,6 +119,7 @@ impl Rescue {
                 range,
                 results,
                 done,
+                _flight,
             }) => {
                 let settled = pipeline.settle(&live, Some(range), &results);
                 drop(live);
@@ -139,6 +161,7 @@ impl Sweep {
                 change.secure();
                 Fate::Taken(Rescue::Change(change, member))
             }
+            Held::Part(joint) if gone => Fate::Taken(Rescue::Part(joint, member)),
             Held::Read(read) if gone || late && read.has_other(self.silent()) => {
                 Fate::Taken(Rescue::Read(read, member, since))
             }
@@ -198,6 +221,10 @@ impl Pipeline {
                 let (permit, failed) = Failed::new(change, id);
                 Fate::Left(Held::Left(permit), Rescue::Failed(failed))
             }
+            Held::Part(joint) if members.contains(id) => match joint.give_up(id) {
+                Some(failed) => Fate::Left(Held::Part(joint), Rescue::Failed(failed)),
+                None => Fate::Stays(Held::Part(joint)),
+            },
             Held::Read(read) if members.contains(id) => Fate::Taken(Rescue::Unread(read)),
             Held::Step(step) if members.contains(id) => {
                 let (permit, step) = step.leave();
@@ -219,7 +246,7 @@ impl Pipeline {
 
     /// Each on a thread of its own: the next member may not answer either. What gets no thread waits for the next
     /// look.
-    fn rescue(self: &Arc<Self>, rescued: Vec<Rescue>) {
+    pub(super) fn rescue(self: &Arc<Self>, rescued: Vec<Rescue>) {
         for rescue in rescued {
             let (hand, handed) = bounded(1);
             let pipeline = Arc::clone(self);

@@ -50,6 +50,7 @@ impl Running {
     /// [`Code::Io`] when the members could not be marked clean; the next mount merges them.
     pub fn stop(self) -> Result<()> {
         self.handle.pipeline.gate().close();
+        self.handle.pipeline.flying.wait();
         // A closed channel means that the thread has ended already; the join tells why.
         let _ = self.handle.messages.send(Message::Event(Event::Shutdown));
         let ended = self.thread.join();
@@ -106,12 +107,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let blocks = roster.generations();
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
-    let pipeline = Arc::new(Pipeline::new(
-        live,
-        mounting.read_only,
-        home.journal,
-        Arc::clone(&params),
-    ));
+    let pipeline = Pipeline::new(live, mounting.read_only, home.journal, Arc::clone(&params));
     let first = published(setup, &assembly, &set, mounting);
     let events = Chronicle::open(&setup.state_dir);
     let board = board((first, events), created, &pipeline);

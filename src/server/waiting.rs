@@ -1,7 +1,5 @@
 //! Requests for callers that wait for the outcome, and a copy inside the unit, which is a read and a write.
 
-use std::sync::Arc;
-
 use crate::sync::channel::bounded;
 
 use super::pipeline::{EIO, Errno, Pipeline};
@@ -64,21 +62,19 @@ impl Pipeline {
     ///
     /// Errors are those of a read and a write.
     pub fn copy_then(
-        self: &Arc<Self>,
+        &self,
         (from, to, len): (u64, u64, u64),
         done: impl FnOnce(Result<u64, Errno>) + Send + 'static,
     ) {
         let len = len.min(self.size().saturating_sub(from)).min(COPY_BYTES);
         let mut buf = AlignedBuf::zeroed(usize::try_from(len).unwrap_or_default());
-        let pipeline = Arc::clone(self);
-        let write = move |read: Result<&[u8], Errno>| match read {
+        // Waited for: who answers a read must not be held up by a write.
+        match self.read(from, &mut buf) {
             Err(error) => done(Err(error)),
             Ok(bytes) => {
-                let copied = bytes.len() as u64;
-                let done = move |written: Result<(), Errno>| done(written.map(|()| copied));
-                pipeline.write_then(to, bytes, Box::new(done));
+                let done = move |written: Result<(), Errno>| done(written.map(|()| bytes as u64));
+                self.write_then(to, &buf[..bytes], Box::new(done));
             }
-        };
-        self.read_then(from, &mut buf, Box::new(write));
+        }
     }
 }

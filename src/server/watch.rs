@@ -119,10 +119,20 @@ impl<T> Watch<T> {
     /// replaced: it must touch nothing of the request any more.
     pub(super) fn call<R>(
         &self,
-        (member, since): (MemberId, Time),
+        asked: (MemberId, Time),
         held: T,
         call: impl FnOnce(&Kept<'_, T>) -> R,
     ) -> (R, Option<T>) {
+        let kept = Kept {
+            watch: self,
+            ticket: self.begin(asked, held),
+        };
+        let result = call(&kept);
+        (result, self.end(kept.ticket))
+    }
+
+    /// As [`Self::call`], of a call that ends on another thread, with [`Self::end`].
+    pub(super) fn begin(&self, (member, since): (MemberId, Time), held: T) -> Ticket {
         let shard = SHARD.with(|shard| *shard);
         let number = {
             let mut calls = self.shard(shard);
@@ -139,18 +149,23 @@ impl<T> Watch<T> {
         };
         // Behind the lock: who fell asleep before it has seen the call.
         self.rouse_if_asleep();
-        let kept = Kept {
-            watch: self,
-            shard,
-            number,
-        };
-        let result = call(&kept);
-        let call = kept.take();
+        Ticket { shard, number }
+    }
+
+    /// A call has ended: what it has left, or nothing when that was taken.
+    pub(super) fn end(&self, ticket: Ticket) -> Option<T> {
+        let call = self.take(ticket);
         if call.as_ref().is_some_and(|call| call.left) {
             self.lost.fetch_sub(1, Ordering::Relaxed);
             self.stir();
         }
-        (result, call.and_then(|call| call.held))
+        call.and_then(|call| call.held)
+    }
+
+    fn take(&self, ticket: Ticket) -> Option<Call<T>> {
+        let mut calls = self.shard(ticket.shard);
+        let place = calls.calls.iter().position(|c| c.number == ticket.number)?;
+        Some(calls.calls.swap_remove(place))
     }
 
     fn shard(&self, at: usize) -> MutexGuard<'_, Calls<T>> {
@@ -279,30 +294,30 @@ impl<T> Watch<T> {
     }
 }
 
+/// Where a call is found in the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    shard: usize,
+    number: u64,
+}
+
 /// What a call has left in the table.
 #[derive(Debug)]
 pub(super) struct Kept<'a, T> {
     watch: &'a Watch<T>,
-    shard: usize,
-    number: u64,
+    ticket: Ticket,
 }
 
 impl<T> Kept<'_, T> {
     /// Whether it is there still.
     pub(super) fn is_there(&self) -> bool {
-        let calls = self.watch.shard(self.shard);
-        let own = |call: &&Call<T>| call.number == self.number;
+        let calls = self.watch.shard(self.ticket.shard);
+        let own = |call: &&Call<T>| call.number == self.ticket.number;
         calls
             .calls
             .iter()
             .find(own)
             .is_some_and(|call| call.held.is_some())
-    }
-
-    fn take(&self) -> Option<Call<T>> {
-        let mut calls = self.watch.shard(self.shard);
-        let place = calls.calls.iter().position(|c| c.number == self.number)?;
-        Some(calls.calls.swap_remove(place))
     }
 }
 
@@ -310,7 +325,7 @@ impl<T> Drop for Kept<'_, T> {
     /// A call that has panicked leaves nothing behind.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            drop(self.take());
+            drop(self.watch.take(self.ticket));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Detach and attach, again and again, under a load that checks what it reads.
 
-use crate::bed::{Fio, MIB, REGION, Unit, eventually};
+use crate::bed::{Fio, MIB, Plan, REGION, Unit, eventually};
 
-/// Cycles of the run under load.
+/// Cycles of a run under load.
 fn cycles() -> usize {
     let asked = std::env::var("SHADOWSET_CYCLES");
     asked.map_or(20, |text| {
@@ -12,10 +12,20 @@ fn cycles() -> usize {
 
 #[test]
 fn fio_sees_no_error_while_members_come_and_go() {
-    let mut unit = Unit::new(3, Fio::SPAN + MIB);
+    come_and_go(Plan::new(3, Fio::SPAN + MIB).mount(), cycles());
+}
+
+/// All of a request goes to them at once, and no thread waits for it.
+#[test]
+fn fio_sees_no_error_on_direct_members_either() {
+    let unit = Plan::new(3, Fio::SPAN + MIB).direct().mount();
+    come_and_go(unit, cycles() / 4);
+}
+
+fn come_and_go(mut unit: Unit, cycles: usize) {
     let device = unit.loop_device();
     let mut fio = Fio::start(&unit, &device);
-    for cycle in 0..cycles() {
+    for cycle in 0..cycles {
         let member = ["m1", "m2", "m3"][cycle % 3];
         unit.detach(member);
         let quiet = unit.checksum(member);

@@ -54,9 +54,20 @@ pub(crate) struct Unit {
 impl Bed {
     /// A new unit, started.
     pub(crate) fn new(members: usize, durability: Durability) -> Self {
+        Self::of(members, durability, Members::default())
+    }
+
+    /// As [`Self::new`], of members that answer later.
+    pub(crate) fn later(members: usize, durability: Durability) -> Self {
+        let mut watched = Members::default();
+        watched.later = true;
+        Self::of(members, durability, watched)
+    }
+
+    fn of(members: usize, durability: Durability, watched: Members) -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").expect("a tmpfs");
         let setup = setup(dir.path(), members, durability);
-        let watched = Arc::new(Members::default());
+        let watched = Arc::new(watched);
         watched.watch();
         let size = Bytes(BLOCKS as u64 * BLOCK);
         create::create(&setup, None, Some(size), false).expect("created");

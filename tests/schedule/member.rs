@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shadowset::io::{Seek, Storage, Zero};
+use shadowset::io::{Payload, Queue, Seek, Storage, Then, Zero};
 use shadowset::server::inspect;
-use shadowset::sync::world;
+use shadowset::sync::{thread, world};
 
 use super::bed::BLOCKS;
 use super::history::{Id, contents, id_of};
@@ -19,7 +19,11 @@ pub(crate) const BLOCK: u64 = 512;
 
 /// What is known of the members of a unit, whichever storage they have now.
 #[derive(Debug, Default)]
-pub(crate) struct Members([Watched; 3]);
+pub(crate) struct Members {
+    all: [Watched; 3],
+    /// Whether they answer later, on threads of their own.
+    pub(crate) later: bool,
+}
 
 /// What is known of one member.
 #[derive(Debug, Default)]
@@ -67,12 +71,12 @@ impl Members {
 
     /// From now on every write of a member fails.
     pub(crate) fn fail_writes(&self, place: usize, fails: bool) {
-        self.0[place].fails.store(fails, SeqCst);
+        self.all[place].fails.store(fails, SeqCst);
     }
 
     /// The next flush of a member fails.
     pub(crate) fn fail_flush(&self, place: usize) {
-        self.0[place].fails_flush.store(true, SeqCst);
+        self.all[place].fails_flush.store(true, SeqCst);
     }
 
     /// How often the image of a member was opened.
@@ -95,7 +99,7 @@ impl Members {
     }
 
     fn state(&self, place: usize) -> MutexGuard<'_, State> {
-        let state = self.0[place].state.lock();
+        let state = self.all[place].state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,7 +111,7 @@ fn place_of(path: &Path) -> usize {
     digit.expect("an image of a member") as usize - 1
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     place: usize,
     inner: Arc<dyn Storage>,
@@ -164,7 +168,7 @@ fn broken() -> io::Error {
 
 impl Member {
     fn watched(&self) -> &Watched {
-        &self.members.0[self.place]
+        &self.members.all[self.place]
     }
 }
 
@@ -251,5 +255,24 @@ impl Storage for Member {
 
     fn finds_holes(&self) -> bool {
         self.inner.finds_holes()
+    }
+
+    fn queue(&self) -> Option<&dyn Queue> {
+        self.members.later.then_some(self)
+    }
+}
+
+impl Queue for Member {
+    fn begin(&self, at: u64, len: usize, mut payload: Payload, then: Then) {
+        let member = self.clone();
+        thread::spawn(move || {
+            let outcome = match &mut payload {
+                Payload::Room(slot) => member.read_at(&mut slot[..len], at),
+                Payload::Data(slot) => member.write_at(&slot[..len], at),
+            };
+            drop(member);
+            world::step();
+            then(outcome, payload);
+        });
     }
 }

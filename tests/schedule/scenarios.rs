@@ -11,7 +11,7 @@ use super::explore::Scenario;
 
 /// Every scenario.
 pub(crate) const ALL: &[Scenario] = &[
-    CROWD, CYCLE, TWO, BROKEN, UNFLUSHED, FLUSHES, FULL, CANCELLED, STALL, SHUTDOWN,
+    CROWD, CYCLE, TWO, BROKEN, UNFLUSHED, FLUSHES, FULL, CANCELLED, STALL, SHUTDOWN, LATER, PARTS,
 ];
 
 const NONE: Duration = Duration::ZERO;
@@ -72,6 +72,41 @@ pub(crate) const BROKEN: Scenario = Scenario {
         let bed = Bed::new(2, Durability::Crash);
         let unit = &bed.unit;
         let threads = [unit.writer(3), unit.writer(3), unit.reader(2)];
+        unit.members.fail_writes(1, true);
+        // The others may be done.
+        assert!(unit.write(0, 2), "a source is left");
+        bed.until(|now| now.set.members[1].departed);
+        unit.members.fail_writes(1, false);
+        bed.bring_back(1);
+        join(threads);
+        bed.finish();
+    },
+};
+
+/// Members that answer later: one leaves and comes back, while many write the same blocks.
+pub(crate) const LATER: Scenario = Scenario {
+    name: "later",
+    haste: NONE,
+    run: || {
+        let bed = Bed::later(2, Durability::Crash);
+        let unit = &bed.unit;
+        let threads = [unit.crowd(3), unit.writer(3), unit.reader(3)];
+        let cut = bed.detach(1);
+        bed.attach(1, &cut);
+        bed.until_whole();
+        join(threads);
+        bed.finish();
+    },
+};
+
+/// Of members that have a write at the same time, one fails.
+pub(crate) const PARTS: Scenario = Scenario {
+    name: "parts",
+    haste: NONE,
+    run: || {
+        let bed = Bed::later(3, Durability::Crash);
+        let unit = &bed.unit;
+        let threads = [unit.crowd(3), unit.writer(3), unit.reader(2)];
         unit.members.fail_writes(1, true);
         // The others may be done.
         assert!(unit.write(0, 2), "a source is left");
@@ -230,4 +265,6 @@ explored! {
     a_copy_is_cancelled: CANCELLED;
     changes_wait_for_a_stall: STALL;
     a_stop_meets_work_under_way: SHUTDOWN;
+    members_answer_later: LATER;
+    a_member_fails_in_its_part: PARTS;
 }

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, Weak};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -12,7 +12,7 @@ use super::super::pipeline::{Errno, Live, Stores};
 use super::super::setup::{Durability, MemberSetup, Protect, Setup, default_scb};
 use super::super::{create, start};
 use super::*;
-use crate::io::{IoMode, Seek, Storage, Zero, sys};
+use crate::io::{IoMode, Payload, Queue, Seek, Storage, Then, Zero, sys};
 use crate::server::params::{Params, Values};
 use crate::server::setup::Mounting;
 use crate::set::{Bytes, Verdict};
@@ -37,6 +37,10 @@ struct Memory {
     goes_on: Condvar,
     calls: AtomicUsize,
     cannot_read: AtomicBool,
+    /// Whether it answers later; then itself, for the threads that it answers on.
+    later: Option<Weak<Self>>,
+    /// What is asked for later comes to nothing.
+    cannot_queue: AtomicBool,
 }
 
 impl Memory {
@@ -112,6 +116,26 @@ impl Storage for Memory {
     fn finds_holes(&self) -> bool {
         false
     }
+
+    fn queue(&self) -> Option<&dyn Queue> {
+        self.later.is_some().then_some(self)
+    }
+}
+
+impl Queue for Memory {
+    fn begin(&self, at: u64, len: usize, mut payload: Payload, then: Then) {
+        let member = self.later.as_ref().and_then(Weak::upgrade);
+        let member = member.expect("it is there");
+        std::thread::spawn(move || {
+            let outcome = match &mut payload {
+                _ if member.cannot_queue.load(SeqCst) => Err(io::Error::other("a part only")),
+                Payload::Room(slot) => member.read_at(&mut slot[..len], at),
+                Payload::Data(slot) => member.write_at(&slot[..len], at),
+            };
+            drop(member);
+            then(outcome, payload);
+        });
+    }
 }
 
 /// A data path that is watched.
@@ -123,16 +147,20 @@ struct Bed {
 
 impl Bed {
     fn new(members: usize) -> Self {
-        let view = view_of(members);
-        let members: Vec<Arc<Memory>> = (0..members)
-            .map(|_| {
-                let bytes = Mutex::new(vec![1; SIZE as usize]);
-                Arc::new(Memory {
-                    bytes,
-                    ..Memory::default()
-                })
+        Self::of(&vec![false; members])
+    }
+
+    /// Members of which some answer later.
+    fn of(later: &[bool]) -> Self {
+        let view = view_of(later.len());
+        let member = |later: &bool| {
+            Arc::new_cyclic(|this| Memory {
+                bytes: Mutex::new(vec![1; SIZE as usize]),
+                later: later.then(|| Weak::clone(this)),
+                ..Memory::default()
             })
-            .collect();
+        };
+        let members: Vec<Arc<Memory>> = later.iter().map(member).collect();
         let mut stores = Stores::default();
         for (store, member) in stores.iter_mut().zip(&members) {
             *store = Some(Arc::clone(member) as Arc<dyn Storage>);
@@ -140,7 +168,7 @@ impl Bed {
         let (messages, inbox) = unbounded();
         let live = Live::new(view, &stores, messages);
         let params = Arc::new(Params::new(Values::default()));
-        let pipeline = Arc::new(Pipeline::new(live, false, None, params));
+        let pipeline = Pipeline::new(live, false, None, params);
         let watched = Arc::clone(&pipeline);
         std::thread::spawn(move || watched.keep_watch());
         Self {
@@ -374,4 +402,92 @@ fn nobody_has_to_leave_before_another_source_has_answered() {
     bed.hears("GivenUp(MemberId(0)");
     bed.pipeline.give_up(id(0));
     assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+}
+
+#[test]
+fn members_that_answer_later_have_a_write_at_the_same_time() {
+    let bed = Bed::of(&[true, true, true]);
+    bed.members[0].hang(true);
+    bed.members[1].hang(true);
+    let written = bed.write(0);
+    bed.members.iter().for_each(|member| member.is_called(1));
+    bed.pipeline.give_up(id(0));
+    assert!(written.try_recv().is_err(), "one has not answered");
+    bed.pipeline.give_up(id(1));
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert_eq!(bed.members[2].first(), 7);
+    bed.hears("Failed");
+}
+
+#[test]
+fn who_answers_later_comes_behind_who_is_waited_for() {
+    let bed = Bed::of(&[true, false]);
+    bed.members[1].hang(true);
+    let written = bed.write(0);
+    bed.members[1].is_called(1);
+    assert_eq!(bed.members[0].calls.load(SeqCst), 0);
+    bed.pipeline.give_up(id(1));
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert_eq!(bed.members[0].first(), 7);
+}
+
+/// A member that is a member still may write what was given up, so nobody else may write there before it has (I4).
+#[test]
+fn a_part_that_was_given_up_stays_fenced_until_it_returns() {
+    let bed = Bed::of(&[true, true]);
+    bed.members.iter().for_each(|member| member.hang(true));
+    let first = bed.write(0);
+    bed.hears("Silent");
+    bed.abort(&[0, 1]);
+    assert!(first.recv_timeout(SOON).is_ok());
+    bed.members[1].hang(false);
+    eventually(|| !bed.pipeline.is_dead());
+    let second = bed.write(0);
+    assert!(second.recv_timeout(Duration::from_secs(1)).is_err());
+    let calls = [0, 1].map(|at| bed.members[at].calls.load(SeqCst));
+    assert_eq!(calls, [1, 1], "nobody is asked before");
+    bed.members[0].hang(false);
+    assert_eq!(second.recv_timeout(SOON), Ok(Ok(())));
+    assert_eq!((bed.members[0].first(), bed.members[1].first()), (7, 7));
+}
+
+#[test]
+fn what_cannot_be_done_later_is_waited_for() {
+    let bed = Bed::of(&[true, true]);
+    bed.members[1].cannot_queue.store(true, SeqCst);
+    assert_eq!(bed.write(0).recv_timeout(SOON), Ok(Ok(())));
+    assert_eq!((bed.members[0].first(), bed.members[1].first()), (7, 7));
+    assert!(!bed.has_heard("Failed"), "nothing has failed");
+    // As if others read them too: who reads alone waits itself.
+    let busy = |readers| {
+        let loads = bed.pipeline.reading.iter();
+        loads.for_each(|load| load.store(readers, SeqCst));
+    };
+    for place in [0, 1] {
+        busy(3);
+        bed.pipeline.reading[place].store(2, SeqCst);
+        let before = bed.members[place].calls.load(SeqCst);
+        assert_eq!(bed.read(0).recv_timeout(SOON), Ok(Ok(4096)));
+        assert_eq!(bed.members[place].calls.load(SeqCst), before + 1);
+    }
+    busy(0);
+}
+
+#[test]
+fn a_read_of_a_member_that_answers_later_goes_on_with_another() {
+    let bed = Bed::of(&[true, true]);
+    let [first, second] = [0, 1].map(|at| &bed.pipeline.reading[at]);
+    first.store(1, SeqCst);
+    second.store(9, SeqCst);
+    bed.members[0].hang(true);
+    let read = bed.read(0);
+    bed.members[0].is_called(1);
+    assert_eq!(
+        read.recv_timeout(SOON),
+        Ok(Ok(4096)),
+        "the other one answers"
+    );
+    bed.members[0].hang(false);
+    eventually(|| first.load(SeqCst) == 1);
+    bed.pipeline.flying.wait();
 }
