@@ -9,7 +9,7 @@ use std::io;
 use super::Message;
 use super::copier::STEP_BYTES;
 use super::errand::{Hold, Stop};
-use super::results::{Results, given_up};
+use super::results::Results;
 use crate::io::Seek;
 use crate::io::aligned::AlignedBuf;
 use crate::set::geometry::BLOCK_BYTES;
@@ -298,18 +298,8 @@ fn write(hold: &mut Hold<'_>, job: &Job<'_>, results: &mut Results) -> Result<()
 
 /// Flushes the members that were written: each once, on its lane.
 fn flush(hold: &mut Hold<'_>, results: &mut Results) -> Result<(), Stop> {
-    let (pipeline, live) = (hold.pipeline, hold.live()?);
-    let of = |place| MemberId::new(place).and_then(|id| live.store(id).cloned());
-    let stores = std::array::from_fn(of);
-    let asked = pipeline.asked(results.good);
-    let flushed = pipeline.lanes().flush(stores, asked, &pipeline.watch);
-    for id in flushed.failed.iter() {
-        let error = match flushed.media.contains(id) {
-            true => io::Error::from_raw_os_error(libc::EIO),
-            false => given_up(),
-        };
-        results.add(id, Err(error));
-    }
+    let flushed = hold.pipeline.flush_of(hold.live()?, results.good);
+    results.add_flushed(flushed);
     Ok(())
 }
 

@@ -1,4 +1,7 @@
 //! Lanes: one thread per member for what takes long on a device, so that members flush at once.
+//!
+//! The system tells of lost writes once: a flush behind one that has failed would succeed without them. So the lane keeps
+//! a failure until it is settled who leaves for it, and all flushes meanwhile fail by it (I10).
 
 use crate::sync::Instant;
 use crate::sync::thread;
@@ -20,7 +23,35 @@ use crate::set::{MemberId, MemberSet};
 
 type Job = Box<dyn FnOnce() + Send>;
 /// Called once with what became of a flush.
-type Report = Box<dyn FnOnce(io::Result<()>) + Send>;
+type Report = Box<dyn FnOnce(Result<(), Unflushed>) + Send>;
+
+/// Why a flush of a member failed.
+#[derive(Debug)]
+pub(super) struct Unflushed {
+    pub(super) error: io::Error,
+    /// The number of the failure on the lane of its member. A result may come late: it settles this failure and those
+    /// before it, and none that came since. 0 where the flush is waited for no longer: that settles nothing.
+    pub(super) ticket: u64,
+}
+
+impl Unflushed {
+    fn given_up() -> Self {
+        Self {
+            error: given_up(),
+            ticket: 0,
+        }
+    }
+
+    /// The same once more.
+    fn again(&self) -> Self {
+        let number = self.error.raw_os_error();
+        let kind = || self.error.kind().into();
+        Self {
+            error: number.map_or_else(kind, io::Error::from_raw_os_error),
+            ticket: self.ticket,
+        }
+    }
+}
 
 /// Which members are flushed.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +75,10 @@ struct Lane {
     last: u64,
     /// Who waits for which flush, and since when.
     waiting: VecDeque<(u64, Time, Report)>,
-    /// Why its last flush failed, until it is settled who leaves: the system tells of lost writes once, and the next
-    /// flush would succeed without them (I10).
-    failed: Option<io::Error>,
+    /// Flushes that have failed, ever.
+    failures: u64,
+    /// The last of them, until it is settled who leaves.
+    failed: Option<Unflushed>,
 }
 
 impl std::fmt::Debug for Lane {
@@ -63,13 +95,11 @@ impl Lane {
         self.waiting.remove(place).map(|(.., report)| report)
     }
 
-    /// Takes who waits for a flush that has ended.
-    fn end(&mut self, number: u64, outcome: &io::Result<()>) -> Option<Report> {
-        let report = self.take(number)?;
-        if let Err(error) = outcome {
-            self.failed = Some(same(error));
-        }
-        Some(report)
+    /// A flush has failed, whether anybody waits for it still or not.
+    fn fail(&mut self, error: io::Error) -> Unflushed {
+        self.failures += 1;
+        let ticket = self.failures;
+        self.failed.insert(Unflushed { error, ticket }).again()
     }
 }
 
@@ -89,7 +119,7 @@ impl Lanes {
         });
         let mut results = Results::default();
         for (id, outcome) in outcomes {
-            results.add(id, outcome);
+            results.add_flush(id, outcome);
             if makes!(FlushHalfAwaited) {
                 break;
             }
@@ -97,24 +127,23 @@ impl Lanes {
         results
     }
 
-    /// Flushes the members in the background; `done` gets those that failed, and those of them that did by an error
-    /// of their medium.
+    /// Flushes the members in the background; `done` gets what came of it.
     pub(super) fn flush_later(
         &self,
         stores: Stores,
         members: Flushed,
         watch: &Watch<Held>,
-        done: impl FnOnce((MemberSet, MemberSet)) + Send + 'static,
+        done: impl FnOnce(Results) + Send + 'static,
     ) {
         assert!(!members.all.is_empty(), "I2: a flush of no member");
         let batch = Mutex::new((members.all.len(), Results::default(), Some(done)));
         self.start(stores, members, watch, move |id, outcome| {
             let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
             let (left, results, done) = &mut *batch;
-            results.add(id, outcome);
+            results.add_flush(id, outcome);
             *left -= 1;
             if let Some(done) = done.take_if(|_| *left == 0) {
-                done((results.failed, results.media));
+                done(std::mem::take(results));
             }
         });
     }
@@ -127,12 +156,12 @@ impl Lanes {
         mut stores: Stores,
         members: Flushed,
         watch: &Watch<Held>,
-        report: impl Fn(MemberId, io::Result<()>) + Send + Sync + 'static,
+        report: impl Fn(MemberId, Result<(), Unflushed>) + Send + Sync + 'static,
     ) {
         let report = Arc::new(report);
         for id in members.all.iter() {
             if members.lost.contains(id) {
-                report(id, Err(given_up()));
+                report(id, Err(Unflushed::given_up()));
                 continue;
             }
             let (store, report) = (stores[id.index()].take(), Arc::clone(&report));
@@ -149,14 +178,15 @@ impl Lanes {
             let meters = Arc::clone(&self.meters);
             let job: Job = Box::new(move || {
                 let begun = Instant::now();
-                let failed = lock(&lane).failed.as_ref().map(same);
+                let failed = lock(&lane).failed.as_ref().map(Unflushed::again);
                 let outcome = match failed.filter(|_| !makes!(FlushTriedAgain)) {
-                    Some(error) => Err(error),
-                    None => flush(store.as_deref()),
+                    Some(failed) => Err(failed),
+                    // Before the storage is let go of: behind that its member may come back with a new one.
+                    None => flush(store.as_deref()).map_err(|error| lock(&lane).fail(error)),
                 };
                 meters.ended(id, Asked::Flush, begun);
                 drop(store);
-                let report = lock(&lane).end(number, &outcome);
+                let report = lock(&lane).take(number);
                 if let Some(report) = report {
                     report(outcome);
                 }
@@ -167,11 +197,18 @@ impl Lanes {
         }
     }
 
-    /// It is settled what a failure of these members means: who is a member still is flushed again.
-    pub(super) fn settled(&self, members: MemberSet) {
-        for id in members.iter() {
-            lock(&self.lanes[id.index()]).failed = None;
+    /// It is settled what the failures of these flushes mean: who is a member still is flushed again.
+    pub(super) fn settled(&self, results: &Results) {
+        for (id, ticket) in results.tickets() {
+            lock(&self.lanes[id.index()])
+                .failed
+                .take_if(|failed| failed.ticket <= ticket);
         }
+    }
+
+    /// A member has come back: what failed on it before was settled when it left.
+    pub(super) fn welcome(&self, id: MemberId) {
+        lock(&self.lanes[id.index()]).failed = None;
     }
 
     /// When the oldest flush of each member began that has not ended.
@@ -196,7 +233,7 @@ impl Lanes {
             std::mem::take(&mut lane.waiting)
         };
         for (.., report) in given_back {
-            report(Err(given_up()));
+            report(Err(Unflushed::given_up()));
         }
     }
 
@@ -223,15 +260,12 @@ fn lock(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
     lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The error once more.
-fn same(error: &io::Error) -> io::Error {
-    let number = error.raw_os_error();
-    number.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
-}
-
 fn flush(store: Option<&dyn Storage>) -> io::Result<()> {
     match store {
         Some(store) => store.flush(),
         None => Err(not_open()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,9 @@ pub use start::{Running, start};
 
 use crate::sync::channel::Sender;
 
-use crate::set::{ByteRange, Event, Failure, MemberId, MemberSet, Refusal, Stamp, Verdict};
+use crate::set::{
+    ByteRange, Event, Failure, FlushId, MemberId, MemberSet, Refusal, Stamp, Verdict,
+};
 
 /// What the control thread is told.
 pub(crate) enum Message {
@@ -85,6 +87,8 @@ pub(crate) enum Message {
     Request(Request, Done),
     /// Something has happened.
     Event(Event),
+    /// A flush of the set's own has ended.
+    Flushed(FlushId, Box<results::Results>),
     /// All calls of a member that has left may have returned.
     Returned,
     /// A member could not read a range.

@@ -498,10 +498,7 @@ impl Pipeline {
             return Ok(());
         }
         let verdict = asked.ok().and_then(|()| verdict.recv().ok());
-        // A write tells nothing of a flush that failed before it.
-        if range.is_none() {
-            self.lanes.settled(failed);
-        }
+        self.lanes.settled(results);
         match verdict {
             Some(Verdict::Acknowledge) => Ok(()),
             Some(Verdict::Fail) | None => Err(results.errno()),
@@ -524,14 +521,18 @@ impl Pipeline {
         let live = self.live.load();
         // Behind the View: the gate is closed before one is published that is not durable.
         self.gate.pass_flush()?;
-        let members = live.view.writers();
-        let asked = self.asked(members);
-        let results = self.lanes.flush(live.stores.clone(), asked, &self.watch);
+        let results = self.flush_of(&live, live.view.writers());
         self.settle(&live, None, &results)?;
         match self.lost.swap(false, Ordering::AcqRel) {
             true => Err(EIO),
             false => Ok(()),
         }
+    }
+
+    /// Flushes members, each on its lane, and waits for all of them.
+    pub(super) fn flush_of(&self, live: &Live, members: MemberSet) -> Results {
+        let asked = self.asked(members);
+        self.lanes.flush(live.stores.clone(), asked, &self.watch)
     }
 
     /// The next flush of an application fails. Before the lanes flush again, so that none slips through (I10).

@@ -7,6 +7,7 @@
 use crate::sync::thread;
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use super::Message;
@@ -97,18 +98,16 @@ impl Pipeline {
         let Held::Step(step) = hold.into_held() else {
             return;
         };
-        let outcome = match repaired {
+        let mut results = match repaired {
             // Nobody else has it: nothing is known of the member that is worse than of all.
             Err(_) | Ok(None) => return,
-            Ok(Some(outcome)) => outcome,
+            Ok(Some(results)) => results,
         };
-        if outcome.is_ok() {
+        if results.failed.is_empty() {
             let repaired = Event::ReadRepaired(member, range);
             let _ = self.messages.send(Message::Event(repaired));
             return;
         }
-        let mut results = Results::default();
-        results.add(member, outcome);
         let live = step.permit().live();
         for id in live.view().sources().iter().filter(|id| *id != member) {
             results.good.insert(id);
@@ -123,37 +122,44 @@ fn rewrite(
     hold: &mut Hold<'_>,
     member: MemberId,
     range: ByteRange,
-) -> Result<Option<std::io::Result<()>>, Stop> {
-    let mut tried = MemberSet::EMPTY;
-    tried.insert(member);
-    let (mut bytes, mut back) = (
-        AlignedBuf::zeroed(range.len() as usize),
-        AlignedBuf::zeroed(range.len() as usize),
-    );
+) -> Result<Option<Results>, Stop> {
+    let Some(bytes) = read_elsewhere(hold, member, range)? else {
+        return Ok(None);
+    };
+    let mut results = Results::default();
+    let written = hold.call(member, |store| store.write_at(&bytes, range.start()))?;
+    results.add(member, written);
+    results.add_flushed(hold.flush(results.good)?);
+    if !results.good.is_empty() {
+        let mut back = AlignedBuf::zeroed(bytes.len());
+        let read = hold.call(member, |store| {
+            store.forget(range.start(), range.len());
+            store.read_at(&mut back, range.start())
+        })?;
+        let differs = || io::Error::other("it reads other bytes than were written");
+        let same = read.and_then(|()| (*back == *bytes).then_some(()).ok_or_else(differs));
+        results.add(member, same);
+    }
+    Ok(Some(results))
+}
+
+/// What another source has in a range, if one can read it.
+fn read_elsewhere(
+    hold: &mut Hold<'_>,
+    member: MemberId,
+    range: ByteRange,
+) -> Result<Option<AlignedBuf>, Stop> {
+    let mut tried: MemberSet = [member].into_iter().collect();
+    let mut bytes = AlignedBuf::zeroed(range.len() as usize);
     loop {
         let planned = hold.permit()?.live().view().plan_read(range, tried, |_| 0);
         let Some(source) = planned else {
             return Ok(None);
         };
-        if hold
-            .call(source, |store| store.read_at(&mut bytes, range.start()))?
-            .is_ok()
-        {
-            break;
+        let read = hold.call(source, |store| store.read_at(&mut bytes, range.start()))?;
+        if read.is_ok() {
+            return Ok(Some(bytes));
         }
         tried.insert(source);
     }
-    let written = hold.call(member, |store| {
-        store.write_at(&bytes, range.start())?;
-        store.flush()?;
-        store.forget(range.start(), range.len());
-        store.read_at(&mut back, range.start())?;
-        match *back == *bytes {
-            true => Ok(()),
-            false => Err(std::io::Error::other(
-                "it reads other bytes than were written",
-            )),
-        }
-    })?;
-    Ok(Some(written))
 }

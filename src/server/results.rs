@@ -2,18 +2,21 @@
 
 use std::io;
 
+use super::lane::Unflushed;
 use super::pipeline::Errno;
 use crate::set::{MemberId, MemberSet};
 
 /// What came of a request on each member.
 #[derive(Debug, Default)]
-pub(super) struct Results {
+pub(crate) struct Results {
     pub(super) good: MemberSet,
     pub(super) failed: MemberSet,
     /// Those that failed by an error of their medium.
     pub(super) media: MemberSet,
     /// What those answered, the first one first.
     errors: Vec<(MemberId, io::Error)>,
+    /// The failures of flushes among these.
+    tickets: Vec<(MemberId, u64)>,
 }
 
 impl Results {
@@ -29,6 +32,27 @@ impl Results {
                 self.errors.push((id, error));
             }
         }
+    }
+
+    pub(super) fn add_flush(&mut self, id: MemberId, outcome: Result<(), Unflushed>) {
+        let outcome = outcome.map_err(|failed| {
+            self.tickets.push((id, failed.ticket));
+            failed.error
+        });
+        self.add(id, outcome);
+    }
+
+    /// The failures of flushes among these, each with its number.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = (MemberId, u64)> + '_ {
+        self.tickets.iter().copied()
+    }
+
+    /// Takes in what came of a flush of the members that are good so far.
+    pub(super) fn add_flushed(&mut self, flushed: Self) {
+        for (id, error) in flushed.errors {
+            self.add(id, Err(error));
+        }
+        self.tickets.extend(flushed.tickets);
     }
 
     pub(super) fn errno(&self) -> Errno {

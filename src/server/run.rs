@@ -202,12 +202,11 @@ impl Runner {
             Message::Request(request, done) => self.queue.push_back((request, done)),
             Message::Event(event) => {
                 self.note_end(&event);
-                let failed = match &event {
-                    Event::Flushed(_, failed, _) => *failed,
-                    _ => MemberSet::EMPTY,
-                };
                 self.feed(event);
-                self.pipeline.lanes().settled(failed);
+            }
+            Message::Flushed(id, results) => {
+                self.feed(Event::Flushed(id, results.failed, results.media));
+                self.pipeline.lanes().settled(&results);
             }
             Message::Returned => self.notice_returns(),
             Message::ReadFailed(id, range) => {
@@ -498,8 +497,7 @@ impl Runner {
         seat.released = false;
         seat.turns += 1;
         self.pipeline.welcome(id);
-        // What failed on it before was settled when it left.
-        self.pipeline.lanes().settled([id].into_iter().collect());
+        self.pipeline.lanes().welcome(id);
         self.stores[id.index()] = Some(storage(image));
     }
 
@@ -516,9 +514,8 @@ impl Runner {
 
     fn flush(&self, id: FlushId, members: MemberSet) {
         let messages = self.messages.clone();
-        let done = move |failed| {
-            let (failed, media) = failed;
-            let _ = messages.send(Message::Event(Event::Flushed(id, failed, media)));
+        let done = move |results| {
+            let _ = messages.send(Message::Flushed(id, Box::new(results)));
         };
         let pipeline = &self.pipeline;
         let (lanes, asked) = (pipeline.lanes(), pipeline.asked(members));

@@ -9,7 +9,7 @@ use std::io;
 use super::Message;
 use super::pipeline::{Pipeline, WritePermit};
 use super::rescue::Held;
-use super::results::{is_out_of_reach, not_open};
+use super::results::{Results, is_out_of_reach, not_open};
 use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Storage, Zero};
 use crate::set::{ByteRange, MemberId, MemberSet};
@@ -85,6 +85,11 @@ impl<'a> Hold<'a> {
             watch.answered(id);
         }
         Ok(outcome)
+    }
+
+    /// Flushes members, each on its lane.
+    pub(super) fn flush(&self, members: MemberSet) -> Result<Results, Stop> {
+        Ok(self.pipeline.flush_of(self.permit()?.live(), members))
     }
 
     /// Whether a member finds holes; this calls nobody.

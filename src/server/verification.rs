@@ -309,4 +309,4 @@ fn members(mut is: impl FnMut(usize) -> bool) -> MemberSet {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -21,7 +21,7 @@ const SIZE: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until something is so; some of it takes its ten seconds.
-fn eventually(so: impl Fn() -> bool) {
+pub(in crate::server) fn eventually(so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !so() {
         assert!(begun.elapsed() < SOON, "it should have happened by now");
@@ -31,7 +31,7 @@ fn eventually(so: impl Fn() -> bool) {
 
 /// A member in memory.
 #[derive(Debug, Default)]
-struct Memory {
+pub(in crate::server) struct Memory {
     bytes: Mutex<Vec<u8>>,
     hangs: Mutex<bool>,
     goes_on: Condvar,
@@ -41,10 +41,12 @@ struct Memory {
     later: Option<Weak<Self>>,
     /// What is asked for later comes to nothing.
     cannot_queue: AtomicBool,
+    /// The next flush fails; the one behind it does not say so.
+    pub(in crate::server) fails_flush: AtomicBool,
 }
 
 impl Memory {
-    fn hang(&self, hangs: bool) {
+    pub(in crate::server) fn hang(&self, hangs: bool) {
         *self.hangs.lock().expect("no panic") = hangs;
         self.goes_on.notify_all();
     }
@@ -61,7 +63,7 @@ impl Memory {
     }
 
     /// Waits for so many calls.
-    fn is_called(&self, calls: usize) {
+    pub(in crate::server) fn is_called(&self, calls: usize) {
         eventually(|| self.calls.load(SeqCst) >= calls);
     }
 }
@@ -106,7 +108,10 @@ impl Storage for Memory {
 
     fn flush(&self) -> io::Result<()> {
         self.answer();
-        Ok(())
+        match self.fails_flush.swap(false, SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
     }
 
     fn seek(&self, at: u64, _what: Seek) -> io::Result<Option<u64>> {
@@ -139,14 +144,16 @@ impl Queue for Memory {
 }
 
 /// A data path that is watched.
-struct Bed {
-    pipeline: Arc<Pipeline>,
-    members: Vec<Arc<Memory>>,
+pub(in crate::server) struct Bed {
+    pub(in crate::server) pipeline: Arc<Pipeline>,
+    pub(in crate::server) members: Vec<Arc<Memory>>,
     heard: Arc<Mutex<Vec<String>>>,
+    /// Who holds it holds all verdicts back.
+    pub(in crate::server) verdicts: Arc<Mutex<()>>,
 }
 
 impl Bed {
-    fn new(members: usize) -> Self {
+    pub(in crate::server) fn new(members: usize) -> Self {
         Self::of(&vec![false; members])
     }
 
@@ -171,10 +178,12 @@ impl Bed {
         let pipeline = Pipeline::new(live, false, None, params);
         let watched = Arc::clone(&pipeline);
         std::thread::spawn(move || watched.keep_watch());
+        let verdicts = Arc::default();
         Self {
             pipeline,
             members,
-            heard: control(inbox),
+            heard: control(inbox, Arc::clone(&verdicts)),
+            verdicts,
         }
     }
 
@@ -183,7 +192,7 @@ impl Bed {
         heard.iter().any(|heard| heard.starts_with(what))
     }
 
-    fn hears(&self, what: &str) {
+    pub(in crate::server) fn hears(&self, what: &str) {
         eventually(|| self.has_heard(what));
     }
 
@@ -221,7 +230,7 @@ impl Drop for Bed {
     }
 }
 
-fn id(at: usize) -> MemberId {
+pub(in crate::server) fn id(at: usize) -> MemberId {
     MemberId::new(at).expect("a place")
 }
 
@@ -258,21 +267,20 @@ fn view_of(members: usize) -> crate::set::View {
 }
 
 /// Says yes to everything, and notes what it hears.
-fn control(inbox: Receiver<Message>) -> Arc<Mutex<Vec<String>>> {
+fn control(inbox: Receiver<Message>, verdicts: Arc<Mutex<()>>) -> Arc<Mutex<Vec<String>>> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&heard);
     std::thread::spawn(move || {
         for message in inbox {
-            let note = match message {
-                Message::Failed(_, answer) => {
-                    let _ = answer.send(Verdict::Acknowledge);
-                    "Failed".to_owned()
-                }
-                Message::ReadFailed(id, _) => format!("ReadFailed {}", id.index()),
-                Message::Event(event) => format!("{event:?}"),
+            let (note, answer) = match message {
+                Message::Failed(_, answer) => ("Failed".to_owned(), Some(answer)),
+                Message::ReadFailed(id, _) => (format!("ReadFailed {}", id.index()), None),
+                Message::Event(event) => (format!("{event:?}"), None),
                 _ => continue,
             };
             notes.lock().expect("no panic").push(note);
+            let _verdict = verdicts.lock();
+            let _ = answer.map(|answer| answer.send(Verdict::Acknowledge));
         }
     });
     heard
