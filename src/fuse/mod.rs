@@ -4,6 +4,7 @@ mod dissolver;
 mod face;
 mod handles;
 mod inode;
+mod losses;
 mod manager;
 mod notifier;
 mod openers;

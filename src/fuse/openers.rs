@@ -39,10 +39,19 @@ impl Default for Openers {
 impl Openers {
     /// Notes an open by a thread; the answer is the handle's number.
     pub(super) fn opened(&self, pid: u32) -> u64 {
-        let number = self.next.fetch_add(1, Relaxed) & u64::from(u32::MAX);
+        let number = self.number();
         self.slot(number)
             .store(number << 32 | u64::from(pid), Relaxed);
         UNIT_HANDLE | number
+    }
+
+    /// The number of the handle of an open that truncates nothing.
+    pub(super) fn opened_to_read(&self) -> u64 {
+        UNIT_HANDLE | self.number()
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed) & u64::from(u32::MAX)
     }
 
     /// Forgets the open of a handle that is used: a truncation would have come before.

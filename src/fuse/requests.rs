@@ -133,14 +133,13 @@ impl Filesystem for Face {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.attend();
         match Inode::of(ino) {
-            // The set is being dissolved.
-            Some(Inode::Unit) if !self.unit.opens().enter() => reply.error(Errno::ENODEV),
             Some(Inode::Unit) => {
-                let number = match flags.acc_mode() {
-                    OpenAccMode::O_RDONLY => 0,
-                    _ => self.unit.opened(req.pid()),
-                };
-                reply.opened(FileHandle(number), UNIT_FLAGS);
+                let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+                match self.unit.open(req.pid(), writes) {
+                    Some(number) => reply.opened(FileHandle(number), UNIT_FLAGS),
+                    // The set is being dissolved.
+                    None => reply.error(Errno::ENODEV),
+                }
             }
             Some(Inode::Control(node)) => match self.open_node(req, node, flags) {
                 Ok(number) => reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO),
@@ -225,20 +224,17 @@ impl Filesystem for Face {
     ) {
         self.attend();
         match ino.0 {
-            UNIT => {
-                self.unit.used(fh.0);
-                self.unit.opens().leave();
-            }
+            UNIT => self.unit.close(fh.0),
             _ => self.handles.remove(fh.0),
         }
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.attend();
         if ino.0 == UNIT {
             return self.elsewhere(move |unit, busy| {
-                let flushed = unit.flush();
+                let flushed = unit.flush(fh.0);
                 drop(busy);
                 empty(reply, flushed);
             });

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::losses::Losses;
 use super::openers::Openers;
 use crate::io::aligned::AlignedBuf;
 use crate::io::{Seek, Zero};
@@ -64,6 +65,7 @@ pub(super) struct Unit {
     written: AtomicU64,
     openers: Openers,
     opens: Opens,
+    losses: Losses,
 }
 
 impl std::fmt::Debug for Unit {
@@ -83,6 +85,7 @@ impl Unit {
             written: AtomicU64::new(mounted.0),
             openers: Openers::default(),
             opens: Opens::default(),
+            losses: Losses::default(),
         }
     }
 
@@ -122,9 +125,24 @@ impl Unit {
         &self.opens
     }
 
-    /// Notes an open for writing; the answer is the handle's number.
-    pub(super) fn opened(&self, pid: u32) -> u64 {
-        self.openers.opened(pid)
+    /// Notes an open; the answer is the handle's number. None when the unit has been closed for good.
+    pub(super) fn open(&self, pid: u32, writes: bool) -> Option<u64> {
+        if !self.opens.enter() {
+            return None;
+        }
+        let handle = match writes {
+            true => self.openers.opened(pid),
+            false => self.openers.opened_to_read(),
+        };
+        self.losses.opened(handle);
+        Some(handle)
+    }
+
+    /// Notes that a handle is closed.
+    pub(super) fn close(&self, handle: u64) {
+        self.used(handle);
+        self.losses.closed(handle);
+        self.opens.leave();
     }
 
     /// Notes that a handle is used for something else than the truncation of its open.
@@ -213,10 +231,14 @@ impl Unit {
         })
     }
 
-    /// Makes everything durable.
-    pub(super) fn flush(&self) -> Result<(), Errno> {
+    /// Makes everything durable. Where writes are lost each handle is told once, whoever's flush it was that failed.
+    pub(super) fn flush(&self, handle: u64) -> Result<(), Errno> {
         let (pipeline, begun) = (self.handle.pipeline(), Instant::now());
         let flushed = pipeline.flush();
+        let flushed = match self.losses.tell(handle, pipeline.losses()) {
+            true => flushed.and(Err(Errno(libc::EIO))),
+            false => flushed,
+        };
         pipeline.requested(Asked::Flush, begun, flushed.is_ok());
         flushed
     }

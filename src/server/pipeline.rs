@@ -198,8 +198,8 @@ pub struct Pipeline {
     pub(super) silent: AtomicU8,
     /// Nobody waits any more for members that do not answer.
     pub(super) aborted: AtomicBool,
-    /// A flush that no application asked for has failed on every source, and none was told.
-    lost: AtomicBool,
+    /// How often a flush has failed on every source.
+    losses: AtomicU64,
     pub(super) reading: [AtomicU64; MEMBERS_MAX],
     pub(super) streams: Streams,
     /// Reads so far that continued no stream, where members take turns.
@@ -239,7 +239,7 @@ impl Pipeline {
             standing: Standing::default(),
             silent: AtomicU8::new(0),
             aborted: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             reading: Default::default(),
             streams: Streams::default(),
             turns: AtomicU64::new(0),
@@ -522,11 +522,7 @@ impl Pipeline {
         // Behind the View: the gate is closed before one is published that is not durable.
         self.gate.pass_flush()?;
         let results = self.flush_of(&live, live.view.writers());
-        self.settle(&live, None, &results)?;
-        match self.lost.swap(false, Ordering::AcqRel) {
-            true => Err(EIO),
-            false => Ok(()),
-        }
+        self.settle(&live, None, &results)
     }
 
     /// Flushes members, each on its lane, and waits for all of them.
@@ -535,8 +531,15 @@ impl Pipeline {
         self.lanes.flush(live.stores.clone(), asked, &self.watch)
     }
 
-    /// The next flush of an application fails. Before the lanes flush again, so that none slips through (I10).
+    /// A flush has failed on every source. Before the lanes flush again, so that no flush slips through (I10).
     pub(super) fn flush_lost(&self) {
-        self.lost.store(true, Ordering::Release);
+        self.losses.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often a flush has failed on every source, whoever asked for it. Writes are lost then, and a flush that succeeds
+    /// later does not say so: who flushes has to look here behind it (I10).
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 }

@@ -443,8 +443,8 @@ pub enum Effect {
     Publish(Box<View>),
     /// Flush these members and tell which failed.
     Flush(FlushId, MemberSet),
-    /// A flush of the set's own has failed on every source, and no application knows: the system tells of lost writes
-    /// once, so the next flush of an application fails (I10).
+    /// A flush has failed on every source: the system tells of lost writes once, so whoever has the unit open has to be
+    /// told with its next flush (I10).
     FlushLost,
     /// Hand the work to the copier.
     StartCopy(Box<CopyWork>),

@@ -70,7 +70,6 @@ impl ShadowSet {
             return;
         }
         if self.sources.all().without(failed).is_empty() {
-            self.push(Effect::FlushLost);
             return self.failed_everywhere(None, "a flush failed".to_owned());
         }
         if self.expel_all(failed, media, |_| "a flush failed".to_owned()) {
@@ -106,6 +105,9 @@ impl ShadowSet {
     /// to blame (I13).
     fn failed_everywhere(&mut self, range: Option<ByteRange>, answers: String) {
         self.push(Effect::Notice(Notice::FailedEverywhere(answers)));
+        if range.is_none() {
+            self.push(Effect::FlushLost);
+        }
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::NoMerge) {
             return;

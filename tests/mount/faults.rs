@@ -301,6 +301,35 @@ fn a_flush_that_failed_unasked_fails_the_next_one_of_the_program() {
     unit.stop();
 }
 
+/// Several programs that have the unit open, one of them only to read. The first one flushes while that fails.
+const TOLD: &str = "
+import errno, os
+D, U = os.environ['D'], os.environ['U']
+def is_told(file):
+    try: os.fsync(file)
+    except OSError as error: return error.errno == errno.EIO
+    return False
+first, second, reader = os.open(U, os.O_RDWR), os.open(U, os.O_RDWR), os.open(U, os.O_RDONLY)
+os.pwrite(first, b'x' * 4096, 0)
+open(D + '/bad-flush', 'w').close()
+assert is_told(first), 'the flush has not failed'
+os.unlink(D + '/bad-flush')
+assert is_told(second) and is_told(reader), 'not everybody is told'
+later = os.open(U, os.O_RDWR)
+assert not any([is_told(file) for file in (first, second, reader, later)]), 'somebody is told twice'
+";
+
+/// Only who had asked for the flush that failed was told once: a loop device beside a program was not.
+#[test]
+fn every_open_file_is_told_once_that_writes_are_lost() {
+    let (mut unit, _) = unit(1, Fault::Flush);
+    // No flush of the server's own meanwhile.
+    unit.accepted("set hbmm_rtc 65535");
+    std::fs::write(unit.path("told.py"), TOLD).expect("the program");
+    unit.sh("python3 $D/told.py");
+    unit.stop();
+}
+
 #[test]
 fn with_one_member_the_program_gets_the_error_and_nobody_leaves() {
     for fault in [Fault::Read, Fault::Write, Fault::Flush] {

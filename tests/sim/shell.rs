@@ -88,7 +88,7 @@ impl World {
             Effect::Hold | Effect::Lift => self.gate(&effect),
             Effect::Stall(_) => self.ops.stall.held = true,
             Effect::Unstall => self.ops.stall = Stall::default(),
-            Effect::FlushLost => self.mark("a flush of the set's own failed everywhere"),
+            Effect::FlushLost => self.mark("a flush failed everywhere"),
             Effect::Publish(view) => self.publish(*view)?,
             Effect::Flush(id, members) => self.begin_flush(id, members),
             Effect::StartCopy(work) => {

@@ -285,9 +285,30 @@ fn what_was_before_a_return_expels_nobody_again() {
     assert_eq!(is(&set), "expelled");
 }
 
+/// Others have the unit open beside the program that asked for the flush. Of a write it alone is told.
+#[test]
+fn a_flush_of_an_application_that_failed_everywhere_is_told_to_all() {
+    let lost = |range, failed: MemberSet| {
+        let mut set = set(2);
+        let failure = Failure {
+            range,
+            good: only(0).or(only(1)).without(failed),
+            failed,
+            media: MemberSet::EMPTY,
+            epoch: Epoch(1),
+            causes: Vec::new(),
+        };
+        let effects = run(&mut set, Event::Failed(Ticket::new(2), failure));
+        effects.iter().any(|e| matches!(e, Effect::FlushLost))
+    };
+    let both = only(0).or(only(1));
+    assert!(lost(None, both));
+    assert!(!lost(None, only(1)) && !lost(Some(geometry().whole()), both));
+}
+
 /// Somebody has to tell a program: the system will not say it again.
 #[test]
-fn a_flush_of_its_own_that_failed_everywhere_fails_the_next_of_an_application() {
+fn a_flush_of_its_own_that_failed_everywhere_is_told_to_all() {
     let lost = |failed| {
         let mut set = set(2);
         let detach = Command::Detach {
