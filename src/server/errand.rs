@@ -185,15 +185,18 @@ impl<'a> Hold<'a> {
     /// Waits without a fence until a member answers again that has not since then, or takes part no more.
     pub(super) fn ask_again(&mut self, (id, since): (MemberId, Time)) -> Result<(), Stop> {
         let pipeline = self.pipeline;
-        let store = pipeline.live().store(id).cloned();
-        let Some(store) = store.filter(|_| !pipeline.is_lost(id)) else {
-            return Ok(());
-        };
         let run = Arc::clone(&self.errand()?.run);
-        let mut room = AlignedBuf::zeroed(PAGE.min(store.len() as usize));
+        let mut room = AlignedBuf::zeroed(PAGE);
         self.call_since((id, since), |is_there| {
             loop {
-                let outcome = store.read_at(&mut room, 0);
+                // Anew each time: it may be detached meanwhile, and its image must not stay locked.
+                let store = pipeline.live().store(id).cloned();
+                let Some(store) = store.filter(|_| !pipeline.is_lost(id)) else {
+                    break Ok(());
+                };
+                let len = PAGE.min(store.len() as usize);
+                let outcome = store.read_at(&mut room[..len], 0);
+                drop(store);
                 let lost = outcome.as_ref().is_err_and(is_out_of_reach);
                 if !(lost && pipeline.waits_for(id) && is_there()) || run.is_stopped() {
                     break outcome;

@@ -10,6 +10,7 @@ use crate::sync::{Mutex, MutexGuard};
 use std::sync::{Arc, PoisonError};
 
 use crate::sync::channel::bounded;
+use crate::sync::swap::Guard;
 
 use super::change::Change;
 use super::errand::Errand;
@@ -36,6 +37,9 @@ pub(super) enum Held {
     /// Steps of copies that share a fence.
     Step(Step),
     Verify(Errand),
+    /// A look at a member, which nothing waits for. It keeps the epoch, so that no image is locked past it, as long as
+    /// the member is not late.
+    Look(Guard<Arc<Live>>),
     /// The request has been answered with an error. Its range stays fenced until the call returns: what comes
     /// of it must not come behind a later write (I4).
     Left(WritePermit),
@@ -63,6 +67,8 @@ pub(super) enum Rescue {
     Failed(Failed),
     /// A read that no member answers.
     Unread(Read),
+    /// A look at a member that is late.
+    Look(#[expect(dead_code, reason = "it is dropped")] Guard<Arc<Live>>),
     /// What was left to a call of a member that has been expelled since.
     Left(#[expect(dead_code, reason = "it is dropped")] WritePermit),
 }
@@ -113,7 +119,7 @@ impl Rescue {
             Self::Verify(errand, member, since) => errand.go_on_without((member, since), pipeline),
             Self::Ended(shares) => shares.give_back(pipeline),
             Self::Unread(read) => read.fail(),
-            Self::Left(_) => {}
+            Self::Look(_) | Self::Left(_) => {}
             Self::Failed(Failed {
                 live,
                 range,
@@ -165,6 +171,7 @@ impl Sweep {
             Held::Read(read) if gone || late && read.has_other(self.silent()) => {
                 Fate::Taken(Rescue::Read(read, member, since))
             }
+            Held::Look(live) if gone || late => Fate::Taken(Rescue::Look(live)),
             Held::Merge(merge) if gone || slow && merge.has_other(member) => {
                 Fate::Taken(Rescue::Merge(merge))
             }
@@ -226,6 +233,7 @@ impl Pipeline {
                 None => Fate::Stays(Held::Part(joint)),
             },
             Held::Read(read) if members.contains(id) => Fate::Taken(Rescue::Unread(read)),
+            Held::Look(live) if members.contains(id) => Fate::Taken(Rescue::Look(live)),
             Held::Step(step) if members.contains(id) => {
                 let (permit, step) = step.leave();
                 Fate::Left(Held::Left(permit), Rescue::Ended(step))

@@ -6,15 +6,18 @@
 
 use crate::sync::Instant;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use crate::sync::swap::Guard;
 use crate::sync::thread;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Message;
-use super::pipeline::Pipeline;
+use super::pipeline::{Live, Pipeline};
 use super::rescue::{Held, Sweep, members_of};
-use super::results::is_out_of_reach;
+use super::results::{is_out_of_reach, not_open};
 use super::watch::Time;
+use crate::io::Storage;
 use crate::io::aligned::AlignedBuf;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{Event, MemberId, MemberSet};
@@ -222,24 +225,39 @@ fn answer(pipeline: &Arc<Pipeline>, others: MemberSet, since: Option<Time>) -> b
 }
 
 impl Pipeline {
+    /// Looks at a member. The image is let go of before the epoch: who hears that the epoch is over may lock it.
+    pub(super) fn look_at<R>(
+        &self,
+        live: Guard<Arc<Live>>,
+        id: MemberId,
+        look: impl FnOnce(&dyn Storage) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let Some(store) = live.store(id).cloned() else {
+            return Err(not_open());
+        };
+        let (watch, held) = (&self.watch, Held::Look(live));
+        let (outcome, held) = watch.call((id, watch.now()), held, |_| {
+            let outcome = look(&*store);
+            drop(store);
+            outcome
+        });
+        drop(held);
+        if !outcome.as_ref().is_err_and(is_out_of_reach) {
+            watch.answered(id);
+        }
+        outcome
+    }
+
     /// Asks a member for something, on a thread of its own.
     fn probe(self: &Arc<Self>, id: MemberId) {
         let (pipeline, live) = (Arc::clone(self), self.live());
-        let Some(store) = live.store(id).cloned() else {
-            return;
-        };
-        drop(live);
         let ask = move || {
-            let mut buf = AlignedBuf::zeroed(PROBE_BYTES.min(store.len()) as usize);
-            let watch = &pipeline.watch;
-            let (outcome, _) = watch.call((id, watch.now()), Held::Nothing, |_| {
+            let _ = pipeline.look_at(live, id, |store| {
+                let mut buf = AlignedBuf::zeroed(PROBE_BYTES.min(store.len()) as usize);
                 // What the page cache has the member need not have.
                 store.forget(0, buf.len() as u64);
                 store.read_at(&mut buf, 0)
             });
-            if !outcome.is_err_and(|error| is_out_of_reach(&error)) {
-                watch.answered(id);
-            }
         };
         if let Err(error) = thread::Builder::new().name("probe".into()).spawn(ask) {
             tracing::warn!(%error, "no thread to ask whether a member answers");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use shadowset::io::scb_file;
+use shadowset::io::{Seek, scb_file};
 use shadowset::server::params::Param;
 use shadowset::server::setup::{
     Durability, IoMode, MemberSetup, Mounting, Protect, Setup, default_scb,
@@ -294,12 +294,17 @@ impl Unit {
         last.expect("an operation").id
     }
 
-    /// A thread that reads at random.
+    /// A thread that reads at random, and asks for data.
     pub(crate) fn reader(&self, reads: usize) -> JoinHandle<()> {
         self.spawn(move |unit| {
             for _ in 0..reads {
                 let (first, end) = some_blocks();
                 unit.read(first, end);
+                // Behind the last byte of data there is none.
+                let _ = unit
+                    .handle
+                    .pipeline()
+                    .seek(first as u64 * BLOCK, Seek::Data);
             }
         })
     }

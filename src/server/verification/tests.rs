@@ -115,6 +115,7 @@ impl Storage for Memory {
     }
 
     fn seek(&self, at: u64, _what: Seek) -> io::Result<Option<u64>> {
+        self.answer();
         Ok(Some(at))
     }
 
@@ -215,6 +216,16 @@ impl Bed {
             pipeline.read_then(at, &mut [0; 4096], Box::new(tell));
         });
         read
+    }
+
+    /// Another epoch begins.
+    fn publish(&self, view: crate::set::View) {
+        let mut stores = Stores::default();
+        for (store, member) in stores.iter_mut().zip(&self.members) {
+            *store = Some(Arc::clone(member) as Arc<dyn Storage>);
+        }
+        let messages = self.pipeline.messages.clone();
+        self.pipeline.publish(Live::new(view, &stores, messages));
     }
 
     fn abort(&self, places: &[usize]) {
@@ -498,4 +509,43 @@ fn a_read_of_a_member_that_answers_later_goes_on_with_another() {
     bed.members[0].hang(false);
     eventually(|| first.load(SeqCst) == 1);
     bed.pipeline.flying.wait();
+}
+
+/// A detach was once answered while its image was still looked at, and an attach right behind it was refused.
+#[test]
+fn an_epoch_lasts_as_long_as_a_look_at_its_images() {
+    let seek = |pipeline: &Arc<Pipeline>| {
+        let pipeline = Arc::clone(pipeline);
+        drop(std::thread::spawn(move || pipeline.seek(0, Seek::Data)));
+    };
+    let probe = |pipeline: &Arc<Pipeline>| pipeline.probe(id(0));
+    for look in [seek as fn(&Arc<Pipeline>), probe] {
+        let bed = Bed::new(1);
+        let view = bed.pipeline.live().view().clone();
+        // Who watches lets go of the epoch when a look is late.
+        bed.pipeline.end_watch();
+        bed.publish(view.clone());
+        bed.members[0].hang(true);
+        look(&bed.pipeline);
+        bed.members[0].is_called(1);
+        let epoch = Arc::downgrade(&bed.pipeline.live());
+        bed.publish(view);
+        assert!(epoch.strong_count() > 0, "it is over");
+        bed.members[0].hang(false);
+        eventually(|| epoch.strong_count() == 0);
+    }
+}
+
+/// As a read: who waits for the end of the epoch must not wait for the member.
+#[test]
+fn a_look_that_hangs_keeps_no_epoch_alive() {
+    let bed = Bed::new(2);
+    let view = bed.pipeline.live().view().clone();
+    bed.members[0].hang(true);
+    let pipeline = Arc::clone(&bed.pipeline);
+    std::thread::spawn(move || pipeline.seek(0, Seek::Data));
+    bed.members[0].is_called(1);
+    let epoch = Arc::downgrade(&bed.pipeline.live());
+    bed.publish(view);
+    eventually(|| epoch.strong_count() == 0);
 }
