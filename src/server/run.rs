@@ -10,6 +10,7 @@ use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 use super::Message;
 use super::candidate::{Looked, Wish};
 use super::copier::Copier;
+use super::departure::{PATIENCE, have_returned};
 use super::growth::Growth;
 use super::handle::{Board, Done, Request};
 use super::herald::Herald;
@@ -159,7 +160,7 @@ impl Runner {
     }
 
     /// Runs until the set is closed; gives the reason when it could not be closed in good order.
-    pub(super) fn run(mut self, messages: &Receiver<Message>) -> Result<(), String> {
+    pub(super) fn run(mut self, messages: Receiver<Message>) -> Result<(), String> {
         self.protect_all();
         while !self.stopped {
             match messages.recv_timeout(self.patience()) {
@@ -181,7 +182,23 @@ impl Runner {
             )));
         }
         self.pipeline.end_watch();
+        // Who still waits for an answer gets none, and lets go of its epoch.
+        drop(messages);
+        self.let_go();
         self.failure.map_or(Ok(()), Err)
+    }
+
+    /// Lets go of the images. A request may have come late, and nothing waits for the last flush of a member that is
+    /// leaving; but who locks the images next has to find nobody who has them.
+    fn let_go(&mut self) {
+        let silent = self.pipeline.silent_members();
+        let stores = std::mem::take(&mut self.stores).map(|store| Some(Arc::downgrade(&store?)));
+        let ids = (0..MEMBERS_MAX).filter_map(MemberId::new);
+        for id in ids.filter(|id| !silent.contains(*id)) {
+            if let Some(calls) = &stores[id.index()] {
+                have_returned(&self.pipeline, calls, Some(PATIENCE));
+            }
+        }
     }
 
     fn patience(&self) -> Duration {

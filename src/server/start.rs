@@ -232,7 +232,7 @@ fn run(
         .spawn(move || watched.keep_watch())
         .map_err(|e| Error::io("the watching thread cannot be started", e))?;
     let thread = thread::Builder::new().name("control".into());
-    let thread = thread.spawn(move || runner.run(&inbox)).map_err(|e| {
+    let thread = thread.spawn(move || runner.run(inbox)).map_err(|e| {
         handle.pipeline.end_watch();
         Error::io("the control thread cannot be started", e)
     })?;
