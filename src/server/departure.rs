@@ -18,6 +18,7 @@ use super::run::Runner;
 use super::setup::Protect;
 use crate::io::lease::Lease;
 use crate::io::{Identity, Storage, fingerprint};
+use crate::set::member::MEMBERS_MAX;
 use crate::set::{Event, MemberId, MemberState, Stamp};
 
 /// How long the answer to a command waits for an image that has left; it was flushed just before.
@@ -52,6 +53,19 @@ pub(super) fn have_returned(
 }
 
 impl Runner {
+    /// Lets go of the images. A request may have come late, and nothing waits for the last flush of a member that is
+    /// leaving; but who locks the images next has to find nobody who has them.
+    pub(super) fn let_go(&mut self) {
+        let silent = self.pipeline.silent_members();
+        let stores = std::mem::take(&mut self.stores).map(|store| Some(Arc::downgrade(&store?)));
+        let ids = (0..MEMBERS_MAX).filter_map(MemberId::new);
+        for id in ids.filter(|id| !silent.contains(*id)) {
+            if let Some(calls) = &stores[id.index()] {
+                have_returned(&self.pipeline, calls, Some(PATIENCE));
+            }
+        }
+    }
+
     /// Tells the set of members whose calls have all returned, whoever was to tell it.
     pub(super) fn notice_returns(&mut self) {
         for id in (0..self.seats.len()).filter_map(MemberId::new) {

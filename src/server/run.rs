@@ -10,7 +10,6 @@ use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 use super::Message;
 use super::candidate::{Looked, Wish};
 use super::copier::Copier;
-use super::departure::{PATIENCE, have_returned};
 use super::growth::Growth;
 use super::handle::{Board, Done, Request};
 use super::herald::Herald;
@@ -186,19 +185,6 @@ impl Runner {
         drop(messages);
         self.let_go();
         self.failure.map_or(Ok(()), Err)
-    }
-
-    /// Lets go of the images. A request may have come late, and nothing waits for the last flush of a member that is
-    /// leaving; but who locks the images next has to find nobody who has them.
-    fn let_go(&mut self) {
-        let silent = self.pipeline.silent_members();
-        let stores = std::mem::take(&mut self.stores).map(|store| Some(Arc::downgrade(&store?)));
-        let ids = (0..MEMBERS_MAX).filter_map(MemberId::new);
-        for id in ids.filter(|id| !silent.contains(*id)) {
-            if let Some(calls) = &stores[id.index()] {
-                have_returned(&self.pipeline, calls, Some(PATIENCE));
-            }
-        }
     }
 
     fn patience(&self) -> Duration {

@@ -28,7 +28,8 @@ impl Pipeline {
             let left = live.view().readers(range).without(tried);
             // Members that do not answer come last.
             let answering = left.without(self.silent_members());
-            let id = answering.iter().chain(left.iter()).next().ok_or(EIO)?;
+            let mut order = answering.iter().chain(left.iter());
+            let id = order.find(|id| !self.is_lost(*id)).ok_or(EIO)?;
             tried.insert(id);
             if let Ok(found) = self.look_at(live, id, |store| store.seek(range.start(), what)) {
                 return what_is(found);
