@@ -233,10 +233,11 @@ impl Filesystem for Face {
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.attend();
         if ino.0 == UNIT {
-            return self.elsewhere(move |unit, busy| {
-                let flushed = unit.flush(fh.0);
-                drop(busy);
-                empty(reply, flushed);
+            return self.in_time(move |unit, busy| {
+                unit.flush(fh.0, move |flushed| {
+                    drop(busy);
+                    empty(reply, flushed);
+                });
             });
         }
         reply.ok();

@@ -232,15 +232,22 @@ impl Unit {
     }
 
     /// Makes everything durable. Where writes are lost each handle is told once, whoever's flush it was that failed.
-    pub(super) fn flush(&self, handle: u64) -> Result<(), Errno> {
-        let (pipeline, begun) = (self.handle.pipeline(), Instant::now());
-        let flushed = pipeline.flush();
-        let flushed = match self.losses.tell(handle, pipeline.losses()) {
-            true => flushed.and(Err(Errno(libc::EIO))),
-            false => flushed,
+    pub(super) fn flush(
+        self: &Arc<Self>,
+        handle: u64,
+        then: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) {
+        let (unit, begun) = (Arc::clone(self), Instant::now());
+        let then = move |flushed: Result<(), Errno>| {
+            let pipeline = unit.handle.pipeline();
+            let flushed = match unit.losses.tell(handle, pipeline.losses()) {
+                true => flushed.and(Err(Errno(libc::EIO))),
+                false => flushed,
+            };
+            pipeline.requested(Asked::Flush, begun, flushed.is_ok());
+            then(flushed);
         };
-        pipeline.requested(Asked::Flush, begun, flushed.is_ok());
-        flushed
+        self.handle.pipeline().flush_then(Box::new(then));
     }
 
     /// fallocate(2).

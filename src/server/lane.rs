@@ -4,6 +4,7 @@
 //! a failure until it is settled who leaves for it, and all flushes meanwhile fail by it (I10).
 
 use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread;
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -21,6 +22,9 @@ use crate::io::Storage;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{MemberId, MemberSet};
 
+/// Nanoseconds below which a flush costs less than to wake another thread for it.
+const QUICK: u64 = 30_000;
+
 type Job = Box<dyn FnOnce() + Send>;
 /// Called once with what became of a flush.
 type Report = Box<dyn FnOnce(Result<(), Unflushed>) + Send>;
@@ -35,7 +39,7 @@ pub(super) struct Unflushed {
 }
 
 impl Unflushed {
-    fn given_up() -> Self {
+    pub(super) fn given_up() -> Self {
         Self {
             error: given_up(),
             ticket: 0,
@@ -65,8 +69,57 @@ pub(super) struct Flushed {
 /// is given up.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: [Arc<Mutex<Lane>>; MEMBERS_MAX],
+    lanes: [Arc<Place>; MEMBERS_MAX],
     meters: Arc<Meters>,
+}
+
+/// What is kept of a member's flushes.
+#[derive(Debug)]
+struct Place {
+    lane: Mutex<Lane>,
+    /// Held by who flushes: the next one looks first whether that has failed.
+    turn: Mutex<()>,
+    /// Whether somebody has it, who may have it for long.
+    taken: AtomicBool,
+    /// Nanoseconds that a flush takes, by the last ones; the most there are before the first.
+    takes: AtomicU64,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            lane: Mutex::default(),
+            turn: Mutex::default(),
+            taken: AtomicBool::new(false),
+            takes: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, Lane> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Flushes on this thread, unless a flush has failed and nobody has settled it.
+    fn flush(&self, store: Option<&dyn Storage>) -> Result<(), Unflushed> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.lock().failed.as_ref().map(Unflushed::again);
+        if let Some(failed) = failed.filter(|_| !makes!(FlushTriedAgain)) {
+            return Err(failed);
+        }
+        self.taken.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        let flushed = store.ok_or_else(not_open).and_then(Storage::flush);
+        let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let takes = match self.takes.load(Ordering::Relaxed) {
+            u64::MAX => took,
+            last => last - last / 4 + took / 4,
+        };
+        self.takes.store(takes, Ordering::Relaxed);
+        self.taken.store(false, Ordering::Relaxed);
+        flushed.map_err(|error| self.lock().fail(error))
+    }
 }
 
 #[derive(Default)]
@@ -142,7 +195,7 @@ impl Lanes {
             let (left, results, done) = &mut *batch;
             results.add_flush(id, outcome);
             *left -= 1;
-            if let Some(done) = done.take_if(|_| *left == 0) {
+            if let Some(done) = done.take_if(|_| *left == 0 || makes!(FlushHalfAwaited)) {
                 done(std::mem::take(results));
             }
         });
@@ -166,7 +219,7 @@ impl Lanes {
             }
             let (store, report) = (stores[id.index()].take(), Arc::clone(&report));
             let number = {
-                let mut lane = lock(&self.lanes[id.index()]);
+                let mut lane = self.lanes[id.index()].lock();
                 lane.last += 1;
                 let number = lane.last;
                 let report = Box::new(move |outcome| report(id, outcome));
@@ -174,19 +227,15 @@ impl Lanes {
                 number
             };
             watch.rouse_if_asleep();
-            let lane = Arc::clone(&self.lanes[id.index()]);
+            let place = Arc::clone(&self.lanes[id.index()]);
             let meters = Arc::clone(&self.meters);
             let job: Job = Box::new(move || {
                 let begun = Instant::now();
-                let failed = lock(&lane).failed.as_ref().map(Unflushed::again);
-                let outcome = match failed.filter(|_| !makes!(FlushTriedAgain)) {
-                    Some(failed) => Err(failed),
-                    // Before the storage is let go of: behind that its member may come back with a new one.
-                    None => flush(store.as_deref()).map_err(|error| lock(&lane).fail(error)),
-                };
+                // A failure is noted before the storage is let go of: behind that its member may come back with a new one.
+                let outcome = place.flush(store.as_deref());
                 meters.ended(id, Asked::Flush, begun);
                 drop(store);
-                let report = lock(&lane).take(number);
+                let report = place.lock().take(number);
                 if let Some(report) = report {
                     report(outcome);
                 }
@@ -197,10 +246,34 @@ impl Lanes {
         }
     }
 
+    /// Whether members are flushed sooner by the thread that asks than by another one.
+    pub(super) fn are_quick(&self, members: MemberSet) -> bool {
+        members.iter().all(|id| {
+            let place = &self.lanes[id.index()];
+            let is_free = !place.taken.load(Ordering::Relaxed);
+            is_free
+                && place.takes.load(Ordering::Relaxed) < QUICK
+                && place.lock().waiting.is_empty()
+        })
+    }
+
+    /// Flushes a member on this thread, and lets go of its storage.
+    pub(super) fn flush_here(
+        &self,
+        id: MemberId,
+        store: Option<Arc<dyn Storage>>,
+    ) -> Result<(), Unflushed> {
+        let begun = Instant::now();
+        let outcome = self.lanes[id.index()].flush(store.as_deref());
+        self.meters.ended(id, Asked::Flush, begun);
+        outcome
+    }
+
     /// It is settled what the failures of these flushes mean: who is a member still is flushed again.
     pub(super) fn settled(&self, results: &Results) {
         for (id, ticket) in results.tickets() {
-            lock(&self.lanes[id.index()])
+            self.lanes[id.index()]
+                .lock()
                 .failed
                 .take_if(|failed| failed.ticket <= ticket);
         }
@@ -208,13 +281,14 @@ impl Lanes {
 
     /// A member has come back: what failed on it before was settled when it left.
     pub(super) fn welcome(&self, id: MemberId) {
-        lock(&self.lanes[id.index()]).failed = None;
+        self.lanes[id.index()].lock().failed = None;
     }
 
     /// When the oldest flush of each member began that has not ended.
     pub(super) fn oldest(&self) -> [Option<Time>; MEMBERS_MAX] {
         let oldest = |at: usize| {
-            lock(&self.lanes[at])
+            self.lanes[at]
+                .lock()
                 .waiting
                 .front()
                 .map(|(_, since, _)| *since)
@@ -226,7 +300,7 @@ impl Lanes {
     /// ends with it.
     pub(super) fn give_up(&self, id: MemberId) {
         let given_back = {
-            let mut lane = lock(&self.lanes[id.index()]);
+            let mut lane = self.lanes[id.index()].lock();
             if !lane.waiting.is_empty() {
                 lane.jobs = None;
             }
@@ -239,7 +313,7 @@ impl Lanes {
 
     /// Runs a job on the member's lane. Gives the job back when no thread can be had.
     fn run(&self, id: MemberId, job: Job) -> Result<(), Job> {
-        let mut lane = lock(&self.lanes[id.index()]);
+        let mut lane = self.lanes[id.index()].lock();
         if lane.jobs.is_none() {
             let (sender, jobs) = unbounded::<Job>();
             let name = format!("lane-{}", id.index());
@@ -253,17 +327,6 @@ impl Lanes {
             Some(sender) => sender.send(job).map_err(|back| back.0),
             None => Err(job),
         }
-    }
-}
-
-fn lock(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
-    lane.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn flush(store: Option<&dyn Storage>) -> io::Result<()> {
-    match store {
-        Some(store) => store.flush(),
-        None => Err(not_open()),
     }
 }
 

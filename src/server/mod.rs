@@ -26,6 +26,7 @@ mod dissolve;
 mod durable;
 mod errand;
 pub mod fence;
+mod flushing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gate;

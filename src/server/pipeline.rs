@@ -95,6 +95,10 @@ impl Live {
         self.stores[id.index()].as_ref()
     }
 
+    pub(super) fn stores(&self) -> Stores {
+        self.stores.clone()
+    }
+
     /// Members that take this range without a thread that waits: its borders are blocks of them all.
     pub(super) fn queued(&self, range: ByteRange) -> MemberSet {
         match self.queued.is_empty() || (range.start() | range.end()) & (self.align - 1) != 0 {
@@ -349,6 +353,11 @@ impl Pipeline {
         &self.lanes
     }
 
+    /// Pins the epoch for longer than a call.
+    pub(super) fn live_now(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
     /// Pins the epoch.
     pub(super) fn live(&self) -> Guard<Arc<Live>> {
         self.live.load()
@@ -509,20 +518,6 @@ impl Pipeline {
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.gate.is_stalled()
-    }
-
-    /// Makes every write that has returned durable on every source (I10).
-    ///
-    /// # Errors
-    /// EIO when it failed on every source, or while the membership cannot be made durable: who is no
-    /// member any more may then be elected after a crash, and was not flushed (I3).
-    pub fn flush(&self) -> Result<(), Errno> {
-        self.count_request();
-        let live = self.live.load();
-        // Behind the View: the gate is closed before one is published that is not durable.
-        self.gate.pass_flush()?;
-        let results = self.flush_of(&live, live.view.writers());
-        self.settle(&live, None, &results)
     }
 
     /// Flushes members, each on its lane, and waits for all of them.

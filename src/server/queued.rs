@@ -36,7 +36,7 @@ pub(super) struct Flying {
 pub(super) struct Flight(Arc<Flying>);
 
 impl Flying {
-    fn begin(self: &Arc<Self>) -> Flight {
+    pub(super) fn begin(self: &Arc<Self>) -> Flight {
         self.count.fetch_add(1, Ordering::SeqCst);
         Flight(Arc::clone(self))
     }
@@ -145,15 +145,18 @@ impl Pipeline {
             kept: None,
         })));
         for id in all.iter() {
-            let queue = live.store(id).and_then(|store| store.queue());
-            let Some(queue) = queue.filter(|_| !self.is_lost(id)) else {
+            let store = live.store(id).filter(|_| !self.is_lost(id));
+            let Some((store, queue)) = store.and_then(|store| Some((store, store.queue()?))) else {
                 self.answered(&joint, id, Err(given_up()));
                 continue;
             };
             let held = Held::Part(Arc::clone(&joint));
             let ticket = self.watch.begin((id, self.watch.now()), held);
             let (begun, this) = (Instant::now(), Arc::clone(self));
+            let store = (!makes!(CallForgotten)).then(|| Arc::clone(store));
             let then = move |outcome: io::Result<()>, payload| {
+                // As long as somebody has it, it may still write.
+                drop(store);
                 this.meters.ended(id, Asked::Write(range.len()), begun);
                 this.part_ended((ticket, id), outcome, payload);
             };
@@ -241,8 +244,9 @@ impl Pipeline {
         read.flight = Some(self.flying.begin());
         let (range, live): (_, Arc<Live>) = (read.range, Arc::clone(read.live()));
         let ticket = self.watch.begin((id, self.watch.now()), Held::Read(read));
-        let begun = Instant::now();
+        let (begun, store) = (Instant::now(), live.store(id).cloned());
         let then = move |outcome: io::Result<()>, payload| {
+            drop(store);
             this.reading[id.index()].fetch_sub(1, Ordering::Relaxed);
             this.meters.ended(id, Asked::Read(range.len()), begun);
             this.read_ended((ticket, id), outcome, &payload);

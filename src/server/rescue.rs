@@ -14,6 +14,7 @@ use crate::sync::swap::Guard;
 
 use super::change::Change;
 use super::errand::Errand;
+use super::flushing::Flushing;
 use super::merging::Merge;
 use super::pipeline::{Live, Pipeline, WritePermit};
 use super::queued::{Flight, Joint};
@@ -37,6 +38,7 @@ pub(super) enum Held {
     /// Steps of copies that share a fence.
     Step(Step),
     Verify(Errand),
+    Flush(Flushing),
     /// A look at a member, which nothing waits for. It keeps the epoch, so that no image is locked past it, as long as
     /// the member is not late.
     Look(Guard<Arc<Live>>),
@@ -57,6 +59,9 @@ pub(super) enum Rescue {
     Conclude(Change),
     /// A read that a member has answered with an error.
     ReadAgain(Read),
+    Flush(Flushing, MemberId),
+    /// A flush that all members have answered, some with errors.
+    Settle(Flushing),
     Read(Read, MemberId, Time),
     Merge(Merge),
     Step(Step),
@@ -113,6 +118,8 @@ impl Rescue {
             Self::Again(joint, member, slot) => pipeline.change_again(joint, member, &slot),
             Self::Conclude(change) => pipeline.conclude(change),
             Self::ReadAgain(read) => pipeline.read_again(read),
+            Self::Flush(flushing, member) => flushing.go_on_without(member, pipeline),
+            Self::Settle(flushing) => flushing.settle(pipeline),
             Self::Read(read, member, since) => read.go_on_without((member, since), pipeline),
             Self::Merge(merge) => merge.begin_anew(pipeline),
             Self::Step(step) => step.give_back(pipeline),
@@ -168,6 +175,7 @@ impl Sweep {
                 Fate::Taken(Rescue::Change(change, member))
             }
             Held::Part(joint) if gone => Fate::Taken(Rescue::Part(joint, member)),
+            Held::Flush(flushing) if gone => Fate::Taken(Rescue::Flush(flushing, member)),
             Held::Read(read) if gone || late && read.has_other(self.silent()) => {
                 Fate::Taken(Rescue::Read(read, member, since))
             }
@@ -233,6 +241,9 @@ impl Pipeline {
                 None => Fate::Stays(Held::Part(joint)),
             },
             Held::Read(read) if members.contains(id) => Fate::Taken(Rescue::Unread(read)),
+            Held::Flush(flushing) if members.contains(id) => {
+                Fate::Taken(Rescue::Flush(flushing, id))
+            }
             Held::Look(live) if members.contains(id) => Fate::Taken(Rescue::Look(live)),
             Held::Step(step) if members.contains(id) => {
                 let (permit, step) = step.leave();

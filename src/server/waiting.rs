@@ -1,5 +1,7 @@
 //! Requests for callers that wait for the outcome, and a copy inside the unit, which is a read and a write.
 
+use std::sync::Arc;
+
 use crate::sync::channel::bounded;
 
 use super::pipeline::{EIO, Errno, Pipeline};
@@ -55,6 +57,18 @@ impl Pipeline {
             }),
         );
         zeroed.recv().map_err(|_| EIO)?
+    }
+
+    /// As [`Self::flush_then`].
+    ///
+    /// # Errors
+    /// Those of a flush.
+    pub fn flush(self: &Arc<Self>) -> Result<(), Errno> {
+        let (done, flushed) = bounded(1);
+        self.flush_then(Box::new(move |outcome| {
+            let _ = done.send(outcome);
+        }));
+        flushed.recv().map_err(|_| EIO)?
     }
 
     /// Copies up to `len` bytes inside the unit, no more than a mebibyte of them; `done` gets the number of bytes

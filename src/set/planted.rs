@@ -183,6 +183,8 @@ mistakes! {
     GateNotAskedAgain,
     /// A read that has ended holds the storage that it read until it is answered.
     StorageHeld,
+    /// Who has a request of a member that answers later does not have the member's storage.
+    CallForgotten,
 }
 
 /// The name of the mistake that the whole build makes: `SHADOWSET_MUTANT=NoFence cargo test`.

@@ -17,6 +17,7 @@ fn scenario(mistake: Mistake) -> Scenario {
         Mistake::FlushHalfAwaited => FLUSHES,
         Mistake::FlushTriedAgain => UNFLUSHED,
         Mistake::VerdictNotAwaited => BROKEN,
+        Mistake::CallForgotten => PARTS,
         Mistake::ClearedLate => CANCELLED,
         Mistake::GateNotAskedAgain => STALL,
         _ => CYCLE,

@@ -88,3 +88,47 @@ fn a_read_repair_that_cannot_flush_fails_the_flushes_behind_it() {
     drop(verdict);
     eventually(|| !failed(&flush(&bed)));
 }
+
+/// Flushes that take next to no time are made by the thread that asks. It comes to the second member when the first one
+/// holds it and is given up.
+#[test]
+fn a_flush_that_a_member_holds_goes_on_with_the_next() {
+    let bed = Bed::new(2);
+    let all: MemberSet = [id(0), id(1)].into_iter().collect();
+    assert!(!bed.pipeline.lanes().are_quick(all), "nothing is known yet");
+    // The first ones may have been held up by others on the machine.
+    eventually(|| bed.pipeline.flush().is_ok() && bed.pipeline.lanes().are_quick(all));
+    let calls = || bed.calls();
+    let [first, second] = calls();
+    bed.members[0].hang(true);
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let pipeline = Arc::clone(&bed.pipeline);
+    let asker = std::thread::spawn(move || {
+        pipeline.flush_then(Box::new(move |flushed| {
+            let _ = tell.send(flushed);
+        }));
+    });
+    bed.members[0].is_called(first + 1);
+    assert!(
+        !bed.pipeline.lanes().are_quick(all),
+        "another one would wait"
+    );
+    assert_eq!(calls()[1], second, "one after the other");
+    bed.pipeline.give_up(id(0));
+    assert_eq!(told.recv(), Ok(Ok(())));
+    assert_eq!(calls()[1], second + 1);
+    bed.members[0].hang(false);
+    asker.join().expect("no panic");
+    bed.pipeline.flying.wait();
+}
+
+#[test]
+fn a_quick_flush_that_fails_is_acknowledged_when_it_is_settled() {
+    let bed = Bed::new(2);
+    let all = [id(0), id(1)].into_iter().collect();
+    eventually(|| bed.pipeline.flush().is_ok() && bed.pipeline.lanes().are_quick(all));
+    fails_once(&bed);
+    assert_eq!(bed.pipeline.flush(), Ok(()));
+    bed.hears("Failed");
+    assert!(!failed(&flush(&bed)), "settled");
+}

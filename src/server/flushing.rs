@@ -1,0 +1,111 @@
+//! Flushes of applications as values: whichever thread ends one answers it.
+//!
+//! Members whose flushes take next to no time are flushed by the thread that asks, one after the other: another thread
+//! would cost more than the flush. The others are flushed at once, each on its lane.
+
+use std::sync::Arc;
+
+use super::lane::Unflushed;
+use super::pipeline::{Errno, Live, Pipeline};
+use super::queued::Flight;
+use super::rescue::{Held, Rescue};
+use super::results::Results;
+use crate::set::{MemberId, MemberSet, Outcome};
+
+/// Called once with what became of a flush, on whatever thread it ended.
+pub(super) type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// A flush under way.
+pub(super) struct Flushing {
+    live: Arc<Live>,
+    /// Members that it has not come to.
+    rest: MemberSet,
+    results: Results,
+    done: Done,
+    flight: Flight,
+}
+
+impl std::fmt::Debug for Flushing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut flushing = f.debug_struct("Flushing");
+        flushing.field("rest", &self.rest).finish_non_exhaustive()
+    }
+}
+
+impl Flushing {
+    /// Goes on in place of a thread that a member holds.
+    pub(super) fn go_on_without(mut self, member: MemberId, pipeline: &Arc<Pipeline>) {
+        self.results.add_flush(member, Err(Unflushed::given_up()));
+        pipeline.go_on_flushing(self);
+    }
+
+    /// Answers it, once it is settled who has to leave.
+    pub(super) fn settle(self, pipeline: &Pipeline) {
+        let settled = pipeline.settle(&self.live, None, &self.results);
+        drop(self.live);
+        (self.done)(settled);
+        drop(self.flight);
+    }
+}
+
+impl Pipeline {
+    /// Makes every write that has returned durable on every source (I10). `done` is called when it has come to its end,
+    /// before this returns or not.
+    ///
+    /// The error is EIO when it failed on every source, or while the membership cannot be made durable: who is no
+    /// member any more may then be elected after a crash, and was not flushed (I3).
+    pub fn flush_then(self: &Arc<Self>, done: Box<dyn FnOnce(Result<(), Errno>) + Send>) {
+        self.count_request();
+        let live = self.live_now();
+        // Behind the View: the gate is closed before one is published that is not durable.
+        if let Err(error) = self.gate().pass_flush() {
+            drop(live);
+            return done(Err(error));
+        }
+        let asked = self.asked(live.view().writers());
+        let mut flushing = Flushing {
+            rest: asked.all,
+            live,
+            results: Results::default(),
+            done,
+            flight: self.flying.begin(),
+        };
+        if asked.lost.is_empty() && self.lanes().are_quick(asked.all) {
+            return self.go_on_flushing(flushing);
+        }
+        let (stores, this) = (flushing.live.stores(), Arc::clone(self));
+        let end = move |results| {
+            flushing.results = results;
+            this.end_flush(flushing);
+        };
+        self.lanes().flush_later(stores, asked, &self.watch, end);
+    }
+
+    /// Flushes the members that a flush has not come to on this thread, and ends it.
+    pub(super) fn go_on_flushing(self: &Arc<Self>, mut flushing: Flushing) {
+        while let Some(id) = flushing.rest.iter().next() {
+            flushing.rest.remove(id);
+            let store = flushing.live.store(id).cloned();
+            let held = Held::Flush(flushing);
+            let (outcome, held) = self.watch.call((id, self.watch.now()), held, |_| {
+                self.lanes().flush_here(id, store)
+            });
+            let Some(Held::Flush(back)) = held else {
+                return;
+            };
+            self.watch.answered(id);
+            flushing = back;
+            flushing.results.add_flush(id, outcome);
+        }
+        self.end_flush(flushing);
+    }
+
+    fn end_flush(self: &Arc<Self>, flushing: Flushing) {
+        let (good, failed) = (flushing.results.good, flushing.results.failed);
+        match flushing.live.view().settle(good, failed) {
+            Outcome::Done => flushing.settle(self),
+            // The verdict has to be waited for, and this may be the lane of a member.
+            _ => self.rescue(vec![Rescue::Settle(flushing)]),
+        }
+    }
+}
