@@ -13,6 +13,7 @@ mod parked;
 mod requests;
 mod session;
 mod unit;
+mod workers;
 
 use std::path::{Path, PathBuf};
 

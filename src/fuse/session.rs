@@ -24,6 +24,7 @@ use super::notifier::Notifier;
 use super::overflow::{Gate, OnEnd, Overflow};
 use super::parked::Parked;
 use super::unit::Unit;
+use super::workers;
 use super::{MountOptions, Rights};
 use crate::control::Tree;
 use crate::control::logbook::Logbook;
@@ -236,11 +237,13 @@ fn take_dead_away(dead: &str, dir: &Path) -> Result<String> {
     }
 }
 
-/// Takes the mount away, whoever uses it: the unit cannot be served.
-fn give_up(unit: &str, dir: &Path) {
-    if let Err(error) = unmount_unit(unit, dir, true) {
+/// Takes the mount away, whoever uses it: the unit cannot be served. Says whether that could be done.
+fn give_up(unit: &str, dir: &Path) -> bool {
+    let taken = unmount_unit(unit, dir, true);
+    if let Err(error) = &taken {
         tracing::warn!(%error, "cannot be unmounted");
     }
+    taken.is_ok()
 }
 
 /// A mount and the threads that serve it.
@@ -251,6 +254,8 @@ struct Mount {
     manager: Arc<Manager>,
     news: Receiver<News>,
     bell: UnixStream,
+    /// A descriptor for the unmount, where there are no others.
+    spare: Option<UnixStream>,
     /// How often a signal has asked for an end.
     asked: u32,
     /// When the other workers must have ended.
@@ -279,6 +284,7 @@ impl Mount {
         let failed = |e| Error::io(format!("{unit} cannot be served"), e);
         let (news_tx, news) = unbounded();
         let (bell, bell_tx) = UnixStream::pair().map_err(failed)?;
+        let spare = bell.try_clone().map_err(failed)?;
         let teller = Teller {
             news: news_tx,
             bell: Arc::new(bell_tx),
@@ -308,6 +314,7 @@ impl Mount {
             handle: handle.clone(),
             manager: Arc::clone(manager),
             news,
+            spare: Some(spare),
             bell,
             asked: 0,
             deadline: None,
@@ -327,10 +334,7 @@ impl Mount {
         claimed: &RuntimeDir,
         ready: &mut dyn FnMut(),
     ) -> Result<()> {
-        let outcome = self.opened(claimed, ready);
-        if outcome.is_err() {
-            give_up(&self.unit, &self.dir);
-        }
+        let outcome = self.begun(claimed, ready);
         loop {
             let heard = self.next(signals);
             let heard = heard.map_err(|e| Error::io("signals cannot be heard", e))?;
@@ -363,10 +367,33 @@ impl Mount {
                 }
                 None if self.is_late() => {
                     let text = format!("a worker of {} has failed; see the log", self.unit);
-                    return Err(Error::new(Code::Io, text));
+                    return outcome.and(Err(Error::new(Code::Io, text)));
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Tells of the mount when all workers run, or gives it up.
+    fn begun(&mut self, claimed: &RuntimeDir, ready: &mut dyn FnMut()) -> Result<()> {
+        let failed = |e| Error::io(format!("{} cannot be served", self.unit), e);
+        let outcome = match workers::await_all(self.bell.as_fd()).map_err(failed) {
+            Ok(true) => self.opened(claimed, ready).map(|()| true),
+            // Why, the news say.
+            outcome => outcome,
+        };
+        if !matches!(outcome, Ok(true)) {
+            self.give_up();
+        }
+        outcome.map(drop)
+    }
+
+    /// As the function of that name, with all that this program has. Where even that fails nobody waits for the workers
+    /// for long: the kernel ends what has no server any more.
+    fn give_up(&mut self) {
+        self.spare = None;
+        if !give_up(&self.unit, &self.dir) {
+            self.deadline = Some(Instant::now() + LAST_WORKERS);
         }
     }
 
@@ -519,7 +546,7 @@ fn face(
         parked: parked(&unit, &overflow)?,
         overflow,
         unit,
-        gate: Gate::new(workers()),
+        gate: Gate::new(workers::count()),
         ended,
         name: name.to_owned(),
         tree,
@@ -546,7 +573,7 @@ fn parked(unit: &Arc<Unit>, overflow: &Arc<Overflow>) -> io::Result<Parked> {
 /// Shakes hands with the kernel, then serves on threads of its own.
 fn start_session(face: Face, fd: OwnedFd, teller: Teller) -> io::Result<()> {
     let mut config = Config::default();
-    config.n_threads = Some(workers());
+    config.n_threads = Some(workers::count());
     // Each worker reads from a descriptor of its own.
     config.clone_fd = true;
     // The kernel checks who may enter: allow_other is an option of the mount.
@@ -565,21 +592,9 @@ fn start_session(face: Face, fd: OwnedFd, teller: Teller) -> io::Result<()> {
     Ok(())
 }
 
-/// One for each processor, and one that stays free for the control tree: more take turns where fewer would go on
-/// (docs/performance.md). What a slow member holds up goes to other threads.
-fn workers() -> usize {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    (processors + 1).clamp(3, 16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn there_are_at_least_three_workers_and_at_most_sixteen() {
-        assert!((3..=16).contains(&workers()));
-    }
 
     #[test]
     fn an_unmount_may_overtake_the_last_request_and_an_abort_is_none() {

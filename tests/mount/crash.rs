@@ -186,3 +186,29 @@ fn a_read_merges_its_region_and_another_master_answers_the_same() {
     assert_eq!(block(&unit, "unit", READ), answer, "I11: without {master}");
     unit.stop();
 }
+
+/// A mount whose last threads found no descriptors was told to be ready, and died right behind that.
+#[test]
+fn a_mount_is_ready_only_when_all_its_threads_run() {
+    let mut unit = Plan::new(1, 4 * MIB).create();
+    let (mut refused, mut served) = (0, 0);
+    for most in 16.. {
+        unit.start_by(&format!("prlimit --nofile={most}:{most}"));
+        match unit.try_mount() {
+            Err(ran) => {
+                let said = ran.err.contains("error") && !ran.err.contains("panicked");
+                assert!(said && !unit.is_mounted(), "{most}: {ran:?}");
+                refused += 1;
+            }
+            Ok(()) => {
+                unit.sh("cmp -n 4M $U $I/m1.img");
+                unit.stop();
+                served += 1;
+            }
+        }
+        if served == 3 {
+            break;
+        }
+    }
+    assert!(refused > 3, "{refused}");
+}
