@@ -7,6 +7,7 @@
 
 pub mod uring;
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -615,12 +616,22 @@ pub fn lend<R>(bytes: &[u8], during: impl FnOnce(&Loan) -> R) -> R {
             *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
+    thread_local! {
+        /// The last loan of the thread, to be used again: lending allocates nothing then.
+        static LAST: Cell<Option<Loan>> = const { Cell::new(None) };
+    }
     let lent = Lent {
         bytes: bytes.as_ptr(),
         len: bytes.len(),
     };
-    let revoke = Revoke(Loan(Arc::new(Mutex::new(Some(lent)))));
-    during(&revoke.0)
+    // Who has a copy of the last one still must not see these bytes by it.
+    let last = LAST.take().filter(|last| Arc::strong_count(&last.0) == 1);
+    let loan = last.unwrap_or_else(|| Loan(Arc::default()));
+    *loan.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(lent);
+    let revoke = Revoke(loan);
+    let result = during(&revoke.0);
+    LAST.set(Some(revoke.0.clone()));
+    result
 }
 
 impl Loan {
@@ -823,6 +834,10 @@ mod tests {
         drop(go_tx);
         lender.join().unwrap();
         assert_eq!(loan.with(<[u8]>::len), None);
+        let kept = lend(&[1], Loan::clone);
+        lend(&[2], |_| {
+            assert_eq!(kept.with(<[u8]>::len), None, "another loan")
+        });
         let unwound = std::panic::catch_unwind(|| lend(&[1], |loan| panic!("{loan:?}")));
         assert!(unwound.is_err());
     }
