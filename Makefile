@@ -14,6 +14,9 @@
 #   make power ROUNDS=N   N rounds of losses of power; needs what make test needs
 #   make nth              each operation of the scripts fails or is the last one: hours; as make test
 #   make schedule         the server under SCHEDULES=N schedules for each scenario; SCHEDULE=... runs some again
+#   make bench            a unit beside its peers; root and /dev/fuse;
+#                         BENCH="NAME=VALUE ..." says what and how long, see docs/performance.md
+#   make bench-peers      installs with apt the peers that make bench has use for
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
 #   make uninstall        takes away what install has put there
 #   make deb              a Debian package in $(TARGET)/debian; installs cargo-deb when it is missing
@@ -54,10 +57,13 @@ TOOLS := fio:fio mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
 # What only `make soak` needs.
 SOAK_TOOLS := initdb:postgresql pgbench:postgresql pg_amcheck:postgresql
 
+# What `make bench` compares with.
+PEERS := fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin qemu-storage-daemon:qemu-utils mkfs.btrfs:btrfs-progs
+
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth schedule install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth schedule bench bench-peers install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -171,6 +177,14 @@ test: SCHEDULES = 60
 schedule:
 	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=$(TARGET)/schedule SCHEDULES=$(SCHEDULES) SCHEDULE=$(SCHEDULE) \
 		$(CARGO) test --locked --test schedule -- $(if $(SCHEDULE),scenarios --nocapture)
+
+BENCH ?=
+bench:
+	$(CARGO) bench --locked --bench unit -- $(BENCH)
+
+bench-peers: TOOLS := $(PEERS)
+bench-peers: MODULES :=
+bench-peers: tools
 
 install: build install-files
 
