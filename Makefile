@@ -14,7 +14,7 @@
 #   make power ROUNDS=N   N rounds of losses of power; needs what make test needs
 #   make nth              each operation of the scripts fails or is the last one: hours; as make test
 #   make schedule         the server under SCHEDULES=N schedules for each scenario; SCHEDULE=... runs some again
-#   make bench            a unit beside its peers; root and /dev/fuse;
+#   make bench            what parts of a write cost, then a unit beside its peers; root and /dev/fuse;
 #                         BENCH="NAME=VALUE ..." says what and how long, see docs/performance.md
 #   make bench-peers      installs with apt the peers that make bench has use for
 #   make install          into $(DESTDIR)$(PREFIX), mount helpers into $(DESTDIR)$(SBINDIR)
@@ -180,6 +180,7 @@ schedule:
 
 BENCH ?=
 bench:
+	$(CARGO) bench --locked --bench structures
 	$(CARGO) bench --locked --bench unit -- $(BENCH)
 
 bench-peers: TOOLS := $(PEERS)

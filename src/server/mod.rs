@@ -15,6 +15,8 @@ macro_rules! makes {
 }
 
 mod admission;
+#[doc(hidden)]
+pub mod bare;
 mod candidate;
 mod change;
 mod chronicle;

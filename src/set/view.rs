@@ -121,7 +121,7 @@ pub enum Outcome {
 
 impl View {
     /// A View of the given members; `marks` are the bitmaps of those who have left.
-    pub(super) fn new(
+    pub(crate) fn new(
         epoch: Epoch,
         seats: Vec<Seat>,
         marks: Vec<Arc<WriteBitmap>>,
