@@ -183,6 +183,11 @@ impl Bench<'_> {
             Err(why) => why.clone(),
         };
         eprintln!("round {} {work} {}: {said}", round + 1, target.name);
+        // What one has left in the page cache must not be written to a disk in the time of the next.
+        let mut sync = Command::new("sync");
+        if let Err(why) = self.shell.run(sync.arg("-f").arg(&self.options.base)) {
+            eprintln!("{why}");
+        }
         self.cells.push(Cell {
             work: work.to_string(),
             target: target.name.clone(),

@@ -18,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What ends a run early. The signal is left pending, so that every later call sees it too.
 pub(crate) const STOPPED: &str = "stopped by a signal";
 /// Longest time that something to be taken away may stay in use.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(10);
 
 /// Runs programs, until a signal says that it is enough.
 #[derive(Debug)]
@@ -171,11 +171,7 @@ impl Thing {
             Self::Mount(place) => (place.clone(), unmount(&place)),
             Self::Loop(device) => (device.clone(), loopdev::detach(&device).is_ok()),
             Self::Daemon(child) => (format!("process {}", child.id()).into(), end(child)),
-            Self::Unit(place, mut stop) => {
-                let stopped = stop.stdin(Stdio::null()).process_group(0).output();
-                let stopped = stopped.is_ok_and(|said| said.status.success());
-                (place.clone(), stopped || unmount(&place))
-            }
+            Self::Unit(place, stop) => (place.clone(), ends_well(stop) || unmount(&place)),
         };
         if !gone {
             let _ = writeln!(io::stderr(), "{} is left behind", what.display());
@@ -188,18 +184,32 @@ fn unmount(place: &Path) -> bool {
     eventually(tried) || mountpoint::unmount(place, true).is_ok()
 }
 
+/// Runs a program that takes something away, and kills it when something holds it up.
+fn ends_well(mut command: Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let Ok(mut child) = command.process_group(0).spawn() else {
+        return false;
+    };
+    if !ends(&child) {
+        let _ = sys::kill_group(child.id(), libc::SIGKILL);
+    }
+    child.wait().is_ok_and(|status| status.success())
+}
+
 fn end(mut child: Child) -> bool {
     for signal in [libc::SIGTERM, libc::SIGKILL] {
-        let pid = child.id();
-        let waits = sys::pidfd_open(pid).and_then(|end| {
-            sys::kill_group(pid, signal)?;
-            sys::poll(&[(end.as_fd(), libc::POLLIN)], Some(BUSY))
-        });
-        if waits.is_ok_and(|events| events != [0]) {
+        if sys::kill_group(child.id(), signal).is_ok() && ends(&child) {
             return child.wait().is_ok();
         }
     }
     child.try_wait().is_ok_and(|ended| ended.is_some())
+}
+
+/// Waits for the end of a program, for a while.
+fn ends(child: &Child) -> bool {
+    let end = sys::pidfd_open(child.id());
+    let waited = end.and_then(|end| sys::poll(&[(end.as_fd(), libc::POLLIN)], Some(BUSY)));
+    waited.is_ok_and(|events| events != [0])
 }
 
 /// What is set up now. The last comes first when it is taken away.
