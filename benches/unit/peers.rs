@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::target::{Ground, Started, images};
-use crate::things::{Result, Thing, is_mounted};
+use crate::things::{Result, Shell, Thing, Things, is_mounted};
 
 /// Room for what btrfs keeps beside a file that is written anew and anew.
 const SPARE: u64 = 512 << 20;
@@ -66,10 +66,7 @@ pub(crate) fn qsd(ground: Ground<'_>) -> Result<Started> {
     daemon.arg(format!(
         "type=fuse,id=unit,node-name=unit,mountpoint={place},writable=on,growable=off"
     ));
-    let pid = ground
-        .shell
-        .stay(ground.things, &mut daemon, || is_mounted(&file))?;
-    ground.things.keep(Thing::Mount(file.clone()));
+    let pid = mounted_by(&mut daemon, &file, ground.shell, ground.things)?;
     let version = ground
         .shell
         .run(Command::new("qemu-storage-daemon").arg("--version"))?;
@@ -115,15 +112,23 @@ fn mount_nbd(ground: Ground<'_>, socket: &Path, server: &mut Command) -> Result<
     let file = place.join("unit");
     let mut nbdfuse = Command::new("nbdfuse");
     nbdfuse.arg(&file).arg("--unix").arg(socket);
-    let mounts = ground
-        .shell
-        .stay(ground.things, &mut nbdfuse, || is_mounted(&place))?;
-    ground.things.keep(Thing::Mount(place));
+    let mounts = mounted_by(&mut nbdfuse, &place, ground.shell, ground.things)?;
     Ok(Started {
         files: vec![file],
         pids: vec![serves, mounts],
         note: None,
     })
+}
+
+/// Starts a program that mounts by itself. It may do so late: its mount is taken away behind it.
+fn mounted_by(
+    daemon: &mut Command,
+    place: &Path,
+    shell: &Shell,
+    things: &mut Things,
+) -> Result<u32> {
+    things.keep(Thing::Mount(place.to_owned()));
+    shell.stay(things, daemon, || is_mounted(place))
 }
 
 /// A file on a btrfs raid1 over two loop devices; all in the kernel.
@@ -151,7 +156,7 @@ pub(crate) fn btrfs(ground: Ground<'_>) -> Result<Started> {
         .args(["-t", "btrfs", "-o", &both.join(",")])
         .args(disks.first())
         .arg(&place);
-    ground.shell.run(&mut mount)?;
+    ground.shell.set_up(&mut mount)?;
     ground.things.keep(Thing::Mount(place.clone()));
     let file = place.join("unit");
     let made = File::create(&file).and_then(|file| file.set_len(size));

@@ -98,7 +98,7 @@ impl Target {
         fs::create_dir_all(&place).map_err(|e| e.to_string())?;
         let device = self.device()?;
         let mut things = Things::default();
-        shell.run(Command::new("mount").arg(device).arg(&place))?;
+        shell.set_up(Command::new("mount").arg(device).arg(&place))?;
         things.keep(Thing::Mount(place.clone()));
         Ok((place, things))
     }
@@ -226,7 +226,7 @@ impl Ours {
             .args(["-o", &self.options])
             .arg("--log")
             .arg(dir.join("log"));
-        let said = shell.run(&mut mount);
+        let said = shell.set_up(&mut mount);
         if is_mounted(&place) {
             ground.things.keep(Thing::Unit(place.clone(), stop));
         }

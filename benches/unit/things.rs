@@ -46,8 +46,17 @@ impl Shell {
         self.run_for(command, PATIENCE)
     }
 
+    /// As [`Self::run`], but a signal waits for its end: half of what it sets up could not be taken away.
+    pub(crate) fn set_up(&self, command: &mut Command) -> Result<String> {
+        self.run_while(command, PATIENCE, false)
+    }
+
     /// As [`Self::run`], for so long at most.
     pub(crate) fn run_for(&self, command: &mut Command, longest: Duration) -> Result<String> {
+        self.run_while(command, longest, true)
+    }
+
+    fn run_while(&self, command: &mut Command, longest: Duration, heeds: bool) -> Result<String> {
         if self.is_stopped() {
             return Err(STOPPED.to_owned());
         }
@@ -56,7 +65,7 @@ impl Shell {
         let (out, err) = (self.dir.join("out"), self.dir.join("err"));
         let (to, complaints) = (File::create(&out), File::create(&err));
         let mut child = start(command, to.map_err(failed)?, complaints.map_err(failed)?)?;
-        let waited = self.wait(&child, longest);
+        let waited = self.wait(&child, longest, heeds);
         if waited.is_err() {
             let _ = sys::kill_group(child.id(), libc::SIGKILL);
         }
@@ -70,12 +79,10 @@ impl Shell {
         }
     }
 
-    fn wait(&self, child: &Child, longest: Duration) -> Result<()> {
+    fn wait(&self, child: &Child, longest: Duration, heeds: bool) -> Result<()> {
         let end = sys::pidfd_open(child.id()).map_err(|e| e.to_string())?;
-        let asked = [
-            (self.signals.as_fd(), libc::POLLIN),
-            (end.as_fd(), libc::POLLIN),
-        ];
+        let heeded = if heeds { libc::POLLIN } else { 0 };
+        let asked = [(self.signals.as_fd(), heeded), (end.as_fd(), libc::POLLIN)];
         let events = sys::poll(&asked, Some(longest)).map_err(|e| e.to_string())?;
         match events.as_slice() {
             [0, 0] => Err(format!("still not done after {} s", longest.as_secs())),
