@@ -13,7 +13,7 @@ use crate::set::{ByteRange, Bytes, Epoch, Geometry, MemberId, Role, Seat, View, 
 /// The data path of a unit whose members are all sources.
 #[derive(Debug)]
 pub struct Bare {
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
 }
 
 impl Bare {
