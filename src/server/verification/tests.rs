@@ -223,6 +223,14 @@ impl Bed {
         read
     }
 
+    fn seek(&self, at: u64) -> Receiver<Result<u64, Errno>> {
+        let (pipeline, (done, sought)) = (Arc::clone(&self.pipeline), unbounded());
+        std::thread::spawn(move || {
+            let _ = done.send(pipeline.seek(at, Seek::Data));
+        });
+        sought
+    }
+
     /// Another epoch begins.
     fn publish(&self, view: crate::set::View) {
         let mut stores = Stores::default();
@@ -393,6 +401,7 @@ fn after_an_abort_nothing_waits_until_a_source_answers() {
     for at in [8192, 16384] {
         assert_eq!(bed.read(at).recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
         assert_eq!(bed.write(at).recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
+        assert_eq!(bed.seek(at).recv_timeout(SOON), Ok(Err(Errno(libc::EIO))));
     }
     assert_eq!(bed.members[0].calls.load(SeqCst), 1);
     bed.members[0].hang(false);
@@ -546,8 +555,7 @@ fn a_look_that_hangs_keeps_no_epoch_alive() {
     let bed = Bed::new(2);
     let view = bed.pipeline.live().view().clone();
     bed.members[0].hang(true);
-    let pipeline = Arc::clone(&bed.pipeline);
-    std::thread::spawn(move || pipeline.seek(0, Seek::Data));
+    drop(bed.seek(0));
     bed.members[0].is_called(1);
     let epoch = Arc::downgrade(&bed.pipeline.live());
     bed.publish(view);
