@@ -5,9 +5,6 @@ use shadowset::set::planted::{Mistake, plant};
 use crate::kinds::Kind;
 use crate::runs::{attempt, corpus};
 
-/// Within so many seeds every planted mistake must be found.
-const SEEDS_MAX: u64 = 10_000;
-
 /// The kind of worlds that finds a mistake best.
 fn kind_of(mistake: Mistake) -> Kind {
     use Mistake::*;
@@ -22,7 +19,7 @@ fn kind_of(mistake: Mistake) -> Kind {
     }
 }
 
-/// The first seed that finds a mistake. One that takes long to find is in the corpus and tried before others.
+/// The first seed of a run of every test that finds a mistake: of its kind of worlds, or of the corpus.
 fn find(mistake: Mistake) -> Option<(u64, String)> {
     let kind = kind_of(mistake);
     let known = corpus()
@@ -32,31 +29,28 @@ fn find(mistake: Mistake) -> Option<(u64, String)> {
     plant(Some(mistake));
     let found = known
         .map(|entry| entry.seed)
-        .chain(0..SEEDS_MAX)
+        .chain(0..kind.facts().seeds)
         .find_map(|seed| Some((seed, attempt(&mut kind.world(seed, false)).err()?)));
     plant(None);
     found
 }
 
-/// The simulator finds every mistake; two of three are found by the seeds that every run of the tests has.
+/// So a build with any of them fails in a run of the tests. What is missed here has its first seed by
+/// `SHADOWSET_MUTANT=... make sim`, and that goes into the corpus.
 #[test]
 fn planted_mistakes_are_caught() {
-    let (mut missed, mut soon) = (Vec::new(), 0);
+    let mut missed = Vec::new();
     for &mistake in Mistake::ALL {
-        let kind = kind_of(mistake);
         match find(mistake) {
             Some((seed, text)) => {
-                soon += usize::from(seed < kind.facts().seeds);
-                println!("{mistake:?}: {} seed {seed}: {text}", kind.facts().name);
+                let name = kind_of(mistake).facts().name;
+                println!("{mistake:?}: {name} seed {seed}: {text}");
             }
             None => missed.push(mistake),
         }
     }
-    let all = Mistake::ALL.len();
-    println!("{soon} of {all} by the seeds of every run");
     assert!(
         missed.is_empty(),
-        "not found in {SEEDS_MAX} seeds: {missed:?}"
+        "not found by the seeds of every run: {missed:?}"
     );
-    assert!(3 * soon >= 2 * all, "only {soon} of {all} are found soon");
 }
