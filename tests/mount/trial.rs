@@ -232,13 +232,18 @@ impl Trial {
 
     /// A writer of one part.
     pub(crate) fn writer(&self, part: usize, seed: u64) -> Writer {
+        self.try_writer(part, seed).expect("the unit")
+    }
+
+    /// The same, of a unit whose server may be dead.
+    pub(crate) fn try_writer(&self, part: usize, seed: u64) -> io::Result<Writer> {
         let mut options = OpenOptions::new();
         let options = options.write(true).custom_flags(libc::O_DIRECT);
-        Writer {
-            file: options.open(self.unit.file()).expect("the unit"),
+        Ok(Writer {
+            file: options.open(self.unit.file())?,
             area: Arc::clone(&self.areas[part]),
             rng: Rng::new(seed),
-        }
+        })
     }
 
     /// A command; an error when it was refused, or when nobody answers any more.
@@ -305,7 +310,10 @@ impl Trial {
             lock(area).settle(&found);
         }
         let log = std::fs::read_to_string(self.unit.path("log")).expect("the log");
-        assert!(!log.contains("panicked"), "{what}: {log}");
+        let mut panics = log.lines().filter(|line| line.contains("panicked"));
+        // So std says that a thread got no memory for its start.
+        let is_of_ours = |line: &str| !line.contains("unix/stack_overflow.rs");
+        assert!(!panics.any(is_of_ours), "{what}: {log}");
     }
 
     /// Copies that nobody has asked for.
