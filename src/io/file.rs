@@ -56,7 +56,7 @@ pub struct FileStorage {
     /// Alignment of memory, when the page cache is bypassed.
     direct: Option<u64>,
     /// Where requests are under way that no thread waits for.
-    ring: Option<&'static Ring>,
+    ring: Option<Ring>,
 }
 
 impl FileStorage {
@@ -82,7 +82,11 @@ impl FileStorage {
         };
         if direct {
             let DirectAlign { memory, offset } = storage.probe_direct()?;
-            storage.ring = Ring::of_member();
+            storage.ring = Ring::start()
+                .inspect_err(
+                    |error| tracing::info!(%error, "no io_uring: a thread waits for each request"),
+                )
+                .ok();
             storage.direct = Some(memory);
             storage.align = offset;
             if len % offset != 0 {
@@ -422,7 +426,7 @@ impl Queue for FileStorage {
             Payload::Room(_) => Ok(()),
             Payload::Data(_) => self.check_whole(),
         };
-        match (whole, self.ring) {
+        match (whole, &self.ring) {
             (Ok(()), Some(ring)) => ring.begin(Arc::clone(&self.file), (at, len), payload, then),
             (whole, _) => then(whole.and(Err(not_now())), payload),
         }

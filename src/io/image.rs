@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::set::Code;
@@ -18,6 +19,10 @@ use super::file::{FileStorage, Kind};
 use super::loopdev;
 use super::storage::{Seek, Storage};
 use super::sys;
+
+/// How long the last requests of a server may take that was killed, and how often it is looked whether they have ended.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How an image is read and written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -134,9 +139,15 @@ impl Image {
     pub fn open(path: &Path, mode: IoMode) -> Result<Self> {
         let (handle, kind, identity) = look(path)?;
         let direct = mode.bypasses_cache(kind);
-        let file = reopen(&handle, kind, direct).map_err(|e| explain(path, kind, e))?;
+        let is_busy = |file: &io::Result<File>| {
+            let error = file.as_ref().err().and_then(io::Error::raw_os_error);
+            error == Some(libc::EBUSY)
+        };
+        let file = patiently(direct, || reopen(&handle, kind, direct), is_busy);
+        let file = file.map_err(|e| explain(path, kind, e))?;
         if kind == Kind::File {
-            let locked = sys::try_lock(file.as_fd());
+            let lock = || sys::try_lock(file.as_fd());
+            let locked = patiently(direct, lock, |locked| matches!(locked, Ok(false)));
             if !locked.map_err(|e| Error::io(format!("{} cannot be locked", path.display()), e))? {
                 return Err(locked_by_another(path));
             }
@@ -398,6 +409,19 @@ fn describe(meta: &Metadata) -> &'static str {
         () if file_type.is_fifo() => "a FIFO",
         () if file_type.is_socket() => "a socket",
         () => "no regular file",
+    }
+}
+
+/// Tries once, and for a while again where requests past the page cache may be under way of a server that was killed: what
+/// it had opened is open until they have ended.
+fn patiently<T>(direct: bool, attempt: impl Fn() -> T, is_busy: impl Fn(&T) -> bool) -> T {
+    let begun = Instant::now();
+    loop {
+        let tried = attempt();
+        let over = !direct || begun.elapsed() > LAST_REQUESTS;
+        if over || !is_busy(&tried) || sys::poll(&[], Some(LOOK)).is_err() {
+            return tried;
+        }
     }
 }
 

@@ -1,29 +1,28 @@
 //! Members that are asked through io_uring: any number of requests are under way, and one thread hears how they end.
 //!
-//! One thread hands over and takes back for a whole ring. Each request costs it less than a wake-up, and while many are
-//! under way one system call serves several of them.
+//! Each member has a ring of its own, so that one that hangs holds up no other: the kernel has a limit of its own threads for
+//! each ring. The thread hands requests over and takes them back; while many are under way one system call serves several of
+//! them.
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
 use super::storage::Then;
 use super::sys::uring::{Bell, Flights, Order, Payload};
 
 /// Requests that are handed over at once.
-const ENTRIES: u32 = 256;
-/// Most rings of a process, and processors for each.
-const RINGS_MAX: usize = 4;
-const PROCESSORS: usize = 4;
+const ENTRIES: u32 = 128;
 
-/// A ring and the thread that serves it, for as long as the process lives.
+/// The ring of a member. Its thread ends when this is dropped and nothing is under way any more.
 #[derive(Debug)]
 pub(super) struct Ring {
-    orders: Sender<Order<Then>>,
+    /// Nothing only while it is dropped.
+    orders: Option<Sender<Order<Then>>>,
     sleeper: Arc<Sleeper>,
 }
 
@@ -45,25 +44,19 @@ impl Drop for Fatal {
     }
 }
 
-impl Ring {
-    /// The ring of one more member; none where the system has none, which is told once.
-    pub(super) fn of_member() -> Option<&'static Self> {
-        static RINGS: OnceLock<Vec<Ring>> = OnceLock::new();
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let rings = RINGS.get_or_init(|| {
-            let processors = thread::available_parallelism().map_or(1, usize::from);
-            let most = (processors / PROCESSORS).clamp(1, RINGS_MAX);
-            let started: io::Result<Vec<Self>> = (0..most).map(|_| Self::start()).collect();
-            started.unwrap_or_else(|error| {
-                tracing::info!(%error, "no io_uring: a thread waits for each request of a direct member");
-                Vec::new()
-            })
-        });
-        let place = NEXT.fetch_add(1, Ordering::Relaxed);
-        rings.get(place.checked_rem(rings.len())?)
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.orders = None;
+        self.sleeper.bell.ring();
     }
+}
 
-    fn start() -> io::Result<Self> {
+impl Ring {
+    /// Starts a ring.
+    ///
+    /// # Errors
+    /// The system's error; `Unsupported` where io_uring cannot be had.
+    pub(super) fn start() -> io::Result<Self> {
         let bell = Arc::new(Bell::new()?);
         let sleeper = Arc::new(Sleeper {
             asleep: AtomicBool::new(false),
@@ -73,7 +66,6 @@ impl Ring {
         let (told, begun) = crossbeam_channel::bounded(1);
         let of_thread = Arc::clone(&sleeper);
         thread::Builder::new().name("ring".into()).spawn(move || {
-            let _fatal = Fatal;
             // Made here: it takes orders from the thread alone that has made it.
             match Flights::new(ENTRIES, bell) {
                 Err(error) => drop(told.send(Err(error))),
@@ -85,7 +77,10 @@ impl Ring {
         })?;
         let ended = || io::Error::other("the thread of the ring has ended");
         begun.recv().map_err(|_| ended())??;
-        Ok(Self { orders, sleeper })
+        Ok(Self {
+            orders: Some(orders),
+            sleeper,
+        })
     }
 
     /// Begins a request.
@@ -103,11 +98,12 @@ impl Ring {
             payload,
             tag: then,
         };
-        if let Err(lost) = self.orders.send(order) {
-            end(
-                lost.into_inner(),
-                Err(io::Error::other("the ring has ended")),
-            );
+        let sent = match &self.orders {
+            Some(orders) => orders.send(order).map_err(|lost| lost.into_inner()),
+            None => Err(order),
+        };
+        if let Err(order) = sent {
+            return end(order, Err(io::Error::other("the ring has ended")));
         }
         // Behind the order: who falls asleep looks once more for orders afterwards.
         if self.sleeper.asleep.swap(false, Ordering::SeqCst) {
@@ -118,16 +114,13 @@ impl Ring {
 
 /// Hands orders over and ends them.
 fn serve(mut flights: Flights<Then>, ordered: &Receiver<Order<Then>>, sleeper: &Sleeper) {
-    loop {
-        for order in ordered.try_iter() {
-            if let Err(order) = flights.begin(order) {
-                end(order, Err(io::Error::other("the ring is full")));
-            }
-        }
+    // Before all else when this unwinds: who waits for an answer would wait for ever.
+    let _fatal = Fatal;
+    while take(&mut flights, ordered) || flights.under_way() > 0 {
         sleeper.asleep.store(true, Ordering::SeqCst);
         if ordered.is_empty() {
             if let Err(error) = flights.wait() {
-                tracing::error!(%error, "the ring cannot wait");
+                tracing::error!(%error, "the ring of a member cannot wait");
                 std::process::abort();
             }
         }
@@ -138,6 +131,20 @@ fn serve(mut flights: Flights<Then>, ordered: &Receiver<Order<Then>>, sleeper: &
                 false => Err(io::Error::other("a part only")),
             });
             end(order, whole);
+        }
+    }
+}
+
+/// Hands over what was ordered; false when nothing can be ordered any more.
+fn take(flights: &mut Flights<Then>, ordered: &Receiver<Order<Then>>) -> bool {
+    loop {
+        match ordered.try_recv() {
+            Err(end) => return end == TryRecvError::Empty,
+            Ok(order) => {
+                if let Err(order) = flights.begin(order) {
+                    end(order, Err(io::Error::other("the ring is full")));
+                }
+            }
         }
     }
 }

@@ -208,7 +208,8 @@ impl Pipeline {
         if change.queued.is_empty() {
             return self.conclude(change);
         }
-        match self.this.upgrade().zip(self.keep(data)) {
+        let whole = data.len() as u64 == change.range.len();
+        match self.this.upgrade().zip(self.keep(data)).filter(|_| whole) {
             Some((this, slot)) => this.begin_changing(change, &slot),
             None => {
                 change.rest = std::mem::replace(&mut change.queued, MemberSet::EMPTY);

@@ -87,7 +87,7 @@ impl Pipeline {
             flushing.rest.remove(id);
             let store = flushing.live.store(id).cloned();
             let held = Held::Flush(flushing);
-            let (outcome, held) = self.watch.call((id, self.watch.now()), held, |_| {
+            let (outcome, held) = self.watch.flush((id, self.watch.now()), held, |_| {
                 self.lanes().flush_here(id, store)
             });
             let Some(Held::Flush(back)) = held else {

@@ -9,6 +9,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::io;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::change::Change;
 use super::meter::Asked;
@@ -41,13 +42,13 @@ impl Flying {
         Flight(Arc::clone(self))
     }
 
-    /// Waits until all are answered. Nobody begins another one.
-    pub(super) fn wait(&self) {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits until all are answered, or for so long; says whether they are. Nobody begins another one.
+    pub(super) fn wait(&self, at_most: Duration) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.awaited.store(true, Ordering::SeqCst);
-        while self.count.load(Ordering::SeqCst) > 0 {
-            lock = self.none.wait(lock).unwrap_or_else(PoisonError::into_inner);
-        }
+        let some = |(): &mut ()| self.count.load(Ordering::SeqCst) > 0;
+        drop(self.none.wait_timeout_while(lock, at_most, some));
+        self.count.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -228,7 +229,8 @@ impl Pipeline {
         if queued.is_empty() {
             return Err(read);
         }
-        let target = self.route(&read).filter(|id| {
+        read.first = self.route(&read);
+        let target = read.first.filter(|id| {
             let alone = self.reading[id.index()].load(Ordering::Relaxed) == 0;
             queued.contains(*id) && !alone && !self.is_lost(*id)
         });

@@ -37,6 +37,8 @@ pub(super) struct Read {
     /// The last of them that was out of reach, and since when one was.
     lost: Option<(MemberId, Time)>,
     done: Answered,
+    /// Who is asked first, if that is settled already.
+    pub(super) first: Option<MemberId>,
     /// While no thread waits for it.
     pub(super) flight: Option<Flight>,
 }
@@ -56,6 +58,7 @@ impl Read {
             tried: MemberSet::EMPTY,
             lost: None,
             done,
+            first: None,
             flight: None,
         }
     }
@@ -154,7 +157,7 @@ impl Pipeline {
     /// Reads from one member after the other until one has answered, and ends the read.
     pub(super) fn go_on_reading(&self, mut read: Read, buf: &mut [u8]) {
         loop {
-            let Some(id) = self.route(&read) else {
+            let Some(id) = read.first.take().or_else(|| self.route(&read)) else {
                 match self.wait_for_members(read) {
                     Some(again) if again.live().view().unmerged(again.range).is_none() => {
                         read = again;

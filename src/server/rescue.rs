@@ -278,6 +278,8 @@ impl Pipeline {
                 Err(error) => {
                     tracing::warn!(%error, "no thread yet for a request that a member holds");
                     self.unstarted.lock().push(rescue);
+                    // Who watches may rest.
+                    self.watch.rouse();
                 }
             }
         }

@@ -10,6 +10,7 @@ use crate::sync::channel::{Receiver, Sender, unbounded};
 use super::chronicle::Chronicle;
 use super::copier::Copier;
 use super::create::random_mark;
+use super::departure::PATIENCE;
 use super::handle::{Board, Handle, Published};
 use super::home::{self, Settled};
 use super::params::Params;
@@ -50,7 +51,11 @@ impl Running {
     /// [`Code::Io`] when the members could not be marked clean; the next mount merges them.
     pub fn stop(self) -> Result<()> {
         self.handle.pipeline.gate().close();
-        self.handle.pipeline.flying.wait();
+        // What members do not answer any more is told to nobody.
+        while !self.handle.pipeline.flying.wait(PATIENCE) {
+            let silent = self.handle.pipeline.silent_members();
+            self.handle.pipeline.abort(silent);
+        }
         // A closed channel means that the thread has ended already; the join tells why.
         let _ = self.handle.messages.send(Message::Event(Event::Shutdown));
         let ended = self.thread.join();

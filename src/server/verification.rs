@@ -315,9 +315,11 @@ type Owed = [Option<Time>; MEMBERS_MAX];
 fn owed(pipeline: &Pipeline, gone: MemberSet) -> (Owed, Owed) {
     let here = |at: usize| MemberId::new(at).is_some_and(|id| !gone.contains(id));
     let of_members = |owed: Owed| std::array::from_fn(|at| owed[at].filter(|_| here(at)));
+    let (at_once, on_lanes) = (pipeline.watch.oldest_flush(), pipeline.lanes().oldest());
+    let first = |at: usize| at_once[at].into_iter().chain(on_lanes[at]).min();
     (
         of_members(pipeline.watch.oldest()),
-        of_members(pipeline.lanes().oldest()),
+        of_members(std::array::from_fn(first)),
     )
 }
 

@@ -42,6 +42,8 @@ struct Call<T> {
     number: u64,
     member: MemberId,
     since: Time,
+    /// It is a flush, which takes long by its nature.
+    is_flush: bool,
     /// Nothing when it has been taken: the member owes an answer still.
     held: Option<T>,
     /// Another thread has answered in place of the one that is in it.
@@ -124,16 +126,36 @@ impl<T> Watch<T> {
         held: T,
         call: impl FnOnce(&Kept<'_, T>) -> R,
     ) -> (R, Option<T>) {
+        let ticket = self.begin(asked, held);
+        self.make(ticket, call)
+    }
+
+    /// As [`Self::call`], of a flush.
+    pub(super) fn flush<R>(
+        &self,
+        asked: (MemberId, Time),
+        held: T,
+        call: impl FnOnce(&Kept<'_, T>) -> R,
+    ) -> (R, Option<T>) {
+        let ticket = self.note(asked, held, true);
+        self.make(ticket, call)
+    }
+
+    fn make<R>(&self, ticket: Ticket, call: impl FnOnce(&Kept<'_, T>) -> R) -> (R, Option<T>) {
         let kept = Kept {
             watch: self,
-            ticket: self.begin(asked, held),
+            ticket,
         };
         let result = call(&kept);
-        (result, self.end(kept.ticket))
+        (result, self.end(ticket))
     }
 
     /// As [`Self::call`], of a call that ends on another thread, with [`Self::end`].
-    pub(super) fn begin(&self, (member, since): (MemberId, Time), held: T) -> Ticket {
+    pub(super) fn begin(&self, asked: (MemberId, Time), held: T) -> Ticket {
+        self.note(asked, held, false)
+    }
+
+    fn note(&self, (member, since): (MemberId, Time), held: T, is_flush: bool) -> Ticket {
         let shard = SHARD.with(|shard| *shard);
         let number = {
             let mut calls = self.shard(shard);
@@ -143,6 +165,7 @@ impl<T> Watch<T> {
                 number,
                 member,
                 since,
+                is_flush,
                 held: Some(held),
                 left: false,
             });
@@ -195,11 +218,21 @@ impl<T> Watch<T> {
         Time(self.answered[member.index()].load(Ordering::Relaxed))
     }
 
-    /// The beginning of the oldest call of each member.
+    /// The beginning of the oldest call of each member that is no flush.
     pub(super) fn oldest(&self) -> [Option<Time>; MEMBERS_MAX] {
+        self.oldest_of(false)
+    }
+
+    /// The beginning of the oldest flush of each member that a thread makes which asks for it.
+    pub(super) fn oldest_flush(&self) -> [Option<Time>; MEMBERS_MAX] {
+        self.oldest_of(true)
+    }
+
+    fn oldest_of(&self, flushes: bool) -> [Option<Time>; MEMBERS_MAX] {
         let mut oldest = [None; MEMBERS_MAX];
         for at in 0..SHARDS {
-            for call in &self.shard(at).calls {
+            let calls = self.shard(at);
+            for call in calls.calls.iter().filter(|call| call.is_flush == flushes) {
                 let first = &mut oldest[call.member.index()];
                 *first = first.map_or(Some(call.since), |time: Time| Some(time.min(call.since)));
             }

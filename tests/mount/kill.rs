@@ -4,7 +4,7 @@
 use serde_json::Value;
 use shadowset::testing::Rng;
 
-use crate::bed::{MIB, Unit, Writers, last_writes};
+use crate::bed::{MIB, Plan, Unit, Writers, last_writes};
 
 const WRITERS: u64 = 3;
 const ROUNDS: u64 = 6;
@@ -64,7 +64,17 @@ fn rounds_of_kill_9_lose_nothing_and_start_no_full_copy() {
     let rounds = std::env::var("SHADOWSET_KILL_ROUNDS").map_or(ROUNDS, |n| {
         n.parse().expect("SHADOWSET_KILL_ROUNDS is a number")
     });
-    let mut unit = Unit::new(3, 96 * MIB);
+    kill_again_and_again(Unit::new(3, 96 * MIB), rounds);
+}
+
+/// The last requests of a server are under way behind its end; the next one begins at once.
+#[test]
+fn direct_members_outlive_kill_9_as_well() {
+    let unit = Plan::new(3, 96 * MIB).direct().mount();
+    kill_again_and_again(unit, ROUNDS / 2);
+}
+
+fn kill_again_and_again(mut unit: Unit, rounds: u64) {
     unit.sh(
         "head -c 96M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none",
     );

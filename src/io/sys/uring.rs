@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
@@ -14,6 +15,9 @@ use super::super::slots::Slot;
 
 /// In place of a number of an order.
 const BELL: u64 = u64::MAX;
+
+/// How long the kernel is left alone that has no memory.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The memory of a request.
 #[derive(Debug)]
@@ -150,6 +154,10 @@ impl<T> Flights<T> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 // Completions have to be taken first.
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+                // No memory for a moment; what is in the queue stays there.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) => {
+                    return super::poll(&[], Some(PAUSE)).map(drop);
+                }
                 other => return other.map(drop),
             }
         }
@@ -214,7 +222,7 @@ impl<T> Drop for Flights<T> {
     fn drop(&mut self) {
         self.bell.ring();
         while self.under_way() > 0 || self.listens {
-            if self.ring.submit_and_wait(1).is_err() {
+            if self.wait().is_err() {
                 // Nobody can tell what the kernel still touches.
                 std::process::abort();
             }

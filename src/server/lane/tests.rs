@@ -114,12 +114,18 @@ fn a_flush_that_a_member_holds_goes_on_with_the_next() {
         "another one would wait"
     );
     assert_eq!(calls()[1], second, "one after the other");
+    let watch = &bed.pipeline.watch;
+    let (calls_out, flushes_out) = (watch.oldest()[0], watch.oldest_flush()[0]);
+    assert!(
+        calls_out.is_none() && flushes_out.is_some(),
+        "it may take as long as a flush"
+    );
     bed.pipeline.give_up(id(0));
     assert_eq!(told.recv(), Ok(Ok(())));
     assert_eq!(calls()[1], second + 1);
     bed.members[0].hang(false);
     asker.join().expect("no panic");
-    bed.pipeline.flying.wait();
+    assert!(bed.pipeline.flying.wait(std::time::Duration::from_secs(30)));
 }
 
 #[test]

@@ -521,7 +521,7 @@ fn a_read_of_a_member_that_answers_later_goes_on_with_another() {
     );
     bed.members[0].hang(false);
     eventually(|| first.load(SeqCst) == 1);
-    bed.pipeline.flying.wait();
+    assert!(bed.pipeline.flying.wait(SOON));
 }
 
 /// A detach was once answered while its image was still looked at, and an attach right behind it was refused.
