@@ -836,7 +836,7 @@ mod tests {
         assert_eq!(loan.with(<[u8]>::len), None);
         let kept = lend(&[1], Loan::clone);
         lend(&[2], |_| {
-            assert_eq!(kept.with(<[u8]>::len), None, "another loan")
+            assert_eq!(kept.with(<[u8]>::len), None, "another loan");
         });
         let unwound = std::panic::catch_unwind(|| lend(&[1], |loan| panic!("{loan:?}")));
         assert!(unwound.is_err());

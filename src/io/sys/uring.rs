@@ -220,8 +220,8 @@ fn entry<T>(order: &mut Order<T>) -> squeue::Entry {
 impl<T> Drop for Flights<T> {
     /// The kernel has the memory of orders until they have ended.
     fn drop(&mut self) {
-        self.bell.ring();
         while self.under_way() > 0 || self.listens {
+            self.bell.ring();
             if self.wait().is_err() {
                 // Nobody can tell what the kernel still touches.
                 std::process::abort();
