@@ -133,7 +133,7 @@ fn mounted_by(
 
 /// A file on a btrfs raid1 over two loop devices; all in the kernel.
 pub(crate) fn btrfs(ground: Ground<'_>) -> Result<Started> {
-    need(&["mkfs.btrfs"])?;
+    need(&["mkfs.btrfs", "btrfs"])?;
     let (size, place) = (ground.options.size, ground.dir.join("mnt"));
     fs::create_dir(&place).map_err(|e| e.to_string())?;
     let mut disks = Vec::new();
@@ -147,6 +147,8 @@ pub(crate) fn btrfs(ground: Ground<'_>) -> Result<Started> {
     mkfs.args(["-q", "-f", "-d", "raid1", "-m", "raid1"])
         .args(&disks);
     ground.shell.run(&mut mkfs)?;
+    let known = disks.iter().cloned().map(Thing::Known);
+    known.for_each(|disk| ground.things.keep(disk));
     let mut mount = Command::new("mount");
     let both: Vec<_> = disks
         .iter()

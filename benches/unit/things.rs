@@ -166,6 +166,8 @@ pub(crate) enum Thing {
     Mount(PathBuf),
     /// A loop device.
     Loop(PathBuf),
+    /// A disk of a btrfs, which the kernel would know by its number when another one has that.
+    Known(PathBuf),
     /// A program that stays.
     Daemon(Child),
     /// A mounted unit of ours: its mount point, and what stops it.
@@ -177,6 +179,7 @@ impl Thing {
         let (what, gone) = match self {
             Self::Mount(place) => (place.clone(), unmount(&place)),
             Self::Loop(device) => (device.clone(), loopdev::detach(&device).is_ok()),
+            Self::Known(device) => (device.clone(), ends_well(forget(&device))),
             Self::Daemon(child) => (format!("process {}", child.id()).into(), end(child)),
             Self::Unit(place, stop) => (place.clone(), ends_well(stop) || unmount(&place)),
         };
@@ -184,6 +187,12 @@ impl Thing {
             let _ = writeln!(io::stderr(), "{} is left behind", what.display());
         }
     }
+}
+
+fn forget(device: &Path) -> Command {
+    let mut forget = Command::new("btrfs");
+    forget.args(["device", "scan", "--forget"]).arg(device);
+    forget
 }
 
 fn unmount(place: &Path) -> bool {
