@@ -8,7 +8,7 @@ use super::explore::{BATCH, By, Scenario};
 use super::scenarios::*;
 
 /// Within so many schedules each mistake must be found.
-const WITHIN: usize = 2_000;
+const WITHIN: usize = 20_000;
 
 /// Where a mistake is looked for.
 fn scenario(mistake: Mistake) -> Scenario {
