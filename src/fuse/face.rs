@@ -203,8 +203,8 @@ impl Face {
         }
     }
 
-    /// Has a request carried out that takes long by its nature: no worker waits for it.
-    pub(super) fn elsewhere(&self, job: impl FnOnce(&Arc<Unit>, Option<Busy>) + Send + 'static) {
+    /// Has a request carried out by another thread.
+    fn elsewhere(&self, job: impl FnOnce(&Arc<Unit>, Option<Busy>) + Send + 'static) {
         let unit = Arc::clone(&self.unit);
         self.overflow
             .run(Box::new(move |busy| job(&unit, Some(busy))));

@@ -269,6 +269,15 @@ mod tests {
             .blocks()
     }
 
+    /// Holds a range for a moment, in which nobody else may hold one.
+    fn hold(fence: &Arc<Fence>, range: BlockRange, inside: &AtomicU32) {
+        let _held = fence.acquire(range);
+        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "I4");
+        // Long enough for another one to come in, if it could.
+        std::thread::yield_now();
+        inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
     fn is_empty(fence: &Fence) -> bool {
         fence.0.iter().all(|part| part.lock().table.is_empty())
     }
@@ -305,17 +314,13 @@ mod tests {
                         // Every range holds block 20 * 2048, and begins and ends in other parts.
                         let (before, behind) = ((thread * 3 + turn) % 8, turn % 7 + 1);
                         let first = (20 - before) * 2048;
-                        let _held = fence.acquire(long(first, (before + behind) * 2048));
-                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "I4");
-                        inside.fetch_sub(1, Ordering::SeqCst);
+                        hold(fence, long(first, (before + behind) * 2048), inside);
                     }
                 });
             }
             scope.spawn(|| {
                 for _ in 0..500 {
-                    let _all = fence.acquire(long(0, 1 << 20));
-                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "I4");
-                    inside.fetch_sub(1, Ordering::SeqCst);
+                    hold(&fence, long(0, 1 << 20), &inside);
                 }
             });
         });
@@ -369,9 +374,7 @@ mod tests {
                 let (fence, inside) = (&fence, &inside);
                 scope.spawn(move || {
                     for turn in 0..2000 {
-                        let _held = fence.acquire(range((thread + turn) % 3, 3));
-                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "I4");
-                        inside.fetch_sub(1, Ordering::SeqCst);
+                        hold(fence, range((thread + turn) % 3, 3), inside);
                     }
                 });
             }

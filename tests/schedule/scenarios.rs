@@ -5,6 +5,7 @@ use std::time::Duration;
 use shadowset::server::Request;
 use shadowset::server::setup::Durability;
 use shadowset::set::AttachPolicy;
+use shadowset::sync::thread::JoinHandle;
 
 use super::bed::{Bed, attach_by, detach, join};
 use super::explore::{By, Scenario};
@@ -17,6 +18,28 @@ pub(crate) const ALL: &[Scenario] = &[
 const NONE: Duration = Duration::ZERO;
 /// Ticks, pauses and looks may come at any time; no wait for an answer ends early.
 const HASTE: Duration = Duration::from_secs(1);
+
+/// A member leaves and comes back by minicopy, beside these threads.
+fn leaves_and_comes_back(bed: Bed, threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    let cut = bed.detach(1);
+    bed.attach(1, &cut);
+    bed.until_whole();
+    join(threads);
+    bed.finish();
+}
+
+/// Writes of a member fail, beside these threads; then it comes back.
+fn fails_in_writes(bed: Bed, threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    let unit = &bed.unit;
+    unit.members.fail_writes(1, true);
+    // The others may be done.
+    assert!(unit.write(0, 2), "a source is left");
+    bed.until(|now| now.set.members[1].departed);
+    unit.members.fail_writes(1, false);
+    bed.bring_back(1);
+    join(threads);
+    bed.finish();
+}
 
 /// Many write the same few blocks.
 pub(crate) const CROWD: Scenario = Scenario {
@@ -39,11 +62,7 @@ pub(crate) const CYCLE: Scenario = Scenario {
         let bed = Bed::new(2, Durability::Crash);
         let unit = &bed.unit;
         let threads = [unit.writer(3), unit.writer(3), unit.reader(3)];
-        let cut = bed.detach(1);
-        bed.attach(1, &cut);
-        bed.until_whole();
-        join(threads);
-        bed.finish();
+        leaves_and_comes_back(bed, threads);
     },
 };
 
@@ -72,14 +91,7 @@ pub(crate) const BROKEN: Scenario = Scenario {
         let bed = Bed::new(2, Durability::Crash);
         let unit = &bed.unit;
         let threads = [unit.writer(3), unit.writer(3), unit.reader(2)];
-        unit.members.fail_writes(1, true);
-        // The others may be done.
-        assert!(unit.write(0, 2), "a source is left");
-        bed.until(|now| now.set.members[1].departed);
-        unit.members.fail_writes(1, false);
-        bed.bring_back(1);
-        join(threads);
-        bed.finish();
+        fails_in_writes(bed, threads);
     },
 };
 
@@ -91,11 +103,7 @@ pub(crate) const LATER: Scenario = Scenario {
         let bed = Bed::later(2, Durability::Crash);
         let unit = &bed.unit;
         let threads = [unit.crowd(3), unit.writer(3), unit.reader(3)];
-        let cut = bed.detach(1);
-        bed.attach(1, &cut);
-        bed.until_whole();
-        join(threads);
-        bed.finish();
+        leaves_and_comes_back(bed, threads);
     },
 };
 
@@ -107,14 +115,7 @@ pub(crate) const PARTS: Scenario = Scenario {
         let bed = Bed::later(3, Durability::Crash);
         let unit = &bed.unit;
         let threads = [unit.crowd(3), unit.writer(3), unit.reader(2)];
-        unit.members.fail_writes(1, true);
-        // The others may be done.
-        assert!(unit.write(0, 2), "a source is left");
-        bed.until(|now| now.set.members[1].departed);
-        unit.members.fail_writes(1, false);
-        bed.bring_back(1);
-        join(threads);
-        bed.finish();
+        fails_in_writes(bed, threads);
     },
 };
 
@@ -143,11 +144,7 @@ pub(crate) const FLUSHES: Scenario = Scenario {
         let bed = Bed::new(2, Durability::Memory);
         let unit = &bed.unit;
         let threads = [unit.flusher(3), unit.flusher(2)];
-        let cut = bed.detach(1);
-        bed.attach(1, &cut);
-        bed.until_whole();
-        join(threads);
-        bed.finish();
+        leaves_and_comes_back(bed, threads);
     },
 };
 
