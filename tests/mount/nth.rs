@@ -3,14 +3,17 @@
 //! thread alone. Without `SHADOWSET_NTH=all` only some N are tried.
 
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use crate::bed::{Ran, eventually};
 use crate::disk::{CHANGES, Counts, Fault, Kind, Strike};
-use crate::trial::{SIZE, Trial};
+use crate::trial::{SIZE, Trial, has_panicked};
 
 /// How many N of each kind are tried when not all are.
 const SOME: u64 = 1;
+/// After so many failures at one kind of operations the rest is not tried.
+const MOST_FAILED: usize = 20;
 
 /// A script: how it begins, untouched, and what is struck.
 #[derive(Clone, Copy)]
@@ -237,16 +240,58 @@ fn all() -> bool {
     std::env::var("SHADOWSET_NTH").is_ok_and(|which| which == "all")
 }
 
-/// Tries N = 1, 2, 3 ... until nothing is struck, or some of as many as there were when nothing was; gives how many
-/// were struck.
-fn each_or_some(count: u64, which: u64, mut strike: impl FnMut(u64) -> bool) -> u64 {
+/// What was tried: how many were struck, and at which of them something did not hold.
+#[derive(Default)]
+struct Tried {
+    struck: u64,
+    failed: Vec<String>,
+}
+
+impl Tried {
+    /// N = 1, 2, 3 ... until nothing is struck, or the chosen ones. One that fails does not hide those behind it.
+    fn each(
+        &mut self,
+        chosen: impl Iterator<Item = u64>,
+        what: impl Debug,
+        strike: impl Fn(u64) -> bool,
+    ) {
+        let (begun, before) = (Instant::now(), self.struck);
+        let most = self.failed.len() + MOST_FAILED;
+        for nth in chosen {
+            match catch_unwind(AssertUnwindSafe(|| strike(nth))) {
+                Ok(true) => self.struck += 1,
+                Ok(false) => break,
+                Err(_) if self.failed.len() < most => {
+                    self.failed.push(format!("{nth} of {what:?}"));
+                }
+                Err(_) => break,
+            }
+        }
+        println!(
+            "{what:?}: {} struck, {:.1?}",
+            self.struck - before,
+            begun.elapsed()
+        );
+    }
+
+    fn end(self) {
+        assert!(
+            self.failed.is_empty(),
+            "{} struck, failed at {:#?}",
+            self.struck,
+            self.failed
+        );
+    }
+}
+
+/// All N, or some of as many as there were when nothing was struck.
+fn all_or_some(count: u64, which: u64) -> Box<dyn Iterator<Item = u64>> {
     if all() {
-        return (1..).map(strike).take_while(|struck| *struck).count() as u64;
+        return Box::new(1..);
     }
     let stride = count.div_ceil(SOME).max(1);
     let first = 1 + which * 7 % stride;
-    let tried = (first..=count).step_by(usize::try_from(stride).expect("small"));
-    tried.map(|nth| u64::from(strike(nth))).sum()
+    Box::new((first..=count).step_by(usize::try_from(stride).expect("small")))
 }
 
 /// How many operations there are when nothing is struck.
@@ -254,39 +299,34 @@ fn untouched(script: &Script) -> Counts {
     strike(script, CHANGES, u64::MAX, Strike::Kill).0
 }
 
-fn report(script: &Script, what: impl Debug, (struck, of): (u64, u64), begun: Instant) {
-    let (name, took) = (script.name, begun.elapsed());
-    println!("{name}: {what:?}: {struck} struck of about {of}, {took:.1?}");
-}
-
 #[test]
 fn an_operation_that_fails_costs_a_member_at_most() {
+    let mut tried = Tried::default();
     for (n, script) in (0..).zip(&SCRIPTS) {
         let counts = untouched(script);
         for (m, (kinds, errno)) in (0..).zip(FAILURES) {
-            let (begun, count) = (Instant::now(), counts.of(kinds));
-            let struck = each_or_some(count, n + 3 * m, |nth| {
+            let chosen = all_or_some(counts.of(kinds), n + 3 * m);
+            tried.each(chosen, (script.name, kinds, errno), |nth| {
                 strike(script, kinds, nth, Strike::Fail(errno)).1
             });
-            report(script, (kinds, errno), (struck, count), begun);
         }
     }
+    tried.end();
 }
 
 #[test]
 fn a_kill_at_any_operation_loses_nothing() {
+    let mut tried = Tried::default();
     for (n, script) in (0..).zip(&SCRIPTS) {
-        let (begun, count) = (Instant::now(), untouched(script).of(CHANGES));
-        for which in [n, n + 3] {
-            let struck = each_or_some(count, which, |nth| {
+        let count = untouched(script).of(CHANGES);
+        let ways = if all() { 1 } else { 2 };
+        for which in [n, n + 3].into_iter().take(ways) {
+            tried.each(all_or_some(count, which), (script.name, "killed"), |nth| {
                 strike(script, CHANGES, nth, Strike::Kill).1
             });
-            report(script, "killed", (struck, count), begun);
-            if all() {
-                break;
-            }
         }
     }
+    tried.end();
 }
 
 /// What has failed once: the script, what was struck, and how.
@@ -327,7 +367,7 @@ fn strike_calls(calls: &str, errno: &str, nth: u64) -> bool {
     if let Err(ran) = &mount {
         assert!(![0, 124, 137].contains(&ran.code), "{what}: {ran:?}");
         assert!(
-            !ran.err.is_empty() && !ran.err.contains("panicked"),
+            !ran.err.is_empty() && !has_panicked(&ran.err),
             "{what}: {ran:?}"
         );
     } else {
@@ -350,12 +390,16 @@ fn strike_calls(calls: &str, errno: &str, nth: u64) -> bool {
 
 #[test]
 fn a_call_of_the_system_that_fails_loses_nothing() {
+    let mut tried = Tried::default();
     for (calls, errno) in CALLS {
-        let (begun, most) = (Instant::now(), if all() { u64::MAX } else { 4 });
-        let some = (1..=most).step_by(if all() { 1 } else { 2 });
-        let struck = some.map(|nth| strike_calls(calls, errno, nth));
-        let struck = struck.take_while(|struck| *struck).count();
-        let took = begun.elapsed();
-        println!("{calls}: {struck} times {errno}, {took:.1?}");
+        let chosen: Box<dyn Iterator<Item = u64>> = if all() {
+            Box::new(1..)
+        } else {
+            Box::new([1, 3].into_iter())
+        };
+        tried.each(chosen, (calls, errno), |nth| {
+            strike_calls(calls, errno, nth)
+        });
     }
+    tried.end();
 }

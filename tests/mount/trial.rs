@@ -204,6 +204,12 @@ pub(crate) struct Trial {
     full: BTreeSet<String>,
 }
 
+/// Whether code of ours has panicked. std does when a thread gets no memory for its start, and has no other way.
+pub(crate) fn has_panicked(says: &str) -> bool {
+    let mut panics = says.lines().filter(|line| line.contains("panicked"));
+    panics.any(|line| !line.contains("unix/stack_overflow.rs"))
+}
+
 impl Trial {
     /// Everything but the set itself.
     pub(crate) fn prepare(members: usize) -> Self {
@@ -310,10 +316,7 @@ impl Trial {
             lock(area).settle(&found);
         }
         let log = std::fs::read_to_string(self.unit.path("log")).expect("the log");
-        let mut panics = log.lines().filter(|line| line.contains("panicked"));
-        // So std says that a thread got no memory for its start.
-        let is_of_ours = |line: &str| !line.contains("unix/stack_overflow.rs");
-        assert!(!panics.any(is_of_ours), "{what}: {log}");
+        assert!(!has_panicked(&log), "{what}: {log}");
     }
 
     /// Copies that nobody has asked for.

@@ -99,6 +99,49 @@ fn a_dry_run_of_a_detach_a_merge_and_a_verify_has_their_numbers() {
 }
 
 #[test]
+fn a_dry_run_of_what_ends_something_names_what_would_end() {
+    let ready = |what: Event| {
+        let mut set = set(3);
+        let _ = run(&mut set, what);
+        set
+    };
+    let verify = Command::Verify {
+        range: None,
+        repair: None,
+    };
+    let stalled = ready(command(Command::Stall { seconds: 5 }));
+    let verifying = ready(command(verify));
+    let silent = ready(Event::Silent(only(1)));
+    for (set, what, verdict, says) in [
+        (stalled, Command::Unstall, "unstall", "changes would go on"),
+        (verifying, Command::Cancel(OpId(1)), "cancel", "1 would end"),
+        (silent, Command::Abort, "abort", "wait for m2"),
+    ] {
+        let answer = would(&set, what).expect(says);
+        assert_eq!(fact(&answer, "verdict"), verdict);
+        assert!(answer.text.contains(says), "{}", answer.text);
+    }
+    assert_eq!(
+        would(&set(3), Command::Unstall).err(),
+        Some(Code::StateChanged)
+    );
+}
+
+/// Nobody could say where the sources differ if it ended halfway.
+#[test]
+fn a_merge_ends_before_another_begins_and_is_not_cancelled() {
+    let mut set = set(3);
+    let _ = give(&mut set, Command::Merge { full: true });
+    let refused = |what| set.dry_run(what, &[]).expect_err("it goes on");
+    let again = refused(Command::Merge { full: false });
+    assert_eq!(again.code, Code::MergePending);
+    assert!(again.text.contains("is being merged already"), "{again}");
+    let cancel = refused(Command::Cancel(set.operations()[0].id));
+    assert_eq!(cancel.code, Code::MergePending);
+    assert!(cancel.hint().contains("pause it"), "{}", cancel.hint());
+}
+
+#[test]
 fn an_operation_is_steered_from_the_state_that_it_is_in() {
     let mut set = busy();
     let (runs, waits, none) = (OpId(1), OpId(2), OpId(9));

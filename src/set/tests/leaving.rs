@@ -56,6 +56,32 @@ fn each_state_has_its_own_refusal_of_a_detach() {
 }
 
 #[test]
+fn who_is_out_already_is_told_how_it_came_to_be() {
+    let starts = [
+        Start::Source,
+        Start::Source,
+        Start::Source,
+        Start::Missing { equal: true },
+    ];
+    let members = starts.into_iter().enumerate();
+    let members = members.map(|(place, start)| (member(place, UNIT), start));
+    let mut set = begun(beginning(), members.collect());
+    let _ = expel(&mut set, "m2");
+    let _ = detach(&mut set, "m3", Policy::Full);
+    for (name, says) in [
+        ("m2", "m2 was expelled"),
+        ("m3", "m3 is detached already"),
+        ("m4", "m4 is missing"),
+    ] {
+        let refusal = refused(detach(&mut set, name, Policy::Full));
+        assert_eq!(
+            (refusal.code, refusal.text.as_str()),
+            (Code::AlreadyDetached, says)
+        );
+    }
+}
+
+#[test]
 fn a_bitmap_is_made_when_it_is_wanted_and_complete() {
     let makes = |mut set: ShadowSet, policy| {
         let _ = detach(&mut set, "m2", policy);
