@@ -182,12 +182,13 @@ pub fn parse_for(bytes: &[u8], object: &str, verbs: &[&str]) -> Result<Request, 
 /// A refusal that names the word at fault.
 pub fn parse_value(bytes: &[u8], name: &str) -> Result<Request, Refusal> {
     let mut words = split(line(bytes)?)?.into_iter().map(|token| token.text);
-    match (words.next(), words.next()) {
+    let value = words.next().filter(|value| !value.is_empty());
+    match (value, words.next()) {
         (Some(value), None) => Ok(Request::Set {
             name: name.to_owned(),
             value,
         }),
-        (None, _) => Err(syntax(format!("{name} needs a value"))),
+        (None, None) => Err(syntax(format!("{name} needs a value"))),
         (_, Some(word)) => Err(syntax(format!("{name} takes one value")).at(word)),
     }
 }
