@@ -306,8 +306,11 @@ fn what_was_before_a_return_expels_nobody_again() {
     let target = is(&set);
     let _ = run(&mut set, Event::Flushed(flush, only(1), MemberSet::EMPTY));
     let _ = run(&mut set, Event::Failed(Ticket::new(3), old));
+    let joined = set.epoch;
+    let before = failure(Epoch(joined.0 - 1));
+    let _ = run(&mut set, Event::Failed(Ticket::new(4), before));
     assert_eq!(is(&set), target);
-    let _ = run(&mut set, Event::Failed(Ticket::new(4), failure(Epoch(9))));
+    let _ = run(&mut set, Event::Failed(Ticket::new(5), failure(joined)));
     assert_eq!(is(&set), "expelled");
 }
 
