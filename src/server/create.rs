@@ -1,13 +1,13 @@
-//! Creates a set: missing images as sparse files, and one storage control block per member.
+//! Creates a set: images that are missing or empty as sparse files, and one storage control block per member.
 //!
 //! Everything is checked before anything is changed, and what was made is removed again when a
 //! later step fails. The exception is `erase`, which was asked for: an SCB that it replaced is not
 //! brought back.
 //!
-//! This module must not write into an image that exists: what loses is overwritten by the copy at
+//! This module must not write into an image that holds anything: what loses is overwritten by the copy at
 //! the first mount, not here.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub struct CreatedMember {
     pub name: String,
     /// Its image.
     pub path: PathBuf,
-    /// Whether the image was made, as a sparse file.
+    /// Whether the image was made, as a sparse file, or was an empty file.
     pub new_image: bool,
     /// Whether the first mount copies onto it.
     pub copy: bool,
@@ -58,6 +58,8 @@ struct Plan<'a> {
     member: &'a MemberSetup,
     /// The image when it is there, locked: no running set has it.
     image: Option<Image>,
+    /// An empty file in its place, locked: what a creation that was killed may leave. It is as good as none.
+    empty: Option<Image>,
 }
 
 /// Creates the set of a configuration. `from` names the member whose data wins; `size` is needed
@@ -76,7 +78,7 @@ pub fn create(
     let mut undo = Undo::default();
     let size = prepared.geometry.size();
     make(&prepared.plans, &prepared.blocks, size, &mut undo)?;
-    undo.made.clear();
+    undo.forget();
     Ok(prepared.created())
 }
 
@@ -201,14 +203,25 @@ fn plan(member: &MemberSetup) -> Result<Plan<'_>> {
         return Err(Error::new(Code::Config, text));
     }
     let new = fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    let image = match new {
-        true => {
-            check_parent(member)?;
-            None
-        }
-        false => Some(Image::open(path, member.io)?),
+    if new {
+        check_parent(member)?;
+        return Ok(Plan {
+            member,
+            image: None,
+            empty: None,
+        });
+    }
+    let image = Image::open(path, member.io)?;
+    let is_empty = image.size() == 0 && matches!(image.identity(), Identity::File { .. });
+    let (image, empty) = match is_empty {
+        true => (None, Some(image)),
+        false => (Some(image), None),
     };
-    Ok(Plan { member, image })
+    Ok(Plan {
+        member,
+        image,
+        empty,
+    })
 }
 
 /// The directory of a new image has to be there already.
@@ -359,7 +372,7 @@ fn source(plans: &[Plan<'_>], from: Option<&str>, erase: bool) -> Result<Option<
         let at = plans.iter().position(|p| p.member.name == name);
         if let Some(missing) = at.map(|i| &plans[i]).filter(|p| p.image.is_none()) {
             let text = format!(
-                "the data of {name} should win, but {} does not exist",
+                "the data of {name} should win, but {} does not exist or is empty",
                 missing.member.path.display()
             );
             return Err(Error::new(Code::NoSuchFile, text));
@@ -444,13 +457,21 @@ pub fn random_mark() -> u64 {
     high ^ low.rotate_left(32)
 }
 
-/// Files and directories that were made; those still listed are removed when it is dropped.
+/// Files and directories that were made, and empty files that were filled; those still listed are removed, and emptied,
+/// when it is dropped.
 #[derive(Default)]
 struct Undo {
     made: Vec<PathBuf>,
+    filled: Vec<PathBuf>,
 }
 
 impl Undo {
+    /// Everything has worked.
+    fn forget(&mut self) {
+        self.made.clear();
+        self.filled.clear();
+    }
+
     /// Makes a directory with its missing parents.
     fn make_directory(&mut self, dir: &Path) -> io::Result<()> {
         let missing = dir.ancestors().filter(|d| !d.as_os_str().is_empty());
@@ -475,6 +496,11 @@ impl Drop for Undo {
                 tracing::warn!("{} could not be removed: {e}", path.display());
             }
         }
+        for path in &self.filled {
+            if let Err(e) = File::create(path) {
+                tracing::warn!("{} could not be emptied: {e}", path.display());
+            }
+        }
     }
 }
 
@@ -483,10 +509,15 @@ fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Res
     for plan in plans.iter().filter(|p| p.image.is_none()) {
         let path = &plan.member.path;
         let doing = || format!("{}: make {}", plan.member.name, path.display());
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(IMAGE_MODE);
+        let (is_new, mut options) = (plan.empty.is_none(), OpenOptions::new());
+        options.write(true).create_new(is_new).mode(IMAGE_MODE);
         let file = options.open(path).map_err(|e| Error::io(doing(), e))?;
-        undo.made.push(path.clone());
+        let undone = if is_new {
+            &mut undo.made
+        } else {
+            &mut undo.filled
+        };
+        undone.push(path.clone());
         let sized = file.set_len(size.0).and_then(|()| file.sync_all());
         sized.map_err(|e| Error::io(doing(), e))?;
     }

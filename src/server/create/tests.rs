@@ -115,6 +115,24 @@ fn new_images_are_sparse_and_all_are_sources() {
     assert_eq!(assembly.generation, Generation::FIRST);
 }
 
+/// A creation that was killed had made the file and not sized it, and the next one was refused, `erase` or not.
+#[test]
+fn an_empty_file_is_an_image_to_be_made() {
+    let mut place = place(2);
+    place.image(0, 0, true);
+    for (from, size) in [(None, None), (Some("m1"), Some(Bytes(MIB)))] {
+        place.refused(from, size, false);
+    }
+    let scb = std::mem::replace(&mut place.setup.members[1].scb, place.dir.path().to_owned());
+    place.refused(None, Some(Bytes(MIB)), false);
+    place.setup.members[1].scb = scb;
+    let created = create(&place.setup, None, Some(Bytes(MIB)), false).expect("created");
+    assert!(created.members.iter().all(|m| m.new_image && !m.copy));
+    for member in &place.setup.members {
+        assert_eq!(member.path.metadata().expect("there").len(), MIB);
+    }
+}
+
 #[test]
 fn blank_images_are_taken_as_they_are_and_the_smallest_sets_the_size() {
     let place = place(3);
