@@ -6,7 +6,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
 use super::judge::{MergePlan, answer, members_text};
-use super::member::{Held, Member, MemberId, MemberState, Policy};
+use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState, Policy};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
 use super::scb::ScbRow;
@@ -18,7 +18,11 @@ impl ShadowSet {
     pub(super) fn release(&mut self, ticket: Ticket, id: MemberId) {
         let member = &self.members[id.index()];
         let name = member.name.clone();
-        let bitmap = member.state.departed().and_then(|d| d.tag);
+        let departed = member.state.departed();
+        let bitmap = departed.and_then(|d| d.tag);
+        if departed.is_some_and(|d| d.called) {
+            self.unquiet.insert(id);
+        }
         if let Some(tag) = bitmap {
             // First: writes of the next View do not set its bits.
             self.push_home(HomeChange::Forget(tag.id));
@@ -165,12 +169,45 @@ impl ShadowSet {
         self.accept(ticket, Answer { text, facts });
     }
 
-    /// The place that the next new member gets: a free one, or the one behind the last.
+    /// The place that the next new member gets: a free one, or the one behind the last. A call under way is known by the
+    /// place of its member, so nobody else gets it before all of them have returned.
     #[must_use]
     pub fn free_place(&self) -> Option<MemberId> {
-        let vacant = |m: &super::member::Member| matches!(m.state, MemberState::Vacant);
-        let first = self.members.iter().position(vacant);
-        MemberId::new(first.unwrap_or(self.members.len()))
+        let mut vacant = self.vacant();
+        let last = MemberId::new(self.members.len());
+        vacant.find(|id| !self.is_unquiet(*id)).or(last)
+    }
+
+    fn is_unquiet(&self, place: MemberId) -> bool {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::PlaceUnquiet) {
+            return false;
+        }
+        self.unquiet.contains(place)
+    }
+
+    fn vacant(&self) -> impl Iterator<Item = MemberId> {
+        let vacant = |id: &MemberId| matches!(self.members[id.index()].state, MemberState::Vacant);
+        let places = (0..self.members.len()).filter_map(MemberId::new);
+        places.filter(vacant)
+    }
+
+    /// The place of a new member, or why there is none.
+    pub(super) fn may_be_more(&self) -> Result<MemberId, Refusal> {
+        let full = || {
+            let text = format!("the set has {MEMBERS_MAX} members already");
+            Refusal::new(Code::TooManyMembers, text)
+        };
+        let waits = |id: MemberId| {
+            let text = format!(
+                "calls of the image of {}, which was released, have not returned yet",
+                self.members[id.index()].name
+            );
+            Refusal::new(Code::InUse, text)
+                .with_hint("its place is free when its image has answered them")
+        };
+        let none = || self.vacant().next().map_or_else(full, waits);
+        self.free_place().ok_or_else(none)
     }
 
     /// The members as the storage control blocks list them.

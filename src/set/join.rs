@@ -9,7 +9,7 @@ use super::event::{
     Answer, Attach, AttachPolicy, BitmapChange, CopyEnd, Effect, Joiner, Notice, Ticket,
 };
 use super::geometry::Regions;
-use super::member::{BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberState, Phase};
+use super::member::{BitmapTag, Departed, Held, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState, Task};
 use super::pending::Pending;
 use super::record::{BitmapKind, HomeChange};
@@ -224,10 +224,7 @@ impl ShadowSet {
     }
 
     fn plan_new(&self, name: &str, attach: &Attach) -> Result<AttachPlan, Refusal> {
-        if self.free_place().is_none() {
-            let text = format!("the set has {MEMBERS_MAX} members already");
-            return Err(Refusal::new(Code::TooManyMembers, text));
-        }
+        self.may_be_more()?;
         if self.find(name).is_ok() {
             let text = format!("a member {name} exists already");
             return Err(

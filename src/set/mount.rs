@@ -168,6 +168,7 @@ impl ShadowSet {
             lost: None,
             flushes: BTreeMap::new(),
             joined: BTreeMap::new(),
+            unquiet: MemberSet::EMPTY,
             pending: None,
             operations: Vec::new(),
             limits: from.limits,

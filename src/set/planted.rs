@@ -46,6 +46,8 @@ mistakes! {
     RepairUnfenced,
     /// A member comes back while calls of its image are under way.
     ReturnUnquiet,
+    /// The place of a member that was released is given away while calls of its image are under way.
+    PlaceUnquiet,
     /// Only the first region of a request is marked.
     FirstRegionOnly,
     /// The short last region is left out of copies.

@@ -77,6 +77,8 @@ pub struct ShadowSet {
     pub(super) limits: Limits,
     /// Members that do not answer.
     pub(super) silent: MemberSet,
+    /// Places of members that were released while calls of their images were under way.
+    pub(super) unquiet: MemberSet,
     /// No source answers, and nobody waits for one any more.
     pub(super) aborted: bool,
     /// Changes of applications wait by command.

@@ -125,6 +125,7 @@ impl ShadowSet {
 
     /// Every call of a member that was expelled has returned: nothing writes its image any more.
     pub(super) fn quiet(&mut self, id: MemberId) {
+        self.unquiet.remove(id);
         if let Some(departed) = self.members[id.index()].state.departed_mut() {
             departed.called = false;
         }

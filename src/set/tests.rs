@@ -224,6 +224,19 @@ fn returning(place: usize, policy: AttachPolicy) -> Attach {
     }
 }
 
+/// A blank image that was never a member.
+fn new_image(name: &str) -> Attach {
+    Attach {
+        joiner: Joiner::New {
+            name: named(name),
+            uuid: uuid::Uuid::from_u128(99),
+            path: named("/x"),
+        },
+        blank: true,
+        ..returning(0, AttachPolicy::default())
+    }
+}
+
 fn attach(set: &mut ShadowSet, attach: Attach) -> Vec<Effect> {
     give(set, Command::Attach(Box::new(attach)))
 }

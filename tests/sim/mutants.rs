@@ -14,7 +14,7 @@ fn kind_of(mistake: Mistake) -> Kind {
         WriteUnkept => Kind::Lost,
         ReadUnmerged => Kind::Held,
         TailTrusted | GrowthWithoutHold | TailUnmerged | DryRunMarks => Kind::Growing,
-        LastGivenUp | ReturnUnquiet | AbortUnfenced => Kind::Hanging,
+        LastGivenUp | ReturnUnquiet | PlaceUnquiet | AbortUnfenced => Kind::Hanging,
         _ => Kind::Plain,
     }
 }

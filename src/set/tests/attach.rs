@@ -260,6 +260,33 @@ fn a_hint_ends_a_copy_and_never_a_merge() {
     assert!(hint(&merging, "m2").contains("detach m2"));
 }
 
+/// A disk that hangs is released and another one taken in its stead: by their place its calls would be those of the new one,
+/// which would count as silent.
+#[test]
+fn the_place_of_a_released_member_is_free_when_its_calls_have_returned() {
+    let release = |set: &mut ShadowSet, name: &str| {
+        let _ = run(set, Event::GivenUp(id(1), "it hangs".into()));
+        let _ = give(
+            set,
+            Command::Release {
+                member: named(name),
+            },
+        );
+    };
+    let mut set = set(2);
+    release(&mut set, "m2");
+    assert_eq!(set.free_place(), Some(id(2)));
+    let _ = run(&mut set, Event::Quiet(id(1)));
+    assert_eq!(set.free_place(), Some(id(1)));
+    let mut all = super::set(6);
+    release(&mut all, "m2");
+    let refusal = all.plan_attach(&new_image("m7")).expect_err("no place");
+    assert_eq!(refusal.code, Code::InUse);
+    assert!(refusal.text.contains("m2, which was released"), "{refusal}");
+    let _ = run(&mut all, Event::Quiet(id(1)));
+    assert!(all.plan_attach(&new_image("m7")).is_ok());
+}
+
 #[test]
 fn a_new_member_gets_the_first_free_place_and_a_released_one_is_in_no_table() {
     let mut set = set(2);

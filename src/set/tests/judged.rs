@@ -224,13 +224,8 @@ fn a_bitmap_is_deleted_when_no_copy_uses_it() {
 #[test]
 fn a_new_image_comes_in_under_a_name_of_its_own() {
     let new = |name: &str, blank| Attach {
-        joiner: Joiner::New {
-            name: named(name),
-            uuid: uuid::Uuid::from_u128(99),
-            path: named("/x"),
-        },
         blank,
-        ..returning(0, AttachPolicy::default())
+        ..new_image(name)
     };
     let plan = |set: &ShadowSet, attach: &Attach| {
         let plan = set.plan_attach(attach);
