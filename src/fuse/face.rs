@@ -14,7 +14,7 @@ use super::handles::{Bell, Handles, Name, Open, OpenFile};
 use super::inode::{self, CONTROL_NAME, Inode, LONG, NOT_AT_ALL, Owner};
 use super::overflow::{Busy, Gate, OnEnd, Overflow};
 use super::parked::Parked;
-use super::unit::Unit;
+use super::unit::{Through, Unit};
 use crate::control::{Attr, Kind, NodeRef, StoreOutcome, Stored, Tree};
 use crate::io::aligned::AlignedBuf;
 use crate::io::sys;
@@ -220,21 +220,26 @@ impl Face {
             .run(Box::new(move |busy| job(&unit, Some(busy))));
     }
 
-    /// Writes to the unit.
-    pub(super) fn write_unit(&self, at: u64, data: &[u8], reply: ReplyWrite) {
+    /// Writes to the unit; `through` is the handle that wants the bytes durable.
+    pub(super) fn write_unit(&self, at: u64, data: &[u8], through: Option<u64>, reply: ReplyWrite) {
         let inside = match self.unit.is_stalled() {
             true => None,
             false => self.gate.enter(),
         };
+        let through = |may_wait| through.map(|handle| Through { handle, may_wait });
         if let Some(_inside) = inside {
-            return self.unit.write(at, data, |result| written(reply, result));
+            // Other threads than workers have the completions of members to see to.
+            let through = through(|| WORKER.with(|worker| worker.get().is_some()));
+            let answer = |result| written(reply, result);
+            return self.unit.write(at, data, through, answer);
         }
         // The bytes are in the buffer of this worker, which goes on to its next request; only here
         // they have to be copied.
         let mut copy = AlignedBuf::zeroed(data.len());
         copy.copy_from_slice(data);
+        let through = through(|| false);
         self.change_elsewhere(move |unit, busy| {
-            unit.write(at, &copy, move |result| {
+            unit.write(at, &copy, through, move |result| {
                 drop(busy);
                 written(reply, result);
             });

@@ -188,14 +188,15 @@ impl Filesystem for Face {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         self.attend();
         if ino.0 == UNIT {
             self.unit.used(fh.0);
-            return self.write_unit(offset, data, reply);
+            let through = flags.0 & libc::O_DSYNC != 0;
+            return self.write_unit(offset, data, through.then_some(fh.0), reply);
         }
         match self.handles.file(fh.0) {
             Some(file) => self.store(req, file, data, reply),

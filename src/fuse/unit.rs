@@ -58,6 +58,15 @@ impl Opens {
     }
 }
 
+/// A write that is to be durable when it is answered (`O_DSYNC`, `O_SYNC`): the kernel leaves that to us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Through {
+    /// Who is told of lost writes.
+    pub(super) handle: u64,
+    /// Whether the thread that ends the write may wait for a flush.
+    pub(super) may_wait: fn() -> bool,
+}
+
 /// The unit's file.
 pub(super) struct Unit {
     handle: Handle,
@@ -198,6 +207,7 @@ impl Unit {
         self: &Arc<Self>,
         at: u64,
         data: &[u8],
+        through: Option<Through>,
         then: impl FnOnce(Result<u32, Errno>) + Send + 'static,
     ) {
         let room = self.size().saturating_sub(at);
@@ -205,9 +215,15 @@ impl Unit {
         if len == 0 && !data.is_empty() {
             return then(Err(Errno(libc::ENOSPC)));
         }
+        let unit = Arc::clone(self);
         let then = move |written: Result<(), Errno>| {
             let bytes = u32::try_from(len).map_err(|_| Errno(libc::EINVAL));
-            then(written.and(bytes));
+            match (through, written.and(bytes)) {
+                (Some(through), Ok(bytes)) => {
+                    unit.flush_through(through, move |flushed| then(flushed.map(|()| bytes)));
+                }
+                (_, written) => then(written),
+            }
         };
         let pipeline = self.handle.pipeline();
         let asked = Asked::Write(len as u64);
@@ -231,14 +247,39 @@ impl Unit {
         })
     }
 
-    /// Makes everything durable. Where writes are lost each handle is told once, whoever's flush it was that failed.
+    /// The flush behind a write that is to be durable when it is answered.
+    fn flush_through(
+        self: &Arc<Self>,
+        through: Through,
+        then: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) {
+        let pipeline = self.handle.pipeline();
+        let done = self.flushed(through.handle, then);
+        match (through.may_wait)() {
+            true => pipeline.flush_then(done),
+            false => pipeline.flush_elsewhere(done),
+        }
+    }
+
+    /// Makes everything durable.
     pub(super) fn flush(
         self: &Arc<Self>,
         handle: u64,
         then: impl FnOnce(Result<(), Errno>) + Send + 'static,
     ) {
+        self.handle
+            .pipeline()
+            .flush_then(self.flushed(handle, then));
+    }
+
+    /// What follows a flush. Where writes are lost each handle is told once, whoever's flush it was that failed.
+    fn flushed(
+        self: &Arc<Self>,
+        handle: u64,
+        then: impl FnOnce(Result<(), Errno>) + Send + 'static,
+    ) -> Box<dyn FnOnce(Result<(), Errno>) + Send> {
         let (unit, begun) = (Arc::clone(self), Instant::now());
-        let then = move |flushed: Result<(), Errno>| {
+        Box::new(move |flushed: Result<(), Errno>| {
             let pipeline = unit.handle.pipeline();
             let flushed = match unit.losses.tell(handle, pipeline.losses()) {
                 true => flushed.and(Err(Errno(libc::EIO))),
@@ -246,8 +287,7 @@ impl Unit {
             };
             pipeline.requested(Asked::Flush, begun, flushed.is_ok());
             then(flushed);
-        };
-        self.handle.pipeline().flush_then(Box::new(then));
+        })
     }
 
     /// fallocate(2).

@@ -81,6 +81,11 @@ impl Pipeline {
         self.lanes().flush_later(stores, asked, &self.watch, end);
     }
 
+    /// As [`Self::flush_then`], on another thread: for who must not wait.
+    pub fn flush_elsewhere(self: &Arc<Self>, done: Box<dyn FnOnce(Result<(), Errno>) + Send>) {
+        self.rescue(vec![Rescue::Asked(done)]);
+    }
+
     /// Flushes the members that a flush has not come to on this thread, and ends it.
     pub(super) fn go_on_flushing(self: &Arc<Self>, mut flushing: Flushing) {
         while let Some(id) = flushing.rest.iter().next() {

@@ -14,7 +14,7 @@ use crate::sync::swap::Guard;
 
 use super::change::Change;
 use super::errand::Errand;
-use super::flushing::Flushing;
+use super::flushing::{Done, Flushing};
 use super::merging::Merge;
 use super::pipeline::{Live, Pipeline, WritePermit};
 use super::queued::{Flight, Joint};
@@ -60,6 +60,8 @@ pub(super) enum Rescue {
     /// A read that a member has answered with an error.
     ReadAgain(Read),
     Flush(Flushing, MemberId),
+    /// A flush that has not begun.
+    Asked(Done),
     /// A flush that all members have answered, some with errors.
     Settle(Flushing),
     Read(Read, MemberId, Time),
@@ -119,6 +121,7 @@ impl Rescue {
             Self::Conclude(change) => pipeline.conclude(change),
             Self::ReadAgain(read) => pipeline.read_again(read),
             Self::Flush(flushing, member) => flushing.go_on_without(member, pipeline),
+            Self::Asked(done) => pipeline.flush_then(done),
             Self::Settle(flushing) => flushing.settle(pipeline),
             Self::Read(read, member, since) => read.go_on_without((member, since), pipeline),
             Self::Merge(merge) => merge.begin_anew(pipeline),

@@ -129,6 +129,24 @@ fn what_was_flushed_outlives_any_loss_of_power() {
     assert!(tally.chosen * 4 > rounds, "{tally:?}");
 }
 
+/// The kernel leaves it to the server that a write of `O_DSYNC` is durable when it returns.
+#[test]
+fn a_write_of_a_synchronous_handle_needs_no_flush() {
+    let (mut trial, mut rng) = (Trial::mounted(2), Rng::new(7));
+    let mut writer = trial.writer(0, 7);
+    for _ in 0..8 {
+        writer.write_through().expect("written");
+    }
+    trial.disk.cut();
+    sys::kill(trial.unit.pid(), libc::SIGKILL).expect("it lives");
+    drop(writer);
+    trial.bury();
+    trial.disk.serve(Some(&mut rng));
+    trial.unit.mount();
+    trial.judge("behind the loss of power");
+    trial.unit.stop();
+}
+
 /// Rounds in which a mistake has to show.
 const FOUND_WITHIN: u64 = 40;
 

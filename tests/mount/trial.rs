@@ -120,18 +120,31 @@ fn values(bytes: &[u8]) -> Vec<u64> {
 /// Writes one part, one request after the other.
 pub(crate) struct Writer {
     file: File,
+    /// The same, whose writes are durable when they have returned.
+    through: File,
     area: Arc<Mutex<Area>>,
     rng: Rng,
 }
 
 impl Writer {
-    /// One request: a write mostly, sometimes zeros or a flush.
+    /// One request: a write mostly, sometimes zeros, a flush, or a write that needs none.
     pub(crate) fn step(&mut self) -> io::Result<()> {
         match self.rng.place(10) {
-            0 | 1 => self.sync(),
+            0 => self.sync(),
+            1 => self.write_through(),
             2 => self.change(true),
             _ => self.change(false),
         }
+    }
+
+    /// A write that needs no flush.
+    pub(crate) fn write_through(&mut self) -> io::Result<()> {
+        let (at, len, value) = self.issue(false);
+        write(&self.through, (at, len, value))?;
+        let mut area = lock(&self.area);
+        area.acknowledged = area.log.len();
+        area.flushed = area.acknowledged;
+        Ok(())
     }
 
     /// A flush.
@@ -148,11 +161,7 @@ impl Writer {
             let fd = self.file.as_fd();
             sys::fallocate(fd, Fallocate::PunchHole, at * SECTOR, len * SECTOR)?;
         } else {
-            let mut bytes = AlignedBuf::zeroed((len * SECTOR) as usize);
-            for word in bytes.chunks_exact_mut(8) {
-                word.copy_from_slice(&value.to_le_bytes());
-            }
-            self.file.write_all_at(&bytes, at * SECTOR)?;
+            write(&self.file, (at, len, value))?;
         }
         let mut area = lock(&self.area);
         area.acknowledged = area.log.len();
@@ -186,6 +195,15 @@ impl Writer {
             }
         })
     }
+}
+
+/// Fills sectors with a number.
+fn write(file: &File, (at, len, value): (u64, u64, u64)) -> io::Result<()> {
+    let mut bytes = AlignedBuf::zeroed((len * SECTOR) as usize);
+    for word in bytes.chunks_exact_mut(8) {
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+    file.write_all_at(&bytes, at * SECTOR)
 }
 
 fn lock(area: &Mutex<Area>) -> MutexGuard<'_, Area> {
@@ -243,10 +261,14 @@ impl Trial {
 
     /// The same, of a unit whose server may be dead.
     pub(crate) fn try_writer(&self, part: usize, seed: u64) -> io::Result<Writer> {
-        let mut options = OpenOptions::new();
-        let options = options.write(true).custom_flags(libc::O_DIRECT);
+        let open = |flags: i32| {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).custom_flags(libc::O_DIRECT | flags);
+            options.open(self.unit.file())
+        };
         Ok(Writer {
-            file: options.open(self.unit.file())?,
+            file: open(0)?,
+            through: open(libc::O_DSYNC)?,
             area: Arc::clone(&self.areas[part]),
             rng: Rng::new(seed),
         })
