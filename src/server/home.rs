@@ -302,8 +302,12 @@ fn no_room(error: &io::Error) -> bool {
 }
 
 impl Runner {
-    /// Changes what is kept of bitmaps.
+    /// Changes what is kept of bitmaps. Behind one change that has failed no other is made: bits that one was to keep may
+    /// be forgotten by the next.
     pub(super) fn change_home(&mut self, change: &HomeChange) {
+        if self.home_error.is_some() {
+            return;
+        }
         let Some(journal) = self.pipeline.home() else {
             return;
         };

@@ -287,7 +287,10 @@ impl ShadowSet {
                 self.seat_copy(id, own.filter(|_| resume), legacy)
             }
             Start::Detached => {
-                let untold = |(record, _): &(BitmapRecord, _)| record.kind == BitmapKind::Untold;
+                // The record of an attach that was cut short says nothing of its block.
+                let untold = |(record, _): &(BitmapRecord, _)| {
+                    matches!(record.kind, BitmapKind::Untold | BitmapKind::Copying(_))
+                };
                 let told = !own.as_ref().is_some_and(untold);
                 let departed = self.seat_departed(owner, own, legacy);
                 MemberState::Detached(Departed { told, ..departed })
@@ -401,6 +404,7 @@ impl ShadowSet {
         let mut departed = Departed::without_bitmap(Epoch(0));
         if let Some((record, map)) = own {
             let kind = match record.kind {
+                BitmapKind::Copying(_) => BitmapKind::Untold,
                 kind @ (BitmapKind::Untold | BitmapKind::Suspect) => kind,
                 _ => BitmapKind::Departed,
             };

@@ -3,7 +3,7 @@
 use shadowset::set::planted::{Mistake, plant};
 
 use crate::kinds::Kind;
-use crate::runs::{attempt, corpus};
+use crate::runs::{attempt, corpus, number};
 
 /// The kind of worlds that finds a mistake best.
 fn kind_of(mistake: Mistake) -> Kind {
@@ -11,7 +11,7 @@ fn kind_of(mistake: Mistake) -> Kind {
     match mistake {
         CommandWhileHalted => Kind::Busy,
         BlockOfLeaverAhead | ProofAhead | FlushWhileHalted | ForgetAhead => Kind::Bad,
-        WriteUnkept => Kind::Lost,
+        WriteUnkept | LostHomeProves => Kind::Lost,
         ReadUnmerged => Kind::Held,
         TailTrusted | GrowthWithoutHold | TailUnmerged | DryRunMarks => Kind::Growing,
         LastGivenUp | ReturnUnquiet | PlaceUnquiet | AbortUnfenced => Kind::Hanging,
@@ -36,7 +36,7 @@ fn find(mistake: Mistake) -> Option<(u64, String)> {
 }
 
 /// So a build with any of them fails in a run of the tests. What is missed here has its first seed by
-/// `SHADOWSET_MUTANT=... make sim`, and that goes into the corpus.
+/// `SIM_HUNT=NAME SIM_SEEDS=100000 cargo test --profile sim --test sim hunt -- --nocapture`, and that goes into the corpus.
 #[test]
 fn planted_mistakes_are_caught() {
     let mut missed = Vec::new();
@@ -53,4 +53,18 @@ fn planted_mistakes_are_caught() {
         missed.is_empty(),
         "not found by the seeds of every run: {missed:?}"
     );
+}
+
+#[test]
+fn hunt() {
+    let Ok(name) = std::env::var("SIM_HUNT") else {
+        return println!("SIM_HUNT names no mistake");
+    };
+    let mistake = Mistake::named(&name).expect("a mistake");
+    let (kind, most) = (kind_of(mistake), number("SIM_SEEDS").unwrap_or(100_000));
+    plant(Some(mistake));
+    let first = (0..most).find(|seed| attempt(&mut kind.world(*seed, false)).is_err());
+    plant(None);
+    println!("{} {first:?} {mistake:?}", kind.facts().name);
+    assert!(first.is_some(), "not within {most} seeds");
 }

@@ -53,7 +53,7 @@ pub(crate) fn catching<T>(run: impl FnOnce() -> Result<T, Violation>) -> Result<
     }
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }

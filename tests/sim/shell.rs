@@ -194,6 +194,11 @@ impl World {
         let now = self.moment();
         let effects = self.set.handle(now, Event::HomeLost(why));
         for effect in effects {
+            // What has failed once may take the next change all the same.
+            if let Effect::Home(change) = &effect {
+                self.home.change(change);
+                continue;
+            }
             self.carry_out_one(effect)?;
             if self.crashed {
                 return Ok(());
@@ -455,5 +460,5 @@ impl World {
 }
 
 fn is_departure(change: &HomeChange) -> bool {
-    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Departed | BitmapKind::Suspect))
+    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Departed | BitmapKind::Untold | BitmapKind::Suspect))
 }

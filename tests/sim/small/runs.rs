@@ -186,7 +186,7 @@ mod mistakes {
         (Mistake::GenerationFromClock, "departures"),
     ];
     /// So few states.
-    const SOON: usize = 1500;
+    const SOON: usize = 3000;
 
     /// What a world finds of a mistake.
     fn look(mistake: Mistake, bounds: &Bounds) -> Found {
