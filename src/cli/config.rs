@@ -22,7 +22,7 @@ use crate::server::setup::{Durability, IoMode, MemberSetup, Protect, Setup, defa
 use crate::set::geometry::{REGION_BLOCKS_DEFAULT, REGION_BLOCKS_RANGE};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::scb::check_name;
-use crate::set::{Code, Policy};
+use crate::set::{Code, Policy, READ_COST};
 
 /// Longest label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
@@ -110,7 +110,7 @@ struct Member {
     name: Spanned<String>,
     path: Spanned<PathBuf>,
     scb: Option<Spanned<PathBuf>>,
-    #[serde(default = "read_cost_default")]
+    #[serde(default = "read_cost")]
     read_cost: u32,
     #[serde(default)]
     site: u8,
@@ -120,14 +120,14 @@ struct Member {
     protect: Option<Spanned<String>>,
 }
 
-fn read_cost_default() -> u32 {
-    2
+fn read_cost() -> u32 {
+    READ_COST
 }
 
 /// Default of a parameter of a member, and what it takes.
 pub(super) fn of_member(param: OfMember) -> (String, String) {
     let (default, most) = match param {
-        OfMember::ReadCost => (read_cost_default(), u32::MAX),
+        OfMember::ReadCost => (READ_COST, u32::MAX),
         OfMember::Site => (0, SITE_MAX),
         OfMember::Timeout => (0, TIMEOUT_MAX),
     };
@@ -232,14 +232,13 @@ pub(super) fn members_of(
     let member = |(name, path): &(String, PathBuf)| {
         let path = std::path::absolute(path)
             .map_err(|e| Error::io(format!("{name}: cannot use {}", path.display()), e))?;
-        let cost = read_cost_default();
         let scb = default_scb(name, &path, state_dir);
         let io = IoMode::Buffered;
         Ok(MemberSetup {
             name: name.clone(),
             path,
             scb,
-            read_cost: cost,
+            read_cost: READ_COST,
             site: 0,
             timeout: 0,
             io,

@@ -13,7 +13,8 @@ use crate::set::assess::{Assembly, Found, ScbFound, Start};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::scb::Ancestry;
 use crate::set::{
-    Bytes, Code, Generation, MemberId, MemberState, Moment, Said, ScbRow, ShadowSet, Stamp,
+    Bytes, Code, Generation, MemberId, MemberState, Moment, READ_COST, Said, ScbRow, ShadowSet,
+    Stamp,
 };
 
 /// One member as it was found.
@@ -74,7 +75,7 @@ impl Roster {
                 name: row.name.clone(),
                 path: row.path.clone(),
                 scb: default_scb(&row.name, &row.path, &setup.state_dir),
-                read_cost: 0,
+                read_cost: READ_COST,
                 site: 0,
                 timeout: 0,
                 io: IoMode::Buffered,

@@ -14,6 +14,7 @@ use super::operation::{OPERATIONS_KEPT, OpState, Task};
 use super::pending::Pending;
 use super::record::{BitmapKind, HomeChange};
 use super::refusal::{Code, Refusal};
+use super::route::READ_COST;
 use super::shadow::{Purpose, ShadowSet};
 
 /// What an attach would do.
@@ -281,7 +282,7 @@ impl ShadowSet {
                     uuid: *uuid,
                     path: path.clone(),
                     size: attach.size,
-                    read_cost: 0,
+                    read_cost: READ_COST,
                     site: 0,
                     timeout: 0,
                     errors: 0,

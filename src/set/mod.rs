@@ -63,7 +63,7 @@ pub use mount::{Beginning, Past};
 pub use operation::{OpState, Operation, Task};
 pub use record::{BitmapKind, BitmapRecord, Home, HomeChange, Homeless};
 pub use refusal::{Code, Refusal};
-pub use route::Preference;
+pub use route::{Preference, READ_COST};
 pub use said::{Said, has_no_bitmap};
 pub use scb::{Generation, Lineage, Scb, ScbRow, ScbState};
 pub use shadow::ShadowSet;

@@ -21,6 +21,9 @@ pub struct Preference {
     pub turn: Option<u64>,
 }
 
+/// The cost of reading a member of which nothing else is said.
+pub const READ_COST: u32 = 2;
+
 /// A member that may answer a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Candidate {

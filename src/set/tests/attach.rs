@@ -287,6 +287,14 @@ fn the_place_of_a_released_member_is_free_when_its_calls_have_returned() {
     assert!(all.plan_attach(&new_image("m7")).is_ok());
 }
 
+/// It was read before all others, and is the slow one as often as not.
+#[test]
+fn a_new_member_costs_as_much_to_read_as_one_that_is_configured() {
+    let mut set = set(2);
+    let _ = attach(&mut set, new_image("m3"));
+    assert_eq!(set.members()[2].read_cost, crate::set::READ_COST);
+}
+
 #[test]
 fn a_new_member_gets_the_first_free_place_and_a_released_one_is_in_no_table() {
     let mut set = set(2);
