@@ -130,7 +130,8 @@ impl Image {
     /// Opens an image to be read and written, and locks it.
     ///
     /// The lock lives as long as the storage: a write lock of the open file (`F_OFD_SETLK`) on a
-    /// regular file, the exclusive claim (`O_EXCL`) of a block device.
+    /// regular file, the exclusive claim (`O_EXCL`) of a block device. Of a loop device the file behind it must not be
+    /// held by anybody: it is the same image.
     ///
     /// # Errors
     /// `NoSuchFile`; `ReadOnlyImage` when it cannot be written, or when its mode has no write
@@ -156,6 +157,8 @@ impl Image {
                 let hint = format!("unmount it, then losetup -d {}", device.display());
                 return Err(Error::new(Code::InUse, text).with_hint(hint));
             }
+        } else if let Some(behind) = held_behind(&file).map_err(|e| explain_use(path, e))? {
+            return Err(locked_behind(path, &behind));
         }
         let meta = file.metadata().map_err(|e| explain_use(path, e))?;
         assert_eq!(
@@ -298,6 +301,32 @@ fn loop_backing(dev: u64) -> Option<PathBuf> {
     let name = read(format!("{device}/loop/backing_file"))
         .or_else(|| read(format!("{device}/../loop/backing_file")))?;
     Some(PathBuf::from(name.trim_end_matches('\n')))
+}
+
+/// What is behind a loop device, or behind the one that a partition is on, if a lock or a claim of it is held. What has
+/// no name here cannot be asked.
+fn held_behind(device: &File) -> io::Result<Option<PathBuf>> {
+    let Some(path) = loop_backing(device.metadata()?.rdev()) else {
+        return Ok(None);
+    };
+    let bound = sys::loop_status(device.as_fd())?.map(|s| (s.device, s.inode));
+    let meta = fs::metadata(&path).ok();
+    let meta = meta.filter(|meta| bound == Some((meta.dev(), meta.ino())));
+    let Some((kind, _)) = meta.as_ref().and_then(kind_of) else {
+        return Ok(None);
+    };
+    let claim = if kind == Kind::Device {
+        libc::O_EXCL
+    } else {
+        0
+    };
+    let held = match File::options().read(true).custom_flags(claim).open(&path) {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => true,
+        Err(e) => return Err(e),
+        Ok(file) if kind == Kind::Device => return held_behind(&file),
+        Ok(file) => sys::is_locked(file.as_fd())?,
+    };
+    Ok(held.then_some(path))
 }
 
 /// Bytes of data that a look may read before it gives up; more takes longer than a command should.
@@ -495,6 +524,15 @@ fn locked_by_another(path: &Path) -> Error {
     Error::new(Code::ImageLocked, text)
 }
 
+fn locked_behind(device: &Path, behind: &Path) -> Error {
+    let text = format!(
+        "{} is a loop device over {}, which is in use by another set or program",
+        device.display(),
+        behind.display()
+    );
+    Error::new(Code::ImageLocked, text)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{FileExt, symlink};
@@ -666,6 +704,38 @@ mod tests {
             !zeros.is_blank((3 << 20) - 1).unwrap(),
             "more than may be read"
         );
+    }
+
+    /// A running member was taken a second time: by a loop device over its image, by a partition of one, by one over another.
+    #[test]
+    fn a_loop_device_over_an_image_in_use_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m1.img");
+        sparse(&path, 1 << 20);
+        let image = Image::open(&path, IoMode::Buffered).unwrap();
+        let losetup = "losetup --find --show --partscan --sector-size 512";
+        let script = format!("d=$({losetup} $0) && addpart $d 1 8 1024 && echo $d");
+        let ran = Command::new("sh").args(["-c", &script]).arg(&path).output();
+        let parts = Loop {
+            device: String::from_utf8(ran.unwrap().stdout)
+                .unwrap()
+                .trim()
+                .into(),
+        };
+        let partition = PathBuf::from(format!("{}p1", parts.device.display()));
+        let inner = Loop::new(&path);
+        let outer = Loop::new(&inner.device);
+        for device in [&partition, &inner.device, &outer.device] {
+            let (code, text) = refusal(device, IoMode::Buffered);
+            assert_eq!(code, Code::ImageLocked, "{text}");
+            assert!(text.contains("m1.img, which is in use"), "{text}");
+        }
+        drop(image);
+        let image = eventually(|| Image::open(&inner.device, IoMode::Buffered).ok());
+        let (code, text) = refusal(&outer.device, IoMode::Buffered);
+        assert_eq!(code, Code::ImageLocked, "{text}");
+        drop(image);
+        eventually(|| Image::open(&outer.device, IoMode::Buffered).ok());
     }
 
     #[test]
