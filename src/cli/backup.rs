@@ -14,7 +14,7 @@ use std::process::Command;
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use self::record::Record;
+use self::record::{Left, Record};
 use self::run::{Ended, Signals};
 use super::change::{Command as Words, Started, operation_value, wait};
 use super::freeze::{Broken, FreezeArgs, Frozen, Leaving, Standing};
@@ -171,11 +171,11 @@ impl<'a> Backup<'a> {
         let image = self.one.image()?;
         let generation = self.one.tree.status()?.generation;
         record.begin(&self.one.member, generation)?;
-        let (mut noted, mut bitmap) = (Ok(()), None);
+        let (mut noted, mut departure) = (Ok(()), None);
         // Not when everything goes on again, which may take its time: without it the next backup would not know.
         let left = standing.during(std::slice::from_ref(&self.one), |answer| {
-            bitmap = answer.text("bitmap").map(str::to_owned);
-            noted = record.has_left(&self.one.member, generation, bitmap.as_deref());
+            departure = Left::by(answer);
+            noted = record.has_left(&self.one.member, generation, departure.clone());
         });
         let frozen = match left {
             Ok((_, frozen)) => frozen,
@@ -197,7 +197,7 @@ impl<'a> Backup<'a> {
         self.tell_end(&ended);
         let away = |error| self.still_away(&error);
         let status = self.one.tree.status().map_err(away)?;
-        if is_another_departure(&status, &self.one.member, bitmap.as_deref()) {
+        if is_another_departure(&status, &self.one.member, departure.as_ref()) {
             record.clear()?;
             return Err(self.disturbed());
         }
@@ -349,16 +349,16 @@ fn refuse_merge(subject: &str, status: &Status) -> Result<()> {
         .with_hint(format!("`shadowset wait {unit}`, then try again")))
 }
 
-/// Whether a member is back, or away for another reason than the departure that left this bitmap.
-fn is_another_departure(status: &Status, member: &str, bitmap: Option<&str>) -> bool {
+/// Whether a member is back, or away by another departure than this one.
+fn is_another_departure(status: &Status, member: &str, this: Option<&Left>) -> bool {
     let Some(member) = status.member(member) else {
         return false;
     };
-    let now = member.bitmap.as_deref();
     match member.state.as_str() {
-        "source" | "copy-target" | "merging" => true,
+        // Who is away is not expelled before it has come back.
+        "source" | "copy-target" | "merging" | "expelled" => true,
         // Where the bitmap was lost, attach says so.
-        "detached" => now.is_some() && now != bitmap,
+        "detached" => Left::with(status, member).is_some_and(|last| Some(&last) != this),
         _ => false,
     }
 }

@@ -97,6 +97,9 @@ pub(super) struct Bitmap {
     /// When it was made.
     #[serde(default)]
     pub(super) created: Option<String>,
+    /// Generation when its member left with it, the last time.
+    #[serde(default)]
+    pub(super) generation: Option<u64>,
     /// Regions.
     #[serde(default)]
     pub(super) bits: Option<u64>,

@@ -358,7 +358,7 @@ pub static TABLE: &[Node] = &[
     ),
     bitmap(
         "bitmaps/<id>/generation",
-        "Generation of the set when it was made.",
+        "Generation of the set when its member left with it, the last time.",
         |_, b| b.tag.generation.to_string(),
     ),
     bitmap(

@@ -297,7 +297,7 @@ impl ShadowSet {
         self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
         if self.is_pending_about(id) {
             let name = &self.members[id.index()].name;
-            let mut answer = departure(name, bitmap, set_bits);
+            let mut answer = departure(name, tag, set_bits);
             answer.facts.extend(self.smaller_than(id));
             self.answer_pending(Ok(answer));
         }
@@ -561,7 +561,7 @@ fn unreachable_state(state: &MemberState) -> ! {
 }
 
 /// What a command is told when its member has left.
-fn departure(name: &str, bitmap: Option<BitmapId>, set_bits: u64) -> Answer {
+fn departure(name: &str, bitmap: Option<BitmapTag>, set_bits: u64) -> Answer {
     let Some(bitmap) = bitmap else {
         let text = format!("{name} is detached without a bitmap");
         return Answer {
@@ -569,9 +569,10 @@ fn departure(name: &str, bitmap: Option<BitmapId>, set_bits: u64) -> Answer {
             facts: Vec::new(),
         };
     };
-    let text = format!("{name} is detached with bitmap {bitmap}");
+    let text = format!("{name} is detached with bitmap {}", bitmap.id);
     let facts = vec![
-        ("bitmap", bitmap.to_string()),
+        ("bitmap", bitmap.id.to_string()),
+        ("generation", bitmap.generation.to_string()),
         ("set_bits", set_bits.to_string()),
     ];
     Answer { text, facts }

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::model::Status;
+use super::super::model::{Member, Status};
+use super::super::tree::Answer;
 use super::super::{config, place, system};
 use crate::error::{Error, Result};
 use crate::io::sys;
@@ -30,8 +31,32 @@ struct Away {
     member: String,
     /// Generation of the set before.
     generation: Option<u64>,
-    /// Its bitmap, once it has left.
-    bitmap: Option<String>,
+    /// How, once it has left.
+    left: Option<Left>,
+}
+
+/// One departure of a member. A copy that is cut off keeps the bitmap, and has its member leave anew.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Left {
+    bitmap: String,
+    generation: Option<u64>,
+}
+
+impl Left {
+    /// The departure that a detach tells of, if there is a bitmap.
+    pub(super) fn by(answer: &Answer) -> Option<Self> {
+        Some(Self {
+            bitmap: answer.text("bitmap")?.to_owned(),
+            generation: answer.number("generation"),
+        })
+    }
+
+    /// The last departure of a member, if there is a bitmap.
+    pub(super) fn with(status: &Status, member: &Member) -> Option<Self> {
+        let bitmap = member.bitmap.clone()?;
+        let generation = status.bitmap(&bitmap).and_then(|b| b.generation);
+        Some(Self { bitmap, generation })
+    }
 }
 
 impl Away {
@@ -54,8 +79,8 @@ impl Away {
         if member.state != "detached" {
             return false;
         }
-        match (&self.bitmap, self.generation) {
-            (Some(bitmap), _) => member.bitmap.as_ref() == Some(bitmap),
+        match (&self.left, self.generation) {
+            (Some(left), _) => Left::with(status, member).as_ref() == Some(left),
             // Cut off before the bitmap was known: nothing else may have changed since.
             (None, Some(before)) => {
                 let one_before = |now: u64| now.checked_sub(1) == Some(before);
@@ -116,12 +141,12 @@ impl Record {
         &self,
         member: &str,
         generation: Option<u64>,
-        bitmap: Option<&str>,
+        left: Option<Left>,
     ) -> Result<()> {
         let away = Away {
             member: member.to_owned(),
             generation,
-            bitmap: bitmap.map(str::to_owned),
+            left,
         };
         let text = away.written().map_err(|e| self.failed(e.into()))?;
         self.write(&text)
@@ -186,13 +211,17 @@ mod tests {
 
     #[test]
     fn only_the_departure_of_the_backup_is_undone() {
-        let away = |generation, bitmap: Option<&str>| Away {
+        let away = |generation, left: Option<(&str, u64)>| Away {
             member: "m1".into(),
             generation,
-            bitmap: bitmap.map(str::to_owned),
+            left: left.map(|(bitmap, generation)| Left {
+                bitmap: bitmap.into(),
+                generation: Some(generation),
+            }),
         };
         let mut status = sample();
         status.generation = Some(8);
+        (status.bitmaps[0].id, status.bitmaps[0].generation) = ("0000000c".into(), Some(7));
         let m1 = status
             .members
             .iter_mut()
@@ -200,11 +229,16 @@ mod tests {
             .expect("m1");
         (m1.state, m1.bitmap) = ("detached".into(), Some("0000000c".into()));
         let table = [
-            (away(Some(7), Some("0000000c")), true, "the same bitmap"),
+            (away(Some(7), Some(("0000000c", 7))), true, "the same one"),
             (
-                away(Some(7), Some("0000000a")),
+                away(Some(6), Some(("0000000a", 6))),
                 false,
                 "it came back and left again",
+            ),
+            (
+                away(Some(5), Some(("0000000c", 5))),
+                false,
+                "its copy was cancelled",
             ),
             (away(Some(7), None), true, "cut off at the detach"),
             (
@@ -224,7 +258,7 @@ mod tests {
             .expect("m1");
         m1.state = "source".into();
         assert!(
-            !away(Some(7), Some("0000000c")).is_it(&status),
+            !away(Some(7), Some(("0000000c", 7))).is_it(&status),
             "it is back"
         );
     }

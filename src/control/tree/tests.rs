@@ -197,7 +197,7 @@ fn status_json_has_every_field_of_the_interface() {
     for bitmap in json["bitmaps"].as_array().expect("a list") {
         has(
             bitmap,
-            "id member type state policy created bits set_bits set_bytes covered_bytes \
+            "id member type state policy created generation bits set_bits set_bytes covered_bytes \
              uncovered_bytes",
         );
     }
