@@ -53,12 +53,16 @@ pub(super) fn run(args: &StopArgs, out: Out) -> Result<u8> {
         let says = format!("stop {}: the server still writes to its members", unit.unit);
         return Err(Error::new(Code::TimedOut, says).with_hint("its log says what it waits for"));
     }
+    let goes_on = ended && is_served_elsewhere(&unit)?;
+    let ended = ended && !goes_on;
     if ended {
         refuse_unclean(&unit)?;
     }
+    let name = &unit.unit;
     let says = match ended {
-        true => format!("{} is stopped", unit.unit),
-        false => format!("{} ends when its last user has closed it", unit.unit),
+        true => format!("{name} is stopped"),
+        false if goes_on => format!("one way to {name} is taken away; it is still served"),
+        false => format!("{name} ends when its last user has closed it"),
     };
     out.either(
         &json!({ "ok": true, "unit": unit.unit, "ended": ended }),
@@ -200,17 +204,19 @@ fn last_word(argument: &str, error: Error) -> Error {
     }
 }
 
+/// Whether what has gone was a second way to the unit, as by `mount --bind`.
+fn is_served_elsewhere(unit: &Running) -> Result<bool> {
+    if unit.pid.is_some() {
+        return Ok(false);
+    }
+    let left = system::runtime()?.find(&unit.unit)?;
+    Ok(left.is_some_and(|left| left.alive))
+}
+
 /// A server that has ended without marking its members clean: the unit is stopped, but not well.
 fn refuse_unclean(unit: &Running) -> Result<()> {
     let Some(pid) = unit.pid else {
         let name = &unit.unit;
-        let served = system::runtime()?
-            .find(name)?
-            .is_some_and(|found| found.alive);
-        if served {
-            // What has gone was a second way to it, as by `mount --bind`.
-            return Ok(());
-        }
         output::warn(&format!(
             "the server of {name} had died: its members are not marked clean, and the next mount merges \
              the sources if there are several"

@@ -266,7 +266,11 @@ mount --bind $M $D/other
 (cd $D; umount -v other) >$D/says 2>&1
 says "shadowset stop -- $D/other"
 ! grep 'had died' $D/says
+says 'one way to dsa1 is taken away; it is still served'
 ! findmnt -n $D/other
+mount --bind $M $D/other
+shadowset stop --json $D/other >$D/says
+says '"ended":false'
 mounted
 umount $M
 "#,
