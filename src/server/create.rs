@@ -323,6 +323,7 @@ fn refuse_members_of_sets(plans: &[Plan<'_>], erase: bool) -> Result<()> {
             .map_err(|e| Error::io(format!("{name}: read {}", scb.display()), e))?;
         let text = match found {
             ScbFound::None => continue,
+            ScbFound::Damaged(_) if is_empty(scb) => continue,
             _ if erase => continue,
             ScbFound::Read(scb) => {
                 format!(
@@ -336,6 +337,11 @@ fn refuse_members_of_sets(plans: &[Plan<'_>], erase: bool) -> Result<()> {
             .with_hint("add `--erase` to take it out of that set for good"));
     }
     Ok(())
+}
+
+/// Whether a file is there and empty: a creation that was killed may leave it, and it says nothing.
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == 0)
 }
 
 /// Bitmaps in the state directory are those of another set, since this one is new.
@@ -524,6 +530,9 @@ fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Res
     for (plan, block) in plans.iter().zip(blocks) {
         let path = &plan.member.scb;
         let new = fs::symlink_metadata(path).is_err();
+        if is_empty(path) {
+            undo.filled.push(path.clone());
+        }
         if let Some(dir) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             let doing = || format!("{}: make {}", plan.member.name, dir.display());
             undo.make_directory(dir)

@@ -228,9 +228,11 @@ fn strike(script: &Script, kinds: &'static [Kind], nth: u64, strike: Strike) -> 
     (counts, struck)
 }
 
-/// A creation that has failed has left nothing.
+/// A creation that has failed has left nothing, one that was killed nothing in the way but a block that was written.
 fn create_again(trial: &Trial, was_killed: bool) {
-    let erase = if was_killed { "--erase" } else { "" };
+    let blocks = trial.unit.sh("find $I/ -name '*.scb' -size +0");
+    assert!(was_killed || blocks.is_empty(), "{blocks}");
+    let erase = if blocks.is_empty() { "" } else { "--erase" };
     trial
         .unit
         .sh(&format!("shadowset create dsa1 --size {SIZE} {erase}"));

@@ -71,6 +71,15 @@ impl Place {
         error
     }
 
+    /// A creation that fails when it makes the last block, which must have changed nothing.
+    fn fails_at_the_last_block(&self) {
+        let last = &self.setup.members.last().expect("members").scb;
+        symlink("nowhere/block", last).expect("linked");
+        let error = self.refused(None, Some(Bytes(MIB)), false);
+        assert_eq!(error.code(), Code::NoSuchFile, "{error}");
+        fs::remove_file(last).expect("removed");
+    }
+
     fn states(&self) -> Vec<ScbState> {
         self.blocks().iter().map(|scb| scb.state).collect()
     }
@@ -118,19 +127,27 @@ fn new_images_are_sparse_and_all_are_sources() {
 /// A creation that was killed had made the file and not sized it, and the next one was refused, `erase` or not.
 #[test]
 fn an_empty_file_is_an_image_to_be_made() {
-    let mut place = place(2);
+    let place = place(2);
     place.image(0, 0, true);
     for (from, size) in [(None, None), (Some("m1"), Some(Bytes(MIB)))] {
         place.refused(from, size, false);
     }
-    let scb = std::mem::replace(&mut place.setup.members[1].scb, place.dir.path().to_owned());
-    place.refused(None, Some(Bytes(MIB)), false);
-    place.setup.members[1].scb = scb;
+    place.fails_at_the_last_block();
     let created = create(&place.setup, None, Some(Bytes(MIB)), false).expect("created");
     assert!(created.members.iter().all(|m| m.new_image && !m.copy));
     for member in &place.setup.members {
         assert_eq!(member.path.metadata().expect("there").len(), MIB);
     }
+}
+
+/// A creation that was killed had made the file of a block and not written it, and the next one was refused.
+#[test]
+fn an_empty_control_block_is_none() {
+    let place = place(2);
+    fs::write(&place.setup.members[0].scb, "").expect("made");
+    place.fails_at_the_last_block();
+    create(&place.setup, None, Some(Bytes(MIB)), false).expect("created");
+    assert_eq!(place.states(), [ScbState::Source; 2]);
 }
 
 #[test]
