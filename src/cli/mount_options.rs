@@ -145,7 +145,7 @@ impl Options {
     /// Takes what is said once for all mounts, where this mount says nothing else.
     pub(super) fn complete(&mut self, mount: Mount) {
         self.allow_other |= mount.allow_other;
-        self.read_only |= mount.ro;
+        self.read_only |= mount.ro && !self.read_write;
         self.require_members |= mount.require_members;
         self.include |= mount.include;
         self.nocopy |= mount.nocopy;
@@ -456,6 +456,20 @@ mod tests {
         };
         assert_eq!(loud.mounting(), expected);
         assert_eq!(loud.log.as_deref(), Some(std::path::Path::new("/l")));
+    }
+
+    /// A configuration that said ro could not be said otherwise.
+    #[test]
+    fn rw_stands_over_a_configuration_that_says_ro() {
+        let of_file = Mount {
+            ro: true,
+            ..Mount::default()
+        };
+        for (line, read_only) in [("", true), ("rw", false), ("ro,rw", false), ("rw,ro", true)] {
+            let mut options = read(line).expect("valid");
+            options.complete(of_file.clone());
+            assert_eq!(options.mounting().read_only, read_only, "{line}");
+        }
     }
 
     #[test]
