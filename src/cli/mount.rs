@@ -20,6 +20,7 @@ use super::tree::Tree;
 use super::{config, hints, log, place, remount, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
+use crate::io::sys;
 use crate::server::setup::{Durability, Setup};
 use crate::set::Code;
 
@@ -218,6 +219,8 @@ impl Plan {
             .stderr(errors)
             // A service manager listens to those that it has started, and to no others.
             .env_remove(crate::fuse::NOTIFY_SOCKET);
+        // It would hold the lock of a flock(1) that we run under, and its caller's pipes. An old kernel cannot.
+        let _ = sys::pass_on_nothing();
         command.spawn().map_err(failed)
     }
 

@@ -97,6 +97,22 @@ umount $M
     );
 }
 
+/// A mount under flock(1) held its lock until the unmount.
+#[test]
+fn a_server_holds_nothing_of_those_who_have_mounted() {
+    inside(
+        &unit(),
+        r#"
+exec 9>$D/lock
+flock 9
+mount -t shadowset -o log=$D/log dsa1 $M
+exec 9>&-
+flock -n $D/lock true
+umount $M
+"#,
+    );
+}
+
 #[test]
 fn lines_of_fstab_are_mounted_once() {
     inside(
