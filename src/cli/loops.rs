@@ -77,14 +77,15 @@ fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
     let unit = place::running(&args.unit)?;
     Tree::of(&unit).verify()?;
     let subject = format!("loop detach {}", unit.unit);
-    let devices = system::loop_find(&unit.file()).map_err(|e| about(&subject, &e))?;
+    let file = unit.file();
+    let devices = system::loop_find(&file).map_err(|e| about(&subject, &e))?;
     if devices.is_empty() {
         let says = format!("{subject}: no loop device is over the unit");
         return Err(Error::new(Code::NoSuchFile, says).with_hint("`losetup -l` lists the devices"));
     }
     let mut freed = Vec::new();
     for device in devices {
-        system::loop_detach(&device).map_err(|e| partly(&subject, &freed, &e))?;
+        system::loop_detach(&file, &device).map_err(|e| partly(&subject, &freed, &e))?;
         freed.push(device.display().to_string());
     }
     let list = freed.iter().cloned().map(Value::String).collect();

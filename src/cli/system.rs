@@ -302,7 +302,7 @@ pub(super) fn loop_find(file: &Path) -> Result<Vec<PathBuf>> {
     loopdev::find(file)
 }
 
-/// Frees a loop device.
-pub(super) fn loop_detach(device: &Path) -> Result<()> {
-    loopdev::detach(device)
+/// Frees a loop device over a file.
+pub(super) fn loop_detach(file: &Path, device: &Path) -> Result<()> {
+    loopdev::detach_from(file, device)
 }

@@ -158,6 +158,19 @@ fn direct_io_of(number: u32, device: &File) -> io::Result<bool> {
 /// `InUse` when a file system or a program claims it, and nothing is changed; `InUse` too when it is
 /// merely open somewhere, and then it goes at the last close. `NotMounted` when it is free already.
 pub fn detach(device: &Path) -> Result<()> {
+    unbind(device, None)
+}
+
+/// As [`detach`], of a device over `file` alone: since it was found somebody may have bound it to another file.
+///
+/// # Errors
+/// Those of [`detach`]; `NoSuchFile`; `StateChanged` when it is over another file, and nothing is changed.
+pub fn detach_from(file: &Path, device: &Path) -> Result<()> {
+    let meta = fs::metadata(file).map_err(|e| failed(file, "cannot be examined", e))?;
+    unbind(device, Some((meta.dev(), meta.ino())))
+}
+
+fn unbind(device: &Path, file: Option<(u64, u64)>) -> Result<()> {
     let in_use = |how: &str| Error::new(Code::InUse, format!("{} {how}", device.display()));
     // The exclusive open is refused while somebody claims the device.
     let exclusive = File::options()
@@ -177,6 +190,10 @@ pub fn detach(device: &Path) -> Result<()> {
         let text = format!("{} is bound to no file", device.display());
         return Err(Error::new(Code::NotMounted, text).with_hint("`losetup -a` lists the devices"));
     };
+    if file.is_some_and(|file| file != (bound.device, bound.inode)) {
+        let text = format!("{} is over another file now", device.display());
+        return Err(Error::new(Code::StateChanged, text).with_hint("`losetup -l` shows over which"));
+    }
     sys::loop_clear(exclusive.as_fd()).map_err(failed)?;
     drop(exclusive);
     if is_gone(device, bound).map_err(failed)? {
@@ -414,6 +431,20 @@ mod tests {
         assert!(!sys::loop_status(claim.as_fd()).unwrap().unwrap().autoclear);
         drop(claim);
         assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.device));
+    }
+
+    /// Somebody may have bound it to something else since it was found.
+    #[test]
+    fn a_device_over_another_file_stays_as_it_was() {
+        let (dir, path) = image();
+        let other = dir.path().join("other");
+        sparse(&other, 1 << 20);
+        let device = attach(&path, false, 0).unwrap().device;
+        let refused = detach_from(&other, &device).unwrap_err();
+        assert_eq!(refused.code(), Code::StateChanged, "{refused}");
+        assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device));
+        eventually(|| detach_from(&path, &device).ok());
+        assert_eq!(find(&path).unwrap(), Vec::<PathBuf>::new());
     }
 
     /// Unbinding is lazy: the call succeeds while the device lives on.
