@@ -263,6 +263,8 @@ impl Plan {
     /// Serves until the unit is unmounted.
     fn serve(&self, ready: &mut dyn FnMut(&[String])) -> Result<()> {
         let unit = &self.setup.unit;
+        // Files and sockets are there for a moment before they have the permissions that they are to have.
+        sys::deny_others_writing();
         log::start(self.options.log.as_deref())?;
         std::env::set_current_dir("/").map_err(|cause| {
             Error::io(format!("mount {unit}: cannot leave the directory"), cause)

@@ -97,6 +97,21 @@ umount $M
     );
 }
 
+/// Under a umask of 0 anybody could connect to the control socket before it had its permissions.
+#[test]
+fn a_server_makes_nothing_that_others_may_write() {
+    inside(
+        &unit(),
+        r#"
+for mask in 0000:0022 0002:0022 0077:0077; do
+    (umask ${mask%:*}; mount -t shadowset -o log=$D/log dsa1 $M)
+    grep -q "^Umask:.${mask#*:}$" /proc/$(pid)/status || { grep Umask /proc/$(pid)/status; exit 1; }
+    umount $M
+done
+"#,
+    );
+}
+
 /// A mount under flock(1) held its lock until the unmount.
 #[test]
 fn a_server_holds_nothing_of_those_who_have_mounted() {

@@ -27,6 +27,14 @@ pub fn pass_on_nothing() -> io::Result<()> {
     check(c_int::try_from(done).unwrap_or(-1)).map(drop)
 }
 
+/// Has nobody but the owner write the files that this process makes, whatever its umask was.
+pub fn deny_others_writing() {
+    // SAFETY: numbers only; the call cannot fail.
+    let before = unsafe { libc::umask(0o077) };
+    // SAFETY: as above.
+    unsafe { libc::umask(before | 0o022) };
+}
+
 /// Tells the kernel that this thread and those it starts later serve I/O, so that their memory
 /// requests do not wait for that I/O (`PR_SET_IO_FLUSHER`).
 ///
