@@ -105,6 +105,19 @@ pub(super) fn sentence_about(subject: &str, sentence: &str) -> String {
     format!("{subject}: {}", rest.unwrap_or(sentence))
 }
 
+/// Text without what a terminal would act on.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
 /// Whether the error only says that the reader of our output has gone.
 pub(super) fn reader_has_gone(error: &Error) -> bool {
     let cause = error.source().and_then(|s| s.downcast_ref::<io::Error>());

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::args::{StatusArgs, UnitArgs};
 use super::model::{Bitmap, Member, Operation, Status};
-use super::output::{Out, Tone, table};
+use super::output::{Out, Tone, plain, table};
 use super::place;
 use super::size::{human, human_seconds};
 use super::system;
@@ -247,7 +247,7 @@ fn members(status: &Status, out: Out) -> String {
             m.size.map_or_else(|| "-".to_owned(), human),
             m.errors.unwrap_or(0).to_string(),
             bitmap.map_or_else(|| "-".to_owned(), bitmap_cell),
-            m.path.clone(),
+            plain(&m.path),
         ]);
     }
     table(&rows)
@@ -402,6 +402,14 @@ errors: m3 has had 2 errors
             ..terminal
         };
         assert!(render(&sample(), color).contains("\x1b[33mcopying\x1b[0m"));
+    }
+
+    #[test]
+    fn a_path_says_nothing_to_a_terminal() {
+        let mut status = sample();
+        status.members[0].path = "/img/\x1b[2Ja\nm9".to_owned();
+        let text = render(&status, PLAIN);
+        assert!(text.contains("/img/\\u{1b}[2Ja\\nm9\n"), "{text}");
     }
 
     #[test]

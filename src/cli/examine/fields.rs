@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use crate::cli::output::plain;
 use crate::cli::size::human;
 use crate::set::Stamp;
 use crate::set::scb::{Generation, Header, Scb, ScbState};
@@ -213,17 +214,4 @@ pub(super) fn word(state: ScbState) -> &'static str {
         ScbState::Detached => "detached",
         ScbState::Expelled => "expelled",
     }
-}
-
-/// Text without what a terminal would act on.
-pub(super) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            plain.extend(c.escape_default());
-        } else {
-            plain.push(c);
-        }
-    }
-    plain
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Field, of_block, of_header, plain, word};
+use super::fields::{Field, of_block, of_header, word};
 use super::subject::{self, ImageFacts};
 use super::verdict::Verdict;
-use crate::cli::output::{Out, Tone, table};
+use crate::cli::output::{Out, Tone, plain, table};
 use crate::cli::size::human;
 use crate::io::scb_file::Slots;
 use crate::set::scb::{Claims, Content, Scb, ScbError, ScbRow, ScbState, Slot, claims};
