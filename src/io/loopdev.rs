@@ -272,9 +272,11 @@ fn is_bound_to(number: u32, file: &fs::Metadata) -> io::Result<bool> {
     }
 }
 
-/// Whether a FUSE server has died. Other errors may pass, and be those of our own image (I12).
+/// Whether a FUSE server has died, or the server of a network has lost the file. Other errors may pass, and be those of
+/// our own image (I12).
 fn is_out_of_reach(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+    const ERRORS: [i32; 3] = [libc::ENOTCONN, libc::ECONNABORTED, libc::ESTALE];
+    e.raw_os_error().is_some_and(|e| ERRORS.contains(&e))
 }
 
 fn failed(path: &Path, how: &str, e: io::Error) -> Error {
@@ -431,6 +433,13 @@ mod tests {
         assert!(!sys::loop_status(claim.as_fd()).unwrap().unwrap().autoclear);
         drop(claim);
         assert_eq!(find(&path).unwrap(), std::slice::from_ref(&device.device));
+    }
+
+    /// One loop device over a file that a server of NFS had lost stood in the way of every unit.
+    #[test]
+    fn a_device_over_a_lost_file_is_bound_to_another() {
+        let out_of_reach = |code| is_out_of_reach(&io::Error::from_raw_os_error(code));
+        assert!(out_of_reach(libc::ESTALE) && !out_of_reach(libc::EIO));
     }
 
     /// Somebody may have bound it to something else since it was found.
