@@ -5,6 +5,7 @@
 
 use crate::sync::Instant;
 use crate::sync::thread;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::sync::channel::bounded;
 use super::Message;
 use super::immutable;
 use super::pipeline::Pipeline;
+use super::results::given_up;
 use super::run::Runner;
 use super::setup::Protect;
 use crate::io::lease::Lease;
@@ -26,14 +28,24 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether calls have returned, beside when one has.
 const CALLS: Duration = Duration::from_millis(50);
 
-/// What a look on a thread of its own has found, if that answers in time.
-fn in_time(look: impl FnOnce() -> Result<Stamp, String> + Send + 'static) -> Result<Stamp, String> {
+/// What comes of work on a thread of its own, if it ends in time. The control thread asks nothing of the file system
+/// of a member in another way: one that does not answer would keep it from all commands.
+pub(super) fn in_time<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (sender, answer) = bounded(1);
-    let look = move || drop(sender.send(look()));
-    let started = thread::Builder::new().name("stamp".into()).spawn(look);
-    started.map_err(|e| e.to_string())?;
-    let stamp = answer.recv_timeout(PATIENCE);
-    stamp.unwrap_or_else(|e| Err(e.to_string()))
+    // What comes late is let go of.
+    let work = move || drop(sender.send(work()));
+    thread::Builder::new().name(name.into()).spawn(work)?;
+    answer.recv_timeout(PATIENCE).map_err(|_| given_up())
+}
+
+/// Gives a lease back: its file is closed.
+fn give_back(lease: Lease) {
+    if let Err(error) = in_time("lease", move || drop(lease)) {
+        tracing::warn!(%error, "a lease is not given back yet");
+    }
 }
 
 /// Waits until no call of an image is under way, or for so long; says whether there is none.
@@ -86,24 +98,25 @@ impl Runner {
         let seat = &mut self.seats[id.index()];
         (seat.stamp, seat.fingerprint) = (None, None);
         // An open file would keep a disk from being carried away.
-        seat.file = None;
+        let block = seat.file.take();
         seat.turns += 1;
         let turn = seat.turns;
         let look = self.last_look(id);
         if detached {
             // Its image is still locked meanwhile.
-            let stamp = in_time(move || {
+            let stamp = in_time("stamp", move || {
+                drop(block);
                 let stamp = look();
                 drop(store);
                 stamp
             });
-            return self.keep_stamp(id, stamp);
+            return self.keep_stamp(id, stamp.unwrap_or_else(|e| Err(e.to_string())));
         }
         self.seats[id.index()].calls.clone_from(&calls);
         let (messages, pipeline) = (self.messages.clone(), Arc::clone(&self.pipeline));
         let look = move || {
             // The lock of one that was expelled must not keep it out.
-            drop(store);
+            drop((store, block));
             // Calls that nobody waits for may write it until they return.
             let _ = calls.is_none_or(|calls| have_returned(&pipeline, &calls, None));
             let _ = messages.send(match has_store {
@@ -145,8 +158,8 @@ impl Runner {
                 self.feed(Event::Told(id));
             }
         }
-        let stamp = in_time(self.last_look(id));
-        self.keep_stamp(id, stamp);
+        let stamp = in_time("stamp", self.last_look(id));
+        self.keep_stamp(id, stamp.unwrap_or_else(|e| Err(e.to_string())));
     }
 
     /// The image of a member that was expelled has answered, if it has not come back since.
@@ -200,7 +213,9 @@ impl Runner {
         if !away || device || seat.protect != Protect::Lease || seat.lease.is_some() {
             return;
         }
-        match Lease::take(member.path.as_ref()) {
+        let path = PathBuf::from(&member.path);
+        let taken = in_time("lease", move || Lease::take(&path));
+        match taken.and_then(|taken| taken) {
             Ok(lease) => seat.lease = Some(lease),
             Err(error) => {
                 let member = &member.name;
@@ -221,7 +236,8 @@ impl Runner {
     pub(super) fn give_leases_back(&mut self) {
         self.hold_flags();
         self.notice_openers();
-        self.seats.iter_mut().for_each(|seat| seat.lease = None);
+        let leases = self.seats.iter_mut().map(|seat| seat.lease.take());
+        leases.flatten().for_each(give_back);
     }
 
     /// Notes which images somebody opens for writing, and lets the openers go on.
@@ -241,15 +257,15 @@ impl Runner {
                 }
                 None => tracing::warn!(member, "its image has no stamp"),
             }
-            drop(lease);
+            give_back(lease);
         }
     }
 
     /// The stamp that was taken since the start, else the one in the member's block.
-    pub(super) fn stamp_of(&self, id: MemberId) -> Option<Stamp> {
+    fn stamp_of(&self, id: MemberId) -> Option<Stamp> {
         let seat = &self.seats[id.index()];
-        let uuid = self.set.members()[id.index()].uuid;
-        let durable = || immutable::stamp_in(&seat.scb, uuid);
+        let (scb, uuid) = (seat.scb.clone(), self.set.members()[id.index()].uuid);
+        let durable = || in_time("stamp", move || immutable::stamp_in(&scb, uuid)).ok()?;
         seat.stamp.clone().or_else(durable)
     }
 }

@@ -5,20 +5,25 @@
 //! the new size for good, the new journal takes the place of the old one. Nothing here decides
 //! whether a unit may grow.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Message;
 use super::candidate::refusal;
+use super::departure::PATIENCE;
 use super::home;
 use super::pipeline::Stores;
+use super::results::given_up;
 use super::run::Runner;
 use crate::error::Error;
 use crate::io::image::{LOOK_BYTES, is_blank_behind};
 use crate::io::journal::Journal;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{Bytes, Code, Event, Geometry, MemberId, MemberSet, Refusal};
-use crate::sync::thread;
+use crate::sync::channel::bounded;
+use crate::sync::{Instant, thread};
 
 /// A journal for a unit that is about to grow; none where bitmaps are in memory only.
 pub(crate) type Prepared = Option<Journal>;
@@ -78,21 +83,57 @@ impl Preparation {
     }
 }
 
-impl Runner {
-    /// What the images of the members have room for now.
-    pub(super) fn room(&self) -> Vec<(MemberId, Bytes)> {
-        let writers = self.set.writers();
-        let room = |id: MemberId| {
-            let store = self.stores[id.index()].as_ref()?;
-            match store.measure() {
-                Ok(len) => Some((id, Bytes(len))),
-                Err(error) => {
-                    tracing::warn!(member = self.pipeline.name(id), %error, "its size cannot be told");
-                    None
-                }
-            }
+type Room = Vec<(MemberId, Bytes)>;
+
+/// What these members have room for, and why that cannot be told of the others. All are asked at once, each on a
+/// thread of its own: one that does not answer holds up none.
+fn measure(
+    stores: &Stores,
+    members: MemberSet,
+    patience: Duration,
+) -> (Room, Vec<(MemberId, io::Error)>) {
+    let (sender, answers) = bounded(MEMBERS_MAX);
+    let (mut room, mut untold) = (Vec::new(), Vec::new());
+    let mut asked = MemberSet::EMPTY;
+    for id in members.iter() {
+        let Some(store) = stores[id.index()].clone() else {
+            continue;
         };
-        writers.iter().filter_map(room).collect()
+        let sender = sender.clone();
+        let ask = move || {
+            let len = store.measure();
+            drop(store);
+            let _ = sender.send((id, len));
+        };
+        match thread::Builder::new().name("measure".into()).spawn(ask) {
+            Ok(_) => asked.insert(id),
+            Err(error) => untold.push((id, error)),
+        }
+    }
+    let begun = Instant::now();
+    while !asked.is_empty() {
+        let left = patience.saturating_sub(begun.elapsed());
+        let Ok((id, len)) = answers.recv_timeout(left) else {
+            break;
+        };
+        asked.remove(id);
+        match len {
+            Ok(len) => room.push((id, Bytes(len))),
+            Err(error) => untold.push((id, error)),
+        }
+    }
+    untold.extend(asked.iter().map(|id| (id, given_up())));
+    (room, untold)
+}
+
+impl Runner {
+    /// What the images of the members have room for now, of those that answer in time.
+    pub(super) fn room(&self) -> Vec<(MemberId, Bytes)> {
+        let (room, untold) = measure(&self.stores, self.set.writers(), PATIENCE);
+        for (id, error) in untold {
+            tracing::warn!(member = self.pipeline.name(id), %error, "its size cannot be told");
+        }
+        room
     }
 
     /// Prepares a growth on a thread of its own: a device may hang, and a journal takes space.
@@ -176,5 +217,31 @@ impl Runner {
         if let Err(error) = home::place_grown(&self.identity.state_dir) {
             tracing::error!(%error, "the journal of the grown unit stays beside its place; the next mount moves it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verification::tests::Memory;
+    use super::*;
+
+    /// A resize asked every writer for its size on the control thread: no command was answered any more.
+    #[test]
+    fn a_member_that_hangs_is_not_waited_for_to_tell_its_size() {
+        let members = [(); 2].map(|()| Arc::new(Memory::default()));
+        let mut stores = Stores::default();
+        for (store, member) in stores.iter_mut().zip(&members) {
+            let member: Arc<Memory> = Arc::clone(member);
+            *store = Some(member);
+        }
+        let [m1, m2] = [0, 1].map(|at| MemberId::new(at).expect("a place"));
+        members[1].hang(true);
+        let both = [m1, m2].into_iter().collect();
+        let (room, untold) = measure(&stores, both, Duration::from_millis(100));
+        assert!(matches!(room[..], [(id, _)] if id == m1), "{room:?}");
+        assert!(matches!(untold[..], [(id, _)] if id == m2), "{untold:?}");
+        members[1].hang(false);
+        let (room, untold) = measure(&stores, both, PATIENCE);
+        assert!(room.len() == 2 && untold.is_empty(), "{room:?} {untold:?}");
     }
 }

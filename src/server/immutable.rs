@@ -13,9 +13,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use crate::sync::channel::bounded;
-
-use super::departure::PATIENCE;
 use super::run::Runner;
 use super::seat::Seat;
 use super::setup::Protect;
@@ -92,29 +89,27 @@ impl Runner {
         }
     }
 
-    /// Takes the flag away from the image of a member that is none any more, if the set has set it.
-    pub(super) fn give_up_flag(&self, id: MemberId) {
+    /// Takes the flag away from the image of a member that is none any more, if the set has set it. For a thread of
+    /// its own.
+    pub(super) fn give_up_flag(&self, id: MemberId) -> impl FnOnce() + Send + use<> {
         let (member, seat) = (&self.set.members()[id.index()], &self.seats[id.index()]);
-        let kept = self.stamp_of(id).is_some_and(|stamp| stamp.kept);
-        if !kept && seat.protect != Protect::Immutable {
-            return;
-        }
-        seat.flag.away(false);
         let (flag, path, identity) = (
             seat.flag.clone(),
             PathBuf::from(&member.path),
             seat.identity,
         );
-        let (sender, answer) = bounded(1);
-        let clear = move || drop(sender.send(flag.clear(&path, identity).map(drop)));
-        let thread = thread::Builder::new().name("immutable".into());
-        let cleared = thread.spawn(clear).and_then(|_| {
-            let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-            answer.recv_timeout(PATIENCE).map_err(late)?
-        });
-        if let Err(error) = cleared {
-            let (member, path) = (&member.name, &member.path);
-            tracing::warn!(member, %error, "its image may still be immutable; chattr -i {path}");
+        let (stamp, scb, uuid) = (seat.stamp.clone(), seat.scb.clone(), member.uuid);
+        let (name, wanted) = (member.name.clone(), seat.protect == Protect::Immutable);
+        flag.away(false);
+        move || {
+            let stamp = stamp.or_else(|| stamp_in(&scb, uuid));
+            if !wanted && !stamp.is_some_and(|stamp| stamp.kept) {
+                return;
+            }
+            if let Err(error) = flag.clear(&path, identity) {
+                let (member, path) = (name, path.display());
+                tracing::warn!(member, %error, "its image may still be immutable; chattr -i {path}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 use super::Message;
 use super::candidate::{Looked, Wish};
 use super::copier::Copier;
+use super::departure::in_time;
 use super::growth::Growth;
 use super::handle::{Board, Done, Request};
 use super::herald::Herald;
@@ -19,11 +20,11 @@ use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
 use super::returning::Attempts;
 use super::seat::{Identity, Seat, storage};
-use super::setup::default_scb;
+use super::setup::usual_scb;
 use super::speed::Speeds;
 use super::stall::Stall;
 use super::tally::Tally;
-use crate::io::{Image, IoMode};
+use crate::io::{self, Image, IoMode};
 use crate::set::member::MEMBERS_MAX;
 use crate::set::{
     Answer, CandidateId, Code, Command, Effect, Event, FlushId, Generation, MemberId, MemberSet,
@@ -487,7 +488,9 @@ impl Runner {
         let known = self.seats.get(id.index()).is_some_and(|seat| !seat.vacant);
         if !known {
             let name = &self.set.members()[id.index()].name;
-            let scb = default_scb(name, image.path(), &self.identity.state_dir);
+            let is_device = matches!(image.identity(), io::Identity::Device { .. });
+            let image = (image.path(), is_device);
+            let scb = usual_scb(name, image, &self.identity.state_dir);
             let seat = Seat::new(scb, IoMode::Buffered);
             match self.seats.get_mut(id.index()) {
                 Some(vacant) => *vacant = seat,
@@ -507,11 +510,18 @@ impl Runner {
     /// Removes the block of a member that is none any more. When that fails the block stays, and tells an
     /// attach or `create` of a membership that the set knows nothing of.
     fn release(&mut self, id: MemberId) {
-        self.give_up_flag(id);
+        let (give_up_flag, remove_block) = (self.give_up_flag(id), self.remove_block(id));
         let seat = &mut self.seats[id.index()];
-        (seat.vacant, seat.lease) = (true, None);
-        if let Err(error) = self.remove_block(id) {
-            tracing::warn!(%error, "the control block of a released member stays");
+        seat.vacant = true;
+        let open = (seat.lease.take(), seat.file.take());
+        let removed = in_time("release", move || {
+            drop(open);
+            give_up_flag();
+            remove_block().map_err(|error| error.to_string())
+        });
+        if let Err(error) = removed.unwrap_or_else(|e| Err(e.to_string())) {
+            let member = &self.set.members()[id.index()].name;
+            tracing::warn!(member, %error, "the control block of a released member stays");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::sync::channel::{Receiver, TryRecvError, bounded};
 use crate::sync::thread;
 use uuid::Uuid;
 
-use super::departure::PATIENCE;
+use super::departure::{PATIENCE, in_time};
 use super::immutable::Flag;
 use super::results::given_up;
 use super::run::Runner;
@@ -131,20 +131,20 @@ impl Seat {
         self.written = Some(scb.state);
         Ok(())
     }
+}
 
-    /// Refuses a block of somebody else, who may have come to its place while the member was away.
-    fn check_owner(&self, set: Uuid, member: Uuid) -> Result<()> {
-        let found = scb_file::read(&self.scb).map_err(|cause| unwritable(&self.scb, cause))?;
-        let ScbFound::Read(scb) = found else {
-            return Ok(());
-        };
-        if (scb.set, scb.member) == (set, member) {
-            return Ok(());
-        }
-        let (path, member, set) = (self.scb.display(), scb.name, scb.set);
-        let text = format!("{path} is the storage control block of {member} of the set {set}");
-        Err(Error::new(Code::OtherSet, text))
+/// Refuses a block of somebody else, who may have come to its place while the member was away.
+fn check_owner(path: &Path, set: Uuid, member: Uuid) -> Result<()> {
+    let found = scb_file::read(path).map_err(|cause| unwritable(path, cause))?;
+    let ScbFound::Read(scb) = found else {
+        return Ok(());
+    };
+    if (scb.set, scb.member) == (set, member) {
+        return Ok(());
     }
+    let (path, member, set) = (path.display(), scb.name, scb.set);
+    let text = format!("{path} is the storage control block of {member} of the set {set}");
+    Err(Error::new(Code::OtherSet, text))
 }
 
 /// The storage of an image that becomes a member.
@@ -237,18 +237,21 @@ impl Runner {
         };
         let seat = &mut self.seats[id.index()];
         if seat.file.is_none() {
-            seat.check_owner(scb.set, scb.member)?;
+            let (path, set, member) = (seat.scb.clone(), scb.set, scb.member);
+            in_time("block", move || check_owner(&path, set, member))
+                .map_err(|cause| unwritable(&seat.scb, cause))??;
         }
         seat.write(&scb, PATIENCE)
     }
 
-    /// Removes the block of a member that is none any more, if it is its own.
-    pub(super) fn remove_block(&mut self, id: MemberId) -> Result<()> {
-        let member = self.set.members()[id.index()].uuid;
-        let seat = &mut self.seats[id.index()];
-        seat.file = None;
-        seat.check_owner(self.identity.set, member)?;
-        std::fs::remove_file(&seat.scb).map_err(|cause| unwritable(&seat.scb, cause))
+    /// Removes the block of a member that is none any more, if it is its own. For a thread of its own.
+    pub(super) fn remove_block(&self, id: MemberId) -> impl FnOnce() -> Result<()> + Send + use<> {
+        let (set, member) = (self.identity.set, self.set.members()[id.index()].uuid);
+        let path = self.seats[id.index()].scb.clone();
+        move || {
+            check_owner(&path, set, member)?;
+            std::fs::remove_file(&path).map_err(|cause| unwritable(&path, cause))
+        }
     }
 
     /// The block of a member, unless it is none any more.

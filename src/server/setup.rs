@@ -222,11 +222,14 @@ fn resolved(path: &Path) -> PathBuf {
 /// device, since what lies in `/dev` is gone at the next start of the machine.
 #[must_use]
 pub fn default_scb(name: &str, path: &Path, state_dir: &Path) -> PathBuf {
-    let is_device = |path: &Path| {
-        let meta = std::fs::metadata(path);
-        path.starts_with("/dev") || meta.is_ok_and(|m| m.file_type().is_block_device())
-    };
-    if is_device(path) {
+    let meta = std::fs::metadata(path);
+    let is_device = meta.is_ok_and(|m| m.file_type().is_block_device());
+    usual_scb(name, (path, is_device), state_dir)
+}
+
+/// As [`default_scb`], where it is known whether the path leads to a device.
+pub(super) fn usual_scb(name: &str, (path, is_device): (&Path, bool), state_dir: &Path) -> PathBuf {
+    if is_device || path.starts_with("/dev") {
         return state_dir.join(format!("{name}.scb"));
     }
     let mut name = path.as_os_str().to_owned();

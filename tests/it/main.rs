@@ -11,5 +11,6 @@ mod kept;
 mod library;
 mod refusals;
 mod routing;
+mod silence;
 mod trouble;
 mod verify;

@@ -179,3 +179,30 @@ fn a_unit_that_nobody_answers_waits_and_then_fails() {
     unit.stop();
     unit.take_away(&Thing::Mount(dir));
 }
+
+/// The release of a member whose file system did not answer held up the control thread: no command was answered, nobody
+/// else expelled, and the unit could not be stopped.
+#[test]
+fn a_member_that_hangs_can_be_released() {
+    let mut unit = Unit::new(2, 16 * MIB);
+    unit.sh("truncate -s 64M $D/disk; mkfs.ext4 -q $D/disk");
+    let disk = unit.path("disk").display().to_string();
+    let dir = unit.mount_device(&disk, "slow", "-o loop");
+    let image = dir.join("m3.img").display().to_string();
+    unit.sh(&format!("truncate -s 16M {image}"));
+    unit.accepted(&format!("attach {image} as=m3 policy=full confirm"));
+    unit.sh("shadowset wait dsa1 --timeout 60; head -c 4096 /dev/urandom > $D/piece");
+    set(&unit, "member_timeout", 2);
+    let frozen = Frozen::new(&unit, dir.display().to_string());
+    let mut writers = start(&unit, WRITERS);
+    let written = writers.wait().expect("ended").success();
+    assert!(written, "no write has failed");
+    assert_eq!(unit.state_of("m3"), "expelled");
+    unit.sh("timeout -k 1 30 bash -c 'echo release m3 > $C'");
+    unit.sh("timeout -k 1 5 bash -c 'echo set member_timeout 3 > $C'; [ ! -e $S/members/m3 ]");
+    unit.sh(&format!("[ -e {image}.scb ]"));
+    drop(frozen);
+    let removed = format!("[ ! -e {image}.scb ]");
+    eventually("its block is removed", || unit.try_sh(&removed).code == 0);
+    unit.stop_and_compare();
+}
