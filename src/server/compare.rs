@@ -67,7 +67,8 @@ impl Comparer {
         let range = range.map_err(|_| Stop::Later)?;
         let fenced = match hold.errand()?.work.repair() {
             Some(_) => pipeline.enter_to_change(range).map_err(|_| Stop::Later)?,
-            None => pipeline.enter(range),
+            // A write that is waited for no longer keeps its fence until its member answers.
+            None => pipeline.enter_unless_dead(range).ok_or(Stop::Later)?,
         };
         hold.enter(fenced)?;
         let sources = hold.live()?.view().sources();

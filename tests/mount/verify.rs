@@ -3,11 +3,12 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::bed::{Fio, MIB, Unit, eventually};
-use crate::hang::{Frozen, with_m2_elsewhere};
+use crate::bed::{Fio, MIB, Plan, Unit, eventually, pause};
+use crate::hang::{Frozen, start, with_m2_elsewhere};
 
 /// Bytes of a block.
 const BLOCK: u64 = 512;
@@ -309,6 +310,36 @@ fn a_member_that_hangs_in_a_repair_is_expelled_and_holds_up_nobody() {
     let attach = || unit.command(b"attach m2 policy=minicopy");
     eventually("it may come back", || attach().is_ok());
     eventually("it is back", || unit.state_of("m2") == "source");
+    unit.stop_and_compare();
+}
+
+/// A write that nobody waits for any more keeps its fence. A verify that waited for that did not end, and kept the unit
+/// from being stopped.
+#[test]
+fn a_verify_ends_although_a_write_that_was_given_up_holds_its_range() {
+    // A write goes to all of them at the same time.
+    let mut unit = Plan::new(2, 16 * MIB).direct().create();
+    unit.sh("truncate -s 96M $D/disk; mkfs.ext4 -q $D/disk");
+    let disk = unit.path("disk").display().to_string();
+    let dir = unit.mount_device(&disk, "slow", "-o loop");
+    for file in ["m1.img", "m2.img"] {
+        unit.sh(&format!(
+            "cp $I/{file} $D/slow; rm $I/{file}; ln -s $D/slow/{file} $I/{file}"
+        ));
+    }
+    unit.mount();
+    let frozen = Frozen::new(&unit, dir.display().to_string());
+    let write = "dd if=/dev/zero of=$U bs=4k count=1 conv=notrunc oflag=direct status=none";
+    let mut writer = start(&unit, write);
+    eventually("it waits", || unit.read("state") == "mount-verify\n");
+    let op = unit.accepted("verify").number("operation");
+    pause(Duration::from_secs(1));
+    unit.accepted("abort");
+    assert!(!writer.wait().expect("ended").success(), "nobody has it");
+    let state = || unit.read(&format!("operations/{op}/state"));
+    eventually("it ends with one source", || state() == "failed\n");
+    drop(frozen);
+    unit.sh("shadowset wait dsa1 --timeout 60");
     unit.stop_and_compare();
 }
 
