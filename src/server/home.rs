@@ -94,25 +94,62 @@ pub(super) type Elect<'a> = &'a dyn Fn(&[BitmapRecord]) -> Option<Geometry>;
 
 /// Finishes or undoes a growth that a crash has cut short: what would be elected with the bitmaps in it tells
 /// whether the unit has grown.
-fn settle_grown(dir: &Path, set: uuid::Uuid, (geometry, kept): (Geometry, Kept), elect: Elect<'_>) {
+///
+/// # Errors
+/// It cannot be told, since the journal cannot be opened now and may be another time.
+fn settle_grown(
+    dir: &Path,
+    set: uuid::Uuid,
+    (geometry, kept): (Geometry, Kept),
+    elect: Elect<'_>,
+) -> Result<()> {
     let grown = grown_dir(dir);
     if !grown.is_dir() {
-        return;
+        return Ok(());
     }
-    // One that is half in its place was on its way there.
-    let mut counts = Journal::is_half_moved(&grown);
-    if let Ok((journal, maps)) = open(&grown, set, (geometry, kept)) {
-        match elect(&records(&maps)) {
-            Some(elected) => counts = elected == journal.geometry(),
+    let counts = match open(&grown, set, (geometry, kept)) {
+        Ok((journal, maps)) => match elect(&records(&maps)) {
+            Some(elected) => elected == journal.geometry(),
             // The mount is about to be refused.
-            None => return,
+            None => return Ok(()),
+        },
+        // One that is half in its place was on its way there.
+        Err(error) if is_worthless(&error) || matches!(error, OpenError::OtherSet(_)) => {
+            Journal::is_half_moved(&grown)
         }
-    }
+        Err(error) => return Err(unopened(&grown, error)),
+    };
     if !counts {
-        return drop_grown(dir);
-    }
-    if let Err(error) = place_grown(dir) {
+        drop_grown(dir);
+    } else if let Err(error) = place_grown(dir) {
         tracing::error!(%error, "{} cannot be moved", grown.display());
+    }
+    Ok(())
+}
+
+/// Whether no later try to open a journal could find bitmaps in it.
+fn is_worthless(error: &OpenError) -> bool {
+    use OpenError::{Damaged, Missing, NotDurable, OtherGeometry};
+    matches!(error, Missing | Damaged(_) | NotDurable | OtherGeometry(_))
+}
+
+/// Why a mount is refused whose journal cannot be opened.
+fn unopened(dir: &Path, error: OpenError) -> Error {
+    let place = format!("the journal in {}", dir.display());
+    match error {
+        OpenError::InUse => Error::new(Code::InUse, format!("{place} is used by another unit")),
+        OpenError::OtherSet(other) => {
+            let text = format!("{place} belongs to the set {other}");
+            Error::new(Code::OtherSet, text)
+                .with_hint("give this unit a state_dir of its own, or remove the files")
+        }
+        OpenError::Unsupported(what) => {
+            let text = format!("{place} is of a newer program: {what}");
+            Error::new(Code::NotSupported, text)
+        }
+        OpenError::Io(cause) => Error::io(format!("{place} cannot be read"), cause)
+            .with_hint("repair the state directory; durability = \"memory\" does without"),
+        worthless => Error::new(Code::Io, format!("{place}: {worthless}")),
     }
 }
 
@@ -150,34 +187,13 @@ pub(super) fn find(
         return Ok(Found { opened: Err(why) });
     };
     let dir = &setup.state_dir;
-    settle_grown(dir, set, (geometry, kept), elect);
-    let place = || format!("the journal in {}", dir.display());
-    let error = match open(dir, set, (geometry, kept)) {
-        Ok(opened) => return Ok(Found { opened: Ok(opened) }),
-        Err(error) => error,
-    };
-    match error {
-        OpenError::Missing
-        | OpenError::Damaged(_)
-        | OpenError::NotDurable
-        | OpenError::OtherGeometry(_) => Ok(Found {
+    settle_grown(dir, set, (geometry, kept), elect)?;
+    match open(dir, set, (geometry, kept)) {
+        Ok(opened) => Ok(Found { opened: Ok(opened) }),
+        Err(error) if is_worthless(&error) => Ok(Found {
             opened: Err(format!("{error} ({})", dir.display())),
         }),
-        OpenError::InUse => Err(Error::new(
-            Code::InUse,
-            format!("{} is used by another unit", place()),
-        )),
-        OpenError::OtherSet(other) => {
-            let text = format!("{} belongs to the set {other}", place());
-            Err(Error::new(Code::OtherSet, text)
-                .with_hint("give this unit a state_dir of its own, or remove the files"))
-        }
-        OpenError::Unsupported(what) => {
-            let text = format!("{} is of a newer program: {what}", place());
-            Err(Error::new(Code::NotSupported, text))
-        }
-        OpenError::Io(cause) => Err(Error::io(format!("{} cannot be read", place()), cause)
-            .with_hint("repair the state directory; durability = \"memory\" does without")),
+        Err(error) => Err(unopened(dir, error)),
     }
 }
 

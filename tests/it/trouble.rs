@@ -384,3 +384,52 @@ fn no_command_is_carried_out_while_the_last_one_cannot_be_written_down() {
     drop(blocks);
     assert!(bed.image(1) == before);
 }
+
+/// A file that cannot be opened for now, until this is dropped.
+struct Unopened(PathBuf);
+
+impl Unopened {
+    fn new(path: &Path) -> Self {
+        std::fs::rename(path, path.with_extension("away")).expect("carried away");
+        std::os::unix::fs::symlink(path, path).expect("a link to itself");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Unopened {
+    fn drop(&mut self) {
+        std::fs::rename(self.0.with_extension("away"), &self.0).expect("brought back");
+    }
+}
+
+/// The unit was killed when it had grown, and the new journal was not in its place yet. An error that passed had it
+/// dropped, and all bitmaps with it.
+#[test]
+fn a_journal_of_a_growth_that_cannot_be_opened_now_is_kept() {
+    let bed = Bed::durable(3, REGION * 4, Durability::Power);
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    write(&bed.handle(), REGION, 7);
+    for place in 0..2 {
+        let image = std::fs::File::options().write(true).open(bed.path(place));
+        let grown = image.expect("opened").set_len(REGION * 8);
+        grown.expect("enlarged");
+    }
+    let size = Some(Bytes(REGION * 8));
+    bed.command(Request::Resize { size }).expect("grown");
+    bed::wait(&bed.handle());
+    let (_dir, setup) = killed(&bed);
+    let grown = setup.state_dir.join("grown");
+    std::fs::create_dir(&grown).expect("made");
+    for file in ["journal.a", "journal.b"] {
+        let from = setup.state_dir.join(file);
+        std::fs::rename(from, grown.join(file)).expect("as before it came into its place");
+    }
+    let unopened = Unopened::new(&grown.join("journal.a"));
+    assert_eq!(begin(&setup).expect_err("not now").code(), Code::Io);
+    drop(unopened);
+    let running = begin(&setup).expect("its bitmaps are there");
+    let state = running.handle().state();
+    assert_eq!(state.set.geometry.size(), Bytes(REGION * 8));
+    assert!(state.member("m3").expect("known").bitmap.is_some());
+    running.stop().expect("stopped");
+}
