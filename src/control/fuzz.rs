@@ -89,6 +89,7 @@ fn print(request: &Request) -> String {
         Request::Pause(op) => format!("pause {}", op.0),
         Request::Resume(op) => format!("resume {}", op.0),
         Request::Cancel(op) => format!("cancel {}", op.0),
+        Request::Return { member } => unreachable!("no command has {member} come back"),
         Request::Forget(op) => unreachable!("no command forgets operation {}", op.0),
         Request::Set { name, value } => format!("set {} {}", quoted(name), quoted(value)),
         Request::DryRun(request) => format!("{} dry-run", print(request)),

@@ -43,6 +43,11 @@ pub enum Request {
         /// Agreement to overwrite an image that was never a member.
         confirm: bool,
     },
+    /// Bring a member in that was expelled and wants to come back by itself; nobody types it.
+    Return {
+        /// Its name.
+        member: String,
+    },
     /// Take a member out at once.
     Expel {
         /// Its name.
@@ -116,6 +121,7 @@ impl Request {
                 Command::Detach { member, policy }
             }
             Self::Attach { .. }
+            | Self::Return { .. }
             | Self::Set { .. }
             | Self::Resize { .. }
             | Self::Dissolve { .. }

@@ -17,7 +17,7 @@ use super::run::Runner;
 use crate::io::aligned::AlignedBuf;
 use crate::io::sys;
 use crate::set::member::MEMBERS_MAX;
-use crate::set::{AttachPolicy, MemberId, MemberState, Refusal, Returns};
+use crate::set::{AttachPolicy, Code, MemberId, MemberState, Refusal, Returns};
 
 /// The first try comes so long after a member has left.
 const FIRST: Duration = Duration::from_secs(5);
@@ -68,28 +68,46 @@ impl Runner {
     pub(super) fn return_members(&mut self, now: Instant) {
         for id in (0..self.set.members().len()).filter_map(MemberId::new) {
             let member = &self.set.members()[id.index()];
-            let returns = match &member.state {
-                MemberState::Expelled(departed) => departed.returns,
-                MemberState::Source => {
-                    self.attempts.takes_part(id, now);
-                    continue;
-                }
-                _ => continue,
+            if matches!(member.state, MemberState::Source) {
+                self.attempts.takes_part(id, now);
+            }
+            let Some(returns) = self.returns(&member.state) else {
+                continue;
             };
-            let wanted = match returns {
-                Returns::Never => false,
-                Returns::IfWanted => self.params.auto_return(),
-                Returns::WhenFast => true,
-            };
-            if !(wanted && self.attempts.is_due(id, now)) {
+            if !self.attempts.is_due(id, now) {
                 continue;
             }
             let (name, path) = (member.name.clone(), PathBuf::from(&member.path));
             match (returns, self.params.max_latency()) {
                 (Returns::WhenFast, Some(most)) => self.bring_back_if_fast(name, path, most),
-                _ => self.queue.push_back(attach(name)),
+                _ => self.queue.push_back(comeback(name)),
             }
         }
+    }
+
+    /// Whether a member comes back by itself, and when.
+    fn returns(&self, state: &MemberState) -> Option<Returns> {
+        let MemberState::Expelled(departed) = state else {
+            return None;
+        };
+        let wanted = match departed.returns {
+            Returns::Never => false,
+            Returns::IfWanted => self.params.auto_return(),
+            Returns::WhenFast => true,
+        };
+        wanted.then_some(departed.returns)
+    }
+
+    /// Refuses the return of a member that has been attached meanwhile, and may have been detached since: its image
+    /// is somebody else's to read, and is not written (I5).
+    pub(super) fn refuse_return(&self, name: &str) -> Result<(), Refusal> {
+        let mut members = self.set.members().iter();
+        let member = members.find(|member| member.name == name);
+        if member.is_some_and(|member| self.returns(&member.state).is_some()) {
+            return Ok(());
+        }
+        let text = format!("{name} does not come back by itself any more");
+        Err(Refusal::new(Code::StateChanged, text))
     }
 
     /// Tries how fast an image answers, on a thread of its own, and brings the member back if that will do.
@@ -97,7 +115,7 @@ impl Runner {
         let messages = self.messages.clone();
         let probe = move || match probe(&path) {
             Ok(mean) if mean <= most / 2 => {
-                let (request, done) = attach(member);
+                let (request, done) = comeback(member);
                 let _ = messages.send(Message::Request(request, done));
             }
             Ok(mean) => tracing::info!(member, ?mean, "it is too slow still"),
@@ -109,14 +127,21 @@ impl Runner {
     }
 }
 
-/// The attach of a member, as a command that nobody has given.
-fn attach(member: String) -> (Request, Done) {
-    let request = Request::Attach {
-        what: member.clone(),
+/// The attach by which a member returns.
+pub(super) fn attach(member: String) -> Request {
+    Request::Attach {
+        what: member,
         name: None,
         source: None,
         policy: AttachPolicy::Minicopy,
         confirm: false,
+    }
+}
+
+/// The return of a member, as a command that nobody has given.
+fn comeback(member: String) -> (Request, Done) {
+    let request = Request::Return {
+        member: member.clone(),
     };
     let done = move |outcome: Result<_, Refusal>| match outcome {
         Ok(_) => tracing::info!(member, "it comes back by itself"),

@@ -18,7 +18,7 @@ use super::home::Snapshots;
 use super::message_mode::Told;
 use super::params::Params;
 use super::pipeline::{Live, Pipeline, Stores};
-use super::returning::Attempts;
+use super::returning::{self, Attempts};
 use super::seat::{Identity, Seat, storage};
 use super::setup::usual_scb;
 use super::speed::Speeds;
@@ -319,6 +319,10 @@ impl Runner {
                     self.reply(&ticket, Err(refusal));
                 }
             }
+            Request::Return { member } => match self.refuse_return(&member) {
+                Err(refusal) => self.reply(&ticket, Err(refusal)),
+                Ok(()) => self.obey(ticket, returning::attach(member), dry_run),
+            },
             Request::Dissolve { policy } => self.dissolve(ticket, policy, dry_run),
             Request::Set { name, value } => self.set_param(ticket, &name, &value, dry_run),
             Request::Resize { size } => match self.refuse_unprepared() {

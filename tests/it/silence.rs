@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shadowset::server::Request;
 use shadowset::server::setup::{Durability, Protect};
-use shadowset::set::Policy;
+use shadowset::set::{Code, Policy};
 
 use crate::bed::Bed;
 
@@ -83,5 +83,19 @@ fn an_opener_of_an_image_holds_up_no_command_while_its_block_does_not_answer() {
     let member = "m3".to_owned();
     answered(&bed, Request::Release { member });
     drop(silent);
+    bed.stop();
+}
+
+/// A member that was expelled for being slow is tried for a while. Its image was written when it had been attached
+/// and detached meanwhile, by the attach that came of the try (I5).
+#[test]
+fn who_was_detached_meanwhile_does_not_come_back_by_itself() {
+    let mut bed = Bed::durable(2, REGION * 4, Durability::Power);
+    bed.detach("m2", Policy::Minicopy).expect("detached");
+    let member = "m2".to_owned();
+    let refused = bed.command(Request::Return { member });
+    assert_eq!(refused.expect_err("it stays").code, Code::StateChanged);
+    let state = bed.handle().state();
+    assert_eq!(state.member("m2").expect("known").state, "detached");
     bed.stop();
 }
