@@ -22,12 +22,13 @@ const GROWING: u8 = 1 << 4;
 /// The operator has new changes wait, before they pin an epoch.
 const STALLED: u8 = 1 << 5;
 
-/// Longest wait for a growth. Longer than a command may take, which gives up and lets changes go on.
-const GROWTH: Duration = Duration::from_secs(60);
 /// Longest wait for a decision.
 const DECISION: Duration = Duration::from_secs(30);
-/// A wait for the end of a stall; another one follows.
-const STALL: Duration = Duration::from_secs(600);
+/// A wait for the end of a stall or a growth; another one follows.
+const ANOTHER: Duration = match cfg!(test) {
+    true => Duration::from_millis(1),
+    false => Duration::from_secs(600),
+};
 
 /// The gate: what holds changes back at this moment, nothing where it is open. There a change pays one load.
 #[derive(Debug)]
@@ -72,13 +73,14 @@ impl Gate {
                 _ if now & CLOSED != 0 => return Err(EIO),
                 _ if now & READ_ONLY != 0 => return Err(Errno(libc::EROFS)),
                 // Whoever waits gets no error because of what may be over by then.
-                _ if now & STALLED != 0 => (STALLED, STALL),
-                _ if now & GROWING != 0 => (GROWING, GROWTH),
+                _ if now & STALLED != 0 => (STALLED, ANOTHER),
+                _ if now & GROWING != 0 => (GROWING, ANOTHER),
                 _ if now & DECIDING != 0 => (DECIDING, DECISION),
                 _ => return Err(EIO),
             };
-            // A stall may be asked for anew any number of times, and its end always comes.
-            if !self.wait_out(reason, longest) && reason != STALLED {
+            // A stall may be asked for anew any number of times, and a growth take as long as members and commands
+            // may; the end of both always comes.
+            if !self.wait_out(reason, longest) && reason == DECIDING {
                 return Err(EIO);
             }
         }
@@ -164,6 +166,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::sys;
 
     #[test]
     fn a_unit_that_grows_stays_held_until_it_is_lifted() {
@@ -208,6 +211,20 @@ mod tests {
         gate.hold_for_growth();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| gate.pass());
+            gate.lift();
+            assert_eq!(waits.join().expect("no panic"), Ok(()));
+        });
+    }
+
+    /// A growth that took more than a minute failed the changes that waited for it, although no source had.
+    #[test]
+    fn who_waits_for_a_growth_waits_as_long_as_it_takes() {
+        let gate = Gate::new(false);
+        gate.hold_for_growth();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| gate.pass());
+            sys::poll(&[], Some(ANOTHER * 50)).expect("a pause");
+            assert!(!waits.is_finished(), "{:?}", waits.join());
             gate.lift();
             assert_eq!(waits.join().expect("no panic"), Ok(()));
         });
