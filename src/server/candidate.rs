@@ -17,8 +17,8 @@ use crate::io::{Identity, Image, IoMode, Storage, fingerprint, image, immutable,
 use crate::set::assess::ScbFound;
 use crate::set::scb::{Lineage, PATH_BYTES_MAX, check_name};
 use crate::set::{
-    Attach, AttachPolicy, Bytes, CandidateId, Code, Joiner, MemberId, Refusal, Said, Scb, Stamp,
-    calls_are_out,
+    Answer, Attach, AttachPolicy, Bytes, CandidateId, Code, Command, Joiner, MemberId, Refusal,
+    Said, Scb, Stamp, Ticket, calls_are_out,
 };
 use crate::sync::thread;
 
@@ -314,8 +314,55 @@ impl Look {
 }
 
 impl Runner {
+    /// Has the image of an attach looked at; the command goes on when that is done.
+    pub(super) fn start_look(&mut self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
+        self.give_leases_back();
+        let started = self.look(wish).start(ticket.number(), self);
+        started.map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))?;
+        self.looking = Some(ticket.number());
+        Ok(())
+    }
+
+    /// Goes on with an attach whose image has been looked at, unless that took too long.
+    pub(super) fn looked(&mut self, ticket: u64, looked: Looked) {
+        if self.looking != Some(ticket) {
+            // It may have taken a flag away, and its image is open. Another look protects all when it is over.
+            drop(looked);
+            if self.looking.is_none() {
+                self.protect_all();
+            }
+            return;
+        }
+        self.looking = None;
+        let ticket = Ticket::new(ticket);
+        match looked {
+            Err(refusal) => self.reply(&ticket, Err(refusal)),
+            Ok(_) if self.is_undurable() => {
+                let refused = self.refuse_undurable().map(|()| Answer::default());
+                self.reply(&ticket, refused);
+            }
+            Ok((mut attach, image, dry_run)) => {
+                self.notice_returns();
+                attach.candidate = self.keep(image);
+                self.give(ticket, Command::Attach(Box::new(attach)), dry_run);
+                // A refused image is let go of at once, and its lock with it.
+                self.candidates.clear();
+            }
+        }
+        self.protect_all();
+    }
+
+    /// Answers a command that the set has not seen yet: its image has not been looked at in time.
+    pub(super) fn give_up_look(&mut self, ticket: u64) {
+        if self.looking.take_if(|look| *look == ticket).is_some() {
+            let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
+            self.reply(&Ticket::new(ticket), Err(refusal));
+            self.protect_all();
+        }
+    }
+
     /// What a look at the image of an attach has to know.
-    pub(super) fn look(&self, wish: Wish) -> Look {
+    fn look(&self, wish: Wish) -> Look {
         let members = self.set.members().iter().zip(&self.seats).enumerate();
         let known = members.filter_map(|(index, (member, seat))| {
             let id = MemberId::new(index).filter(|_| !seat.vacant)?;
@@ -349,7 +396,7 @@ impl Runner {
     }
 
     /// Keeps the image until the set has decided.
-    pub(super) fn keep(&mut self, image: Image) -> CandidateId {
+    fn keep(&mut self, image: Image) -> CandidateId {
         self.last_candidate += 1;
         let candidate = CandidateId(self.last_candidate);
         self.candidates.insert(candidate, image);

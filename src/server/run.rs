@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Message;
-use super::candidate::{Looked, Wish};
+use super::candidate::Wish;
 use super::copier::Copier;
 use super::departure::in_time;
 use super::growth::Growth;
@@ -61,6 +61,8 @@ pub(super) struct Runner {
     waiters: HashMap<u64, Waiter>,
     pub(super) queue: VecDeque<(Request, Done)>,
     current: Option<(u64, Instant)>,
+    /// The attach whose image is being looked at.
+    pub(super) looking: Option<u64>,
     last_ticket: u64,
     pub(super) speeds: Speeds,
     pub(super) herald: Herald,
@@ -134,6 +136,7 @@ impl Runner {
             waiters: HashMap::new(),
             queue: VecDeque::new(),
             current: None,
+            looking: None,
             last_ticket: 0,
             speeds: Speeds::default(),
             herald: Herald::default(),
@@ -348,46 +351,6 @@ impl Runner {
                 let answer = self.set.dry_run(command, &self.speeds.expected());
                 self.reply(&ticket, answer);
             }
-        }
-    }
-
-    /// Has the image of an attach looked at; the command goes on when that is done.
-    fn start_look(&mut self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
-        self.give_leases_back();
-        self.look(wish)
-            .start(ticket.number(), self)
-            .map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))
-    }
-
-    /// Goes on with an attach whose image has been looked at, unless that took too long.
-    fn looked(&mut self, ticket: u64, looked: Looked) {
-        if self.current.is_none_or(|(number, _)| number != ticket) {
-            return;
-        }
-        let ticket = Ticket::new(ticket);
-        match looked {
-            Err(refusal) => self.reply(&ticket, Err(refusal)),
-            Ok(_) if self.is_undurable() => {
-                let refused = self.refuse_undurable().map(|()| Answer::default());
-                self.reply(&ticket, refused);
-            }
-            Ok((mut attach, image, dry_run)) => {
-                self.notice_returns();
-                attach.candidate = self.keep(image);
-                self.give(ticket, Command::Attach(Box::new(attach)), dry_run);
-                // A refused image is let go of at once, and its lock with it.
-                self.candidates.clear();
-            }
-        }
-        self.protect_all();
-    }
-
-    /// Answers a command that the set has not seen yet: its image has not been looked at in time.
-    fn give_up_look(&mut self, ticket: u64) {
-        if self.current.is_some_and(|(number, _)| number == ticket) {
-            let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
-            self.reply(&Ticket::new(ticket), Err(refusal));
-            self.protect_all();
         }
     }
 

@@ -423,3 +423,42 @@ fn what_cannot_be_immutable_is_detached_all_the_same() {
     let unit = plan.started_by(starter).mount();
     assert_stamp_alone(unit, "not permitted");
 }
+
+/// Holds the block of `m2`, so that whoever opens it waits.
+const HOLDER: &str = r#"
+import fcntl, signal
+signal.signal(signal.SIGIO, lambda *_: None)
+held = open(I + '/m2.scb', 'r+b')
+fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open(D + '/held', 'w').close()
+while not os.path.exists(D + '/let-go'):
+    time.sleep(0.02)
+"#;
+
+/// The look at an image was given up, went on later, took the flag away, and nothing set it again.
+#[test]
+fn an_image_is_immutable_again_behind_a_look_that_took_too_long() {
+    let mut unit = immutable();
+    write(&unit, 1);
+    unit.detach("m2");
+    assert!(is_immutable(&unit));
+    unit.accepted("set command_timeout 1");
+    let changed = || on_image(&unit, "stat -c %z $F");
+    let before = changed();
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| unit.python(HOLDER));
+        eventually("it is held", || unit.path("held").exists());
+        let late = refused(&unit, "attach m2 policy=minicopy");
+        assert!(late.text.starts_with("error: timed-out"), "{late:?}");
+        unit.sh("touch $D/let-go");
+        holder.join().expect("no panic");
+    });
+    eventually("the flag is taken away", || changed() != before);
+    eventually("it is there again", || is_immutable(&unit));
+    unit.accepted("set command_timeout 30");
+    eventually("it is let go of", || {
+        unit.command(b"attach m2 policy=minicopy").is_ok()
+    });
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
