@@ -13,6 +13,11 @@ impl Runner {
             self.copier.halt(true);
             self.verifier.halt(true);
         }
+        self.settle_home();
+    }
+
+    /// Carries out what was put off as long as the membership was not durable, if it is now.
+    fn settle_home(&mut self) {
         for change in self.written.settled(self.set.writers()) {
             self.change_home(&change);
         }
@@ -82,6 +87,7 @@ impl Runner {
         self.write_down(generation, false, to);
         if !self.is_undurable() {
             self.change_home(&HomeChange::Describe(self.set.proof()));
+            self.settle_home();
         }
         self.carry_out(Vec::new());
     }

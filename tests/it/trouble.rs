@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use shadowset::error::Error;
-use shadowset::io::{Identity, immutable};
+use shadowset::io::journal::{self, Journal, Options};
+use shadowset::io::{Identity, immutable, sys};
 use shadowset::server::setup::{Durability, Mounting, Setup};
 use shadowset::server::{Handle, Request, Running, create, start};
-use shadowset::set::{AttachPolicy, Bytes, Code, OpId, Policy};
+use shadowset::set::{AttachPolicy, BitmapKind, Bytes, Code, OpId, Policy};
 
 use crate::bed::{self, Bed};
 
@@ -432,4 +433,48 @@ fn a_journal_of_a_growth_that_cannot_be_opened_now_is_kept() {
     assert_eq!(state.set.geometry.size(), Bytes(REGION * 8));
     assert!(state.member("m3").expect("known").bitmap.is_some());
     running.stop().expect("stopped");
+}
+
+/// A copy ended while no control block could be written. What it had lacked was to be forgotten when one could, and was
+/// kept until the next change of the membership.
+#[test]
+fn what_was_put_off_is_forgotten_when_the_membership_is_durable_again() {
+    let bed = Bed::durable(3, REGION * 4, Durability::Power);
+    let kept = || {
+        let (_dir, setup) = killed(&bed);
+        let state = bed.handle().state();
+        let options = Options {
+            durability: journal::Durability::Power,
+            grain_words: 8,
+        };
+        let opened = Journal::open(&setup.state_dir, state.uuid, state.set.geometry, options);
+        let maps = opened.expect("a journal").1;
+        let others = maps.iter().filter(|(r, _)| r.kind != BitmapKind::Intent);
+        others.count()
+    };
+    let can_write = || bed.handle().pipeline().write(0, &[1; 512]).is_ok();
+    let eventually = |so: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !so() {
+            assert!(begun.elapsed().as_secs() < 30, "it should be so by now");
+            sys::poll(&[], Some(std::time::Duration::from_millis(20))).expect("a pause");
+        }
+    };
+    let priority = |value: &str| {
+        let (name, value) = ("priority".to_owned(), value.to_owned());
+        bed.command(Request::Set { name, value }).expect("set");
+    };
+    bed.detach("m3", Policy::Minicopy).expect("detached");
+    write(&bed.handle(), REGION, 7);
+    priority("0");
+    bed.attach("m3", AttachPolicy::Minicopy).expect("it waits");
+    assert_eq!(kept(), 1);
+    let blocks = bed.setup.members.iter();
+    let unwritable: Vec<_> = blocks.map(|m| Unwritable::new(&m.scb)).collect();
+    priority("5000");
+    eventually(&|| !can_write());
+    assert_eq!(kept(), 1, "it may count still");
+    drop(unwritable);
+    eventually(&can_write);
+    assert_eq!(kept(), 0);
 }
