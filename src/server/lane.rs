@@ -297,10 +297,14 @@ impl Lanes {
     }
 
     /// Nobody waits any longer for the flushes of a member: they count as failed. The thread that is in one
-    /// ends with it.
-    pub(super) fn give_up(&self, id: MemberId) {
+    /// ends with it. Whether that is so `still` is asked under the lock behind which [`Self::welcome`] comes: the
+    /// flushes of a member that has come back are waited for.
+    pub(super) fn give_up(&self, id: MemberId, still: impl FnOnce() -> bool) {
         let given_back = {
             let mut lane = self.lanes[id.index()].lock();
+            if !still() {
+                return;
+            }
             if !lane.waiting.is_empty() {
                 lane.jobs = None;
             }

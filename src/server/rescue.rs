@@ -222,7 +222,9 @@ impl Pipeline {
             sweep.decide((id, since), gone, held)
         }));
         self.rescue(rescued);
-        self.gone().iter().for_each(|id| self.lanes().give_up(id));
+        for id in self.gone().iter() {
+            self.lanes().give_up(id, || self.is_gone(id));
+        }
     }
 
     /// Whether something waits for a thread that could not be started.
@@ -263,7 +265,9 @@ impl Pipeline {
         });
         self.rescue(failed);
         self.rouse_fence();
-        members.iter().for_each(|id| self.lanes().give_up(id));
+        for id in members.iter() {
+            self.lanes().give_up(id, || true);
+        }
     }
 
     /// Each on a thread of its own: the next member may not answer either. What gets no thread waits for the next

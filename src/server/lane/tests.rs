@@ -56,7 +56,7 @@ fn a_flush_that_is_given_up_and_fails_late_fails_the_next_one() {
     let results = std::thread::scope(|scope| {
         let flushed = scope.spawn(|| flush(&bed));
         bed.members[1].is_called(1);
-        bed.pipeline.lanes().give_up(id(1));
+        bed.pipeline.lanes().give_up(id(1), || true);
         flushed.join().expect("no panic")
     });
     assert!(failed(&results));
@@ -69,6 +69,23 @@ fn a_flush_that_is_given_up_and_fails_late_fails_the_next_one() {
     // Whether it is the same member that comes back, or another one.
     bed.pipeline.lanes().welcome(id(1));
     assert!(!failed(&flush(&bed)));
+}
+
+/// The watching thread knew of a departure whose member had come back, and failed the first flush behind its return.
+#[test]
+fn a_flush_of_a_member_that_has_come_back_is_not_given_up() {
+    let bed = Bed::new(2);
+    bed.members[1].hang(true);
+    let results = std::thread::scope(|scope| {
+        let flushed = scope.spawn(|| flush(&bed));
+        bed.members[1].is_called(1);
+        bed.pipeline
+            .lanes()
+            .give_up(id(1), || bed.pipeline.is_gone(id(1)));
+        bed.members[1].hang(false);
+        flushed.join().expect("no panic")
+    });
+    assert!(results.failed.is_empty());
 }
 
 fn range(bed: &Bed) -> ByteRange {
