@@ -460,7 +460,7 @@ impl Runner {
             let scb = usual_scb(name, image, &self.identity.state_dir);
             let seat = Seat::new(scb, IoMode::Buffered);
             match self.seats.get_mut(id.index()) {
-                Some(vacant) => *vacant = seat,
+                Some(vacant) => vacant.replace(seat),
                 None => self.seats.push(seat),
             }
         }

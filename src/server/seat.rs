@@ -94,6 +94,12 @@ impl Seat {
         }
     }
 
+    /// Gives the place to another member. Stamps of the one before are late for it too.
+    pub(super) fn replace(&mut self, next: Self) {
+        let turns = self.turns;
+        *self = Self { turns, ..next };
+    }
+
     /// Opens the block's file for writing, unless it is.
     ///
     /// # Errors
@@ -279,5 +285,23 @@ impl Runner {
             created: self.identity.created,
             stamp: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The turns of a place began anew with the next member: a stamp of the last one's image was taken for its own.
+    #[test]
+    fn a_stamp_of_the_member_before_is_late_for_the_next_one() {
+        let seat = || Seat::new(PathBuf::from("m.scb"), IoMode::Buffered);
+        let (mut place, left) = (seat(), 2);
+        place.turns = left;
+        place.replace(seat());
+        for _ in ["it comes", "it leaves"] {
+            place.turns += 1;
+            assert_ne!(place.turns, left);
+        }
     }
 }
