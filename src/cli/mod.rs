@@ -22,6 +22,7 @@ mod line;
 mod list;
 mod log;
 mod loops;
+mod members;
 mod model;
 mod mount;
 mod mount_options;

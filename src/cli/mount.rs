@@ -17,7 +17,7 @@ use super::mount_options::{self, Options};
 use super::node::Node;
 use super::output::{self, Out};
 use super::tree::Tree;
-use super::{config, hints, log, place, remount, status, system};
+use super::{config, hints, log, members, place, remount, status, system};
 use crate::error::{Error, Result};
 use crate::fuse::{self, MountOptions};
 use crate::io::sys;
@@ -405,20 +405,15 @@ fn setup_of_options(options: &Options) -> Result<Setup> {
         return Err(Error::new(Code::Syntax, "mount none: no members are named")
             .with_hint("-o members=/img/a.raw:/img/b.raw names them"));
     }
-    let name = |i: usize| format!("m{}", i + 1);
-    let pairs: Vec<_> = options
-        .members
-        .iter()
-        .enumerate()
-        .map(|(i, path)| (name(i), path.clone()))
-        .collect();
     let unit = options.unit.clone().unwrap_or_else(|| "dsa1".to_owned());
+    let state_dir = place::state_dir(&unit);
+    let named = members::named(&options.members, &state_dir);
     Ok(Setup {
         label: None,
         region_blocks: crate::set::geometry::REGION_BLOCKS_DEFAULT,
         durability: Durability::default(),
-        members: config::members_of(&pairs, &place::state_dir(&unit))?,
-        state_dir: place::state_dir(&unit),
+        members: config::members_of(&named, &state_dir)?,
+        state_dir,
         unit,
     })
 }

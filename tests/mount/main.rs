@@ -29,6 +29,7 @@ mod loops;
 mod machines;
 mod manual;
 mod mount8;
+mod newcomer;
 mod nth;
 mod pages;
 mod params;
