@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::socket::NAME;
 
@@ -31,6 +31,11 @@ impl Line {
         Ok(Self {
             stream: RefCell::new(BufReader::new(stream)),
         })
+    }
+
+    /// Waits for each piece of an answer for this long at most.
+    pub(super) fn limit(&self, time: Duration) -> io::Result<()> {
+        self.stream.borrow().get_ref().set_read_timeout(Some(time))
     }
 
     /// Asks one question and reads the answer to it.
@@ -70,18 +75,19 @@ impl Line {
         }
         self.stream.borrow().get_ref().set_read_timeout(left)?;
         match self.ask(&format!("wait {seq}")) {
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
-                Ok(false)
-            }
+            Err(e) if is_late(&e) => Ok(false),
             // Its end is a change.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(true),
             told => told.map(|_| true),
         }
     }
+}
+
+/// Whether the time for an answer was over.
+pub(super) fn is_late(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }

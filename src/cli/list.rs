@@ -7,9 +7,12 @@ use super::output::{self, Out, table};
 use super::place;
 use super::size::human;
 use super::system::{self, Running};
-use super::tree::Tree;
+use super::tree::{Tree, parse_status};
 use crate::error::Result;
 use crate::set::Code;
+
+/// State of a unit whose server does not answer in time.
+const SILENT: &str = "does not answer";
 
 /// One unit of the list.
 struct Row {
@@ -45,9 +48,18 @@ pub(super) fn run(out: Out) -> Result<u8> {
 }
 
 fn mounted(running: Running) -> Row {
-    let status = Tree::of(&running).status();
+    let status = Tree::of(&running).status_in_time();
+    let status = status.and_then(|text| parse_status(&text));
     let (state, size, members) = match status {
-        Ok(status) => (status.state, Some(status.size), Some(status.members.len())),
+        Ok(status) => {
+            // A mount that was taken away lazily is there for those who have it open, and for nobody else.
+            let state = match running.is_listed() {
+                true => status.state,
+                false => "stopping".to_owned(),
+            };
+            (state, Some(status.size), Some(status.members.len()))
+        }
+        Err(error) if error.code() == Code::TimedOut => (SILENT.to_owned(), None, None),
         // Its server has died or does not answer to us.
         Err(_) if running.pid.is_none() => ("dead".to_owned(), None, None),
         // Unmounted, and still closing its members.

@@ -50,7 +50,7 @@ fn all(out: Out) -> Result<u8> {
     let mut values = Vec::new();
     let units = system::running()?;
     for (i, unit) in units.iter().enumerate() {
-        let text = Tree::of(unit).read("status.json");
+        let text = Tree::of(unit).status_in_time();
         match text.and_then(|text| parse_status(&text).map(|status| (text, status))) {
             Ok((text, status)) => {
                 worst = worst.max(exit_code(&status));

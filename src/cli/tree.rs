@@ -11,13 +11,15 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::line::Line;
+use super::line::{self, Line};
 use super::model::Status;
 use super::system::{self, Change, Running};
 use super::{hints, log};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
+/// How long a server may take to say how its unit is, where it must not hold up what others say.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer that is read from `control`.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -160,6 +162,28 @@ impl Tree {
             source: Source::Line(line, told.seq),
             text: told.text,
         })
+    }
+
+    /// The text of the state, of a server that is waited for only so long. The control socket is asked first: from a
+    /// read of the mount there is no way back.
+    ///
+    /// # Errors
+    /// [`Code::TimedOut`] when it does not answer; as [`Self::read`].
+    pub(super) fn status_in_time(&self) -> Result<String> {
+        let told = self.line().map(|line| {
+            line.limit(PATIENCE)?;
+            line.ask("read status.json")
+        });
+        match told {
+            Some(Ok(told)) if told.errno == 0 => Ok(told.text),
+            Some(Err(cause)) if line::is_late(&cause) => {
+                let says = format!("{} does not answer", self.named());
+                Err(Error::new(Code::TimedOut, says).with_hint(
+                    "its server is stopped, or very busy: `shadowset list` has its process",
+                ))
+            }
+            _ => self.read("status.json"),
+        }
     }
 
     /// The whole state.

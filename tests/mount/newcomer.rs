@@ -38,3 +38,17 @@ shadowset mount ./b1.toml $M; shadowset status b1 || :; shadowset stop b1 --wait
     );
     assert!(!said.contains("released"), "{said}");
 }
+
+#[test]
+fn a_server_that_is_stopped_holds_up_nobody_who_looks_at_all_units() {
+    let unit = Unit::new(2, 4 * MIB);
+    let pid = unit.pid();
+    unit.sh(&format!(
+        "kill -STOP {pid}; trap 'kill -CONT {pid}' EXIT
+        timeout 20 shadowset list >$D/list; grep -q 'dsa1  does not answer' $D/list
+        timeout 20 shadowset list --json | grep -q '\"state\":\"does not answer\"'
+        code=0; timeout 20 shadowset status 2>$D/says || code=$?
+        [ $code = 5 ]; grep -q 'dsa1 does not answer' $D/says"
+    ));
+    unit.sh("shadowset list | grep -q steady");
+}
