@@ -39,6 +39,12 @@ impl Running {
         loopdev::find(&self.file()).unwrap_or_else(|_| loops_by_name(&self.file()))
     }
 
+    /// Whether its mount is among those of the system, be it under another one.
+    pub(super) fn is_listed(&self) -> bool {
+        // Where the list cannot be read nothing is known against it.
+        mountpoint::is_listed(&self.unit, &self.mountpoint, self.pid).unwrap_or(true)
+    }
+
     /// What is mounted over the unit, or stands in its place; none when nothing hides it.
     pub(super) fn covered_by(&self) -> Option<String> {
         match mountpoint::mounted(&self.mountpoint) {

@@ -213,6 +213,18 @@ pub fn mounted(dir: &Path) -> io::Result<Option<Mounted>> {
     Ok(find(&fs::read("/proc/self/mountinfo")?, &dir))
 }
 
+/// Whether `unit` is among what is mounted on `dir`, a path without links, also when something else is mounted over it. Its
+/// `server` may live among other mounts than we do.
+///
+/// # Errors
+/// The system's error.
+pub fn is_listed(unit: &str, dir: &Path, server: Option<u32>) -> io::Result<bool> {
+    let theirs = server.and_then(|pid| fs::read(format!("/proc/{pid}/mountinfo")).ok());
+    let mounts = theirs.map_or_else(|| fs::read("/proc/self/mountinfo"), Ok)?;
+    let mut mounts = mounts.split(|&byte| byte == b'\n').filter_map(parse);
+    Ok(mounts.any(|(point, on)| point == dir && on.is_unit(unit)))
+}
+
 /// The unit whose mount on `dir` has lost its server; `None` when it works, or is not ours.
 /// Waits for the server's answer if there is one.
 ///

@@ -52,3 +52,9 @@ fn a_server_that_is_stopped_holds_up_nobody_who_looks_at_all_units() {
     ));
     unit.sh("shadowset list | grep -q steady");
 }
+
+#[test]
+fn a_unit_that_was_unmounted_lazily_is_being_stopped() {
+    let unit = Unit::new(2, 4 * MIB);
+    unit.sh("exec 3<$U; umount -l $M; shadowset list | grep -q 'dsa1  stopping'; exec 3<&-");
+}
