@@ -395,6 +395,23 @@ fn half_a_configuration_is_not_left_behind() {
 }
 
 #[test]
+fn a_create_that_is_refused_leaves_no_directory() {
+    let place = Place::new();
+    let create = |member: &str| {
+        let member = format!("a={}", place.path(member).display());
+        let words = ["create", "./p/q/a.toml", "--size", "64M", "--member"];
+        place.run(&[&words[..], &[&member]].concat()).status.code()
+    };
+    assert_eq!(create("none/a.img"), Some(3));
+    assert!(!place.path("p").exists(), "the directories were not there");
+    fs::create_dir(place.path("p")).expect("directory");
+    assert_eq!(create("none/a.img"), Some(3));
+    assert!(place.path("p").exists() && !place.path("p/q").exists());
+    assert_eq!(create("a.img"), Some(0));
+    assert!(place.path("p/q/a.toml").exists());
+}
+
+#[test]
 fn a_comma_in_double_quotes_belongs_to_an_option() {
     let place = Place::new();
     let options = "rw,members=\"/a,b:/a,b\"";

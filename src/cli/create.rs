@@ -40,11 +40,11 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
     };
     check_from(&setup, args)?;
     check_size(&setup, args)?;
-    let is_written = !existing && !args.dry_run;
+    let mut written = None;
     if !existing {
         let text = config::render(&setup, &spec_of(&setup.unit, &path))?;
-        if is_written {
-            write_new(&path, &text)?;
+        if !args.dry_run {
+            written = Some(write_new(&path, &text)?);
         }
     }
     let make = match args.dry_run {
@@ -52,9 +52,9 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
         false => create::create,
     };
     let created = make(&setup, args.from.as_deref(), args.size, args.erase);
-    if created.is_err() && is_written {
+    if let (Err(_), Some(written)) = (&created, &written) {
         // What is left of a failure would be taken for a set that exists.
-        let _ = fs::remove_file(&path);
+        written.take_back();
     }
     let subject = format!("create {}", setup.unit);
     let created = created.map_err(|error| match error.code() {
@@ -235,26 +235,50 @@ fn check_from(setup: &Setup, args: &CreateArgs) -> Result<()> {
     }
 }
 
-/// Writes a configuration that must not be there yet.
-fn write_new(path: &Path, text: &str) -> Result<()> {
-    let failed = |cause: io::Error| Error::io(format!("cannot write {}", path.display()), cause);
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(failed)?;
+/// A configuration that was written, with the directories that were made for it, the innermost first.
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    dirs: Vec<PathBuf>,
+}
+
+impl Written {
+    fn take_back(&self) {
+        let _ = fs::remove_file(&self.path);
+        self.leave_dirs();
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(failed)?;
-    let written = file
+
+    fn leave_dirs(&self) {
+        // One that holds something by now stays.
+        self.dirs.iter().for_each(|dir| drop(fs::remove_dir(dir)));
+    }
+}
+
+/// Writes a configuration that must not be there yet.
+fn write_new(path: &Path, text: &str) -> Result<Written> {
+    let failed = |cause: io::Error| Error::io(format!("cannot write {}", path.display()), cause);
+    let missing = path.ancestors().skip(1).take_while(|dir| !dir.exists());
+    let written = Written {
+        path: path.to_owned(),
+        dirs: missing.map(Path::to_owned).collect(),
+    };
+    let dir = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create_new(true);
+    let mut file = dir.and_then(|()| options.open(path)).map_err(|cause| {
+        written.leave_dirs();
+        failed(cause)
+    })?;
+    let whole = file
         .write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| sync_directory_of(path));
-    written.map_err(|cause| {
+    whole.map_err(|cause| {
         // Half a configuration would be taken for one that exists.
-        let _ = fs::remove_file(path);
+        written.take_back();
         failed(cause)
-    })
+    })?;
+    Ok(written)
 }
 
 /// Makes the name of a new file durable.
