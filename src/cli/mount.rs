@@ -101,6 +101,9 @@ impl Plan {
     fn run(&self, args: &MountArgs, out: Out) -> Result<()> {
         if args.dry_run {
             let (unit, dir) = (&self.setup.unit, self.dir.display());
+            system::runtime()?;
+            fuse::rehearse(&self.setup, &self.dir, &self.mount_options()?)
+                .map_err(|error| output::about(&format!("mount {unit}"), &error))?;
             let value = json!({ "ok": true, "dry_run": true, "unit": unit,
                 "mountpoint": dir.to_string() });
             return out.either(&value, &format!("{unit} would be mounted on {dir}"));
@@ -269,15 +272,7 @@ impl Plan {
         std::env::set_current_dir("/").map_err(|cause| {
             Error::io(format!("mount {unit}: cannot leave the directory"), cause)
         })?;
-        let options = MountOptions {
-            allow_other: self.options.allow_other,
-            rights: self.options.rights()?,
-            mounting: self.options.mounting(),
-            config: self.config.clone(),
-            log: self.options.log.clone(),
-            units_max: self.node.units_max,
-            copy_rate_max: self.node.copy_rate_max,
-        };
+        let options = self.mount_options()?;
         let mut opened = false;
         let served = fuse::serve(self.setup.clone(), &self.dir, options, &mut |notes| {
             opened = true;
@@ -298,6 +293,18 @@ impl Plan {
             self.log_failure(&served);
         }
         served
+    }
+
+    fn mount_options(&self) -> Result<MountOptions> {
+        Ok(MountOptions {
+            allow_other: self.options.allow_other,
+            rights: self.options.rights()?,
+            mounting: self.options.mounting(),
+            config: self.config.clone(),
+            log: self.options.log.clone(),
+            units_max: self.node.units_max,
+            copy_rate_max: self.node.copy_rate_max,
+        })
     }
 
     fn log_failure(&self, served: &Result<()>) {

@@ -66,6 +66,15 @@ pub struct MountOptions {
     pub copy_rate_max: Option<u64>,
 }
 
+/// Whether [`serve`] would begin to serve a unit, as far as that can be told without changing anything: what bitmaps decide
+/// cannot.
+///
+/// # Errors
+/// Those of [`serve`].
+pub fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
+    session::rehearse(setup, dir, options)
+}
+
 /// Serves a unit until it is unmounted and its members are marked clean.
 ///
 /// Call it before any thread is started: signals are collected for the whole process. `ready` is

@@ -85,7 +85,8 @@ pub(super) fn serve(
     let failed = |e| Error::io(format!("{unit} cannot be mounted on {}", dir.display()), e);
     let runtime = Runtime::from_env()?;
     let claimed = runtime.claim(unit)?;
-    refuse_more(&runtime, options.units_max)?;
+    // This one lives already.
+    refuse_more(&runtime, 0, options.units_max)?;
     if let Some(config) = &options.config {
         claimed.set_config(config)?;
     }
@@ -125,6 +126,21 @@ pub(super) fn serve(
     tell_failure(&claimed, ended)
 }
 
+/// As the function of the same name of the module above. A dead mount that the real one takes away hinders nobody.
+pub(super) fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
+    let unit = setup.unit.as_str();
+    let runtime = Runtime::from_env()?;
+    runtime.expect_free(unit)?;
+    refuse_more(&runtime, 1, options.units_max)?;
+    let others = others(&runtime, options);
+    setup.check_apart(&dir.join(unit), &others)?;
+    if stale(dir).is_ok_and(|dead| dead.is_none()) {
+        refuse_occupied(unit, dir)?;
+    }
+    setup.check_outside(dir, &others)?;
+    server::rehearse(setup, &options.mounting)
+}
+
 /// Files that the server needs beside those of its setup.
 fn others(runtime: &Runtime, options: &MountOptions) -> Vec<(&'static str, PathBuf)> {
     let mut others = vec![("the runtime directory", runtime.base().to_owned())];
@@ -137,14 +153,15 @@ fn others(runtime: &Runtime, options: &MountOptions) -> Vec<(&'static str, PathB
     others
 }
 
-/// Refuses a unit beyond those that the node serves; this one is counted among the living already.
-fn refuse_more(runtime: &Runtime, most: usize) -> Result<()> {
+/// Refuses units beyond those that the node serves: so `many` more than live.
+fn refuse_more(runtime: &Runtime, many: usize, most: usize) -> Result<()> {
     let units = runtime.list()?;
-    let served = units.iter().filter(|unit| unit.alive).count();
+    let served = units.iter().filter(|unit| unit.alive).count() + many;
     if served <= most {
         return Ok(());
     }
-    let text = format!("this node serves at most {most} units");
+    let noun = if most == 1 { "unit" } else { "units" };
+    let text = format!("this node serves at most {most} {noun}");
     let hint = "stop another unit first, or raise max_units in node.toml";
     Err(Error::new(Code::TooManyUnits, text).with_hint(hint))
 }
@@ -189,6 +206,11 @@ fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
         tracing::warn!(unit, "{note}");
         notes.push(note);
     }
+    refuse_occupied(unit, dir).map(|()| notes)
+}
+
+fn refuse_occupied(unit: &str, dir: &Path) -> Result<()> {
+    let failed = |e| Error::io(format!("{} cannot be looked at", dir.display()), e);
     match mounted(dir).map_err(failed)? {
         Some(on) if on.fstype == mountpoint::FSTYPE => {
             let (other, dir) = (on.source.to_string_lossy(), dir.display());
@@ -196,7 +218,7 @@ fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
             let hint = format!("`shadowset stop {other}` unmounts it, or use another directory");
             Err(Error::new(Code::InUse, text).with_hint(hint))
         }
-        _ => Ok(notes),
+        _ => Ok(()),
     }
 }
 

@@ -134,6 +134,17 @@ impl Runtime {
         ))
     }
 
+    /// Whether [`Self::claim`] would find that nobody serves `unit`; nothing is taken.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
+    pub fn expect_free(&self, unit: &str) -> Result<()> {
+        match self.find(unit)? {
+            Some(entry) if entry.alive => Err(served_by(unit, entry.pid)),
+            _ => Ok(()),
+        }
+    }
+
     /// The units of this machine, those that a killed server left among them, in alphabetical order.
     ///
     /// # Errors

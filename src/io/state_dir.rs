@@ -37,6 +37,25 @@ impl StateDir {
             Error::io(text, e)
         };
         make(dir).map_err(failed)?;
+        Self::lock(dir)
+    }
+
+    /// Makes sure that no other unit uses the directory, which need not be there; nothing is made.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
+    pub fn expect_free(dir: &Path) -> Result<()> {
+        match dir.join(LOCK).exists() {
+            true => Self::lock(dir).map(drop),
+            false => Ok(()),
+        }
+    }
+
+    fn lock(dir: &Path) -> Result<Self> {
+        let failed = |e| {
+            let text = format!("the state directory {} cannot be used", dir.display());
+            Error::io(text, e)
+        };
         let lock = File::options()
             .read(true)
             .write(true)

@@ -76,7 +76,7 @@ pub use chronicle::{EVENTS_KEPT, EventRecord};
 pub use handle::{Done, Ender, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};
 pub use record::EVENTS;
-pub use start::{Running, start};
+pub use start::{Running, rehearse, start};
 
 use crate::sync::channel::Sender;
 

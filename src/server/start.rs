@@ -140,6 +140,24 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     run(runner, rest, inbox, handle, state_dir)
 }
 
+/// Whether [`start`] would find a set that it may assemble, as far as its control blocks tell: the journal is not opened, for
+/// that may change it. The images are locked for the moment.
+///
+/// # Errors
+/// Those of [`start`].
+pub fn rehearse(setup: &Setup, mounting: &Mounting) -> Result<()> {
+    StateDir::expect_free(&setup.state_dir)?;
+    let mut roster = Roster::look(&setup.members)?;
+    let first = assess(&roster.found(), &[])?;
+    setup.check_label(&first.label)?;
+    roster.add_unconfigured(&first, setup, mounting.include)?;
+    let assembly = assess(&roster.found(), &[])?;
+    let mut mounting = mounting.clone();
+    // After an unclean stop the bitmaps tell who is copied.
+    mounting.nocopy &= assembly.clean;
+    admission::check(&roster.found(), &assembly, &mounting)
+}
+
 fn board(
     (first, events): (Published, Chronicle),
     created: Option<Moment>,

@@ -58,3 +58,32 @@ fn a_unit_that_was_unmounted_lazily_is_being_stopped() {
     let unit = Unit::new(2, 4 * MIB);
     unit.sh("exec 3<$U; umount -l $M; shadowset list | grep -q 'dsa1  stopping'; exec 3<&-");
 }
+
+#[test]
+fn a_dry_run_of_a_mount_is_refused_as_the_mount() {
+    let plan = Plan::new(2, 4 * MIB);
+    let mut unit = plan.prepare();
+    let dry = "shadowset mount -n dsa1 $M --log $D/log";
+    let says = |unit: &Unit, code: i32, text: &str| {
+        let ran = unit.try_sh(dry);
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(format!("{}{}", ran.out, ran.err).contains(text), "{ran:?}");
+    };
+    says(&unit, 32, "mount dsa1: the set has never been created");
+    says(&unit, 32, "`shadowset create dsa1`");
+    unit.sh("shadowset create dsa1 --size 4M");
+    let before = unit.sh("cd $D; find . -type f ! -name said | sort");
+    says(&unit, 0, "dsa1 would be mounted on");
+    let after = unit.sh("cd $D; find . -type f ! -name said | sort");
+    assert_eq!(after, before, "a dry run makes nothing");
+    unit.mount();
+    says(&unit, 32, "unit dsa1 is served by process");
+    unit.sh("sed s/m1/x1/ $D/conf/dsa1.toml >$D/conf/dsa2.toml; mkdir $D/second");
+    let ran = unit.try_sh("shadowset mount -n dsa2 $D/second");
+    assert_eq!(ran.code, 32, "the state directory is in use: {ran:?}");
+    unit.stop_and_compare();
+    unit.sh("mv $I/m2.img $D/away");
+    says(&unit, 0, "would be mounted");
+    let ran = unit.try_sh(&format!("{dry} -o require_members"));
+    assert!(ran.err.contains("m2: not there"), "{ran:?}");
+}
