@@ -207,7 +207,7 @@ fn a_copy_that_has_failed_names_the_log_and_a_verify_its_differences() {
         let (stdout, _) = place.expect(1, &words);
         let last: Vec<&str> = stdout.lines().rev().take(2).collect();
         let expected = [
-            "`shadowset op show UNIT 5` shows which",
+            "`shadowset op show dsa1 5` shows which",
             "op 5 verify: 3 blocks differ",
         ];
         assert_eq!(last, expected);

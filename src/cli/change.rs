@@ -155,7 +155,7 @@ impl Started {
     /// a good end. An error when that end can no longer come.
     fn step(&self, status: &Status) -> Result<ControlFlow<Option<Operation>>> {
         if let Some(op) = status.operation(self.operation) {
-            return Ok(match ended(op)? {
+            return Ok(match ended(op, &status.unit)? {
                 true => ControlFlow::Break(Some(op.clone())),
                 false => ControlFlow::Continue(()),
             });

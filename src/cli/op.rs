@@ -54,22 +54,27 @@ const FIELDS: [&str; 15] = [
 /// All that is known of one operation.
 fn show(args: &OpArgs, out: Out) -> Result<u8> {
     let tree = place::tree(&args.unit)?;
-    let mut op = find(&tree, args.operation)?;
-    let is_verify = op["kind"] == "verify";
-    if is_verify && out.json {
-        let found = verify::found(&tree, args.operation)?;
-        op.insert("report".to_owned(), found.value(args.operation));
-    }
     if out.json {
-        out.value(&Value::Object(op))?;
+        out.value(&value(&tree, args.operation)?)?;
         return Ok(0);
     }
+    let op = find(&tree, args.operation)?;
     let mut text = lines(&op);
-    if is_verify {
+    if op["kind"] == "verify" {
         text.push_str(&verify::found(&tree, args.operation)?.text);
     }
     out.text(&text)?;
     Ok(0)
+}
+
+/// All that is known of one operation, as JSON.
+pub(super) fn value(tree: &Tree, number: u64) -> Result<Value> {
+    let mut op = find(tree, number)?;
+    if op["kind"] == "verify" {
+        let found = verify::found(tree, number)?;
+        op.insert("report".to_owned(), found.value(number));
+    }
+    Ok(Value::Object(op))
 }
 
 /// An operation as the server shows it, with the rate that it was given.
@@ -77,7 +82,9 @@ fn find(tree: &Tree, number: u64) -> Result<Map<String, Value>> {
     let all = raw(&tree.read("status.json")?, "operations");
     let mut all = all.as_array().into_iter().flatten();
     let op = all.find(|op| op["id"] == number).and_then(Value::as_object);
-    let mut op = op.ok_or_else(|| no_such_operation(number))?.clone();
+    let mut op = op
+        .ok_or_else(|| no_such_operation(number, &tree.named()))?
+        .clone();
     let rate = tree.read(&format!("operations/{number}/rate_max"))?;
     let rate = rate.trim_end();
     let rate = rate

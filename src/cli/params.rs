@@ -94,7 +94,7 @@ fn get(args: &ParamArgs, out: Out) -> Result<u8> {
     if let Some(op) = operation_of(&args.name) {
         let rate = tree.read(&format!("operations/{op}/rate_max"));
         let rate = rate.map_err(|error| match error.code() {
-            Code::NoSuchFile => no_such_operation(op),
+            Code::NoSuchFile => no_such_operation(op, &tree.named()),
             _ => error,
         })?;
         let rate = rate.trim_end();

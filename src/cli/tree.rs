@@ -115,7 +115,7 @@ impl Tree {
     }
 
     /// How the unit is named in a hint.
-    fn named(&self) -> String {
+    pub(super) fn named(&self) -> String {
         match &self.unit {
             Some(unit) => unit.clone(),
             None => self.mountpoint.display().to_string(),

@@ -122,10 +122,11 @@ fn wait(tree: &Tree, number: u64, out: Out) -> Result<()> {
     let outcome = tree.follow(None, |_, status| {
         let Some(op) = status.operation(number) else {
             let says = format!("operation {number} is forgotten");
-            return Err(Error::new(Code::NoSuchOperation, says));
+            let hint = format!("`shadowset op list {}` lists the operations", status.unit);
+            return Err(Error::new(Code::NoSuchOperation, says).with_hint(hint));
         };
         progress.show(op)?;
-        Ok(match ended(op)? {
+        Ok(match ended(op, &status.unit)? {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         })

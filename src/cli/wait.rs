@@ -11,14 +11,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::args::{OpWaitArgs, WaitArgs};
-use super::log;
 use super::model::{Operation, Status};
 use super::output::{Out, warn};
 use super::place;
 use super::size::human_seconds;
 use super::status::operation_line;
 use super::tree::Tree;
-use super::verify::{self, Found};
+use super::verify;
+use super::{log, op};
 use crate::error::{Error, Result};
 use crate::set::{Code, MemberState};
 
@@ -68,15 +68,16 @@ impl Goal {
         match self {
             Self::Steady => Ok(status.is_steady()),
             Self::Operation(id) => match status.operation(*id) {
-                Some(op) => ended(op),
-                None => Err(no_such_operation(*id)),
+                Some(op) => ended(op, &status.unit),
+                None => Err(no_such_operation(*id, &status.unit)),
             },
             Self::Member(name, state) => match status.member(name) {
                 Some(member) => Ok(member.state == *state),
-                None => Err(Error::new(
-                    Code::NoSuchMember,
-                    format!("no member is named {name}"),
-                )),
+                None => Err(
+                    Error::new(Code::NoSuchMember, format!("no member is named {name}")).with_hint(
+                        format!("`shadowset status {}` shows the members", status.unit),
+                    ),
+                ),
             },
         }
     }
@@ -108,13 +109,13 @@ impl Goal {
 }
 
 /// Whether an operation is done; an error when it has ended otherwise.
-pub(super) fn ended(op: &Operation) -> Result<bool> {
+pub(super) fn ended(op: &Operation, unit: &str) -> Result<bool> {
     match op.state.as_str() {
         "done" => Ok(true),
         "failed" => {
             let says = format!("operation {} ({}) has failed", op.id, op.title());
             let hint = match op.kind.as_str() {
-                "verify" => format!("`shadowset op show UNIT {}` says why", op.id),
+                "verify" => format!("`shadowset op show {unit} {}` says why", op.id),
                 _ => log::SAYS_WHY.to_owned(),
             };
             Err(Error::new(Code::Io, says).with_hint(hint))
@@ -132,9 +133,10 @@ pub(super) fn ended(op: &Operation) -> Result<bool> {
 }
 
 /// No operation has this number.
-pub(super) fn no_such_operation(id: u64) -> Error {
-    Error::new(Code::NoSuchOperation, format!("there is no operation {id}"))
-        .with_hint("`shadowset op list UNIT` lists the running and the last finished ones")
+pub(super) fn no_such_operation(id: u64, unit: &str) -> Error {
+    Error::new(Code::NoSuchOperation, format!("there is no operation {id}")).with_hint(format!(
+        "`shadowset op list {unit}` lists the running and the last finished ones"
+    ))
 }
 
 /// `wait`.
@@ -159,41 +161,46 @@ fn wait_for(tree: &Tree, goal: &Goal, timeout: Option<Duration>, out: Out) -> Re
     // A time beyond the clock's end is no limit.
     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
     let mut warned = false;
-    let (state, verify) = tree.follow(deadline, |_, status| {
+    let (status, op) = tree.follow(deadline, |_, status| {
         if let Some(says) = goal.stuck(status).filter(|_| !warned) {
             warned = true;
             warn(&format!("{says}; it waits until somebody brings them back"));
         }
-        if let Some(op) = goal.operation(status) {
-            progress.show(op)?;
-        }
-        let reached = goal.reached(status)?;
-        Ok(if reached {
-            let op = goal.operation(status).filter(|op| op.kind == "verify");
-            ControlFlow::Break((status.state.clone(), op.map(|op| op.id)))
-        } else {
-            ControlFlow::Continue(())
+        let op = goal.operation(status);
+        op.map_or(Ok(()), |op| progress.show(op))?;
+        Ok(match goal.reached(status)? {
+            true => ControlFlow::Break((status.clone(), op.cloned())),
+            false => ControlFlow::Continue(()),
         })
     })?;
     progress.end();
-    // Its end is not all that was waited for.
-    if let Some(op) = verify.filter(|_| matches!(goal, Goal::Operation(_))) {
-        return told(&verify::found(tree, op)?, op, &state, out);
-    }
-    if out.json {
-        out.value(&json!({ "ok": true, "state": state }))?;
-    }
+    let (unit, state) = (&status.unit, &status.state);
+    let says = match (goal, op) {
+        (Goal::Operation(_), Some(op)) => return told(tree, &op, unit, out),
+        (Goal::Member(name, state), _) => format!("{name} is {state}"),
+        _ => format!("{unit} is {state}"),
+    };
+    out.either(&json!({ "ok": true, "state": state }), &says)?;
     Ok(0)
 }
 
-/// Says what a verify has found that was waited for.
-fn told(found: &Found, op: u64, state: &str, out: Out) -> Result<u8> {
-    let value = json!({ "ok": found.is_good(), "state": state, "report": found.value(op) });
-    let mut says = format!("op {op} verify: {}", found.verdict());
-    if !found.is_good() {
-        says.push_str(&format!("\n`shadowset op show UNIT {op}` shows which"));
+/// Tells of an operation that was waited for, and of a verify what it has found: its end is not all.
+fn told(tree: &Tree, op: &Operation, unit: &str, out: Out) -> Result<u8> {
+    let number = op.id;
+    if out.json {
+        out.value(&op::value(tree, number)?)?;
     }
-    out.either(&value, &says)?;
+    if op.kind != "verify" {
+        // Its last line was its end.
+        return Ok(0);
+    }
+    let found = verify::found(tree, number)?;
+    if !out.json {
+        out.line(&format!("op {number} verify: {}", found.verdict()))?;
+        if !found.is_good() {
+            out.line(&format!("`shadowset op show {unit} {number}` shows which"))?;
+        }
+    }
     Ok(found.exit_code())
 }
 

@@ -87,3 +87,20 @@ fn a_dry_run_of_a_mount_is_refused_as_the_mount() {
     let ran = unit.try_sh(&format!("{dry} -o require_members"));
     assert!(ran.err.contains("m2: not there"), "{ran:?}");
 }
+
+#[test]
+fn what_was_waited_for_is_said() {
+    let unit = Unit::new(2, 4 * MIB);
+    assert_eq!(unit.sh("shadowset wait dsa1"), "dsa1 is steady");
+    unit.sh("truncate -s 4M $D/new.img; shadowset attach dsa1 $D/new.img --as m3 --wait");
+    let said = unit.sh("shadowset wait dsa1 --for member=m3:source");
+    assert_eq!(said, "m3 is source");
+    let op = unit.status()["operations"][0]["id"].clone();
+    let shown = unit.sh(&format!("shadowset op show dsa1 {op} --json"));
+    for wait in [
+        format!("op wait dsa1 {op}"),
+        format!("wait dsa1 --for op={op}"),
+    ] {
+        assert_eq!(unit.sh(&format!("shadowset {wait} --json")), shown);
+    }
+}

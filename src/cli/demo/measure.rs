@@ -219,7 +219,7 @@ impl Demo {
             let followed = tree.follow(Some(Instant::now() + TICK), |_, status| {
                 let new = status.operations.iter().find(|op| Some(op.id) > before);
                 match new {
-                    Some(op) if ended(op)? => Ok(ControlFlow::Break(op.copied_bytes)),
+                    Some(op) if ended(op, UNIT)? => Ok(ControlFlow::Break(op.copied_bytes)),
                     _ => Ok(ControlFlow::Continue(())),
                 }
             });
