@@ -70,12 +70,12 @@ mod tests {
         }
         let log = book.log();
         assert_eq!(log.matches("error: ").count(), ERRORS_KEPT);
-        assert!(log.starts_with("error: 4\ntime: 1970-01-01T00:00:00Z\n\nerror: 5\n"));
+        assert!(log.starts_with("error: 4\ntime: 1970-01-01T00:00:00.000Z\n\nerror: 5\n"));
         book.clear();
         assert_eq!(book.log(), "");
         assert_eq!(
             book.last().as_deref(),
-            Some("error: 19\ntime: 1970-01-01T00:00:00Z\n")
+            Some("error: 19\ntime: 1970-01-01T00:00:00.000Z\n")
         );
     }
 }

@@ -1,18 +1,20 @@
 //! How numbers, times and names are written, in every file alike.
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 
 use crate::set::Moment;
 
 /// What stands where there is no value.
 pub(super) const ABSENT: &str = "-";
 
-/// A moment in RFC 3339, UTC.
+/// A moment in RFC 3339, UTC. Always with its thousandths, so that moments sort as text.
 pub(super) fn moment(moment: Moment) -> String {
+    let form =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(moment.0) * 1_000_000)
         .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
+        .and_then(|time| time.format(form).ok())
         .unwrap_or_else(|| ABSENT.to_owned())
 }
 
@@ -81,9 +83,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_rfc_3339_in_utc() {
-        assert_eq!(moment(Moment(0)), "1970-01-01T00:00:00Z");
-        assert_eq!(moment(Moment(1_790_000_000_250)), "2026-09-21T14:13:20.25Z");
+    fn times_are_rfc_3339_in_utc_and_sort_as_text() {
+        assert_eq!(moment(Moment(0)), "1970-01-01T00:00:00.000Z");
+        let later = Moment(1_790_000_000_250);
+        assert_eq!(moment(later), "2026-09-21T14:13:20.250Z");
         assert_eq!(moment(Moment(u64::MAX)), "-");
     }
 

@@ -90,13 +90,13 @@ const SHOWN: &[(&str, &str)] = &[
     ("last_error", "none\n"),
     (
         "events",
-        "{\"seq\":93,\"time\":\"1970-01-01T00:00:01Z\",\"event\":\"member-detached\",\
+        "{\"seq\":93,\"time\":\"1970-01-01T00:00:01.000Z\",\"event\":\"member-detached\",\
              \"member\":\"m3\",\"bitmap\":\"00000007\"}\n",
     ),
     ("members/m1/path", "/srv/images/m1.img\n"),
     ("members/m1/reason", "-\n"),
     ("members/m2/state", "copy-target\n"),
-    ("members/m3/since", "1970-01-01T00:00:02Z\n"),
+    ("members/m3/since", "1970-01-01T00:00:02.000Z\n"),
     ("members/m3/bitmap", "../../bitmaps/00000007"),
     (
         "members/m3/plan",
@@ -185,7 +185,7 @@ fn status_json_has_every_field_of_the_interface() {
     );
     assert_eq!(json["schema"], 1);
     assert_eq!(json["durability"], "memory");
-    assert_eq!(json["time"], "1970-01-01T00:01:00Z");
+    assert_eq!(json["time"], "1970-01-01T00:01:00.000Z");
     for member in json["members"].as_array().expect("a list") {
         has(
             member,
