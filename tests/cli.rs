@@ -412,6 +412,56 @@ fn a_create_that_is_refused_leaves_no_directory() {
 }
 
 #[test]
+fn a_set_that_exists_is_not_to_be_erased_to_be_made_again() {
+    let place = Place::new();
+    let (image, state) = (place.path("a.img"), place.path("state"));
+    let member = format!("a={}", image.display());
+    let state = state.display().to_string();
+    let options = ["--size", "1M", "--member", &member, "--state-dir", &state];
+    let words = [&["create", "dsa1"], &options[..]].concat();
+    place.expect(0, &words);
+    let (_, stderr) = place.expect(4, &words);
+    assert!(stderr.contains("the set exists already"), "{stderr}");
+    assert!(
+        stderr.contains("hint: `shadowset mount dsa1 DIR`"),
+        "{stderr}"
+    );
+    // Another unit that wants its image is told what that means.
+    let words = [&["create", "dsa2"], &options[..]].concat();
+    let (_, stderr) = place.expect(4, &words);
+    assert!(stderr.contains("--erase"), "{stderr}");
+}
+
+#[test]
+fn no_hint_sends_to_a_log_that_nobody_writes() {
+    let place = Place::new();
+    let member = format!("a={}", place.path("a.img").display());
+    fs::create_dir(place.path("conf/dir.toml")).expect("directory");
+    fs::write(place.path("conf/latin.toml"), b"label = \"\xe4\"\n").expect("file");
+    let of_file = [
+        "--size",
+        "1M",
+        "--member",
+        &member,
+        "--state-dir",
+        "/etc/passwd",
+    ];
+    for (words, says) in [
+        ([&["create", "dsa1"], &of_file[..]].concat(), "no directory"),
+        (vec!["create", "./conf/dir.toml"], "name a file"),
+        (vec!["status", "./conf/latin.toml"], "UTF-8"),
+    ] {
+        let output = place.run(&words);
+        let says_all = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{words:?}");
+        assert!(
+            says_all.contains(says) && !says_all.contains("see the log"),
+            "{says_all}"
+        );
+    }
+}
+
+#[test]
 fn a_comma_in_double_quotes_belongs_to_an_option() {
     let place = Place::new();
     let options = "rw,members=\"/a,b:/a,b\"";

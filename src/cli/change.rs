@@ -120,10 +120,12 @@ fn target(what: &str) -> Result<String> {
 
 /// A word that is no member, but a file here: a path has a slash in it.
 fn or_image(unit: &str, what: &str, error: Error) -> Error {
+    let is_missing = error.to_string().contains(&format!("no member {what};"));
     match error.code() {
-        Code::NoSuchMember if PathBuf::from(what).exists() => error.with_hint(format!(
-            "if the image is meant: `shadowset attach {unit} ./{what}`"
-        )),
+        // Who is not found may also be the source.
+        Code::NoSuchMember if is_missing && PathBuf::from(what).exists() => error.with_hint(
+            format!("if the image is meant: `shadowset attach {unit} ./{what}`"),
+        ),
         _ => error,
     }
 }
@@ -245,8 +247,11 @@ impl Command {
     pub(super) fn word(mut self, word: &str) -> Result<Self> {
         if word.is_empty() || word.contains(char::is_control) {
             let says = format!("{}: {word:?} cannot be a word of a command", self.text);
-            return Err(Error::new(Code::Syntax, says)
-                .with_hint("use a name, or a link whose path has no control characters"));
+            let hint = match word.is_empty() {
+                true => "what stands there is empty: a variable that is not set?",
+                false => "use a name, or a link whose path has no control characters",
+            };
+            return Err(Error::new(Code::Syntax, says).with_hint(hint));
         }
         self.text.push(' ');
         if word.contains([' ', '"']) {
@@ -370,9 +375,13 @@ mod tests {
     #[test]
     fn a_file_without_a_slash_is_named_in_the_hint() {
         let hint = |what: &str, code| {
-            let error = Error::new(code, "no member").with_hint("another");
+            let says = format!("attach {what}: no member {what}; the members are m1");
+            let error = Error::new(code, says).with_hint("another");
             or_image("dsa1", what, error).hint().to_owned()
         };
+        let of_source = Error::new(Code::NoSuchMember, "attach Cargo.toml: no member m9; ...");
+        let of_source = or_image("dsa1", "Cargo.toml", of_source.with_hint("another"));
+        assert_eq!(of_source.hint(), "another");
         // Tests run in the directory of the package.
         let expected = "if the image is meant: `shadowset attach dsa1 ./Cargo.toml`";
         assert_eq!(hint("Cargo.toml", Code::NoSuchMember), expected);

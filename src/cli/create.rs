@@ -3,6 +3,7 @@
 //! A configuration that exists is taken as it is: options that say something else are refused, never
 //! written into it. One that was written here goes again when the set cannot be created.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use super::output::{Out, about};
 use super::size::human;
 use super::{config, place};
 use crate::error::{Error, Result};
+use crate::io::scb_file::{self, ScbFound};
 use crate::server::create::{self, Created, CreatedMember};
 use crate::server::setup::{Durability, MemberSetup, Setup};
 use crate::set::Code;
@@ -59,6 +61,11 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
     let subject = format!("create {}", setup.unit);
     let created = created.map_err(|error| match error.code() {
         Code::OutOfRange => about(&subject, &error).with_hint(SIZE_HINT),
+        Code::OtherSet if existing && is_complete(&setup) => {
+            let says = format!("{subject}: the set exists already, with all its members");
+            Error::new(error.code(), says)
+                .with_hint(format!("`shadowset mount {} DIR` mounts it", args.unit))
+        }
         _ => about(&subject, &error),
     })?;
     let mut value = value(&setup, &created, &path);
@@ -69,6 +76,21 @@ pub(super) fn run(args: &CreateArgs, out: Out) -> Result<u8> {
     }
     out.either(&value, &text(args, &created, &path))?;
     Ok(0)
+}
+
+/// Whether the members that the configuration names are the members of one set, by these names.
+fn is_complete(setup: &Setup) -> bool {
+    let mut sets = BTreeSet::new();
+    setup
+        .members
+        .iter()
+        .all(|member| match scb_file::read(&member.scb) {
+            Ok(ScbFound::Read(scb)) => {
+                sets.insert(scb.set);
+                scb.name == member.name && sets.len() == 1
+            }
+            _ => false,
+        })
 }
 
 fn value(setup: &Setup, created: &Created, path: &Path) -> Value {

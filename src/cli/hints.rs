@@ -3,6 +3,10 @@
 //! One table for all verbs. A refusal keeps its code and its sentence; only the way out is told anew,
 //! because `policy=full` or `cat .shadow/help` is nothing that can be typed here.
 
+use std::error::Error as _;
+use std::io;
+
+use super::log;
 use crate::error::Error;
 use crate::set::Code;
 
@@ -24,10 +28,30 @@ const WORDS: [(&str, &str); 6] = [
 
 /// The hint of an error; one that is only its code's own is told in words of the command line.
 pub(super) fn of(error: &Error) -> String {
+    if error.code() == Code::Io && error.hint() == Code::Io.hint() {
+        return of_system(error).to_owned();
+    }
     if error.hint() == error.code().hint() {
         return translate(error.code(), error.hint(), "UNIT", "");
     }
     error.hint().to_owned()
+}
+
+/// What helps with an error of the system that no server has met: no log has it.
+fn of_system(error: &Error) -> &'static str {
+    let cause = error.source();
+    let Some(cause) = cause.and_then(|cause| cause.downcast_ref::<io::Error>()) else {
+        return "";
+    };
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or use another place"
+        }
+        io::ErrorKind::NotADirectory => "a part of the path is no directory: use another path",
+        io::ErrorKind::IsADirectory => "it is a directory: name a file",
+        io::ErrorKind::InvalidData => "it is no text in UTF-8: is it the file that is meant?",
+        _ => "",
+    }
 }
 
 /// The hint of a refused command of the control tree, for the unit as the operator names it.
@@ -55,7 +79,7 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
             Some(op) => format!(
                 "wait: `shadowset op wait {unit} {op}`, or `shadowset op cancel {unit} {op}`"
             ),
-            None => in_words(hint),
+            None => in_words(hint, unit),
         },
         Code::IsCopyTarget => match operation_in(hint) {
             Some(op) => {
@@ -76,7 +100,7 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
              to the image is lost by both"
                 .to_owned()
         }
-        Code::OtherSet => other_set(hint),
+        Code::OtherSet => other_set(hint, unit),
         Code::NotBlank | Code::NeedsConfirm => "add --yes to overwrite the image".to_owned(),
         Code::NeedsCopy => "leave out --policy nocopy".to_owned(),
         Code::TooManyBitmaps => format!(
@@ -87,7 +111,8 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
             format!("`shadowset status {unit}` shows the state")
         }
         Code::Config => CONFIG.to_owned(),
-        _ => in_words(hint),
+        Code::Io if hint == code.hint() => log::SAYS_WHY.to_owned(),
+        _ => in_words(hint, unit),
     }
 }
 
@@ -118,13 +143,17 @@ fn of_verb(code: Code, verb: &str, object: &str, hint: &str, unit: &str) -> Opti
     Some(says)
 }
 
-/// The hint of a refused mount, whose options are other words.
-pub(super) fn of_mount(error: Error) -> Error {
+/// The hint of a refused mount, whose options are other words, for the unit as it was named.
+pub(super) fn of_mount(error: Error, spec: &str) -> Error {
     match error.code() {
         Code::NeedsCopy if error.hint() == Code::NeedsCopy.hint() => {
             error.with_hint("leave out nocopy, of -o or of [mount] in the configuration")
         }
         Code::NoBitmap => error.with_hint("leave out policy=minicopy to mount without a bitmap"),
+        _ if spec != "none" && error.hint().contains("UNIT") => {
+            let hint = error.hint().replace("UNIT", spec);
+            error.with_hint(hint)
+        }
         _ => error,
     }
 }
@@ -141,14 +170,14 @@ fn of_value(name: &str, unit: &str) -> String {
 }
 
 /// Whose image it is, from `...; SCB says whose it is`.
-fn other_set(hint: &str) -> String {
+fn other_set(hint: &str, unit: &str) -> String {
     let scb = hint.rsplit_once("; ").map(|(_, last)| last);
     match scb.and_then(|last| last.strip_suffix(" says whose it is")) {
         Some(scb) => format!(
             "`shadowset examine {scb}` shows whose it is: release it there, or remove that file if \
              the set is no more"
         ),
-        None => in_words(hint),
+        None => in_words(hint, unit),
     }
 }
 
@@ -169,10 +198,11 @@ fn operation_in(hint: &str) -> Option<u64> {
     number.trim_end_matches('`').parse().ok()
 }
 
-fn in_words(hint: &str) -> String {
+fn in_words(hint: &str, unit: &str) -> String {
     WORDS
         .iter()
         .fold(hint.to_owned(), |text, (from, to)| text.replace(from, to))
+        .replace("UNIT", unit)
 }
 
 #[cfg(test)]
@@ -217,6 +247,12 @@ mod tests {
                 "attach another member first",
                 "detach m1",
                 "attach another member first",
+            ),
+            (
+                Code::NotSupported,
+                "`cat .shadow/help` shows them",
+                "merge",
+                "`shadowset show dsa1` or `cat DIR/.shadow/help` shows them",
             ),
         ];
         for (code, hint, command, expected) in table {
@@ -285,7 +321,7 @@ mod tests {
     #[test]
     fn a_mount_has_options_and_no_policy() {
         let hint = |code: Code, hint: &str| {
-            of_mount(Error::new(code, "no").with_hint(hint))
+            of_mount(Error::new(code, "no").with_hint(hint), "dsa1")
                 .hint()
                 .to_owned()
         };
@@ -295,7 +331,18 @@ mod tests {
             "{nocopy}"
         );
         assert_eq!(hint(Code::NeedsCopy, "bring back m1"), "bring back m1");
+        assert_eq!(hint(Code::Config, "`create UNIT`"), "`create dsa1`");
         assert!(!hint(Code::NoBitmap, "use it").contains("--"));
+    }
+
+    #[test]
+    fn an_error_of_the_system_leads_to_no_log() {
+        let hint = |errno| of(&Error::io("no", io::Error::from_raw_os_error(errno)));
+        assert_eq!(hint(libc::ENOSPC), "make room there, or use another place");
+        assert!(hint(libc::ENOTDIR).contains("no directory"));
+        assert!(hint(libc::EISDIR).contains("name a file"));
+        assert_eq!(hint(libc::EIO), "", "the system has said all");
+        assert_eq!(of(&Error::new(Code::Io, "`false` has failed")), "");
     }
 
     #[test]

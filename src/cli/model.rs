@@ -35,6 +35,9 @@ pub(super) struct Status {
     /// Why those of the last mount are lost that would be of use.
     #[serde(default)]
     pub(super) bitmaps_lost: Option<String>,
+    /// Whether it was mounted to be read only.
+    #[serde(default)]
+    pub(super) read_only: bool,
     /// Until when writes wait by command, at most.
     #[serde(default)]
     pub(super) stalled: Option<String>,

@@ -50,7 +50,7 @@ pub(super) fn run(args: &MountArgs, out: Out) -> Result<u8> {
         }
         Err(error) => Err(told(error)),
     };
-    let Err(error) = outcome.map_err(hints::of_mount) else {
+    let Err(error) = outcome.map_err(|error| hints::of_mount(error, &args.spec)) else {
         return Ok(0);
     };
     if output::reader_has_gone(&error) {
@@ -171,6 +171,10 @@ impl Plan {
             } => {
                 // The server has nothing left to do but to end.
                 let _ = server.wait();
+                let hint = match code {
+                    Code::Io if hint == code.hint() => log::hint(unit, self.options.log.as_deref()),
+                    _ => hint,
+                };
                 Err(Error::new(
                     code,
                     output::sentence_about(&format!("mount {unit}"), &sentence),

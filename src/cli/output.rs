@@ -93,7 +93,8 @@ impl Out {
 
 /// The same error, its sentence preceded by what was asked for, and the unit named once.
 pub(super) fn about(subject: &str, error: &Error) -> Error {
-    Error::new(error.code(), sentence_about(subject, &error.to_string())).with_hint(error.hint())
+    Error::new(error.code(), sentence_about(subject, &error.to_string()))
+        .with_hint(hints::of(error))
 }
 
 /// The sentence preceded by what was asked for; the last word of that is not said twice.

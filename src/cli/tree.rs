@@ -205,7 +205,7 @@ impl Tree {
             let told = told.map_err(ended)?;
             return match told.errno {
                 0 => Ok(parse_answer(&told.text)),
-                _ => Err(refusal(text, &self.named(), &told.text)),
+                _ => Err(self.with_log(refusal(text, &self.named(), &told.text))),
             };
         }
         let mut control = OpenOptions::new()
@@ -214,7 +214,7 @@ impl Tree {
             .open(self.path("control"))
             .map_err(|cause| match cause.kind() {
                 io::ErrorKind::ReadOnlyFilesystem => {
-                    read_only(&subject, &self.named(), "takes no commands")
+                    self.made_read_only(read_only(&subject, &self.named(), "takes no commands"))
                 }
                 _ => self.wrong("open", "control", cause),
             })?;
@@ -230,7 +230,7 @@ impl Tree {
             }
         };
         match (written, answer.split_once(' ').map(|(word, _)| word)) {
-            (_, Some("error:")) => Err(refusal(text, &self.named(), &answer)),
+            (_, Some("error:")) => Err(self.with_log(refusal(text, &self.named(), &answer))),
             (Ok(_), Some("ok:")) => Ok(parse_answer(&answer)),
             (Ok(_), _) => {
                 let says = format!("{subject}: the server's answer makes no sense: {answer:?}");
@@ -274,6 +274,19 @@ impl Tree {
     fn with_log(&self, error: Error) -> Error {
         match &self.unit {
             Some(unit) if error.hint() == log::SAYS_WHY => error.with_hint(log::of_running(unit)),
+            _ => error,
+        }
+    }
+
+    /// The error of a unit that takes no commands: one that was only remounted so takes them again without a stop.
+    fn made_read_only(&self, error: Error) -> Error {
+        match self.status() {
+            Ok(status) if !status.read_only => {
+                let dir = self.mountpoint.display();
+                error.with_hint(format!(
+                    "`mount -o remount,rw {dir}` has it take commands again"
+                ))
+            }
             _ => error,
         }
     }
@@ -368,12 +381,25 @@ fn read_from_start(file: &File, bytes_max: usize) -> io::Result<String> {
 
 /// What an error is about: the verb and its object.
 fn subject(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let verb = words.next().unwrap_or_default();
-    match words.next().filter(|word| !word.contains('=')) {
-        Some(object) => format!("{verb} {object}"),
-        None => verb.to_owned(),
+    let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+    if let Some(quoted) = rest.strip_prefix('"') {
+        return format!("{verb} {}", unquoted(quoted));
     }
+    match rest.split_whitespace().next() {
+        Some(object) if !object.contains('=') => format!("{verb} {object}"),
+        _ => verb.to_owned(),
+    }
+}
+
+/// What stands before the next double quote.
+fn unquoted(text: &str) -> String {
+    let mut word = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next().filter(|c| *c != '"') {
+        let escaped = if c == '\\' { chars.next() } else { None };
+        word.push(escaped.unwrap_or(c));
+    }
+    word
 }
 
 fn parse_answer(answer: &str) -> Answer {
@@ -471,6 +497,11 @@ mod tests {
     #[test]
     fn the_subject_is_verb_and_object() {
         assert_eq!(subject("detach m1 policy=none"), "detach m1");
+        assert_eq!(subject("detach \"m 1\" policy=none"), "detach m 1");
+        assert_eq!(
+            subject(r#"attach "/a \"b\" \\c" confirm"#),
+            r#"attach /a "b" \c"#
+        );
         assert_eq!(subject("verify range=1-2"), "verify");
         assert_eq!(subject("merge"), "merge");
     }

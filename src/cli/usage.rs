@@ -13,11 +13,7 @@ use crate::error::Error;
 use crate::set::Code;
 
 /// What helps with a value of this name.
-const OF_VALUE: [(&str, &str); 3] = [
-    (
-        "<OPERATION>",
-        "`shadowset op list UNIT` lists the operations",
-    ),
+const OF_VALUE: [(&str, &str); 2] = [
     (
         "--range <FIRST-LAST>",
         "as in --range 0-99: the first and the last block of 512 bytes",
@@ -45,7 +41,8 @@ pub(super) fn error(answer: &clap::Error, words: &[OsString]) -> Option<Error> {
         path => format!("{path}: "),
     };
     let says = format!("{subject}{}", sentence(answer));
-    Some(Error::new(Code::Syntax, says).with_hint(hint(answer, &path, &usage)))
+    let unit = unit_of(words, &path);
+    Some(Error::new(Code::Syntax, says).with_hint(hint(answer, &path, &usage, &unit)))
 }
 
 /// Whether the line asks for JSON, though it cannot be understood.
@@ -73,6 +70,14 @@ fn command_of(words: &[OsString]) -> (String, String) {
     let usage = at.clone().render_usage().to_string();
     let form = usage.trim_start_matches("Usage: ").trim().to_owned();
     (path.join(" "), form)
+}
+
+/// The unit of a line: the first word behind the verb.
+fn unit_of(words: &[OsString], path: &str) -> String {
+    let words = words.iter().skip(1).filter_map(|word| word.to_str());
+    let mut words = words.filter(|word| !word.starts_with('-'));
+    let unit = words.nth(path.split_whitespace().count());
+    unit.unwrap_or("UNIT").to_owned()
 }
 
 fn text(answer: &clap::Error, kind: ContextKind) -> String {
@@ -118,6 +123,7 @@ fn refused_value(answer: &clap::Error, arg: &str, value: &str) -> String {
     let says = answer.source().map(ToString::to_string).unwrap_or_default();
     match says.as_str() {
         "" => format!("{arg} is not `{value}`"),
+        large if large.contains("too large to fit") => format!("{arg}: {value} is too large"),
         digits if digits.contains("digit found") || digits.contains("parse integer") => {
             format!("{arg}: `{value}` is not a number")
         }
@@ -125,8 +131,11 @@ fn refused_value(answer: &clap::Error, arg: &str, value: &str) -> String {
     }
 }
 
-fn hint(answer: &clap::Error, path: &str, usage: &str) -> String {
+fn hint(answer: &clap::Error, path: &str, usage: &str, unit: &str) -> String {
     let arg = text(answer, ContextKind::InvalidArg);
+    if arg == "<OPERATION>" {
+        return format!("`shadowset op list {unit}` lists the operations");
+    }
     if let Some((_, hint)) = OF_VALUE.iter().find(|(name, _)| *name == arg) {
         return (*hint).to_owned();
     }
@@ -192,7 +201,12 @@ mod tests {
             (
                 "op pause dsa1 abc",
                 "op pause: <OPERATION>: `abc` is not a number",
-                "`shadowset op list UNIT` lists the operations",
+                "`shadowset op list dsa1` lists the operations",
+            ),
+            (
+                "op show dsa1 99999999999999999999",
+                "op show: <OPERATION>: 99999999999999999999 is too large",
+                "`shadowset op list dsa1` lists the operations",
             ),
             (
                 "detach dsa1",

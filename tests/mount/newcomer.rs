@@ -104,3 +104,37 @@ fn what_was_waited_for_is_said() {
         assert_eq!(unit.sh(&format!("shadowset {wait} --json")), shown);
     }
 }
+
+#[test]
+fn a_hint_is_about_what_is_wrong() {
+    let unit = Unit::new(2, 4 * MIB);
+    let says = |line: &str| unit.try_sh(&format!("shadowset {line}")).err;
+    unit.sh("truncate -s 4M $D/new.img");
+    let source = says("attach dsa1 $D/new.img --source m9");
+    assert!(
+        source.contains("no member m9") && !source.contains(".//"),
+        "{source}"
+    );
+    let quoted = says("detach dsa1 'm 1'");
+    assert!(
+        quoted.starts_with("shadowset: detach m 1: no member m 1;"),
+        "{quoted}"
+    );
+    for empty in ["detach dsa1 ''", "params set dsa1 max_copies ''"] {
+        let said = says(empty);
+        assert!(
+            said.contains("is empty") && !said.contains("link"),
+            "{said}"
+        );
+    }
+    let hook = says("detach dsa1 m2 --freeze-cmd false");
+    assert!(
+        hook.contains("has failed") && !hook.contains("see the log"),
+        "{hook}"
+    );
+    assert!(says("op show dsa1 77").contains("`shadowset op list dsa1`"));
+    unit.sh("shadowset mount -o remount,ro none $M");
+    let remounted = says("detach dsa1 m2");
+    assert!(remounted.contains("`mount -o remount,rw"), "{remounted}");
+    unit.sh("shadowset mount -o remount,rw none $M; shadowset detach dsa1 m2");
+}
