@@ -210,7 +210,7 @@ install-files:
 		> $(DESTDIR)$(RULEDIR)/90-shadowset.rules
 	chmod 0644 $(DESTDIR)$(RULEDIR)/90-shadowset.rules
 	$(PLACE) 0644 mountpoint-helper/tmpfiles.d/shadowset.conf $(DESTDIR)$(TMPFDIR)/shadowset.conf
-	for file in README.md ARCHITECTURE.md CHANGELOG.md; do \
+	for file in *.md LICENSE-* docs/*.md docs/*/*.md docs/status.schema.json; do \
 		$(PLACE) 0644 $$file $(DESTDIR)$(DOCDIR)/$$file || exit 1; done
 	install -d $(DESTDIR)$(DOCDIR)
 	cp -R examples $(DESTDIR)$(DOCDIR)/

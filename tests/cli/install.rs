@@ -62,6 +62,22 @@ fn pages() -> impl Iterator<Item = String> {
     })
 }
 
+/// Every link of the installed documents to a file has the file.
+fn no_link_leads_nowhere(doc: &Path) {
+    for page in files(doc).iter().filter(|name| name.ends_with(".md")) {
+        let text = fs::read_to_string(doc.join(page)).expect("a page");
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http") && !link.starts_with('#')) {
+            let file = link.split('#').next().unwrap_or_default();
+            let at = doc.join(page).with_file_name(file);
+            assert!(at.exists(), "{page}: nothing is at {link}");
+        }
+    }
+}
+
 #[test]
 fn all_of_it_is_installed_and_nothing_stays() {
     let root = tempfile::tempdir().expect("a directory");
@@ -110,6 +126,7 @@ fn all_of_it_is_installed_and_nothing_stays() {
             "{path} calls another program"
         );
     }
+    no_link_leads_nowhere(&root.join(share).join("doc/shadowset"));
     make("uninstall", root);
     assert_eq!(files(root), BTreeSet::new(), "left behind");
 }
