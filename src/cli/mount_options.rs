@@ -232,6 +232,8 @@ impl Options {
             _ => {
                 let param = Param::from_name(key).ok_or_else(|| unknown(key))?;
                 let read = param.spec().read(value);
+                let wrong =
+                    |text| wrong(text).with_hint("shadowset-control(7) describes the parameters");
                 self.params.push((param, read.map_err(|e| wrong(e.text))?));
             }
         }
@@ -350,6 +352,12 @@ mod tests {
             assert!(error.to_string().contains(says), "{error}");
             assert_eq!(error.code(), Code::Syntax);
         }
+    }
+
+    #[test]
+    fn who_has_a_wrong_value_for_a_parameter_is_led_to_its_page() {
+        let error = read("max_copies=999").expect_err("too many");
+        assert!(error.hint().contains("shadowset-control(7)"), "{error}");
     }
 
     #[test]
