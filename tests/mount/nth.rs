@@ -1,6 +1,6 @@
 //! The N-th operation: short scripts in which the N-th write, flush, open ... of the disk fails or is the last one, for N = 1,
 //! 2, 3 and so on until the script passes untouched. The same for memory and threads, by strace(1), which counts for each
-//! thread alone. Without `SHADOWSET_NTH=all` only some N are tried.
+//! thread alone. Without `SHADOWSET_NTH=all`, or the name of a script, only some N are tried.
 
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +23,7 @@ struct Script {
     run: fn(&mut Run<'_>) -> Option<()>,
 }
 
-const SCRIPTS: [Script; 5] = [
+static SCRIPTS: [Script; 5] = [
     Script {
         name: "a life",
         begin: created,
@@ -238,8 +238,18 @@ fn create_again(trial: &Trial, was_killed: bool) {
         .sh(&format!("shadowset create dsa1 --size {SIZE} {erase}"));
 }
 
+/// Whether all N are tried: of all scripts, or of one that is named.
 fn all() -> bool {
-    std::env::var("SHADOWSET_NTH").is_ok_and(|which| which == "all")
+    std::env::var_os("SHADOWSET_NTH").is_some()
+}
+
+/// The scripts that are asked for, with their numbers.
+fn scripts() -> impl Iterator<Item = (u64, &'static Script)> {
+    let which = std::env::var("SHADOWSET_NTH").unwrap_or("all".to_owned());
+    let is_asked = move |script: &Script| which == "all" || which == script.name;
+    (0..)
+        .zip(&SCRIPTS)
+        .filter(move |(_, script)| is_asked(script))
 }
 
 /// What was tried: how many were struck, and at which of them something did not hold.
@@ -304,7 +314,7 @@ fn untouched(script: &Script) -> Counts {
 #[test]
 fn an_operation_that_fails_costs_a_member_at_most() {
     let mut tried = Tried::default();
-    for (n, script) in (0..).zip(&SCRIPTS) {
+    for (n, script) in scripts() {
         let counts = untouched(script);
         for (m, (kinds, errno)) in (0..).zip(FAILURES) {
             let chosen = all_or_some(counts.of(kinds), n + 3 * m);
@@ -319,7 +329,7 @@ fn an_operation_that_fails_costs_a_member_at_most() {
 #[test]
 fn a_kill_at_any_operation_loses_nothing() {
     let mut tried = Tried::default();
-    for (n, script) in (0..).zip(&SCRIPTS) {
+    for (n, script) in scripts() {
         let count = untouched(script).of(CHANGES);
         let ways = if all() { 1 } else { 2 };
         for which in [n, n + 3].into_iter().take(ways) {
