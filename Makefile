@@ -13,6 +13,7 @@
 #   make stories STORIES=N  N seeds of a mounted unit against a flat model; needs what make test needs
 #   make power ROUNDS=N   N rounds of losses of power; needs what make test needs
 #   make nth              each operation of the scripts fails or is the last one: hours; as make test
+#   make nightly          all of these one after the other, for most of a day: what survives or fails ends it
 #   make schedule         the server under SCHEDULES=N schedules for each scenario; SCHEDULE=... runs some again
 #   make bench            what parts of a write cost, then a unit beside its peers; root and /dev/fuse;
 #                         BENCH="NAME=VALUE ..." says what and how long, see docs/performance.md
@@ -63,7 +64,7 @@ PEERS := fio:fio nbdkit:nbdkit nbdfuse:libnbd-bin qemu-storage-daemon:qemu-utils
 # A Python module that a test uses, and the Debian package that brings it to Debian's own Python.
 MODULES := prometheus_client:python3-prometheus-client jsonschema:python3-jsonschema
 
-.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth schedule bench bench-peers install install-files uninstall deb deb-check clean
+.PHONY: all build test tools lint doc man unit sim small mutants model soak fuzz coverage stories power nth nightly schedule bench bench-peers install install-files uninstall deb deb-check clean
 
 all: build
 
@@ -143,9 +144,11 @@ coverage: tools
 		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
 		$$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends llvm-$(LLVM); }
 	python3 tests/coverage.py $(TARGET)/coverage $(LLVM)
-DEPTH ?= 2
+DEPTH   ?= 2
+# 2 or 3; with nothing, both.
+MEMBERS ?=
 small:
-	SMALL_DEPTH=$(DEPTH) $(CARGO) test --locked --profile sim --test sim as_deep_as_asked -- --nocapture
+	SMALL_DEPTH=$(DEPTH) SMALL_MEMBERS=$(MEMBERS) $(CARGO) test --locked --profile sim --test sim as_deep_as_asked -- --nocapture
 
 MORE ?= 1
 model:
@@ -170,6 +173,16 @@ power: tools
 
 nth: tools
 	SHADOWSET_NTH=all $(CARGO) test --locked --test mount nth:: -- --nocapture
+
+# Another part of the changes of src/set each day.
+nightly: test
+	$(MAKE) sim SEEDS=1000000
+	$(MAKE) small MEMBERS=2
+	$(MAKE) schedule SCHEDULES=1000
+	$(MAKE) stories power nth
+	$(MAKE) fuzz SECONDS=300
+	$(MAKE) mutants SHARD=$$(expr $$(date +%s) / 86400 % 50)/50
+	$(MAKE) soak MINUTES=60
 
 # Its flags are others, and so is its directory.
 SCHEDULES ?= 2000

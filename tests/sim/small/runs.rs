@@ -138,14 +138,19 @@ fn every_order_of_three_members() {
     }
 }
 
-/// As deep as `SMALL_DEPTH` says, with everything that can begin.
+/// As deep as `SMALL_DEPTH` says, with everything that can begin, and with two and three members unless `SMALL_MEMBERS`
+/// says one of them.
 #[test]
 fn as_deep_as_asked() {
     let Some(most) = number("SMALL_DEPTH") else {
         return println!("SMALL_DEPTH names no depth");
     };
+    let only = number("SMALL_MEMBERS");
     for depth in 1..=most {
-        for members in [2, 3] {
+        for members in [2, 3]
+            .into_iter()
+            .filter(|n| only.is_none_or(|only| only == *n))
+        {
             holds(
                 "everything",
                 &Bounds {
