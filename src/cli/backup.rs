@@ -358,7 +358,10 @@ fn is_another_departure(status: &Status, member: &str, this: Option<&Left>) -> b
         // Who is away is not expelled before it has come back.
         "source" | "copy-target" | "merging" | "expelled" => true,
         // Where the bitmap was lost, attach says so.
-        "detached" => Left::with(status, member).is_some_and(|last| Some(&last) != this),
+        "detached" => {
+            let is_this = this.is_some_and(|this| this.is_last(status, member));
+            member.bitmap.is_some() && !is_this
+        }
         _ => false,
     }
 }

@@ -51,11 +51,11 @@ impl Left {
         })
     }
 
-    /// The last departure of a member, if there is a bitmap.
-    pub(super) fn with(status: &Status, member: &Member) -> Option<Self> {
-        let bitmap = member.bitmap.clone()?;
-        let generation = status.bitmap(&bitmap).and_then(|b| b.generation);
-        Some(Self { bitmap, generation })
+    /// Whether a member has not left again since. Only a new departure makes the generation larger; a block that cannot
+    /// be written makes it smaller.
+    pub(super) fn is_last(&self, status: &Status, member: &Member) -> bool {
+        let last = status.bitmap(&self.bitmap).and_then(|b| b.generation);
+        member.bitmap.as_ref() == Some(&self.bitmap) && last <= self.generation
     }
 }
 
@@ -80,7 +80,7 @@ impl Away {
             return false;
         }
         match (&self.left, self.generation) {
-            (Some(left), _) => Left::with(status, member).as_ref() == Some(left),
+            (Some(left), _) => left.is_last(status, member),
             // Cut off before the bitmap was known: nothing else may have changed since.
             (None, Some(before)) => {
                 let one_before = |now: u64| now.checked_sub(1) == Some(before);
@@ -230,6 +230,11 @@ mod tests {
         (m1.state, m1.bitmap) = ("detached".into(), Some("0000000c".into()));
         let table = [
             (away(Some(7), Some(("0000000c", 7))), true, "the same one"),
+            (
+                away(Some(8), Some(("0000000c", 8))),
+                true,
+                "its block could not be written",
+            ),
             (
                 away(Some(6), Some(("0000000a", 6))),
                 false,
