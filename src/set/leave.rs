@@ -327,13 +327,7 @@ impl ShadowSet {
         let op = self.members[id.index()].state.operation();
         let mut departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
-            _ => {
-                let kind = match suspect {
-                    true => BitmapKind::Suspect,
-                    false => BitmapKind::Departed,
-                };
-                self.depart(id, Policy::MinicopyOptional, kind)
-            }
+            _ => self.depart(id, Policy::MinicopyOptional, BitmapKind::expelled(suspect)),
         };
         departed.called = true;
         departed.returns = match suspect {
@@ -533,25 +527,6 @@ impl ShadowSet {
                 self.withdraw(id, op, OpState::Cancelled, "its attach timed out");
             }
             state => self.members[id.index()].state = state,
-        }
-    }
-}
-
-impl MemberState {
-    fn is_leaving(&self) -> bool {
-        matches!(self, Self::Leaving(_))
-    }
-
-    /// Whether the member leaves or has left on purpose.
-    pub(super) fn left_in_order(&self) -> bool {
-        matches!(self, Self::Leaving(_) | Self::Detached(_))
-    }
-
-    /// The operation that fills the member.
-    pub(super) fn operation(&self) -> Option<OpId> {
-        match self {
-            Self::Target { op, .. } => Some(*op),
-            _ => None,
         }
     }
 }

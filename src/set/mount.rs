@@ -287,10 +287,8 @@ impl ShadowSet {
                 self.seat_copy(id, own.filter(|_| resume), legacy)
             }
             Start::Detached => {
-                // The record of an attach that was cut short says nothing of its block.
-                let untold = |(record, _): &(BitmapRecord, _)| {
-                    matches!(record.kind, BitmapKind::Untold | BitmapKind::Copying(_))
-                };
+                // The record of an attach or a departure that was cut short says nothing of its block.
+                let untold = |(record, _): &(BitmapRecord, _)| record.kind != BitmapKind::Departed;
                 let told = !own.as_ref().is_some_and(untold);
                 let departed = self.seat_departed(owner, own, legacy);
                 MemberState::Detached(Departed { told, ..departed })
@@ -436,10 +434,7 @@ impl ShadowSet {
         let suspect = own
             .as_ref()
             .is_some_and(|(r, _)| r.kind == BitmapKind::Suspect);
-        let kind = match suspect {
-            true => BitmapKind::Suspect,
-            false => BitmapKind::Departed,
-        };
+        let kind = BitmapKind::expelled(suspect);
         let (map, mut tag) = self.inherit(own, legacy, (kind, owner, policy));
         if tag.generation != self.generation.number() {
             // Its block has the newest generation, not that of its bitmap.
