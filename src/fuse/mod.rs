@@ -10,6 +10,7 @@ mod notifier;
 mod openers;
 mod overflow;
 mod parked;
+mod rehearsal;
 mod requests;
 mod session;
 mod unit;
@@ -72,7 +73,7 @@ pub struct MountOptions {
 /// # Errors
 /// Those of [`serve`].
 pub fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
-    session::rehearse(setup, dir, options)
+    rehearsal::rehearse(setup, dir, options)
 }
 
 /// Serves a unit until it is unmounted and its members are marked clean.

@@ -126,23 +126,8 @@ pub(super) fn serve(
     tell_failure(&claimed, ended)
 }
 
-/// As the function of the same name of the module above. A dead mount that the real one takes away hinders nobody.
-pub(super) fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
-    let unit = setup.unit.as_str();
-    let runtime = Runtime::from_env()?;
-    runtime.expect_free(unit)?;
-    refuse_more(&runtime, 1, options.units_max)?;
-    let others = others(&runtime, options);
-    setup.check_apart(&dir.join(unit), &others)?;
-    if stale(dir).is_ok_and(|dead| dead.is_none()) {
-        refuse_occupied(unit, dir)?;
-    }
-    setup.check_outside(dir, &others)?;
-    server::rehearse(setup, &options.mounting)
-}
-
 /// Files that the server needs beside those of its setup.
-fn others(runtime: &Runtime, options: &MountOptions) -> Vec<(&'static str, PathBuf)> {
+pub(super) fn others(runtime: &Runtime, options: &MountOptions) -> Vec<(&'static str, PathBuf)> {
     let mut others = vec![("the runtime directory", runtime.base().to_owned())];
     let config = options.config.clone();
     others.extend(config.map(|path| ("the configuration", path)));
@@ -154,7 +139,7 @@ fn others(runtime: &Runtime, options: &MountOptions) -> Vec<(&'static str, PathB
 }
 
 /// Refuses units beyond those that the node serves: so `many` more than live.
-fn refuse_more(runtime: &Runtime, many: usize, most: usize) -> Result<()> {
+pub(super) fn refuse_more(runtime: &Runtime, many: usize, most: usize) -> Result<()> {
     let units = runtime.list()?;
     let served = units.iter().filter(|unit| unit.alive).count() + many;
     if served <= most {
@@ -209,7 +194,7 @@ fn clear(unit: &str, dir: &Path) -> Result<Vec<String>> {
     refuse_occupied(unit, dir).map(|()| notes)
 }
 
-fn refuse_occupied(unit: &str, dir: &Path) -> Result<()> {
+pub(super) fn refuse_occupied(unit: &str, dir: &Path) -> Result<()> {
     let failed = |e| Error::io(format!("{} cannot be looked at", dir.display()), e);
     match mounted(dir).map_err(failed)? {
         Some(on) if on.fstype == mountpoint::FSTYPE => {
