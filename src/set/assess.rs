@@ -453,22 +453,8 @@ fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> 
         // Its attach had not begun to write it: its bitmap is as good as before.
         (Some(ScbState::Target), ScbState::Detached) if unproven => Start::Detached,
         (Some(ScbState::Target), ScbState::Expelled) if unproven => Start::Expelled,
-        // Its own block has never said that it left: it was out of reach.
-        (Some(ScbState::Target), ScbState::Source | ScbState::Merging | ScbState::Target)
-            if unproven && !forgets_the_unreached() =>
-        {
-            Start::Expelled
-        }
         _ => Start::Copy { resume: false },
     }
-}
-
-fn forgets_the_unreached() -> bool {
-    #[cfg(debug_assertions)]
-    let planted = super::planted::is(super::planted::Mistake::UnreachedForgotten);
-    #[cfg(not(debug_assertions))]
-    let planted = false;
-    planted
 }
 
 /// What only a planted mistake makes of a copy that had just ended.

@@ -205,7 +205,7 @@ impl ShadowSet {
     /// The own block of a member that has left does not say so, and holds this generation.
     fn has_block_of(&mut self, id: MemberId, held: Option<Generation>) {
         let state = &mut self.members[id.index()].state;
-        let in_order = state.left_in_order();
+        let detached = matches!(state, MemberState::Detached(_));
         let before = held.map_or(self.generation.number() - 1, Generation::number);
         let Some(departed) = state.departed_mut() else {
             return;
@@ -216,7 +216,7 @@ impl ShadowSet {
         };
         tag.generation = before;
         let tag = *tag;
-        let kind = departed.kept_as(in_order);
+        let kind = departed.kept_as(detached);
         self.describe(id, tag, kind);
     }
 

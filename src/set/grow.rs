@@ -283,7 +283,7 @@ impl ShadowSet {
     fn grow_departed(&mut self, id: MemberId, stale: Option<Regions>) {
         let (geometry, member) = (self.geometry, &mut self.members[id.index()]);
         let owner = member.uuid;
-        let in_order = member.state.left_in_order();
+        let detached = matches!(member.state, MemberState::Detached(_));
         let Some(departed) = member.state.departed_mut() else {
             return;
         };
@@ -299,7 +299,7 @@ impl ShadowSet {
         let map = OwnedBitmap::new(map);
         let marks = map.marks();
         departed.held = Held::Here(map);
-        let kind = departed.kept_as(in_order && !departed.told);
+        let kind = departed.kept_as(detached && !departed.told);
         let record = BitmapRecord { tag, kind, owner };
         self.push_home(HomeChange::Add(record, marks));
     }

@@ -101,15 +101,7 @@ impl ShadowSet {
             Ok(()) => policy,
             Err(_) => Policy::Full,
         };
-        #[cfg(debug_assertions)]
-        let told = super::planted::is(super::planted::Mistake::CutUntold);
-        #[cfg(not(debug_assertions))]
-        let told = false;
-        let kind = match told {
-            true => BitmapKind::Departed,
-            false => BitmapKind::Untold,
-        };
-        let departed = self.depart(member, policy, kind);
+        let departed = self.depart(member, policy, false);
         self.enter(member, MemberState::Leaving(departed), "");
         self.advance();
         // What was written up to the cut is flushed behind it, and then not in the way of the new bitmap.
@@ -122,9 +114,13 @@ impl ShadowSet {
 
     /// Takes a member out of the sources or out of its copy; the next View must be published.
     ///
-    /// Its bitmap is kept as `kind`: of one that leaves in order its own block does not say so yet.
-    pub(super) fn depart(&mut self, id: MemberId, policy: Policy, kind: BitmapKind) -> Departed {
+    /// `suspect` says that an error of its medium is the cause.
+    pub(super) fn depart(&mut self, id: MemberId, policy: Policy, suspect: bool) -> Departed {
         let was = self.members[id.index()].state.name();
+        let kind = match suspect {
+            true => BitmapKind::Suspect,
+            false => BitmapKind::Departed,
+        };
         let (held, tag) = match self.take_state(id) {
             MemberState::Source => {
                 let removed = self.sources.remove(id);
@@ -172,7 +168,7 @@ impl ShadowSet {
             covers: Some(self.geometry.size()),
             was,
             closed: false,
-            suspect: kind == BitmapKind::Suspect,
+            suspect,
             ..Departed::without_bitmap(self.epoch)
         }
     }
@@ -272,7 +268,7 @@ impl ShadowSet {
             "I5: its copier still runs"
         );
         (departed.closed, departed.told) = (true, true);
-        let (tag, kind) = (departed.tag, departed.kept_as(false));
+        let tag = departed.tag;
         let bitmap = tag.map(|tag| tag.id);
         let set_bits = departed.marks().map_or(0, |map| map.count());
         let reason = match self.members[id.index()].reason.as_str() {
@@ -290,9 +286,6 @@ impl ShadowSet {
             clean: true,
             to,
         });
-        if let Some(tag) = tag {
-            self.describe(id, tag, kind);
-        }
         self.push(Effect::Close(id));
         self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
         if self.is_pending_about(id) {
@@ -327,7 +320,7 @@ impl ShadowSet {
         let op = self.members[id.index()].state.operation();
         let mut departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
-            _ => self.depart(id, Policy::MinicopyOptional, BitmapKind::expelled(suspect)),
+            _ => self.depart(id, Policy::MinicopyOptional, suspect),
         };
         departed.called = true;
         departed.returns = match suspect {
@@ -419,7 +412,7 @@ impl ShadowSet {
 
     /// Ends a copy in good order: its target leaves as in a detach, with what is left to copy.
     pub(super) fn withdraw(&mut self, id: MemberId, op: OpId, end: OpState, reason: &str) {
-        let departed = self.depart(id, Policy::MinicopyOptional, BitmapKind::Untold);
+        let departed = self.depart(id, Policy::MinicopyOptional, false);
         self.end_operation(op, end);
         self.enter(id, MemberState::Leaving(departed), reason);
         // A detach that waits for its first flush asked for a whole image, and this is none (I5).
@@ -527,6 +520,20 @@ impl ShadowSet {
                 self.withdraw(id, op, OpState::Cancelled, "its attach timed out");
             }
             state => self.members[id.index()].state = state,
+        }
+    }
+}
+
+impl MemberState {
+    fn is_leaving(&self) -> bool {
+        matches!(self, Self::Leaving(_))
+    }
+
+    /// The operation that fills the member.
+    pub(super) fn operation(&self) -> Option<OpId> {
+        match self {
+            Self::Target { op, .. } => Some(*op),
+            _ => None,
         }
     }
 }

@@ -291,9 +291,10 @@ impl Departed {
 
     /// As what its bitmap is kept; `untold` when it was detached and its own block could not say so.
     pub(super) fn kept_as(&self, untold: bool) -> BitmapKind {
-        match untold {
-            true => BitmapKind::Untold,
-            false => BitmapKind::expelled(self.suspect),
+        match (untold, self.suspect) {
+            (true, _) => BitmapKind::Untold,
+            (false, true) => BitmapKind::Suspect,
+            (false, false) => BitmapKind::Departed,
         }
     }
 
@@ -383,24 +384,6 @@ impl MemberState {
         "expelled",
         "missing",
     ];
-
-    /// Whether the member is behind its cut and has not left yet.
-    pub(super) fn is_leaving(&self) -> bool {
-        matches!(self, Self::Leaving(_))
-    }
-
-    /// Whether the member leaves or has left on purpose.
-    pub(super) fn left_in_order(&self) -> bool {
-        matches!(self, Self::Leaving(_) | Self::Detached(_))
-    }
-
-    /// The operation that fills the member.
-    pub(super) fn operation(&self) -> Option<OpId> {
-        match self {
-            Self::Target { op, .. } => Some(*op),
-            _ => None,
-        }
-    }
 
     /// The word that `members/*/state` shows.
     #[must_use]

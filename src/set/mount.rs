@@ -287,8 +287,7 @@ impl ShadowSet {
                 self.seat_copy(id, own.filter(|_| resume), legacy)
             }
             Start::Detached => {
-                // The record of an attach or a departure that was cut short says nothing of its block.
-                let untold = |(record, _): &(BitmapRecord, _)| record.kind != BitmapKind::Departed;
+                let untold = |(record, _): &(BitmapRecord, _)| record.kind == BitmapKind::Untold;
                 let told = !own.as_ref().is_some_and(untold);
                 let departed = self.seat_departed(owner, own, legacy);
                 MemberState::Detached(Departed { told, ..departed })
@@ -402,7 +401,6 @@ impl ShadowSet {
         let mut departed = Departed::without_bitmap(Epoch(0));
         if let Some((record, map)) = own {
             let kind = match record.kind {
-                BitmapKind::Copying(_) => BitmapKind::Untold,
                 kind @ (BitmapKind::Untold | BitmapKind::Suspect) => kind,
                 _ => BitmapKind::Departed,
             };
@@ -434,7 +432,10 @@ impl ShadowSet {
         let suspect = own
             .as_ref()
             .is_some_and(|(r, _)| r.kind == BitmapKind::Suspect);
-        let kind = BitmapKind::expelled(suspect);
+        let kind = match suspect {
+            true => BitmapKind::Suspect,
+            false => BitmapKind::Departed,
+        };
         let (map, mut tag) = self.inherit(own, legacy, (kind, owner, policy));
         if tag.generation != self.generation.number() {
             // Its block has the newest generation, not that of its bitmap.

@@ -118,10 +118,6 @@ mistakes! {
     ReadUnmerged,
     /// The block of a member that leaves is written before those of the members that take part.
     BlockOfLeaverAhead,
-    /// The bitmap of a member that was out of reach when it left is dropped by a crash in its attach.
-    UnreachedForgotten,
-    /// The bitmap of a member whose detach was cut short is not for the block that it has still.
-    CutUntold,
     /// Bitmaps that are given up prove the generation that gives them up.
     LostHomeProves,
     /// A bitmap proves a generation that no member's block has got.

@@ -28,17 +28,6 @@ pub enum BitmapKind {
     Copying(CopyKind),
 }
 
-impl BitmapKind {
-    /// That of a member that is expelled, by an error of its medium or not.
-    #[must_use]
-    pub fn expelled(suspect: bool) -> Self {
-        match suspect {
-            true => Self::Suspect,
-            false => Self::Departed,
-        }
-    }
-}
-
 /// What is known of a bitmap besides its bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BitmapRecord {

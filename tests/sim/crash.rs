@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use shadowset::set::scb::{Lineage, ScbRow};
 use shadowset::set::{
     Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Geometry, Member,
-    MemberId, MemberSet, MemberState, Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet,
-    Start, WriteBitmap, Written, assess,
+    MemberId, MemberSet, Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start,
+    WriteBitmap, Written, assess,
 };
 use shadowset::testing::Image;
 use shadowset::testing::memory::Value;
@@ -232,10 +232,8 @@ impl World {
                 self.written.found(id, scb.generation);
             }
         }
-        let believed = matches!(from.past, Past::Known(_));
         let set = ShadowSet::assemble(from, members);
         self.set = set.map_err(|refusal| Violation(format!("I2: {refusal:?}")))?;
-        self.check_fits(believed)?;
         self.begin_life()?;
         if self.crashed {
             Ok(())
@@ -344,43 +342,21 @@ impl World {
 
     /// A copy that was under way goes on, where nobody but the crash has touched blocks and bitmaps.
     fn check_unasked(&self, believed: bool, starts: &[Start]) -> Checked {
-        if !believed || !self.is_calm() {
+        let calm = self.plan.faults.block == 0 && self.plan.absent == 0 && self.plan.memory == 0;
+        if !believed || !calm {
             return Ok(());
         }
+        let blocks = self.disks.iter().filter_map(|disk| disk.scb.as_ref());
+        let newest = blocks.map(|scb| scb.generation).max();
         for (disk, start) in self.disks.iter().zip(starts) {
+            // The block of one that left since without a word is older.
+            let was =
+                |scb: &Scb| scb.state == ScbState::Target && Some(scb.generation.next()) >= newest;
+            let ours = disk.scb.as_ref().is_some_and(was) && !disk.changed;
             let goes_on = *start != Start::Copy { resume: false };
-            ensure!(goes_on || disk.changed, "a copy begins anew: {starts:?}");
+            ensure!(goes_on || !ours, "a copy begins anew: {starts:?}");
         }
         Ok(())
-    }
-
-    /// The bitmap of who is away goes with its block, in whatever moment the crash came.
-    fn check_fits(&self, believed: bool) -> Checked {
-        if !believed || !self.is_calm() {
-            return Ok(());
-        }
-        for (id, disk) in self.disks.iter().enumerate() {
-            let id = MemberId::new(id).unwrap_or_else(|| unreachable!("a member"));
-            // Of who is absent nobody knows how far its block was.
-            let here = |m: &&Member| !matches!(m.state, MemberState::Missing(_));
-            let departed = self.set.members().get(id.index()).filter(here);
-            let departed = departed.and_then(|m| m.state.departed());
-            let said = self.said(disk.scb.as_ref()).filter(|_| !disk.changed);
-            let tells = departed.and_then(|d| d.marks());
-            let tells = tells.filter(|map| map.count() < self.geometry.regions());
-            if let (Some(_), Some(said)) = (tells, said) {
-                let fits = self.set.is_who_left(id, said);
-                ensure!(
-                    fits,
-                    "the bitmap of {id:?} is not for its block: {departed:?} {said:?}"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn is_calm(&self) -> bool {
-        self.plan.faults.block == 0 && self.plan.absent == 0 && self.plan.memory == 0
     }
 
     /// Elects a master among what is there; when that is not possible because somebody is absent, all are.

@@ -460,5 +460,5 @@ impl World {
 }
 
 fn is_departure(change: &HomeChange) -> bool {
-    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Departed | BitmapKind::Untold | BitmapKind::Suspect))
+    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Departed | BitmapKind::Suspect))
 }
