@@ -247,7 +247,7 @@ fn a_node_serves_as_many_units_as_it_may() {
     let ran = unit.try_sh("shadowset mount dsa2 $D/second --log $D/log2");
     assert_eq!(ran.code, 32, "{ran:?}");
     let says =
-        "shadowset: mount dsa2: this node serves at most 1 units\nhint: stop another unit first";
+        "shadowset: mount dsa2: this node serves at most 1 unit\nhint: stop another unit first";
     assert!(ran.err.starts_with(says), "{ran:?}");
     assert_eq!(unit.sh("ls $D/run"), "dsa1", "nothing is left of it");
     unit.sh("echo 'max_units = 2' > $D/conf/node.toml");
