@@ -202,7 +202,7 @@ impl World {
             "elected {starts:?} believed {believed} {records:?}"
         ));
         self.check_either(&starts, power, &stale)?;
-        self.check_unasked(believed, &starts)?;
+        self.check_unasked(believed, &starts, &kept)?;
         let past = match believed {
             true => Past::Known(kept),
             false => Past::Unknown("not believed".to_owned()),
@@ -341,7 +341,12 @@ impl World {
     }
 
     /// A copy that was under way goes on, where nobody but the crash has touched blocks and bitmaps.
-    fn check_unasked(&self, believed: bool, starts: &[Start]) -> Checked {
+    fn check_unasked(
+        &self,
+        believed: bool,
+        starts: &[Start],
+        kept: &[(BitmapRecord, WriteBitmap)],
+    ) -> Checked {
         let calm = self.plan.faults.block == 0 && self.plan.absent == 0 && self.plan.memory == 0;
         if !believed || !calm {
             return Ok(());
@@ -352,7 +357,13 @@ impl World {
             // The block of one that left since without a word is older.
             let was =
                 |scb: &Scb| scb.state == ScbState::Target && Some(scb.generation.next()) >= newest;
+            // Of a copy that has done nothing yet nothing is lost.
+            let begun = |(r, map): &(BitmapRecord, WriteBitmap)| {
+                let whole = map.count() == map.geometry().regions();
+                disk.scb.as_ref().is_some_and(|scb| scb.member == r.owner) && !whole
+            };
             let ours = disk.scb.as_ref().is_some_and(was) && !disk.changed;
+            let ours = ours && kept.iter().any(begun);
             let goes_on = *start != Start::Copy { resume: false };
             ensure!(goes_on || !ours, "a copy begins anew: {starts:?}");
         }
