@@ -301,7 +301,9 @@ impl World {
         let newest = newest.map(|scb| scb.generation.number()).max()?;
         let age = |scb: &Option<Scb>| scb.as_ref().map(|scb| scb.generation.number());
         let holds = |disk: &Disk| {
-            let source = |scb: &Scb| scb.state == ScbState::Source;
+            // One that has parted may be ahead by its number and lack what was served since.
+            let source =
+                |scb: &Scb| scb.state == ScbState::Source && scb.lineage.mark() == self.served;
             age(&disk.scb) == Some(newest) && disk.scb.as_ref().is_some_and(source)
         };
         // Starts that are cut short one after the other leave a block more than one generation behind.
