@@ -7,6 +7,8 @@ use crate::bed::{MIB, Plan, Unit};
 
 /// `$B` is `/sbin` with our links in it, everything else there as it was; `$O` a fresh list of mounts.
 const NAMESPACE: &str = r#"
+# Units of other tests, called dsa1 as well, are not in this one's sight.
+findmnt -rn -t fuse.shadowset -o TARGET | while read -r other; do umount -i -l "$other" || :; done || :
 B=$(readlink -f /sbin) O=/run/mount
 mkdir -p $D/sbin $O
 mount --bind $B $D/sbin
