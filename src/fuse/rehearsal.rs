@@ -10,7 +10,7 @@ use crate::io::runtime::Runtime;
 use crate::server;
 use crate::server::setup::Setup;
 
-/// As the function of the same name of the module above.
+/// See [`super::rehearse`].
 pub(super) fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
     let unit = setup.unit.as_str();
     let runtime = Runtime::from_env()?;
