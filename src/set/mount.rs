@@ -179,6 +179,7 @@ impl ShadowSet {
             closed: false,
             now: from.now,
             effects: Vec::new(),
+            needless: Vec::new(),
             last_op: 0,
             mount_op: 0,
             last_bitmap,
@@ -186,7 +187,7 @@ impl ShadowSet {
         };
         let owner = members[master.index()].0.uuid;
         legacy.doubt_of_master(owner, &mut set);
-        set.inherit_intents(&mut legacy, from.last_mark);
+        set.inherit_intents(&mut legacy, (from.generation, from.last_mark));
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
                 .ok_or_else(|| Refusal::new(Code::TooManyMembers, "more than six members"))?;
@@ -197,9 +198,7 @@ impl ShadowSet {
         set.lost = legacy.lost.filter(|_| !new);
         set.forget_lost();
         let strays = legacy.owned.iter().map(|(record, _)| record.tag.id);
-        for id in strays.chain(legacy.spent) {
-            set.push_home(HomeChange::Forget(id));
-        }
+        set.needless = strays.chain(legacy.spent).collect();
         Ok(set)
     }
 
@@ -209,8 +208,14 @@ impl ShadowSet {
         self.intent = self.fresh_intent();
         self.generation = self.generation.next();
         let record = self.intent_record(BitmapKind::Opening);
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::ProofForgotten) {
+            self.forget_needless();
+        }
         self.push_home(HomeChange::Add(record, Arc::clone(&self.intent)));
         self.write_generation();
+        // Not before: what proves the generation that was found has to be there if no block gets this one.
+        self.forget_needless();
         self.publish();
         self.mount_op = self.last_op;
         // No request is older than the first View.
@@ -220,10 +225,17 @@ impl ShadowSet {
         std::mem::take(&mut self.effects)
     }
 
+    fn forget_needless(&mut self) {
+        for id in std::mem::take(&mut self.needless) {
+            self.push_home(HomeChange::Forget(id));
+        }
+    }
+
     /// Goes on with the intents of the past, in one bitmap, until all members are flushed. The one that
-    /// proves the newest generation stays: it tells a member that was left behind by the crash
-    /// from one that somebody has put back.
-    fn inherit_intents(&mut self, legacy: &mut Legacy, last_mark: u64) {
+    /// every member's block has got the generation of stays: it tells a member that was left behind by the
+    /// crash from one that somebody has put back. That of a start that was cut short stays until this one is
+    /// further: only it knows the newest generation. `last` is that generation, and the mark of its mount.
+    fn inherit_intents(&mut self, legacy: &mut Legacy, last: (Generation, u64)) {
         let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation);
         legacy
             .intents
@@ -237,10 +249,15 @@ impl ShadowSet {
                 }
                 map
             }
-            None => self.first_intent(legacy, last_mark),
+            None => self.first_intent(legacy, last.1),
         };
+        let newest = (last.0.number(), last.1);
         for (record, _) in all {
-            self.push_home(HomeChange::Forget(record.tag.id));
+            let (tag, (_, mark)) = (record.tag, record.owner.as_u64_pair());
+            match (tag.generation, mark) == newest {
+                true => legacy.spent.push(tag.id),
+                false => self.push_home(HomeChange::Forget(tag.id)),
+            }
         }
         self.old_intents.push(OldIntent {
             map: Arc::new(base),

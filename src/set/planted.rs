@@ -120,6 +120,8 @@ mistakes! {
     BlockOfLeaverAhead,
     /// Bitmaps that are given up prove the generation that gives them up.
     LostHomeProves,
+    /// A mount forgets what proves the generation that it has found before it writes another one.
+    ProofForgotten,
     /// A bitmap proves a generation that no member's block has got.
     ProofAhead,
     /// A flush is acknowledged while the membership is not durable.

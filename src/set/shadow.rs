@@ -88,6 +88,8 @@ pub struct ShadowSet {
     pub(super) closed: bool,
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
+    /// Bitmaps that end when the first generation is written.
+    pub(super) needless: Vec<BitmapId>,
     pub(super) last_op: u64,
     /// The last operation that the mount has queued.
     pub(super) mount_op: u64,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use shadowset::set::scb::{Lineage, ScbRow};
+use shadowset::set::scb::{LINEAGE_MAX, Lineage, ScbRow};
 use shadowset::set::{
     Assembly, Beginning, BitmapKind, BitmapRecord, Code, Found, Generation, Geometry, Member,
     MemberId, MemberSet, Past, Policy, Refusal, Scb, ScbFound, ScbState, ShadowSet, Start,
@@ -77,10 +77,13 @@ impl World {
         }
         if self.beginning && !failed.is_empty() {
             self.mark("a start is refused: a control block cannot be written");
+            self.ops.refused += 1;
             self.crashed = true;
             return;
         }
         self.ops.just_failed = self.ops.just_failed.without(to).or(failed);
+        // Two changes in a row may have got no further than some blocks then.
+        self.home.sure &= failed.is_empty();
         self.written.note(generation, to, failed, writers);
         for change in self.written.settled(writers) {
             self.change_home(&change);
@@ -89,7 +92,8 @@ impl World {
 
     fn is_bad_block(&mut self) -> bool {
         let rate = self.plan.faults.block;
-        if self.quiet || rate == 0 {
+        // A block knows the last mounts only: before all of them were refused somebody has looked after its disk.
+        if self.quiet || rate == 0 || self.ops.refused > LINEAGE_MAX / 4 {
             return false;
         }
         // Often no block at all can be written for a while, as when their disk is full or gone.
@@ -189,6 +193,14 @@ impl World {
             .first()
             .is_none_or(|(_, map)| map.geometry() == assembly.geometry);
         let believed = assembly.believed && self.home.used && fits;
+        // Nobody but crashes has touched blocks and bitmaps.
+        let touched = older.is_some() || self.plan.absent > 0;
+        let calm = !touched && !self.growth.growing && !self.in_memory;
+        let sure = std::mem::replace(&mut self.home.sure, believed);
+        ensure!(
+            believed || !sure || !calm,
+            "I3: no bitmap is believed: {records:?}"
+        );
         if !self.in_memory {
             self.home.renew(believed);
         }
@@ -257,6 +269,8 @@ impl World {
         }
         if !self.views.is_empty() {
             self.served = self.lineage.mark();
+            self.home.sure = self.home.keeps();
+            self.ops.refused = 0;
         }
         begun
     }
@@ -285,6 +299,7 @@ impl World {
     fn kept_by_crash(&mut self) -> Vec<(BitmapRecord, WriteBitmap)> {
         let lost = self.home.given_up.get() || self.home.broken.get();
         self.gave_up = lost || self.in_memory;
+        self.home.sure &= !self.gave_up;
         self.in_memory = !self.quiet && self.home.used && self.rng.chance(self.plan.memory);
         self.home.rest(self.in_memory);
         if self.in_memory {

@@ -44,6 +44,8 @@ pub(crate) struct SimHome {
     rests: bool,
     /// The highest number that a bitmap has had.
     highest: Cell<u32>,
+    /// The last life that served anybody has kept its bitmaps, and none since has given them up.
+    pub(crate) sure: bool,
     /// A member was given up whose mounts the journal may know.
     pub(crate) of_given_up: bool,
     /// A change that a planted mistake holds back.
@@ -95,6 +97,7 @@ impl SimHome {
             used,
             rests: false,
             highest: Cell::new(0),
+            sure: false,
             of_given_up: false,
             held_back: Vec::new(),
         }
@@ -116,7 +119,12 @@ impl SimHome {
     /// All that decides what it does next.
     pub(crate) fn digest(&self) -> String {
         let highest = BitmapId(self.highest.get());
-        let ends = (self.broken.get(), self.given_up.get(), self.rests);
+        let ends = (
+            self.broken.get(),
+            self.given_up.get(),
+            self.rests,
+            self.sure,
+        );
         format!("{:?}", (self.kept.borrow().values(), ends, highest))
     }
 

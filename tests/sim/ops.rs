@@ -84,6 +84,8 @@ pub(crate) struct Ops {
     pub(crate) unclosed: MemberSet,
     /// Blocks to come that cannot be written.
     pub(crate) stuck: u64,
+    /// Starts in a row that were refused since a block could not be written.
+    pub(crate) refused: usize,
     /// Members whose blocks could not be written just now; nobody has told the set yet.
     pub(crate) just_failed: MemberSet,
     /// The read repair that is under way.

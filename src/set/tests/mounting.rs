@@ -289,3 +289,28 @@ fn a_stop_leaves_exact_bitmaps() {
             .any(|e| matches!(e, Effect::Stopped { clean: true }))
     );
 }
+
+/// A start that was cut short is known to its own bitmap only: that one outlives the blocks of the next start.
+#[test]
+fn what_proves_the_generation_that_was_found_is_forgotten_behind_the_next_one() {
+    let (old, last) = (Uuid::from_u64_pair(0, 7), Uuid::from_u64_pair(0, 8));
+    let proof = kept(4, BitmapKind::Opening, last, (0, 1), 5);
+    let earlier = kept(3, BitmapKind::Opening, old, (0, 1), 4);
+    let base = kept(1, BitmapKind::Intent, old, (10, 13), 3);
+    let from = Beginning {
+        last_mark: 8,
+        ..known(vec![base, earlier, proof])
+    };
+    let (_, effects) = start(from, Start::Source);
+    assert_eq!(
+        forgotten(&effects),
+        [3, 4, 1],
+        "the last one when all is flushed"
+    );
+    let place = |is: &dyn Fn(&Effect) -> bool| effects.iter().position(is);
+    let forgets = |id: u32| {
+        place(&|e| matches!(e, Effect::Home(HomeChange::Forget(BitmapId(n))) if *n == id))
+    };
+    let written = place(&|e| matches!(e, Effect::Persist { .. }));
+    assert!(forgets(3) < written && written < forgets(4), "{effects:?}");
+}
