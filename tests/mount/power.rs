@@ -9,7 +9,7 @@ use shadowset::testing::Rng;
 
 use crate::bed::asked;
 use crate::disk::{CHANGES, Fault, Strike};
-use crate::trial::Trial;
+use crate::trial::{Trial, Writer};
 
 const ROUNDS: u64 = 16;
 /// Rounds after which all members come together.
@@ -41,12 +41,13 @@ fn steer(trial: &mut Trial, rng: &mut Rng) {
 
 /// Writes and changes of the membership until the power goes; false when it had to be cut by hand.
 fn work_until_dark(trial: &mut Trial, rng: &mut Rng) -> bool {
+    let writers = [0, 1].map(|part| trial.writer(part, rng.bits()));
     trial.disk.arm(Fault {
         kinds: CHANGES,
         nth: rng.between(1, 600),
         strike: Strike::Kill,
     });
-    let writers = [0, 1].map(|part| trial.writer(part, rng.bits()).run());
+    let writers = writers.map(Writer::run);
     for _ in 0..rng.below(5) {
         trial.disk.wait(Duration::from_millis(rng.below(60)));
         steer(trial, rng);
@@ -127,6 +128,55 @@ fn what_was_flushed_outlives_any_loss_of_power() {
     let tally = play(Trial::mounted(3), seed, rounds);
     println!("{tally:?}, {:.1?}", begun.elapsed());
     assert!(tally.chosen * 4 > rounds, "{tally:?}");
+}
+
+/// One start after the other ends before it serves anybody: a member that has left can still come back by its bitmap,
+/// and nothing is merged that was not in flight.
+#[test]
+fn starts_that_are_cut_short_cost_no_bitmap() {
+    let mut trial = Trial::mounted(3);
+    trial.writer(0, 1).step().expect("written");
+    trial.detach("m3").expect("detached");
+    trial.writer(0, 2).step().expect("written");
+    trial.unit.kill();
+    trial.bury();
+    let mut generations = Vec::new();
+    for (first, second) in [16, 18, 20]
+        .map(|n| [12, 14, 16].map(|m| (n, m)))
+        .as_flattened()
+    {
+        for nth in [first, second] {
+            assert!(!start(&mut trial, *nth), "it ends at operation {nth}");
+        }
+        assert!(start(&mut trial, u64::MAX), "nothing is in the way");
+        let what = format!("behind starts that ended at operations {first} and {second}");
+        trial.assert_nothing_unasked(&what);
+        let status = trial.unit.status();
+        let bitmap = &status["members"][2]["bitmap"];
+        assert!(!bitmap.is_null(), "{what}: {status}");
+        generations.extend(status["generation"].as_u64());
+        trial.unit.kill();
+        trial.bury();
+    }
+    // A first start that got as far as some blocks, and a second one that did not.
+    let hit = generations.windows(2).any(|two| two[1] - two[0] == 2);
+    assert!(hit, "other operations are to be chosen: {generations:?}");
+}
+
+/// Starts with a server that ends at an operation. Whether it is mounted then.
+fn start(trial: &mut Trial, nth: u64) -> bool {
+    trial.disk.serve(None);
+    trial.disk.arm(Fault {
+        kinds: CHANGES,
+        nth,
+        strike: Strike::Kill,
+    });
+    let mounted = trial.unit.try_mount().is_ok();
+    trial.disk.disarm();
+    if !mounted {
+        trial.unit.try_sh("umount -l $M");
+    }
+    mounted
 }
 
 /// The kernel leaves it to the server that a write of `O_DSYNC` is durable when it returns.

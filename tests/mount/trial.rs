@@ -342,7 +342,7 @@ impl Trial {
     }
 
     /// Copies that nobody has asked for.
-    fn assert_nothing_unasked(&self, what: &str) {
+    pub(crate) fn assert_nothing_unasked(&self, what: &str) {
         let status = self.unit.status();
         let operations = status["operations"].as_array().expect("a list");
         for op in operations {
