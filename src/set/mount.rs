@@ -26,6 +26,10 @@ use super::scb::Generation;
 use super::shadow::ShadowSet;
 use super::view::Epoch;
 
+/// How many starts that were cut short are remembered besides the one that was found, until another gets further. There
+/// may be many in a row, and each bitmap takes memory.
+const STARTS_SPARED: usize = 3;
+
 /// Bitmaps that were kept over the last mount.
 #[derive(Debug)]
 pub enum Past {
@@ -233,8 +237,9 @@ impl ShadowSet {
 
     /// Goes on with the intents of the past, in one bitmap, until all members are flushed. The one that
     /// every member's block has got the generation of stays: it tells a member that was left behind by the
-    /// crash from one that somebody has put back. That of a start that was cut short stays until this one is
-    /// further: only it knows the newest generation. `last` is that generation, and the mark of its mount.
+    /// crash from one that somebody has put back. Those of starts that were cut short stay until this one is
+    /// further: only they know the newest generation, here or at a member that is absent. `last` is the one that was
+    /// found, and the mark of its mount.
     fn inherit_intents(&mut self, legacy: &mut Legacy, last: (Generation, u64)) {
         let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation);
         legacy
@@ -252,9 +257,12 @@ impl ShadowSet {
             None => self.first_intent(legacy, last.1),
         };
         let newest = (last.0.number(), last.1);
+        let mut spared = 0;
         for (record, _) in all {
             let (tag, (_, mark)) = (record.tag, record.owner.as_u64_pair());
-            match (tag.generation, mark) == newest {
+            let spare = record.kind == BitmapKind::Opening && spared < STARTS_SPARED;
+            spared += usize::from(spare);
+            match spare || (tag.generation, mark) == newest {
                 true => legacy.spent.push(tag.id),
                 false => self.push_home(HomeChange::Forget(tag.id)),
             }
@@ -299,8 +307,9 @@ impl ShadowSet {
                 self.seat_merging(id, own, legacy, sure)
             }
             Start::Copy { resume } => {
-                let useless = own.iter().filter(|_| !resume).map(|(r, _)| r.tag.id);
-                legacy.spent.extend(useless);
+                for (useless, _) in own.iter().filter(|_| !resume) {
+                    self.push_home(HomeChange::Forget(useless.tag.id));
+                }
                 self.seat_copy(id, own.filter(|_| resume), legacy)
             }
             Start::Detached => {
@@ -435,15 +444,13 @@ impl ShadowSet {
         &mut self,
         owner: Uuid,
         own: Option<(BitmapRecord, WriteBitmap)>,
-        legacy: &Legacy,
+        legacy: &mut Legacy,
         (policy, equal): (Policy, bool),
     ) -> Departed {
         let certain = legacy.is_known() || legacy.doubt.is_none();
         let tells = own.is_some() || certain && equal;
         if !tells || policy == Policy::Full || self.home.is_err() {
-            if let Some((record, _)) = own {
-                self.push_home(HomeChange::Forget(record.tag.id));
-            }
+            legacy.spent.extend(own.map(|(record, _)| record.tag.id));
             return Departed::without_bitmap(Epoch(0));
         }
         let suspect = own

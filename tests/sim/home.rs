@@ -9,6 +9,9 @@ use shadowset::set::{
 };
 use shadowset::testing::Rng;
 
+/// As many bitmaps as a journal has room for.
+const ROOM: usize = 16;
+
 /// A bitmap that is kept.
 #[derive(Debug)]
 struct Kept {
@@ -152,6 +155,7 @@ impl SimHome {
                 self.highest.set(highest);
                 let old = kept.insert(record.tag.id, new);
                 assert!(old.is_none(), "{} is kept twice", record.tag.id);
+                assert!(kept.len() <= ROOM, "too many bitmaps are kept");
             }
             HomeChange::Describe(record) => {
                 let map = kept.get_mut(&record.tag.id);
