@@ -595,6 +595,8 @@ mod planted {
     pub(super) enum Mistake {
         /// A new segment counts before it is durable.
         SegmentNotSynced,
+        /// The segment that is found is not made durable before the other one is written.
+        OpenedNotSynced,
         /// Batches of an older life of the file are replayed.
         OlderLife,
         /// A mark returns before it is durable.

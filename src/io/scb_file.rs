@@ -59,8 +59,8 @@ pub struct ScbFile {
 }
 
 impl ScbFile {
-    /// Opens the file of a block, or makes an empty one that a write fills. A new file and its
-    /// name are durable after the first write.
+    /// Opens the file of a block, whose newest block is durable then, or makes an empty one that a write fills. A new
+    /// file and its name are durable after the first write.
     ///
     /// # Errors
     /// `InvalidData` when the file is there and holds no whole block; the system's error.
@@ -75,6 +75,9 @@ impl ScbFile {
             let text = format!("{}: {e}", path.display());
             io::Error::new(io::ErrorKind::InvalidData, text)
         })?;
+        // Who wrote it may have been killed before its sync. A write takes the other slot, which may hold the last block
+        // that is durable; and what is decided by the block must not be durable before it.
+        file.sync_data()?;
         let next = slot.other();
         Ok(Self {
             file,

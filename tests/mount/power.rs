@@ -4,11 +4,13 @@
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
+use shadowset::io::scb_file::{self, ScbFile, ScbFound};
 use shadowset::io::sys;
+use shadowset::set::{Generation, Scb};
 use shadowset::testing::Rng;
 
 use crate::bed::asked;
-use crate::disk::{CHANGES, Fault, Strike};
+use crate::disk::{CHANGES, Fault, Kind, Strike};
 use crate::trial::{Trial, Writer};
 
 const ROUNDS: u64 = 16;
@@ -64,11 +66,13 @@ fn work_until_dark(trial: &mut Trial, rng: &mut Rng) -> bool {
     came
 }
 
-/// Power comes back, and sometimes goes again while the unit is mounted. Says how often it went.
+/// Power comes back, and sometimes goes again while the unit is mounted; or it was the server only that has ended. Says how
+/// often that was.
 fn come_back(trial: &mut Trial, rng: &mut Rng) -> u64 {
     trial.bury();
     for again in 1.. {
-        trial.disk.serve(Some(rng));
+        let power = rng.chance(600);
+        trial.disk.serve(power.then_some(&mut *rng));
         if rng.chance(700) {
             trial.unit.mount();
             return again;
@@ -96,7 +100,7 @@ fn come_back(trial: &mut Trial, rng: &mut Rng) -> u64 {
 #[derive(Debug, Default)]
 struct Tally {
     rounds: u64,
-    /// Of power.
+    /// Of power, or of the server alone.
     losses: u64,
     /// At an operation that was chosen beforehand.
     chosen: u64,
@@ -177,6 +181,42 @@ fn start(trial: &mut Trial, nth: u64) -> bool {
         trial.unit.try_sh("umount -l $M");
     }
     mounted
+}
+
+/// Who has written a control block is killed before it is durable. The next one that opens it writes the other slot, and the
+/// power goes.
+#[test]
+fn a_block_that_is_found_is_durable_before_the_other_slot_is_written() {
+    let trial = Trial::mounted(1);
+    trial.unit.kill();
+    let path = trial.disk.path().join("images/m1.scb");
+    let read = || match scb_file::read(&path).expect("there") {
+        ScbFound::Read(scb) => scb,
+        other => panic!("no block: {other:?}"),
+    };
+    let write = |generation: Generation| {
+        let mut file = ScbFile::open_or_create(&path).expect("a block");
+        let scb = Scb {
+            generation,
+            ..read()
+        };
+        // Behind the sync of what was found.
+        trial.disk.arm(Fault {
+            kinds: &[Kind::Sync],
+            nth: 1,
+            strike: Strike::Fail(libc::EIO),
+        });
+        file.write(&scb).expect_err("it is not synced");
+        trial.disk.disarm();
+    };
+    for seed in 0..40 {
+        let first = read().generation.next();
+        write(first);
+        write(first.next());
+        trial.disk.serve(Some(&mut Rng::new(seed)));
+        let found = read().generation;
+        assert!(found >= first, "{found} is older than {first}");
+    }
 }
 
 /// The kernel leaves it to the server that a write of `O_DSYNC` is durable when it returns.

@@ -86,6 +86,11 @@ impl Writer {
         }
         let mut writer = Self::at_start(pair, active, header);
         (writer.durability, writer.boot) = (options.durability, id.boot);
+        // Who wrote it last may have been killed before its sync: it must not be read from the page cache alone when the
+        // other file, the last one that is durable, is written.
+        if writer.is_synced() && !skip(Skip::Opened) {
+            writer.pair[active].sync()?;
+        }
         writer.switch(&maps)?;
         Ok((writer, maps))
     }
@@ -109,7 +114,7 @@ impl Writer {
         }
         let file = &self.pair[self.active];
         file.write_at(&buffer, self.header.layout.log_at() + self.at)?;
-        if self.durability == Durability::Power && !skip(Skip::BatchSync) {
+        if self.durability == Durability::Power && !skip(Skip::Batch) {
             file.sync()?;
         }
         self.at += buffer.len() as u64;
@@ -118,18 +123,22 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether the next life has to outlive a loss of power: the first of weaker durability must not be lost behind one
+    /// that promised more.
+    fn is_synced(&self) -> bool {
+        [self.durability, self.header.durability].contains(&Durability::Power)
+    }
+
     /// Makes the maps a new life in the other file. The old one counts until the new one is
     /// durable as a whole; nothing is acknowledged in the new one before the old one says so.
     pub(super) fn switch(&mut self, maps: &[Map]) -> io::Result<()> {
-        // The first life of weaker durability must not be lost behind one that promised more.
-        let sync = Durability::Power;
-        let sync = sync == self.durability || sync == self.header.durability;
+        let sync = self.is_synced();
         let (old, new) = (self.active, 1 - self.active);
         let mut header = self.header.clone();
         header.life.number += 1;
         (header.durability, header.boot) = (self.durability, self.boot);
         write_snapshot(self.pair[new].as_ref(), &header, maps)?;
-        if sync && !skip(Skip::SegmentSync) {
+        if sync && !skip(Skip::Segment) {
             self.pair[new].sync()?;
         }
         write_note(self.pair[old].as_ref(), self.header.life)?;
@@ -230,15 +239,17 @@ fn explain(faults: Vec<(usize, Fault)>) -> OpenError {
 /// Syncs that a planted mistake leaves out.
 #[derive(Clone, Copy)]
 enum Skip {
-    SegmentSync,
-    BatchSync,
+    Opened,
+    Segment,
+    Batch,
 }
 
 #[cfg(test)]
 fn skip(what: Skip) -> bool {
     super::planted::is(match what {
-        Skip::SegmentSync => super::planted::Mistake::SegmentNotSynced,
-        Skip::BatchSync => super::planted::Mistake::BatchNotSynced,
+        Skip::Opened => super::planted::Mistake::OpenedNotSynced,
+        Skip::Segment => super::planted::Mistake::SegmentNotSynced,
+        Skip::Batch => super::planted::Mistake::BatchNotSynced,
     })
 }
 

@@ -315,10 +315,19 @@ fn round(case: &Case, base: &Sim, trouble: Option<Trouble>, loss: u64) -> Result
     let ops = sim.disk().ops;
     assert!(trouble.is_some() || models.1.is_none());
     drop(opened);
-    if matches!(trouble, Some(Trouble::Failure(_))) {
-        // The process ends, the machine does not.
-        let end = sim.fork();
-        reopen(case, &end, &models).map_err(|e| format!("without a loss of power: {e}"))?;
+    // The process ends, the machine does not.
+    let end = sim.fork();
+    match trouble {
+        Some(Trouble::Failure(_)) => {
+            reopen(case, &end, &models).map_err(|e| format!("without a loss of power: {e}"))?;
+        }
+        _ => {
+            // What it has not synced is read, and the power goes at once.
+            end.disk().trouble = Some(Trouble::PowerLoss(loss % 6));
+            drop(case.open(&end));
+            let end = end.crashed(loss + 2);
+            reopen(case, &end, &models).map_err(|e| format!("a kill before the loss: {e}"))?;
+        }
     }
     let sim = sim.crashed(loss);
     let (journal, model) = reopen(case, &sim, &models)?;
@@ -387,6 +396,7 @@ fn after_an_untroubled_run_the_maps_are_exact() {
 fn planted_mistakes_are_found() {
     for mistake in [
         Mistake::SegmentNotSynced,
+        Mistake::OpenedNotSynced,
         Mistake::OlderLife,
         Mistake::BatchNotSynced,
         Mistake::AbsorbNotDurable,
