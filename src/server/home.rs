@@ -24,6 +24,14 @@ const GROUPS: u64 = 8192;
 /// that are written make large merges after a crash.
 const GRAIN: std::ops::RangeInclusive<u64> = 8..=64;
 
+/// Ends a journal in order, also behind a start that is refused: with `durability = "crash"` it outlives a restart of the
+/// machine only then.
+pub(super) fn end(journal: &Journal) {
+    if let Err(error) = journal.close() {
+        tracing::error!(%error, "the journal could not be closed");
+    }
+}
+
 /// A journal that was found, with its bitmaps.
 type Opened = (Journal, Vec<(BitmapRecord, WriteBitmap)>);
 
@@ -205,6 +213,11 @@ impl Found {
             .map_or(Vec::new(), |(_, maps)| records(maps))
     }
 
+    /// Ends the journal that was found.
+    pub(super) fn end(&self) {
+        self.opened.iter().for_each(|(journal, _)| end(journal));
+    }
+
     /// The journal to go on with, and what is known of the past: the one that was found when its bitmaps
     /// are `believed`, else a new one. A state directory without room is no error: the unit is
     /// served, and refuses what needs a bitmap.
@@ -366,9 +379,7 @@ impl Runner {
         let Some(journal) = self.pipeline.home() else {
             return;
         };
-        if let Err(error) = journal.close() {
-            tracing::error!(%error, "the journal could not be closed");
-        }
+        end(&journal);
         self.pipeline.set_home(None);
     }
 }

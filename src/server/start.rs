@@ -102,8 +102,13 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         limits: params.limits(Duration::ZERO),
         now: now(),
     };
-    let mut set = ShadowSet::assemble(beginning, roster.members(&assembly))?;
-    admission::check_bitmaps(&set.status(), &kept, mounting, setup.durability)?;
+    let journal = home.journal;
+    let assembled = ShadowSet::assemble(beginning, roster.members(&assembly));
+    let assembled = assembled.map_err(Error::from).and_then(|set| {
+        admission::check_bitmaps(&set.status(), &kept, mounting, setup.durability)?;
+        Ok(set)
+    });
+    let mut set = assembled.inspect_err(|_| journal.iter().for_each(home::end))?;
     let effects = set.begin();
     let first = first_view(&effects)?;
     let (messages, inbox) = unbounded();
@@ -112,7 +117,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let blocks = roster.generations();
     let stores = roster.stores(&assembly);
     let live = Live::new(first, &stores, messages.clone());
-    let pipeline = Pipeline::new(live, mounting.read_only, home.journal, Arc::clone(&params));
+    let pipeline = Pipeline::new(live, mounting.read_only, journal, Arc::clone(&params));
     let first = published(setup, &assembly, &set, mounting);
     let events = Chronicle::open(&setup.state_dir);
     let board = board((first, events), created, &pipeline);
@@ -136,7 +141,8 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         blocks,
     };
     let mut runner = Runner::new(parts);
-    let rest = first_effects(&mut runner, effects, unfinished)?;
+    let begun = first_effects(&mut runner, effects, unfinished);
+    let rest = begun.inspect_err(|_| runner.close_home())?;
     run(runner, rest, inbox, handle, state_dir)
 }
 
@@ -198,11 +204,18 @@ fn elect(setup: &Setup, mounting: &Mounting) -> Result<(Roster, Assembly, Settle
     let found = roster.found();
     let elect = |records: &[_]| assess(&found, records).ok().map(|a| a.geometry);
     let home = home::find(setup, first.set, first.geometry, &elect)?;
+    let admitted = admit(&mut roster, &home, mounting);
+    let assembly = admitted.inspect_err(|_| home.end())?;
+    let home = home.settle(setup, assembly.set, assembly.geometry, assembly.believed)?;
+    Ok((roster, assembly, home))
+}
+
+/// What the set is, with what its bitmaps tell.
+fn admit(roster: &mut Roster, home: &home::Found, mounting: &Mounting) -> Result<Assembly> {
     let assembly = assess(&roster.found(), &home.records())?;
     admission::check(&roster.found(), &assembly, mounting)?;
     roster.open_immutable(&assembly)?;
-    let home = home.settle(setup, assembly.set, assembly.geometry, assembly.believed)?;
-    Ok((roster, assembly, home))
+    Ok(assembly)
 }
 
 /// Carries out what must be so before anybody writes, the first View being in force already; gives the rest.
@@ -214,6 +227,14 @@ fn first_effects(
     unfinished: Vec<(MemberId, bool)>,
 ) -> Result<Vec<Effect>> {
     let mut rest = Vec::new();
+    let blocks = effects.iter().filter_map(|e| match e {
+        Effect::Persist { to, .. } => Some(*to),
+        _ => None,
+    });
+    // What was decided by them is durable before anything else is.
+    blocks
+        .into_iter()
+        .try_for_each(|to| runner.open_blocks(to))?;
     for effect in effects {
         match effect {
             Effect::Persist {
@@ -221,7 +242,6 @@ fn first_effects(
                 clean,
                 to,
             } => {
-                runner.open_blocks(to)?;
                 if let Some((_, error)) = runner.write_blocks(generation, clean, to) {
                     return Err(error);
                 }

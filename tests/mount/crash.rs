@@ -212,3 +212,25 @@ fn a_mount_is_ready_only_when_all_its_threads_run() {
     }
     assert!(refused > 3, "{refused}");
 }
+
+/// Whoever is refused a mount has changed nothing: what a stop made good for a restart of the machine stays good, although
+/// its bitmaps are written without syncs as a rule.
+#[test]
+fn a_refused_mount_leaves_the_bitmaps_good_for_a_restart() {
+    let mut unit = Plan::new(3, 8 * MIB).options("durability=crash").mount();
+    unit.accepted("detach m3 policy=minicopy");
+    unit.sh("printf later | dd of=$U bs=1 conv=notrunc status=none");
+    unit.stop();
+    unit.sh("mv $I/m2.img away; mv $I/m2.scb away.scb");
+    let refused = unit.try_sh("shadowset mount dsa1 $M -o durability=crash,require_members");
+    assert_ne!(refused.code, 0, "{refused:?}");
+    unit.sh("mv away $I/m2.img; mv away.scb $I/m2.scb");
+    let script = "echo 0b5d2a9e-6c1f-4a53-8d57-3f1e9c2b7a64 > boot
+        mount --bind boot /proc/sys/kernel/random/boot_id
+        shadowset mount dsa1 $M -o durability=crash
+        cat $M/.shadow/status.json
+        shadowset stop dsa1";
+    std::fs::write(unit.path("script"), script).expect("a script");
+    let says = unit.sh("cd $D; unshare -m --propagation private bash -eu script");
+    assert!(says.contains(r#""bitmaps_lost": null"#), "{says}");
+}
