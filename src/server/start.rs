@@ -24,8 +24,10 @@ use super::tally::Tally;
 use super::{Message, admission};
 use crate::error::{Error, Result};
 use crate::io::state_dir::StateDir;
-use crate::set::assess::{Assembly, assess};
-use crate::set::{Beginning, Code, Effect, Event, MemberId, MemberSet, Moment, ShadowSet, View};
+use crate::set::assess::{Assembly, Start, assess};
+use crate::set::{
+    Beginning, Code, Effect, Event, Member, MemberId, MemberSet, Moment, ShadowSet, View,
+};
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -87,7 +89,6 @@ impl Running {
 pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
     let state_dir = StateDir::claim(&setup.state_dir)?;
     let (roster, assembly, home) = elect(setup, mounting)?;
-    let kept = home.home.clone();
     let mark = random_mark();
     let params = Arc::new(Params::new(mounting.params));
     let beginning = Beginning {
@@ -103,11 +104,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         now: now(),
     };
     let journal = home.journal;
-    let assembled = ShadowSet::assemble(beginning, roster.members(&assembly));
-    let assembled = assembled.map_err(Error::from).and_then(|set| {
-        admission::check_bitmaps(&set.status(), &kept, mounting, setup.durability)?;
-        Ok(set)
-    });
+    let assembled = assemble(beginning, roster.members(&assembly), (setup, mounting));
     let mut set = assembled.inspect_err(|_| journal.iter().for_each(home::end))?;
     let effects = set.begin();
     let first = first_view(&effects)?;
@@ -216,6 +213,18 @@ fn admit(roster: &mut Roster, home: &home::Found, mounting: &Mounting) -> Result
     admission::check(&roster.found(), &assembly, mounting)?;
     roster.open_immutable(&assembly)?;
     Ok(assembly)
+}
+
+/// The set, when it is as the mount insists.
+fn assemble(
+    from: Beginning,
+    members: Vec<(Member, Start)>,
+    (setup, mounting): (&Setup, &Mounting),
+) -> Result<ShadowSet> {
+    let kept = from.home.clone();
+    let set = ShadowSet::assemble(from, members)?;
+    admission::check_bitmaps(&set.status(), &kept, mounting, setup.durability)?;
+    Ok(set)
 }
 
 /// Carries out what must be so before anybody writes, the first View being in force already; gives the rest.
