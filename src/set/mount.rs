@@ -403,14 +403,20 @@ impl ShadowSet {
         &mut self,
         id: MemberId,
         own: Option<(BitmapRecord, WriteBitmap)>,
-        legacy: &Legacy,
+        legacy: &mut Legacy,
     ) -> MemberState {
         let Some((record, map)) = own else {
             return self.new_target(id, CopyKind::Full, WriteBitmap::full(self.geometry));
         };
         let kind = match record.kind {
-            BitmapKind::Copying(kind) if !kind.is_merge() => kind,
-            _ => CopyKind::Mini,
+            BitmapKind::Copying(kind) if kind.is_merge() => CopyKind::Mini,
+            BitmapKind::Copying(kind) => kind,
+            // That of the copy could not be kept, and what the member left with does not tell what the copy was for.
+            _ => {
+                legacy.spent.push(record.tag.id);
+                let all = WriteBitmap::full(self.geometry);
+                return self.new_target(id, CopyKind::Compare, all);
+            }
         };
         let what = (BitmapKind::Copying(kind), record.owner, record.tag.policy);
         let (map, tag) = self.inherit(Some((record, map)), legacy, what);
