@@ -41,8 +41,8 @@ impl StallEnd {
 pub(super) enum StallStage {
     /// The requests of older epochs are awaited.
     Retiring,
-    /// Everything is being flushed.
-    Flushing,
+    /// Everything is being flushed; these were the sources then.
+    Flushing(MemberSet),
 }
 
 impl ShadowSet {
@@ -70,7 +70,7 @@ impl ShadowSet {
     /// Flushes once no request of an older epoch is left: nobody changes the unit now.
     pub(super) fn settle_stall(&mut self) {
         let older = super::view::Epoch(self.epoch.0.saturating_sub(1));
-        let is_over = self.is_over(older);
+        let (is_over, sources) = (self.is_over(older), self.sources.all());
         #[cfg(debug_assertions)]
         let is_over = is_over || super::planted::is(super::planted::Mistake::StallWithoutWait);
         let Some(Pending::Stall { ticket, stage, .. }) = &mut self.pending else {
@@ -79,7 +79,7 @@ impl ShadowSet {
         if *stage != StallStage::Retiring || !is_over {
             return;
         }
-        *stage = StallStage::Flushing;
+        *stage = StallStage::Flushing(sources);
         let number = ticket.number();
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::StallWithoutFlush) {
@@ -88,14 +88,27 @@ impl ShadowSet {
         self.flush(self.writers(), Purpose::Stall(number));
     }
 
-    /// Everything is flushed: the sources are quiet.
+    /// Everything is flushed: the sources are quiet. Into one that has become a source since, a copy may have written
+    /// behind that flush.
     pub(super) fn become_quiet(&mut self, number: u64, lost: bool) {
-        let seconds = match &self.pending {
+        let sources = self.sources.all();
+        let (seconds, flushed) = match &mut self.pending {
             Some(Pending::Stall {
-                ticket, seconds, ..
-            }) if ticket.number() == number => *seconds,
+                ticket,
+                seconds,
+                stage,
+            }) if ticket.number() == number => {
+                let before = std::mem::replace(stage, StallStage::Flushing(sources));
+                let known = |known: MemberSet| sources.without(known).is_empty();
+                let flushed =
+                    matches!(before, StallStage::Flushing(known_then) if known(known_then));
+                (*seconds, flushed)
+            }
             _ => return,
         };
+        if !flushed && !lost {
+            return self.flush(self.writers(), Purpose::Stall(number));
+        }
         if lost {
             self.end_stall(StallEnd::Failed);
             let text = "no source member could be flushed";

@@ -1,6 +1,7 @@
 //! Stalls and verifies: what they wait for, and what is said of them.
 
 use super::*;
+use crate::set::event::CopyEnd;
 use crate::set::findings::Repair;
 use crate::set::operation::OpState;
 use crate::set::stall::StallEnd;
@@ -50,6 +51,36 @@ fn a_stall_names_who_is_still_written_by_copies() {
         ("m1", "m2")
     );
     assert!(answer.text.ends_with("still written by copies: m2"));
+}
+
+/// What a copy wrote into it last may be behind the flush of the stall.
+#[test]
+fn who_becomes_a_source_during_the_flush_of_a_stall_is_flushed_once_more() {
+    let mut set = set(2);
+    let none = MemberSet::EMPTY;
+    let flush_of = |effects: &[Effect]| {
+        let flush = |e: &Effect| match e {
+            Effect::Flush(id, _) => Some(*id),
+            _ => None,
+        };
+        effects.iter().find_map(flush)
+    };
+    let work = copies(give(&mut set, Command::Merge { full: false })).remove(0);
+    let ended = set.handle(
+        Moment(1),
+        Event::CopyEnded(Box::new(work), CopyEnd::Drained),
+    );
+    let promotes = flush_of(&ended).expect("a flush of the target");
+    let begun = set.handle(Moment(1), command(Command::Stall { seconds: 9 }));
+    let older = Epoch(view(&begun).epoch().0 - 1);
+    let stalls = set.handle(Moment(1), Event::Retired(older));
+    let stalls = flush_of(&stalls).expect("a flush of the stall");
+    let _ = set.handle(Moment(1), Event::Flushed(promotes, none, none));
+    let effects = set.handle(Moment(1), Event::Flushed(stalls, none, none));
+    let again = flush_of(&effects).expect("it is flushed once more");
+    assert!(answers(effects).is_empty(), "m2 may not be flushed");
+    let effects = set.handle(Moment(1), Event::Flushed(again, none, none));
+    assert_eq!(fact(&good(effects), "quiet"), "m1 m2");
 }
 
 #[test]
