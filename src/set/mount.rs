@@ -241,7 +241,8 @@ impl ShadowSet {
     /// further: only they know the newest generation, here or at a member that is absent. `last` is the one that was
     /// found, and the mark of its mount.
     fn inherit_intents(&mut self, legacy: &mut Legacy, last: (Generation, u64)) {
-        let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation);
+        // Of two starts that got to one generation the later one is more likely to be in a block.
+        let rank = |r: &BitmapRecord| (r.kind == BitmapKind::Intent, r.tag.generation, r.tag.id);
         legacy
             .intents
             .sort_by_key(|(record, _)| std::cmp::Reverse(rank(record)));
@@ -411,6 +412,12 @@ impl ShadowSet {
         let kind = match record.kind {
             BitmapKind::Copying(kind) if kind.is_merge() => CopyKind::Mini,
             BitmapKind::Copying(kind) => kind,
+            // It was leaving in the copy, and no block says so yet.
+            BitmapKind::Departed | BitmapKind::Untold
+                if record.tag.generation == self.generation.number() =>
+            {
+                CopyKind::Mini
+            }
             // That of the copy could not be kept, and what the member left with does not tell what the copy was for.
             _ => {
                 legacy.spent.push(record.tag.id);
