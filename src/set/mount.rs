@@ -307,11 +307,12 @@ impl ShadowSet {
                 let sure = own.is_some();
                 self.seat_merging(id, own, legacy, sure)
             }
-            Start::Copy { resume } => {
-                for (useless, _) in own.iter().filter(|_| !resume) {
-                    self.push_home(HomeChange::Forget(useless.tag.id));
+            Start::Copy { resume: true } => self.seat_copy(id, own, legacy),
+            Start::Copy { resume: false } => {
+                if let Some(useless) = known {
+                    self.push_home(HomeChange::Forget(useless));
                 }
-                self.seat_copy(id, own.filter(|_| resume), legacy)
+                self.seat_copy(id, None, legacy)
             }
             Start::Detached => {
                 let untold = |(record, _): &(BitmapRecord, _)| record.kind == BitmapKind::Untold;

@@ -88,31 +88,29 @@ impl ShadowSet {
         self.flush(self.writers(), Purpose::Stall(number));
     }
 
-    /// Everything is flushed: the sources are quiet. Into one that has become a source since, a copy may have written
-    /// behind that flush.
+    /// What was to be flushed is: the sources are quiet.
     pub(super) fn become_quiet(&mut self, number: u64, lost: bool) {
         let sources = self.sources.all();
-        let (seconds, flushed) = match &mut self.pending {
-            Some(Pending::Stall {
-                ticket,
-                seconds,
-                stage,
-            }) if ticket.number() == number => {
-                let before = std::mem::replace(stage, StallStage::Flushing(sources));
-                let known = |known: MemberSet| sources.without(known).is_empty();
-                let flushed =
-                    matches!(before, StallStage::Flushing(known_then) if known(known_then));
-                (*seconds, flushed)
-            }
-            _ => return,
+        let Some(Pending::Stall {
+            ticket,
+            seconds,
+            stage: StallStage::Flushing(flushed),
+        }) = &mut self.pending
+        else {
+            return;
         };
-        if !flushed && !lost {
-            return self.flush(self.writers(), Purpose::Stall(number));
+        if ticket.number() != number {
+            return;
         }
+        let (seconds, before) = (*seconds, std::mem::replace(flushed, sources));
         if lost {
             self.end_stall(StallEnd::Failed);
             let text = "no source member could be flushed";
             return self.answer_pending(Err(Refusal::new(Code::Io, text)));
+        }
+        // Into one that has become a source since, a copy may have written behind that flush.
+        if !sources.without(before).is_empty() {
+            return self.flush(self.writers(), Purpose::Stall(number));
         }
         self.push(Effect::Notice(Notice::Stalled(seconds)));
         let answer = self.stall_answer(seconds);

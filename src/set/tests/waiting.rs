@@ -1,7 +1,7 @@
 //! Stalls and verifies: what they wait for, and what is said of them.
 
 use super::*;
-use crate::set::event::CopyEnd;
+use crate::set::event::{CopyEnd, FlushId};
 use crate::set::findings::Repair;
 use crate::set::operation::OpState;
 use crate::set::stall::StallEnd;
@@ -9,6 +9,15 @@ use crate::set::verify::{RepairBy, VerifyWork};
 
 fn stall(set: &mut ShadowSet, seconds: u64) -> Vec<Effect> {
     give(set, Command::Stall { seconds })
+}
+
+/// Of those that are asked for: one that lets go of old bitmaps may follow.
+fn first_flush(effects: &[Effect]) -> FlushId {
+    let flush = |e: &Effect| match e {
+        Effect::Flush(id, _) => Some(*id),
+        _ => None,
+    };
+    effects.iter().find_map(flush).expect("a flush")
 }
 
 #[test]
@@ -58,26 +67,19 @@ fn a_stall_names_who_is_still_written_by_copies() {
 fn who_becomes_a_source_during_the_flush_of_a_stall_is_flushed_once_more() {
     let mut set = set(2);
     let none = MemberSet::EMPTY;
-    let flush_of = |effects: &[Effect]| {
-        let flush = |e: &Effect| match e {
-            Effect::Flush(id, _) => Some(*id),
-            _ => None,
-        };
-        effects.iter().find_map(flush)
-    };
     let work = copies(give(&mut set, Command::Merge { full: false })).remove(0);
     let ended = set.handle(
         Moment(1),
         Event::CopyEnded(Box::new(work), CopyEnd::Drained),
     );
-    let promotes = flush_of(&ended).expect("a flush of the target");
+    let promotes = first_flush(&ended);
     let begun = set.handle(Moment(1), command(Command::Stall { seconds: 9 }));
     let older = Epoch(view(&begun).epoch().0 - 1);
     let stalls = set.handle(Moment(1), Event::Retired(older));
-    let stalls = flush_of(&stalls).expect("a flush of the stall");
+    let stalls = first_flush(&stalls);
     let _ = set.handle(Moment(1), Event::Flushed(promotes, none, none));
     let effects = set.handle(Moment(1), Event::Flushed(stalls, none, none));
-    let again = flush_of(&effects).expect("it is flushed once more");
+    let again = first_flush(&effects);
     assert!(answers(effects).is_empty(), "m2 may not be flushed");
     let effects = set.handle(Moment(1), Event::Flushed(again, none, none));
     assert_eq!(fact(&good(effects), "quiet"), "m1 m2");
@@ -91,15 +93,12 @@ fn a_flush_of_a_stall_that_was_given_up_makes_no_other_one_quiet() {
         let begun = set.handle(Moment(1), Event::Command(Ticket::new(number), stall));
         let older = Epoch(view(&begun).epoch().0 - 1);
         let effects = set.handle(Moment(1), Event::Retired(older));
-        let first = effects.into_iter().find_map(|e| match e {
-            Effect::Flush(id, _) => Some(id),
-            _ => None,
-        });
+        let first = first_flush(&effects);
         if number == 1 {
             let effects = set.handle(Moment(1), Event::TimedOut(1));
             assert_eq!(refused(effects).code, Code::TimedOut);
         }
-        first.expect("a flush")
+        first
     };
     let (first, second) = (begin(1), begin(2));
     let none = MemberSet::EMPTY;
