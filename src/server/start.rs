@@ -236,14 +236,12 @@ fn first_effects(
     unfinished: Vec<(MemberId, bool)>,
 ) -> Result<Vec<Effect>> {
     let mut rest = Vec::new();
-    let blocks = effects.iter().filter_map(|e| match e {
-        Effect::Persist { to, .. } => Some(*to),
-        _ => None,
-    });
-    // What was decided by them is durable before anything else is.
-    blocks
-        .into_iter()
-        .try_for_each(|to| runner.open_blocks(to))?;
+    // Ahead of the bitmaps: what the blocks say, by which these are changed, is durable when they are open.
+    for effect in &effects {
+        if let Effect::Persist { to, .. } = effect {
+            runner.open_blocks(*to)?;
+        }
+    }
     for effect in effects {
         match effect {
             Effect::Persist {
@@ -282,18 +280,25 @@ fn run(
     let watch = thread::Builder::new()
         .name("watch".into())
         .spawn(move || watched.keep_watch())
-        .map_err(|e| Error::io("the watching thread cannot be started", e))?;
+        .map_err(|e| unstarted(&handle, "watching", e))?;
     let thread = thread::Builder::new().name("control".into());
-    let thread = thread.spawn(move || runner.run(inbox)).map_err(|e| {
-        handle.pipeline.end_watch();
-        Error::io("the control thread cannot be started", e)
-    })?;
+    let thread = thread
+        .spawn(move || runner.run(inbox))
+        .map_err(|e| unstarted(&handle, "control", e))?;
     Ok(Running {
         handle,
         thread,
         watch,
         _state_dir: state_dir,
     })
+}
+
+/// A thread of the unit cannot be started.
+fn unstarted(handle: &Handle, name: &str, cause: std::io::Error) -> Error {
+    handle.pipeline.end_watch();
+    let journal = handle.pipeline.home();
+    journal.iter().for_each(|journal| home::end(journal));
+    Error::io(format!("the {name} thread cannot be started"), cause)
 }
 
 fn first_view(effects: &[Effect]) -> Result<View> {
