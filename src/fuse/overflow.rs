@@ -13,7 +13,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// Most threads; more requests than this wait for one of them.
-const THREADS_MAX: usize = 64;
+pub(super) const THREADS_MAX: usize = 64;
 /// How long a thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -187,15 +187,7 @@ impl Overflow {
             // The threads that there are will come to it.
             tracing::warn!(%error, "a slow request waits for a thread");
             if state.threads == state.lost {
-                let job = state.queue.pop_back();
-                let job = job.map(|job| (job, Shared::begin(&self.shared, &mut state)));
-                drop(state);
-                if let Some((job, busy)) = job {
-                    let number = busy.number;
-                    job(busy);
-                    self.shared.lock().running.remove(&number);
-                }
-                return;
+                return Shared::here(&self.shared, state);
             }
         }
         drop(state);
@@ -244,6 +236,17 @@ impl Shared {
         Busy {
             shared: Arc::clone(this),
             number,
+        }
+    }
+
+    /// Carries the last request out on the calling thread, which is none of these: a member that holds it holds no thread
+    /// that could be lost.
+    fn here(this: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if let Some(job) = state.queue.pop_back() {
+            let busy = Self::begin(this, &mut state);
+            state.running.remove(&busy.number);
+            drop(state);
+            job(busy);
         }
     }
 
@@ -416,6 +419,22 @@ mod tests {
         drop(busy);
         let state = overflow.shared.lock();
         assert_eq!((state.threads, state.lost, state.busy), (1, 0, 0));
+        assert!(state.running.is_empty());
+    }
+
+    /// A worker carried a request out itself, since no thread could be had, and another one answered it: a thread counted as
+    /// lost that was none, and none was ever started again.
+    #[test]
+    fn a_request_that_its_worker_carries_out_loses_no_thread() {
+        let overflow = overflow();
+        let mut state = overflow.shared.lock();
+        state.queue.push_back(Box::new(|busy| {
+            let other = thread::spawn(move || drop(busy));
+            other.join().expect("answered");
+        }));
+        Shared::here(&overflow.shared, state);
+        let state = overflow.shared.lock();
+        assert_eq!((state.threads, state.lost, state.busy), (0, 0, 0));
         assert!(state.running.is_empty());
     }
 

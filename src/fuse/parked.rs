@@ -72,13 +72,7 @@ impl Parked {
     /// Has a change carried out elsewhere, behind a stall when there is one.
     pub(super) fn run(&self, job: Job) {
         if let Some(job) = self.room.park(job) {
-            let room = Arc::clone(&self.room);
-            // A stall may have begun by the time that a thread comes to it.
-            self.overflow.run(Box::new(move |busy| {
-                if let Some(job) = room.park(job) {
-                    job(busy);
-                }
-            }));
+            self.room.hand_over(job, &self.overflow);
         }
     }
 }
@@ -107,6 +101,16 @@ impl Room {
         None
     }
 
+    /// Has a thread carry a job out, unless a stall has begun by the time that it comes to it.
+    fn hand_over(self: &Arc<Self>, job: Job, overflow: &Overflow) {
+        let room = Arc::clone(self);
+        overflow.run(Box::new(move |busy| {
+            if let Some(job) = room.park(job) {
+                job(busy);
+            }
+        }));
+    }
+
     /// Lets changes go on when the stall that they wait for has ended.
     pub(super) fn look(&self) {
         let state = self.lock();
@@ -115,13 +119,14 @@ impl Room {
         }
     }
 
-    fn keep(&self, overflow: &Overflow) {
+    fn keep(self: &Arc<Self>, overflow: &Overflow) {
         let mut state = self.lock();
         while !state.ends {
             if !state.jobs.is_empty() && !(self.is_stalled)() {
                 let jobs = std::mem::take(&mut state.jobs);
                 drop(state);
-                jobs.into_iter().for_each(|job| overflow.run(job));
+                jobs.into_iter()
+                    .for_each(|job| self.hand_over(job, overflow));
                 state = self.lock();
                 continue;
             }
@@ -139,7 +144,8 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossbeam_channel::{Sender, unbounded};
+    use crate::fuse::overflow::THREADS_MAX;
+    use crossbeam_channel::{Sender, bounded, unbounded};
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
     use std::time::Duration;
 
@@ -168,6 +174,45 @@ mod tests {
         // Were the others to hold threads, this one would find none.
         parked.overflow.run(tell(&done_tx, 1000));
         assert_eq!(done.recv_timeout(SOON), Ok(1000));
+        assert!(done.is_empty(), "a stalled change went on");
+        stalled.store(false, SeqCst);
+        parked.room().look();
+        let all = (0..500).map(|_| done.recv_timeout(SOON).expect("went on"));
+        assert_eq!(all.sum::<u32>(), (0..500).sum::<u32>());
+    }
+
+    /// Those that no thread had come to by the next stall held all threads as long as it lasted.
+    #[test]
+    fn changes_that_have_not_gone_on_by_the_next_stall_wait_again() {
+        let stalled = Arc::new(AtomicBool::new(true));
+        let parked = parked(&stalled);
+        let (done_tx, done) = unbounded();
+        for n in 0..500 {
+            parked.run(tell(&done_tx, n));
+        }
+        let (go_tx, go) = bounded::<()>(0);
+        let (began_tx, began) = unbounded();
+        for _ in 0..THREADS_MAX {
+            let (began, go) = (began_tx.clone(), go.clone());
+            parked.overflow.run(Box::new(move |_| {
+                began.send(()).expect("heard");
+                // Goes on when the other end is dropped.
+                let _ = go.recv();
+            }));
+        }
+        let all = (0..THREADS_MAX).try_for_each(|_| began.recv_timeout(SOON));
+        all.expect("every thread is held");
+        stalled.store(false, SeqCst);
+        parked.room().look();
+        while !parked.room.lock().jobs.is_empty() {
+            thread::yield_now();
+        }
+        stalled.store(true, SeqCst);
+        // Waits behind what has been handed over.
+        let (last_tx, last) = unbounded();
+        parked.overflow.run(tell(&last_tx, 0));
+        drop(go_tx);
+        assert_eq!(last.recv_timeout(SOON), Ok(0));
         assert!(done.is_empty(), "a stalled change went on");
         stalled.store(false, SeqCst);
         parked.room().look();
