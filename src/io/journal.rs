@@ -198,7 +198,7 @@ impl Journal {
     }
 
     /// Moves the journal in `from` to `to`, in the place of the one that is there; durable when it returns. It may
-    /// be open. Cut short, it is to be done again.
+    /// be open. Cut short or failed, it is to be done again.
     ///
     /// # Errors
     /// The system's error.
@@ -206,7 +206,8 @@ impl Journal {
         // The first file names the journal: it comes last.
         for file in [FILES[1], FILES[0]] {
             match std::fs::rename(from.join(file), to.join(file)) {
-                Err(e) if e.kind() == ErrorKind::NotFound && file == FILES[1] => {}
+                // Moved by the time before.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
                 other => other?,
             }
             for dir in [to, from] {

@@ -49,6 +49,15 @@ pub fn read(path: &Path) -> io::Result<ScbFound> {
     })
 }
 
+/// Makes durable what is at `path`: who wrote it may have been killed before its sync, and what is decided by it must not
+/// be durable before it.
+///
+/// # Errors
+/// The system's error.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_data()
+}
+
 /// The open file of one member's block.
 #[derive(Debug)]
 pub struct ScbFile {
@@ -75,8 +84,7 @@ impl ScbFile {
             let text = format!("{}: {e}", path.display());
             io::Error::new(io::ErrorKind::InvalidData, text)
         })?;
-        // Who wrote it may have been killed before its sync. A write takes the other slot, which may hold the last block
-        // that is durable; and what is decided by the block must not be durable before it.
+        // As in `sync`. A write takes the other slot, which may hold the last block that is durable.
         file.sync_data()?;
         let next = slot.other();
         Ok(Self {

@@ -16,6 +16,7 @@ use super::Message;
 use super::immutable;
 use super::pipeline::Pipeline;
 use super::results::given_up;
+use super::roster::Unfinished;
 use super::run::Runner;
 use super::setup::Protect;
 use crate::io::lease::Lease;
@@ -34,11 +35,20 @@ pub(super) fn in_time<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
+    within(PATIENCE, name, work)
+}
+
+/// As [`in_time`], with another patience.
+pub(super) fn within<T: Send + 'static>(
+    patience: Duration,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (sender, answer) = bounded(1);
     // What comes late is let go of.
     let work = move || drop(sender.send(work()));
     thread::Builder::new().name(name.into()).spawn(work)?;
-    answer.recv_timeout(PATIENCE).map_err(|_| given_up())
+    answer.recv_timeout(patience).map_err(|_| given_up())
 }
 
 /// Gives a lease back: its file is closed.
@@ -149,14 +159,21 @@ impl Runner {
     }
 
     /// Ends a departure that was cut short: its block says so now, and what its image looks like. From now on
-    /// changes are noticed.
-    pub(super) fn finish_departure(&mut self, id: MemberId, told: bool) {
+    /// changes are noticed. An image that has its stamp keeps it: what it looks like now may be a change.
+    pub(super) fn finish_departure(&mut self, departure: Unfinished) {
+        let id = departure.id;
         let to = [id].into_iter().collect();
-        if !told {
-            self.persist(self.set.generation(), true, to);
-            if self.just_failed.and(to).is_empty() {
-                self.feed(Event::Told(id));
+        let generation = match (departure.has_left, departure.stamp) {
+            (None, Some(stamp)) => return self.note_stamp(id, stamp),
+            (Some(generation), Some(_)) => return self.feed(Event::Told(id, generation)),
+            (Some(generation), None) => generation,
+            (None, None) => {
+                self.persist(self.set.generation(), true, to);
+                self.set.generation()
             }
+        };
+        if self.just_failed.and(to).is_empty() {
+            self.feed(Event::Told(id, generation));
         }
         let stamp = in_time("stamp", self.last_look(id));
         self.keep_stamp(id, stamp.unwrap_or_else(|e| Err(e.to_string())));
@@ -194,9 +211,16 @@ impl Runner {
         if self.is_undurable() {
             return tracing::warn!(member, "the stamp of its image is not durable");
         }
-        match self.write_stamp(id, stamp) {
-            // The stamp comes with a block that says that the member has left.
-            Ok(()) => drop(self.messages.send(Message::Event(Event::Told(id)))),
+        let written = self.write_stamp(id, stamp);
+        let holds = written.is_ok().then(|| self.set.generation());
+        self.written.found(id, holds);
+        match written {
+            // The stamp comes with a block that says that the member has left, also where that could not be written just before.
+            Ok(()) => {
+                self.just_failed.remove(id);
+                let told = Event::Told(id, self.set.generation());
+                drop(self.messages.send(Message::Event(told)));
+            }
             Err(error) => tracing::warn!(member, %error, "the stamp of its image is not durable"),
         }
         self.seats[id.index()].file = None;

@@ -38,8 +38,8 @@ pub(super) enum Growth {
     Preparing,
     /// Ready, and not used yet.
     Ready(Box<Prepared>),
-    /// In use, and not in its place yet.
-    InUse,
+    /// In use, and not in its place yet; whether it was told that it cannot be moved.
+    InUse { told: bool },
 }
 
 /// What has to be done before the unit grows.
@@ -163,14 +163,22 @@ impl Runner {
         }
     }
 
-    /// Refuses a resize while an earlier one that was given up is still being prepared: both would make
-    /// the same files.
-    pub(super) fn refuse_unprepared(&self) -> Result<(), Refusal> {
-        if !matches!(self.growth, Growth::Preparing) {
-            return Ok(());
+    /// Refuses a resize while an earlier one that was given up is still being prepared, or its journal is not in its place:
+    /// both would make the same files.
+    pub(super) fn refuse_unprepared(&mut self) -> Result<(), Refusal> {
+        self.settle_growth();
+        match self.growth {
+            Growth::None | Growth::Ready(_) => Ok(()),
+            Growth::Preparing => {
+                let text = "an earlier resize is still being prepared";
+                Err(Refusal::new(Code::InUse, text))
+            }
+            Growth::InUse { .. } => {
+                let text = "the journal of an earlier resize is not in its place yet";
+                let hint = "the log says why; it is tried again by itself, and by each resize";
+                Err(Refusal::new(Code::InUse, text).with_hint(hint))
+            }
         }
-        let text = "an earlier resize is still being prepared";
-        Err(Refusal::new(Code::InUse, text))
     }
 
     /// Goes on with a growth that is prepared.
@@ -193,7 +201,7 @@ impl Runner {
             // A home that was given up meanwhile stays so.
             if let (Some(journal), Some(_)) = (*journal, self.pipeline.home()) {
                 self.pipeline.set_home(Some(Arc::new(journal)));
-                self.growth = Growth::InUse;
+                self.growth = Growth::InUse { told: false };
             }
         }
     }
@@ -210,13 +218,21 @@ impl Runner {
 
     /// Puts the new journal into its place once every block says that the unit has grown.
     pub(super) fn settle_growth(&mut self) {
-        if !matches!(self.growth, Growth::InUse) || self.is_undurable() {
+        let Growth::InUse { told } = self.growth else {
+            return;
+        };
+        if self.is_undurable() {
             return;
         }
-        self.growth = Growth::None;
-        if let Err(error) = home::place_grown(&self.identity.state_dir) {
-            tracing::error!(%error, "the journal of the grown unit stays beside its place; the next mount moves it");
-        }
+        self.growth = match home::place_grown(&self.identity.state_dir) {
+            Ok(()) => Growth::None,
+            Err(error) => {
+                if !told {
+                    tracing::error!(%error, "the journal of the grown unit is not in its place; it is tried again");
+                }
+                Growth::InUse { told: true }
+            }
+        };
     }
 }
 

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::growth::Growth;
 use super::run::Runner;
 use super::setup::{Durability, Setup};
 use crate::error::{Error, Result};
@@ -90,21 +91,25 @@ pub(super) fn drop_grown(state_dir: &Path) {
 /// Puts the journal of a grown unit into the place of the one before; may be done twice.
 ///
 /// # Errors
-/// The system's error; then it is to be tried again.
+/// The system's error; then it is to be tried again, before another journal is made in either place.
 pub(super) fn place_grown(state_dir: &Path) -> io::Result<()> {
     let dir = grown_dir(state_dir);
     Journal::replace(&dir, state_dir)?;
-    std::fs::remove_dir(&dir)
+    if let Err(error) = std::fs::remove_dir(&dir) {
+        tracing::warn!(%error, "{} stays, and is empty", dir.display());
+    }
+    Ok(())
 }
 
 /// What a mount would elect with the bitmaps of these records: the unit's geometry.
-pub(super) type Elect<'a> = &'a dyn Fn(&[BitmapRecord]) -> Option<Geometry>;
+pub(super) type Elect<'a> = &'a dyn Fn(&[BitmapRecord]) -> Result<Geometry>;
 
 /// Finishes or undoes a growth that a crash has cut short: what would be elected with the bitmaps in it tells
 /// whether the unit has grown.
 ///
 /// # Errors
-/// It cannot be told, since the journal cannot be opened now and may be another time.
+/// It cannot be told, since the journal cannot be opened now and may be another time, or by a refusal of the election: the
+/// journal that it takes the place of may know less. It cannot be moved.
 fn settle_grown(
     dir: &Path,
     set: uuid::Uuid,
@@ -115,12 +120,19 @@ fn settle_grown(
     if !grown.is_dir() {
         return Ok(());
     }
+    // A move that was cut short is decided by names, which must not come back.
+    let durable = [dir, grown.as_path()].map(|dir| std::fs::File::open(dir)?.sync_all());
+    if let Some(error) = durable.into_iter().find_map(io::Result::err) {
+        return Err(Error::io(
+            format!("{} is not durable", grown.display()),
+            error,
+        ));
+    }
     let counts = match open(&grown, set, (geometry, kept)) {
-        Ok((journal, maps)) => match elect(&records(&maps)) {
-            Some(elected) => elected == journal.geometry(),
-            // The mount is about to be refused.
-            None => return Ok(()),
-        },
+        Ok((journal, maps)) => {
+            let elected = elect(&records(&maps)).inspect_err(|_| end(&journal))?;
+            elected == journal.geometry()
+        }
         // One that is half in its place was on its way there.
         Err(error) if is_worthless(&error) || matches!(error, OpenError::OtherSet(_)) => {
             Journal::is_half_moved(&grown)
@@ -129,10 +141,12 @@ fn settle_grown(
     };
     if !counts {
         drop_grown(dir);
-    } else if let Err(error) = place_grown(dir) {
-        tracing::error!(%error, "{} cannot be moved", grown.display());
+        return Ok(());
     }
-    Ok(())
+    place_grown(dir).map_err(|e| {
+        Error::io(format!("{} cannot be moved", grown.display()), e)
+            .with_hint("repair the state directory: the journal there is that of the unit")
+    })
 }
 
 /// Whether no later try to open a journal could find bitmaps in it.
@@ -372,6 +386,10 @@ impl Runner {
         let refusal = Refusal::new(Code::Io, format!("bitmaps cannot be kept: {why}"));
         self.feed(Event::HomeLost(refusal.with_hint(hint)));
         self.pipeline.set_home(None);
+        // It is believed nowhere, wherever it lies.
+        if matches!(self.growth, Growth::InUse { .. }) {
+            self.growth = Growth::None;
+        }
     }
 
     /// Ends the journal in order.

@@ -1,11 +1,14 @@
 //! Who could take part in a set that is being assembled: images, control blocks, places.
 
+use std::path::Path;
+
 use uuid::Uuid;
 
 use super::create::refuse_duplicates;
+use super::departure::within;
 use super::pipeline::Stores;
 use super::run::now;
-use super::seat::{Seat, storage};
+use super::seat::{PATIENCE_MAX, Seat, storage};
 use super::setup::{MemberSetup, Protect, Setup, default_scb};
 use crate::error::{Error, Result};
 use crate::io::{Image, IoMode, immutable, scb_file};
@@ -24,6 +27,16 @@ struct Entry {
     image: Option<Image>,
     /// Whether the image is immutable by the set itself, and open only to be looked at.
     immutable: bool,
+}
+
+/// A departure that was cut short.
+#[derive(Clone, Debug)]
+pub(super) struct Unfinished {
+    pub(super) id: MemberId,
+    /// The generation of the member's own block, if that tells that it has left.
+    pub(super) has_left: Option<Generation>,
+    /// What its image looked like, if its block says so.
+    pub(super) stamp: Option<Stamp>,
 }
 
 /// The members that were found, configured ones first.
@@ -120,17 +133,24 @@ impl Roster {
     }
 
     /// Members that have left, are there, and whose own blocks do not say so, or say so and nothing of what their
-    /// images look like. A crash has cut the departure short, or the disk was out of reach then.
-    pub(super) fn unfinished(&self, assembly: &Assembly, set: &ShadowSet) -> Vec<(MemberId, bool)> {
+    /// images look like; or the set does not know what they say. A crash has cut the departure short, or the disk was out of
+    /// reach then.
+    pub(super) fn unfinished(&self, assembly: &Assembly, set: &ShadowSet) -> Vec<Unfinished> {
         let lacks = |(index, entry): (usize, &Entry)| {
             let (id, there) = (MemberId::new(index)?, entry.image.is_some());
             let ScbFound::Read(own) = &entry.block else {
                 return None;
             };
             let said = Said::by(own, &assembly.lineage);
-            let lacks = !said.has_left || own.stamp.is_none();
+            let tells = set.tells_departure(id, said);
+            let departed = set.members()[index].state.departed();
+            let lacks = !tells || own.stamp.is_none() || departed.is_some_and(|d| !d.told);
             let it_is = set.is_who_left(id, said) || cut_short(assembly, index, said);
-            (there && lacks && it_is).then_some((id, said.has_left))
+            (there && lacks && it_is).then_some(Unfinished {
+                id,
+                has_left: tells.then_some(said.generation),
+                stamp: own.stamp.clone(),
+            })
         };
         self.entries.iter().enumerate().filter_map(lacks).collect()
     }
@@ -198,6 +218,7 @@ impl Roster {
             (seat.protect, seat.released) = (entry.setup.protect, released);
             if let ScbFound::Read(scb) = &entry.block {
                 seat.fingerprint = scb.stamp.as_ref().map(Stamp::fingerprint);
+                seat.unit = Some(scb.geometry.size());
             }
             seat.identity = entry.image.as_ref().map(Image::identity);
             seat
@@ -225,6 +246,9 @@ impl Entry {
         let block = scb_file::read(&setup.scb)
             .map_err(|e| Error::io(format!("{} cannot be read", setup.scb.display()), e))?;
         let left = matches!(&block, ScbFound::Read(scb) if scb.state.has_left());
+        if let (Err(error), false) = (sync_block(&setup.scb, &block), left) {
+            return Err(error);
+        }
         let kept =
             matches!(&block, ScbFound::Read(scb) if scb.stamp.as_ref().is_some_and(|s| s.kept));
         let ours = kept || setup.protect == Protect::Immutable;
@@ -257,6 +281,17 @@ impl Entry {
             immutable: false,
         }
     }
+}
+
+/// Makes a block durable by which others are decided upon; that of a member that has left may be out of reach.
+fn sync_block(path: &Path, block: &ScbFound) -> Result<()> {
+    if *block == ScbFound::None {
+        return Ok(());
+    }
+    let at = path.to_owned();
+    let synced = within(PATIENCE_MAX, "block", move || scb_file::sync(&at));
+    let undurable = |e| Error::io(format!("{} is not durable", path.display()), e);
+    synced.and_then(|done| done).map_err(undurable)
 }
 
 /// Whether the detach of a member was cut short by the crash: the others' blocks say that it has left, as

@@ -118,7 +118,7 @@ impl Runner {
     pub(super) fn new(parts: Parts) -> Self {
         let mut written = Written::new(parts.set.generation());
         for (id, generation) in parts.blocks {
-            written.found(id, generation);
+            written.found(id, Some(generation));
         }
         Self {
             set: parts.set,
@@ -260,6 +260,7 @@ impl Runner {
             return;
         }
         self.last_tick = now;
+        self.settle_growth();
         if look {
             self.last_look = now;
         }

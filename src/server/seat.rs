@@ -8,7 +8,7 @@ use crate::sync::channel::{Receiver, TryRecvError, bounded};
 use crate::sync::thread;
 use uuid::Uuid;
 
-use super::departure::{PATIENCE, in_time};
+use super::departure::{PATIENCE, in_time, within};
 use super::immutable::Flag;
 use super::results::given_up;
 use super::run::Runner;
@@ -19,7 +19,7 @@ use crate::io::scb_file::{self, ScbFile};
 use crate::io::{self, Image, IoMode, Storage};
 use crate::set::scb::{Lineage, ScbRow};
 use crate::set::{
-    Code, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, Stamp, Written,
+    Bytes, Code, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, Stamp, Written,
 };
 
 /// Who the set is, for its storage control blocks.
@@ -44,6 +44,8 @@ pub(super) struct Seat {
     pub(super) scb: PathBuf,
     /// The block's file, once it was written.
     pub(super) file: Option<ScbFile>,
+    /// The size of the unit that it held at the start.
+    pub(super) unit: Option<Bytes>,
     /// The state that was written last.
     pub(super) written: Option<ScbState>,
     /// How its image is read and written.
@@ -78,6 +80,7 @@ impl Seat {
         Self {
             scb,
             file: None,
+            unit: None,
             written: None,
             io,
             identity: None,
@@ -103,11 +106,13 @@ impl Seat {
     /// Opens the block's file for writing, unless it is.
     ///
     /// # Errors
-    /// Why it cannot be written.
+    /// Why it cannot be written, in time.
     pub(super) fn open(&mut self) -> Result<()> {
         if self.file.is_none() {
-            let file = open_block(&self.scb).map_err(|cause| unwritable(&self.scb, cause))?;
-            self.file = Some(file);
+            let path = self.scb.clone();
+            let opened = within(PATIENCE_MAX, "block", move || open_block(&path));
+            let file = opened.and_then(|file| file);
+            self.file = Some(file.map_err(|cause| unwritable(&self.scb, cause))?);
         }
         Ok(())
     }
@@ -187,8 +192,8 @@ fn unwritable(path: &Path, cause: std::io::Error) -> Error {
     Error::io(text, cause)
 }
 
-/// The longest time that the control thread waits for a block; meanwhile it answers no command.
-const PATIENCE_MAX: Duration = Duration::from_secs(20);
+/// The longest time that is waited for a block; the control thread answers no command meanwhile.
+pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(20);
 
 impl Runner {
     /// Opens all these blocks for writing: when one cannot be, none is written.
@@ -278,7 +283,7 @@ impl Runner {
             label: self.identity.label.clone(),
             generation,
             lineage: self.identity.lineage.clone(),
-            geometry: self.set.geometry(),
+            geometry: self.set.geometry_of(id, self.seats[id.index()].unit),
             clean,
             sequence: 0,
             table: table.to_vec(),

@@ -16,7 +16,7 @@ use super::home::{self, Settled};
 use super::params::Params;
 use super::pipeline::{Live, Pipeline};
 use super::record::record_start;
-use super::roster::Roster;
+use super::roster::{Roster, Unfinished};
 use super::run::{Parts, Runner, now};
 use super::seat::Identity;
 use super::setup::{Mounting, Setup};
@@ -25,9 +25,7 @@ use super::{Message, admission};
 use crate::error::{Error, Result};
 use crate::io::state_dir::StateDir;
 use crate::set::assess::{Assembly, Start, assess};
-use crate::set::{
-    Beginning, Code, Effect, Event, Member, MemberId, MemberSet, Moment, ShadowSet, View,
-};
+use crate::set::{Beginning, Code, Effect, Event, Member, MemberSet, Moment, ShadowSet, View};
 
 /// A unit that runs.
 #[derive(Debug)]
@@ -96,6 +94,7 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
         generation: assembly.generation,
         clean: assembly.clean,
         last_mark: assembly.lineage.mark(),
+        unproven: assembly.unproven,
         mark,
         absent: mounting.policy,
         past: home.past,
@@ -199,7 +198,7 @@ fn elect(setup: &Setup, mounting: &Mounting) -> Result<(Roster, Assembly, Settle
     setup.check_label(&first.label)?;
     roster.add_unconfigured(&first, setup, mounting.include)?;
     let found = roster.found();
-    let elect = |records: &[_]| assess(&found, records).ok().map(|a| a.geometry);
+    let elect = |records: &[_]| Ok(assess(&found, records)?.geometry);
     let home = home::find(setup, first.set, first.geometry, &elect)?;
     let admitted = admit(&mut roster, &home, mounting);
     let assembly = admitted.inspect_err(|_| home.end())?;
@@ -228,15 +227,13 @@ fn assemble(
 }
 
 /// Carries out what must be so before anybody writes, the first View being in force already; gives the rest.
-///
-/// `unfinished` are departures that were cut short, and whether the members' blocks say so.
 fn first_effects(
     runner: &mut Runner,
     effects: Vec<Effect>,
-    unfinished: Vec<(MemberId, bool)>,
+    unfinished: Vec<Unfinished>,
 ) -> Result<Vec<Effect>> {
     let mut rest = Vec::new();
-    // Ahead of the bitmaps: what the blocks say, by which these are changed, is durable when they are open.
+    // A start that is refused since a block cannot be opened has not changed the bitmaps.
     for effect in &effects {
         if let Effect::Persist { to, .. } = effect {
             runner.open_blocks(*to)?;
@@ -259,8 +256,8 @@ fn first_effects(
             other => rest.push(other),
         }
     }
-    for (id, told) in unfinished {
-        runner.finish_departure(id, told);
+    for departure in unfinished {
+        runner.finish_departure(departure);
     }
     Ok(rest)
 }

@@ -102,6 +102,8 @@ pub struct Assembly {
     pub table: Vec<ScbRow>,
     /// Whether the bitmaps that were kept belong to the newest generation.
     pub believed: bool,
+    /// Whether the newest generation may have got no further than some blocks: a crash came among them.
+    pub unproven: bool,
 }
 
 /// What the bitmaps that were kept prove. Every change of membership writes the blocks first and then notes
@@ -145,6 +147,11 @@ impl Proof {
     fn planted(kept: &[BitmapRecord], complete: Option<u64>) -> Self {
         let believed = !kept.is_empty();
         Self { believed, complete }
+    }
+
+    /// Whether this generation, the newest, is not known to be in every block.
+    fn lacks(self, newest: Generation) -> bool {
+        self.believed && self.complete.is_some_and(|c| c < newest.number())
     }
 
     /// Whether a block that is older than the newest was left behind by a crash among the writes of the
@@ -191,6 +198,7 @@ pub fn assess(found: &[Found], kept: &[BitmapRecord]) -> Result<Assembly, Refusa
         starts,
         table: newest.table.clone(),
         believed: proof.believed,
+        unproven: proof.lacks(newest.generation),
     })
 }
 
@@ -342,8 +350,7 @@ fn refuse_outdated(found: &[Found], newest: &Scb, kept: &[BitmapRecord]) -> Resu
         "the newest block that is there has generation {has}, but {but}: a member that is absent has \
          newer data"
     );
-    let without =
-        "to go on without, and lose what it alone has, remove the journal from the state directory";
+    let without = "to go on without, and lose what it alone has, remove journal.a, journal.b and grown from the state directory";
     Err(
         Refusal::new(Code::WrongGeneration, text).with_hint(match absent[..] {
             [] => without.to_owned(),
@@ -433,10 +440,7 @@ fn start_of(found: &Found, newest: &Scb, proof: Proof) -> Start {
 /// What a member is whose block is older than the newest, which does not say that it has left.
 fn left_behind(scb: &Scb, row: Option<ScbState>, newest: &Scb, proof: Proof) -> Start {
     let excused = proof.excuses(scb.generation);
-    let unproven = proof.believed
-        && proof
-            .complete
-            .is_some_and(|c| c < newest.generation.number());
+    let unproven = proof.lacks(newest.generation);
     #[cfg(debug_assertions)]
     let row = planted_row(row, scb.state);
     match (row, scb.state) {

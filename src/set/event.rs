@@ -261,8 +261,9 @@ pub enum Event {
     VerifyEnded(OpId, bool),
     /// Storage control blocks of these members could not be written; with the generations that they hold.
     BlocksFailed(Vec<(MemberId, Option<Generation>)>),
-    /// The storage control block of a member that has left says so by now.
-    Told(MemberId),
+    /// The storage control block of a member that has left says so, with this generation. Of an earlier departure it is of
+    /// no account.
+    Told(MemberId, Generation),
     /// The members that have owed an answer for a while.
     Silent(MemberSet),
     /// A member has not answered for longer than it may: why it has to leave, as a sentence says it.

@@ -6,11 +6,11 @@ use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Effect, Failure, Notice, Ticket, Verdict};
 use super::geometry::ByteRange;
-use super::member::{Departed, MemberId, MemberSet, MemberState};
-use super::record::{BitmapKind, HomeChange};
+use super::member::{Departed, MemberId, MemberSet, MemberState, Phase};
+use super::record::HomeChange;
 use super::refusal::Refusal;
 use super::scb::Generation;
-use super::shadow::ShadowSet;
+use super::shadow::{Purpose, ShadowSet};
 use super::view::Epoch;
 
 impl ShadowSet {
@@ -125,6 +125,7 @@ impl ShadowSet {
                     let stale = phase.stale();
                     stale.absorb(&doubt);
                     self.push_home(HomeChange::Absorb(stale.id(), Arc::clone(&doubt)));
+                    self.drain_again(id);
                 }
                 // It may have taken the write before it left, and lose its seeds after a flush.
                 #[cfg(debug_assertions)]
@@ -142,6 +143,33 @@ impl ShadowSet {
             self.advance();
             self.publish();
             self.settle_joins();
+        }
+        self.start_copies();
+    }
+
+    /// Bits have come back to a target. A flush of it that is under way has nothing of what makes it equal there.
+    fn drain_again(&mut self, id: MemberId) {
+        match self.take_state(id) {
+            MemberState::Target {
+                op,
+                kind,
+                phase: Phase::Finishing(work),
+            } => {
+                let phase = Phase::Queued(work);
+                self.members[id.index()].state = MemberState::Target { op, kind, phase };
+            }
+            state => self.members[id.index()].state = state,
+        }
+        let filled = self.members[id.index()].state.operation();
+        for (_, purpose) in self.flushes.values_mut() {
+            let ends = match purpose {
+                Purpose::Promote(member) => *member == id,
+                Purpose::Drained(op, _) => Some(*op) == filled,
+                _ => false,
+            };
+            if ends {
+                *purpose = Purpose::Nothing;
+            }
         }
     }
 
@@ -205,7 +233,6 @@ impl ShadowSet {
     /// The own block of a member that has left does not say so, and holds this generation.
     fn has_block_of(&mut self, id: MemberId, held: Option<Generation>) {
         let state = &mut self.members[id.index()].state;
-        let detached = matches!(state, MemberState::Detached(_));
         let before = held.map_or(self.generation.number() - 1, Generation::number);
         let Some(departed) = state.departed_mut() else {
             return;
@@ -216,21 +243,27 @@ impl ShadowSet {
         };
         tag.generation = before;
         let tag = *tag;
-        let kind = departed.kept_as(detached);
+        let kind = departed.kept_as();
         self.describe(id, tag, kind);
     }
 
     /// The own block of a member that has left says so at last.
-    pub(super) fn told(&mut self, id: MemberId) {
+    pub(super) fn told(&mut self, id: MemberId, generation: Generation) {
         let state = &mut self.members[id.index()].state;
-        if !matches!(state, MemberState::Detached(_)) {
+        let expelled = matches!(state, MemberState::Expelled(_));
+        #[cfg(debug_assertions)]
+        let expelled = expelled && !super::planted::is(super::planted::Mistake::ExpelledUntold);
+        if !expelled && !matches!(state, MemberState::Detached(_)) {
             return;
         }
-        if let Some(departed) = state.departed_mut().filter(|d| !d.told) {
+        let later = |d: &&mut Departed| {
+            let left = d.tag.map_or(0, |tag| tag.generation);
+            !d.told && generation.number() > left
+        };
+        if let Some(departed) = state.departed_mut().filter(later) {
             departed.told = true;
-            let tag = departed.tag;
-            tag.into_iter()
-                .for_each(|tag| self.describe(id, tag, BitmapKind::Departed));
+            let (tag, kind) = (departed.tag, departed.kept_as());
+            tag.into_iter().for_each(|tag| self.describe(id, tag, kind));
         }
     }
 

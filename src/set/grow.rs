@@ -283,7 +283,6 @@ impl ShadowSet {
     fn grow_departed(&mut self, id: MemberId, stale: Option<Regions>) {
         let (geometry, member) = (self.geometry, &mut self.members[id.index()]);
         let owner = member.uuid;
-        let detached = matches!(member.state, MemberState::Detached(_));
         let Some(departed) = member.state.departed_mut() else {
             return;
         };
@@ -299,7 +298,7 @@ impl ShadowSet {
         let map = OwnedBitmap::new(map);
         let marks = map.marks();
         departed.held = Held::Here(map);
-        let kind = departed.kept_as(detached && !departed.told);
+        let kind = departed.kept_as();
         let record = BitmapRecord { tag, kind, owner };
         self.push_home(HomeChange::Add(record, marks));
     }
@@ -332,6 +331,18 @@ impl ShadowSet {
         }
         let behind = self.geometry.behind(self.coverage(id, attach));
         behind.filter(|_| !attach.blank_tail)
+    }
+
+    /// What the own block of a member says of the unit: of one that has left what its bitmap covers, the unit as it was then.
+    /// `held` is what its block has said up to now.
+    #[must_use]
+    pub fn geometry_of(&self, id: MemberId, held: Option<Bytes>) -> Geometry {
+        let departed = self.members[id.index()].state.departed();
+        let left = departed.and_then(|d| d.covers.or(held));
+        #[cfg(debug_assertions)]
+        let left = left.filter(|_| !super::planted::is(super::planted::Mistake::LeaverGrows));
+        let then = left.and_then(|size| self.geometry.resized(size).ok());
+        then.unwrap_or(self.geometry)
     }
 
     /// The end of the unit when a member left that comes back: by its own block, or as this mount knows.

@@ -117,9 +117,12 @@ impl ShadowSet {
     /// `suspect` says that an error of its medium is the cause.
     pub(super) fn depart(&mut self, id: MemberId, policy: Policy, suspect: bool) -> Departed {
         let was = self.members[id.index()].state.name();
+        // Until its own block says that it has left.
         let kind = match suspect {
             true => BitmapKind::Suspect,
-            false => BitmapKind::Departed,
+            #[cfg(debug_assertions)]
+            false if super::planted::is(super::planted::Mistake::ToldAtCut) => BitmapKind::Departed,
+            false => BitmapKind::Untold,
         };
         let (held, tag) = match self.take_state(id) {
             MemberState::Source => {
@@ -224,10 +227,8 @@ impl ShadowSet {
     }
 
     fn settle_leaving(&mut self, id: MemberId) {
-        let asked = self
-            .flushes
-            .values()
-            .any(|(_, p)| matches!(p, Purpose::Leave(m) if *m == id));
+        let leaves = |(_, p): &(_, Purpose)| matches!(p, Purpose::Leave(m) if *m == id);
+        let asked = self.flushes.values().any(leaves);
         let state = &self.members[id.index()].state;
         let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
         if !asked && !stopping {
@@ -258,10 +259,9 @@ impl ShadowSet {
         if failed.is_empty() {
             departed.seeds.clear();
         }
-        let absorbed = departed.absorb_seeds();
-        absorbed
-            .into_iter()
-            .for_each(|change| self.push_home(change));
+        for change in departed.absorb_seeds() {
+            self.push_home(change);
+        }
         assert!(departed.seeds.is_empty(), "I1: no seed is left behind");
         assert!(
             !matches!(departed.held, Held::WithCopier(_)),
@@ -269,7 +269,6 @@ impl ShadowSet {
         );
         (departed.closed, departed.told) = (true, true);
         let tag = departed.tag;
-        let bitmap = tag.map(|tag| tag.id);
         let set_bits = departed.marks().map_or(0, |map| map.count());
         let reason = match self.members[id.index()].reason.as_str() {
             "" => "detached by command".to_owned(),
@@ -279,14 +278,18 @@ impl ShadowSet {
         if failed.is_empty() {
             self.forget_intents(until);
         }
-        let generation = self.generation;
         let to = [id].into_iter().collect();
         self.push(Effect::Persist {
-            generation,
+            generation: self.generation,
             clean: true,
             to,
         });
+        // Not before: should a stop or a crash cut this short, the next mount takes its block for what it is.
+        if let Some(tag) = tag {
+            self.describe(id, tag, BitmapKind::Departed);
+        }
         self.push(Effect::Close(id));
+        let bitmap = tag.map(|tag| tag.id);
         self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
         if self.is_pending_about(id) {
             let name = &self.members[id.index()].name;
@@ -503,10 +506,9 @@ impl ShadowSet {
     fn take_back(&mut self, id: MemberId, attaching: bool) {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
-                let absorbed = departed.absorb_seeds();
-                absorbed
-                    .into_iter()
-                    .for_each(|change| self.push_home(change));
+                for change in departed.absorb_seeds() {
+                    self.push_home(change);
+                }
                 self.rejoin(id, departed);
                 self.advance();
                 self.publish();

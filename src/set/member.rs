@@ -289,12 +289,12 @@ impl Departed {
         }
     }
 
-    /// As what its bitmap is kept; `untold` when it was detached and its own block could not say so.
-    pub(super) fn kept_as(&self, untold: bool) -> BitmapKind {
-        match (untold, self.suspect) {
-            (true, _) => BitmapKind::Untold,
-            (false, true) => BitmapKind::Suspect,
-            (false, false) => BitmapKind::Departed,
+    /// As what its bitmap is kept.
+    pub(super) fn kept_as(&self) -> BitmapKind {
+        match (self.suspect, self.told) {
+            (true, _) => BitmapKind::Suspect,
+            (false, true) => BitmapKind::Departed,
+            (false, false) => BitmapKind::Untold,
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Beginning {
     pub geometry: Geometry,
     /// The newest generation that was found.
     pub generation: Generation,
+    /// Whether the newest generation may have got no further than some blocks.
+    pub unproven: bool,
     /// Whether the set was stopped in order.
     pub clean: bool,
     /// Mark in the lineage of the mount before, which wrote that generation.
@@ -74,6 +76,8 @@ struct Legacy {
     doubt: Option<Arc<WriteBitmap>>,
     /// Bitmaps that are needless once those that take their place are kept.
     spent: Vec<BitmapId>,
+    /// Whether the newest generation may have got no further than some blocks.
+    unproven: bool,
 }
 
 impl Legacy {
@@ -104,6 +108,7 @@ impl Legacy {
             owned,
             doubt,
             spent: Vec::new(),
+            unproven: false,
         }
     }
 
@@ -155,6 +160,7 @@ impl ShadowSet {
         let master = master.ok_or_else(|| Refusal::new(Code::LastSource, "no source member"))?;
         let geometry = from.geometry;
         let mut legacy = Legacy::of(from.past, from.clean, geometry);
+        legacy.unproven = from.unproven;
         let ids = legacy.intents.iter().chain(&legacy.owned);
         let last_bitmap = ids.map(|(record, _)| record.tag.id.0).max().unwrap_or(0);
         let mut set = Self {
@@ -314,12 +320,7 @@ impl ShadowSet {
                 }
                 self.seat_copy(id, None, legacy)
             }
-            Start::Detached => {
-                let untold = |(record, _): &(BitmapRecord, _)| record.kind == BitmapKind::Untold;
-                let told = !own.as_ref().is_some_and(untold);
-                let departed = self.seat_departed(owner, own, legacy);
-                MemberState::Detached(Departed { told, ..departed })
-            }
+            Start::Detached => MemberState::Detached(self.seat_departed(owner, own, legacy)),
             Start::Expelled => MemberState::Expelled(self.seat_departed(owner, own, legacy)),
             Start::Released => {
                 let useless = own.map(|(record, _)| record.tag.id);
@@ -441,10 +442,13 @@ impl ShadowSet {
         let mut departed = Departed::without_bitmap(Epoch(0));
         if let Some((record, map)) = own {
             let kind = match record.kind {
-                kind @ (BitmapKind::Untold | BitmapKind::Suspect) => kind,
-                _ => BitmapKind::Departed,
+                kind @ (BitmapKind::Departed | BitmapKind::Suspect) => kind,
+                // Also of one that was about to come back: whoever mounts tells what its own block says.
+                _ => BitmapKind::Untold,
             };
             departed.suspect = kind == BitmapKind::Suspect;
+            // Of a suspect it is not kept: whoever mounts tells what its own block says.
+            departed.told = kind == BitmapKind::Departed;
             let what = (kind, owner, record.tag.policy);
             let (map, tag) = self.inherit(Some((record, map)), legacy, what);
             (departed.held, departed.tag) = (Held::Here(map), Some(tag));
@@ -472,12 +476,13 @@ impl ShadowSet {
             .is_some_and(|(r, _)| r.kind == BitmapKind::Suspect);
         let kind = match suspect {
             true => BitmapKind::Suspect,
-            false => BitmapKind::Departed,
+            false => BitmapKind::Untold,
         };
         let (map, mut tag) = self.inherit(own, legacy, (kind, owner, policy));
-        if tag.generation != self.generation.number() {
-            // Its block has the newest generation, not that of its bitmap.
-            tag.generation = self.generation.number();
+        // Its block has the newest generation, or the one before when a crash came among the blocks.
+        let newest = self.generation.number() - u64::from(legacy.unproven);
+        if tag.generation != newest {
+            tag.generation = newest;
             self.push_home(HomeChange::Describe(BitmapRecord { tag, kind, owner }));
         }
         let mut departed = Departed::without_bitmap(Epoch(0));

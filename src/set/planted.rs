@@ -168,6 +168,15 @@ mistakes! {
     ReturnedJudged,
     /// A stall is answered before everything is flushed.
     StallWithoutFlush,
+    /// A bitmap is used for an image of the generation in which its member was expelled, although the block of the one that
+    /// left says that it has.
+    ExpelledUntold,
+    /// The block of a member that has left takes the size to which the unit has grown since.
+    LeaverGrows,
+    /// What is kept of a member that leaves says from the cut on that its block tells of it.
+    ToldAtCut,
+    /// What a copier still clears is noted as cleared when the unit is stopped.
+    StoppedUndrained,
     ;
     /// Nobody waits for a fence.
     FencePassed,

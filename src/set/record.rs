@@ -18,9 +18,9 @@ pub enum BitmapKind {
     Intent,
     /// The write-intent bitmap of a mount that is about to write its first generation.
     Opening,
-    /// The write bitmap of a member that has left.
+    /// The write bitmap of a member that has left, and whose own storage control block says so.
     Departed,
-    /// The same of a member that was detached, and whose own storage control block could not say so.
+    /// The same of one whose own block does not say so, or not yet.
     Untold,
     /// The write bitmap of a member that was expelled by an error of its medium: it may differ elsewhere too.
     Suspect,

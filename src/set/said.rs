@@ -100,10 +100,23 @@ impl ShadowSet {
     /// Whether what a block says is what a departed member has left behind, and a bitmap tells of it.
     #[must_use]
     pub fn is_who_left(&self, id: MemberId, said: Said) -> bool {
+        let told = self.members[id.index()].state.departed().map(|d| d.told);
+        told.is_some_and(|told| self.fits_departure(id, said, told))
+    }
+
+    /// Whether the block tells the image of a member that has left from any other. Where the member left in the same step as
+    /// another one, its block may be of the generation in which it left, and say that it has.
+    #[must_use]
+    pub fn tells_departure(&self, id: MemberId, said: Said) -> bool {
+        let bitmap = self.members[id.index()].state.departed();
+        let bitmap = bitmap.is_some_and(|d| d.tag.is_some());
+        said.has_left && (!bitmap || self.fits_departure(id, said, true))
+    }
+
+    fn fits_departure(&self, id: MemberId, said: Said, told: bool) -> bool {
         let member = &self.members[id.index()];
-        let departed = member.state.departed();
-        let tag = departed.and_then(|d| Some((d.tag?.generation, d.told)));
-        tag.is_some_and(|(left, told)| said.check(&member.name, left, told).is_ok())
+        let tag = member.state.departed().and_then(|d| d.tag);
+        tag.is_some_and(|tag| said.check(&member.name, tag.generation, told).is_ok())
     }
 }
 

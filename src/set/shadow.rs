@@ -16,8 +16,8 @@ use super::geometry::Geometry;
 use super::judge::Judged;
 use super::limits::Limits;
 use super::member::{
-    BitmapId, BitmapTag, Departed, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment,
-    Phase, Policy, Sources,
+    BitmapId, BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState,
+    Moment, Phase, Policy, Sources,
 };
 use super::operation::{OpState, Operation, Task};
 use super::pending::Pending;
@@ -116,7 +116,7 @@ impl ShadowSet {
             Event::VerifyDiffers(op, block) => self.verify_differs(op, block),
             Event::VerifyEnded(op, complete) => self.verify_ended(op, complete),
             Event::BlocksFailed(members) => self.blocks_failed(&members),
-            Event::Told(id) => self.told(id),
+            Event::Told(id, generation) => self.told(id, generation),
             Event::Silent(members) => self.silent(members),
             Event::GivenUp(id, why) => self.given_up(id, &why),
             Event::TooSlow(id) => self.too_slow(id),
@@ -446,6 +446,8 @@ impl ShadowSet {
             // Marks are made durable for whole groups; nobody marks any more.
             let left = match &self.members[id.index()].state {
                 MemberState::Target { phase, .. } => Some(phase.stale()),
+                // A step of its copy may be under way: what that clears is not flushed.
+                state if is_with_copier(state) => None,
                 state => state.departed().and_then(Departed::marks),
             };
             if let Some(left) = left {
@@ -576,4 +578,14 @@ impl ShadowSet {
             MemberState::Vacant => {}
         }
     }
+}
+
+/// Whether a member has left while a step of its copy was under way, which has not ended yet.
+fn is_with_copier(state: &MemberState) -> bool {
+    #[cfg(debug_assertions)]
+    if super::planted::is(super::planted::Mistake::StoppedUndrained) {
+        return false;
+    }
+    let held = state.departed().map(|departed| &departed.held);
+    matches!(held, Some(Held::WithCopier(_)))
 }

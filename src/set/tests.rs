@@ -65,6 +65,7 @@ pub(super) fn beginning() -> Beginning {
         generation: Generation::FIRST,
         clean: true,
         last_mark: 0,
+        unproven: false,
         mark: 1,
         absent: Policy::default(),
         past: Past::Unknown("new".to_owned()),

@@ -29,9 +29,10 @@ impl Written {
         }
     }
 
-    /// The block of this member holds this generation.
-    pub fn found(&mut self, id: MemberId, generation: Generation) {
-        self.held[id.index()] = Some(generation);
+    /// The block of this member holds this generation, also by a write that no change of membership asked for; none when
+    /// that write has failed, and may be there all the same.
+    pub fn found(&mut self, id: MemberId, generation: Option<Generation>) {
+        self.held[id.index()] = generation;
     }
 
     /// The generations that these blocks hold, as far as they are known: what
@@ -189,7 +190,7 @@ mod tests {
     fn what_a_block_holds_is_known_when_it_was_found_or_written() {
         let mut written = Written::new(generation(5));
         let both = set(&[0, 1]);
-        written.found(MemberId::new(0).expect("a place"), generation(4));
+        written.found(MemberId::new(0).expect("a place"), Some(generation(4)));
         let held = |written: &Written| {
             let held = written.held(both).into_iter();
             held.map(|(_, held)| held.map(Generation::number))

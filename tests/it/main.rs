@@ -7,6 +7,7 @@ mod bed;
 mod bitmap_events;
 mod cycle;
 mod formats;
+mod grown;
 mod kept;
 mod library;
 mod refusals;

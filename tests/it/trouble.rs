@@ -13,7 +13,7 @@ use shadowset::set::{AttachPolicy, BitmapKind, Bytes, Code, OpId, Policy};
 
 use crate::bed::{self, Bed};
 
-const REGION: u64 = 65_024;
+pub(crate) const REGION: u64 = 65_024;
 
 /// A file that cannot be written, until this is dropped.
 pub(crate) struct Unwritable(PathBuf);
@@ -33,7 +33,7 @@ impl Drop for Unwritable {
     }
 }
 
-fn write(unit: &Handle, at: u64, value: u8) {
+pub(crate) fn write(unit: &Handle, at: u64, value: u8) {
     unit.pipeline().write(at, &[value; 512]).expect("written");
 }
 
@@ -46,15 +46,24 @@ fn state(unit: &Handle, member: &str) -> &'static str {
     unit.state().member(member).expect("known").state
 }
 
-/// What kill -9 would leave of a running unit.
-fn killed(bed: &Bed) -> (tempfile::TempDir, Setup) {
-    let dir = tempfile::tempdir().expect("a directory");
-    for entry in std::fs::read_dir(&bed.setup.state_dir).expect("a directory") {
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
         if entry.file_type().expect("a type").is_file() {
-            let to = dir.path().join(entry.file_name());
-            std::fs::copy(entry.path(), to).expect("copied");
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
         }
+    }
+}
+
+/// What kill -9 would leave of a running unit.
+pub(crate) fn killed(bed: &Bed) -> (tempfile::TempDir, Setup) {
+    let dir = tempfile::tempdir().expect("a directory");
+    copy_files(&bed.setup.state_dir, dir.path());
+    let grown = bed.setup.state_dir.join("grown");
+    if grown.exists() {
+        let to = dir.path().join("grown");
+        std::fs::create_dir(&to).expect("made");
+        copy_files(&grown, &to);
     }
     let members = bed.setup.members.len();
     let setup = Setup {
@@ -74,7 +83,7 @@ fn created(members: usize, durability: Durability) -> (tempfile::TempDir, Setup)
     (dir, setup)
 }
 
-fn begin(setup: &Setup) -> Result<Running, Error> {
+pub(crate) fn begin(setup: &Setup) -> Result<Running, Error> {
     start(setup, &Mounting::default())
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shadowset::set::member::{Departed, Held};
 use shadowset::set::{Answer, MemberId, MemberState, Verdict, View, WriteBitmap};
+use shadowset::testing::memory::Value;
 
 use crate::home::region_run;
 use crate::world::{Asked, Checked, World, blocks_of, ensure, usize_of};
@@ -183,11 +184,27 @@ impl World {
         Ok(())
     }
 
+    /// Whether such an image of a member that has left differs from the unit only where its bitmap says so.
+    pub(crate) fn is_told_by_bitmap(&self, id: MemberId, contents: &[Value]) -> bool {
+        let (Some(stale), Some(source)) =
+            (StaleSet::of(self.state(id)), self.sources().iter().next())
+        else {
+            return false;
+        };
+        let loose = self.loose_from(id).min(contents.len());
+        let source = self.disks[source.index()].image.contents();
+        let equal = |block: &usize| contents[*block] == source[*block] || self.inside[*block] > 0;
+        (0..loose).all(|block| equal(&block) || self.is_stale(&stale, block))
+    }
+
     /// Members that are no sources equal the unit where they are not stale, flushed as well.
     fn check_others(&self, block: usize, others: &[(MemberId, StaleSet)]) -> Checked {
         let sources = self.sources();
         for (id, stale) in others {
-            let loose = block >= self.loose_from(*id);
+            let held = self.state(*id).departed().map(|d| &d.held);
+            // What is cleared in memory while the unit stops is kept.
+            let ends = self.stopping && matches!(held, Some(Held::WithCopier(_)));
+            let loose = block >= self.loose_from(*id) || ends;
             if loose || self.is_stale(stale, block) || self.disks[id.index()].changed {
                 continue;
             }

@@ -158,25 +158,22 @@ impl World {
             false => id,
             true => self.set.free_place().unwrap_or(id),
         };
-        let (word, joiner) = joiner(id, new, unit);
         let size = match new {
             _ if self.rng.chance(20) => unit - BLOCK,
             true => unit,
             false => self.disks[id.index()].blocks() * BLOCK,
         };
+        let blank = new && self.rng.chance(500);
+        let (word, joiner) = joiner(id, new, unit);
         let mut attach = Attach {
             word,
             joiner,
-            candidate: CandidateId(self.now),
             size: shadowset::set::Bytes(size),
-            blank: new && self.rng.chance(500),
-            blank_tail: false,
+            blank,
             changed: changed.then(|| "its size".to_owned()),
-            said: None,
             foreign: new,
-            policy,
-            source: None,
             confirm: self.rng.chance(500),
+            ..self.attach_of(id, policy)
         };
         if new {
             self.put_image(id.index(), attach.blank);
@@ -186,12 +183,33 @@ impl World {
             if !changed && !self.disks[id.index()].changed {
                 attach.changed = None;
                 self.bring_back(id, &mut attach)?;
+                self.check_genuine(id, &attach)?;
             } else {
                 attach.changed.get_or_insert("it was written".to_owned());
             }
             attach.blank_tail = self.loose_from(id) == self.inside.len();
         }
         Ok(("attach", Command::Attach(Box::new(attach))))
+    }
+
+    /// An attach of a member that comes back.
+    pub(crate) fn attach_of(&self, id: MemberId, policy: AttachPolicy) -> Attach {
+        let (word, joiner) = joiner(id, false, 0);
+        let size = self.disks.get(id.index()).map_or(0, Disk::blocks) * BLOCK;
+        Attach {
+            word,
+            joiner,
+            candidate: CandidateId(self.now),
+            size: shadowset::set::Bytes(size),
+            blank: false,
+            blank_tail: false,
+            changed: None,
+            said: None,
+            foreign: false,
+            policy,
+            source: None,
+            confirm: false,
+        }
     }
 
     pub(crate) fn said(&self, scb: Option<&Scb>) -> Option<Said> {
@@ -209,14 +227,16 @@ impl World {
         if same_block && same || !self.may_be_changed(id) || self.rng.chance(500) {
             return Ok(());
         }
-        // Who left because its block could not be written may have that block all the same.
-        let tag = self.state(id).departed().and_then(|d| d.tag);
-        let left = tag.map_or(u64::MAX, |tag| tag.generation);
+        // Whose own block could not say that it has left may have one of that time.
+        let departed = self.state(id).departed();
+        let left = departed.and_then(|d| d.tag);
+        let left = left.map_or(u64::MAX, |tag| tag.generation);
         let close = left..=left.saturating_add(1);
-        let close = |scb: &Scb| close.contains(&scb.generation.number());
-        let told = same_block || scb.as_ref().is_none_or(close);
+        let untold = departed.is_none_or(|d| !d.told) && !self.ops.heard.contains(id);
+        let close = |scb: &Scb| untold && close.contains(&scb.generation.number());
+        let by_stamp = same_block || scb.as_ref().is_none_or(close);
         let old = Attach {
-            changed: told.then(|| "its contents".to_owned()),
+            changed: by_stamp.then(|| "its contents".to_owned()),
             said: self.said(scb.as_ref()),
             ..attach.clone()
         };
@@ -224,8 +244,9 @@ impl World {
             return Ok(());
         };
         let name = name(id);
+        // One that its bitmap tells of as well may come in.
         ensure!(
-            plan.kind != CopyKind::Mini,
+            plan.kind != CopyKind::Mini || self.is_told_by_bitmap(id, &contents),
             "an older image of {name} comes in by minicopy: {plan:?}"
         );
         let disk = self.disk(id);

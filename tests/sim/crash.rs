@@ -108,8 +108,17 @@ impl World {
         bad
     }
 
-    fn block(&self, place: usize, generation: Generation, clean: bool, table: &[ScbRow]) -> Scb {
+    pub(crate) fn block(
+        &self,
+        place: usize,
+        generation: Generation,
+        clean: bool,
+        table: &[ScbRow],
+    ) -> Scb {
         let member = self.set.members()[place].uuid;
+        let held = self.disks[place].scb.as_ref();
+        let held = held.map(|scb| scb.geometry.size());
+        let id = MemberId::new(place).expect("a place");
         let row = table.iter().find(|row| row.member == member);
         let row = row.unwrap_or_else(|| panic!("m{} has no row", place + 1));
         Scb {
@@ -120,7 +129,7 @@ impl World {
             label: "simulated".into(),
             generation,
             lineage: self.lineage.clone(),
-            geometry: self.set.geometry(),
+            geometry: self.set.geometry_of(id, held),
             clean,
             sequence: 0,
             table: table.to_vec(),
@@ -150,6 +159,7 @@ impl World {
         self.ops.just_failed = MemberSet::EMPTY;
         self.ops.stuck = 0;
         self.ops.unclosed = MemberSet::EMPTY;
+        (self.ops.unstamped, self.ops.heard) = (MemberSet::EMPTY, MemberSet::EMPTY);
         // Epochs begin anew.
         self.ops.returned = Returned::default();
         match self.views.is_empty() {
@@ -226,6 +236,7 @@ impl World {
             generation,
             clean: assembly.clean,
             last_mark: assembly.lineage.mark(),
+            unproven: assembly.unproven,
             mark,
             absent: Policy::MinicopyOptional,
             past,
@@ -241,7 +252,7 @@ impl World {
         self.written = Written::new(from.generation);
         for (id, disk) in self.disks.iter().enumerate() {
             if let (Some(id), Some(scb)) = (MemberId::new(id), &disk.scb) {
-                self.written.found(id, scb.generation);
+                self.written.found(id, Some(scb.generation));
             }
         }
         let set = ShadowSet::assemble(from, members);
@@ -262,10 +273,14 @@ impl World {
         if self.disks.iter().all(|disk| disk.scb.is_none()) {
             self.first_blocks();
         }
-        let begun = self.carry_out(effects);
+        let unfinished = self.unfinished();
+        let mut begun = self.carry_out(effects);
         self.beginning = false;
         if !self.crashed {
             self.begin_told()?;
+        }
+        if begun.is_ok() && !self.crashed {
+            begun = self.finish_departures(unfinished);
         }
         if !self.views.is_empty() {
             self.served = self.lineage.mark();

@@ -9,6 +9,7 @@ mod checks;
 mod commands;
 mod copier;
 mod crash;
+mod departed;
 mod growth;
 mod home;
 mod kinds;

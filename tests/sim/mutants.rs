@@ -3,7 +3,7 @@
 use shadowset::set::planted::{Mistake, plant};
 
 use crate::kinds::Kind;
-use crate::runs::{attempt, corpus, number};
+use crate::runs::{attempt, corpus, named, number};
 
 /// The kind of worlds that finds a mistake best.
 fn kind_of(mistake: Mistake) -> Kind {
@@ -13,7 +13,7 @@ fn kind_of(mistake: Mistake) -> Kind {
         BlockOfLeaverAhead | ProofAhead | FlushWhileHalted | ForgetAhead => Kind::Bad,
         WriteUnkept | LostHomeProves => Kind::Lost,
         ReadUnmerged => Kind::Held,
-        TailTrusted | GrowthWithoutHold | TailUnmerged | DryRunMarks => Kind::Growing,
+        TailTrusted | GrowthWithoutHold | TailUnmerged | DryRunMarks | LeaverGrows => Kind::Growing,
         LastGivenUp | ReturnUnquiet | PlaceUnquiet | AbortUnfenced => Kind::Hanging,
         _ => Kind::Plain,
     }
@@ -61,7 +61,8 @@ fn hunt() {
         return println!("SIM_HUNT names no mistake");
     };
     let mistake = Mistake::named(&name).expect("a mistake");
-    let (kind, most) = (kind_of(mistake), number("SIM_SEEDS").unwrap_or(100_000));
+    let kind = std::env::var("SIM_WORLD").map_or(kind_of(mistake), |name| named(&name));
+    let most = number("SIM_SEEDS").unwrap_or(100_000);
     plant(Some(mistake));
     let first = (0..most).find(|seed| attempt(&mut kind.world(*seed, false)).is_err());
     plant(None);

@@ -82,6 +82,10 @@ pub(crate) struct Ops {
     pub(crate) full: bool,
     /// Members that have left, and whose images are let go of once that is durable.
     pub(crate) unclosed: MemberSet,
+    /// Members that were expelled, and whose blocks do not say so yet.
+    pub(crate) unstamped: MemberSet,
+    /// Members of which the set has heard in this life that their blocks say that they have left.
+    pub(crate) heard: MemberSet,
     /// Blocks to come that cannot be written.
     pub(crate) stuck: u64,
     /// Starts in a row that were refused since a block could not be written.
@@ -161,6 +165,7 @@ impl World {
             return Ok(());
         }
         self.mark("control block not written");
+        self.ops.heard = self.ops.heard.without(failed);
         let (now, held) = (self.moment(), self.written.held(failed));
         let effects = self.set.handle(now, Event::BlocksFailed(held));
         self.carry_out(effects)

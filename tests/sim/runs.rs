@@ -184,7 +184,7 @@ hold! {
     seeds_hold_while_members_hang: Hanging,
 }
 
-fn named(name: &str) -> Kind {
+pub(crate) fn named(name: &str) -> Kind {
     let facts = KINDS.iter().find(|facts| facts.name == name);
     facts
         .unwrap_or_else(|| panic!("no world is named {name}"))

@@ -39,6 +39,9 @@ impl World {
             self.check_rotation()?;
         }
         self.stop()?;
+        if self.plan.stop_early && self.stopped {
+            self.start_again()?;
+        }
         Ok(Ran {
             trace: self.trace,
             steps: self.now,
@@ -62,6 +65,7 @@ impl World {
         if self.ops.repair.is_some() && self.rng.chance(300) {
             return self.step_repair();
         }
+        self.stamp_one();
         let deed = self.rng.weighted(&self.plan.deeds).unwrap_or(0);
         self.trace(&[deed as u64]);
         match deed {

@@ -281,6 +281,10 @@ impl World {
             self.check_durable(id)?;
         }
         self.write_blocks(generation, clean, to);
+        // Threads that copy are stopped by nobody but themselves.
+        while self.stopping && !self.copies.is_empty() && self.rng.chance(700) && !self.crashed {
+            self.step_copy()?;
+        }
         Ok(())
     }
 
@@ -460,5 +464,5 @@ impl World {
 }
 
 fn is_departure(change: &HomeChange) -> bool {
-    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Departed | BitmapKind::Suspect))
+    matches!(change, HomeChange::Add(record, _) if matches!(record.kind, BitmapKind::Untold | BitmapKind::Suspect))
 }

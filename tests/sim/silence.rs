@@ -181,6 +181,7 @@ impl World {
     pub(crate) fn close_disk(&mut self, id: MemberId) {
         self.disk(id).open = false;
         if matches!(self.state(id), MemberState::Expelled(_)) {
+            self.ops.unstamped.insert(id);
             match self.plan.hangs {
                 0 => self.inbox.push(Event::Quiet(id)),
                 _ => self.ops.silence.closing.insert(id),
@@ -191,6 +192,8 @@ impl World {
     /// A member has come back.
     pub(crate) fn open_disk(&mut self, id: MemberId) {
         self.ops.silence.gone.remove(id);
+        self.ops.unstamped.remove(id);
+        self.ops.heard.remove(id);
     }
 
     /// Nothing waits any longer for a member.

@@ -351,6 +351,7 @@ impl World {
             return self.persist_again();
         }
         let back = self.failed_before(&event);
+        self.note_told(&event);
         let effects = self.set.handle(now, event);
         self.check_returned(back)?;
         self.carry_out(effects)?;
@@ -475,6 +476,7 @@ fn first_beginning(geometry: Geometry, limits: Limits) -> Beginning {
         generation: Generation::FIRST,
         clean: true,
         last_mark: 0,
+        unproven: false,
         mark: 0,
         absent: Policy::MinicopyOptional,
         past: Past::Unknown("it has just been created".to_owned()),

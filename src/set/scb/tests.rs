@@ -541,3 +541,15 @@ fn claims_are_those_of_the_block() {
     let newer = claims(&bytes).expect("begins like a slot");
     assert_eq!((newer.version, newer.content), (2, Content::Unknown));
 }
+
+/// So that the next one exists for every generation that is read.
+#[test]
+fn a_generation_is_at_most_half_of_what_a_number_can_be() {
+    let last = u64::MAX / 2;
+    assert_eq!(
+        Generation::from_number(last).map(Generation::number),
+        Some(last)
+    );
+    assert_eq!(Generation::from_number(last + 1), None);
+    assert_eq!(Generation::from_number(0), None);
+}

@@ -95,12 +95,16 @@ fn a_detached_member_is_untold_until_its_block_says_so() {
     };
     let told = |set: &ShadowSet| set.members()[1].state.departed().map(|d| d.told);
     assert_eq!(told(&set), Some(true));
-    let again = run(&mut set, Event::Told(id(1)));
+    let again = run(&mut set, Event::Told(id(1), left));
     assert!(kinds(&again).is_empty(), "nothing new");
-    let failed = Event::BlocksFailed(vec![(id(1), Some(left))]);
+    let before = Generation::from_number(left.number() - 1);
+    let failed = Event::BlocksFailed(vec![(id(1), before)]);
     assert_eq!(kinds(&run(&mut set, failed)), [BitmapKind::Untold]);
     assert_eq!(told(&set), Some(false));
-    let effects = run(&mut set, Event::Told(id(1)));
+    let earlier = before.expect("not the first");
+    let late = run(&mut set, Event::Told(id(1), earlier));
+    assert!(kinds(&late).is_empty(), "of an earlier departure");
+    let effects = run(&mut set, Event::Told(id(1), left));
     assert_eq!(kinds(&effects), [BitmapKind::Departed]);
     assert_eq!(told(&set), Some(true));
 }

@@ -4,6 +4,9 @@ use super::*;
 use crate::set::copy::CopyKind;
 use crate::set::event::{CopyEnd, Failure};
 use crate::set::member::Held;
+use crate::set::record::{BitmapKind, HomeChange};
+use crate::set::said::Said;
+use crate::set::scb::Ancestry;
 
 fn may_leave(set: &ShadowSet, name: &str, policy: Policy) -> Result<(), Code> {
     let member = named(name);
@@ -350,4 +353,123 @@ fn a_flush_of_its_own_that_failed_everywhere_is_told_to_all() {
     };
     assert!(lost(only(0).or(only(1))));
     assert!(!lost(only(1)) && !lost(MemberSet::EMPTY));
+}
+
+fn kinds_of(effects: &[Effect], place: usize) -> Vec<BitmapKind> {
+    let owner = member(place, 0).uuid;
+    let kind = |e: &Effect| match e {
+        Effect::Home(HomeChange::Add(r, _) | HomeChange::Describe(r)) if r.owner == owner => {
+            Some(r.kind)
+        }
+        _ => None,
+    };
+    effects.iter().filter_map(kind).collect()
+}
+
+/// A stop behind the cut left a record that said that its block told of it, and a block that did not: it was copied in full.
+#[test]
+fn a_departure_counts_as_told_of_when_its_block_is_written() {
+    let mut set = set(2);
+    let cut = behind_the_cut(&mut set, 2);
+    assert_eq!(kinds_of(&cut, 1), [BitmapKind::Untold]);
+    let effects = carry_out(&mut set, cut);
+    let said = |e: &Effect| matches!(e, Effect::Persist { to, .. } if *to == only(1));
+    let told = |e: &Effect| kinds_of(std::slice::from_ref(e), 1) == [BitmapKind::Departed];
+    let (said, told) = (effects.iter().position(said), effects.iter().position(told));
+    assert!(said.is_some() && said < told, "{said:?} {told:?}");
+}
+
+/// Whoever put an image and its block of that generation back had it taken for the one that left.
+#[test]
+fn who_was_expelled_is_known_by_its_block_once_that_says_so() {
+    let mut set = set(3);
+    let effects = expel(&mut set, "m2");
+    assert_eq!(kinds_of(&effects, 1), [BitmapKind::Untold]);
+    let departed = set.members()[1].state.departed();
+    let left = departed.and_then(|d| d.tag).expect("a bitmap").generation;
+    let block = |number: u64, has_left| Said {
+        generation: Generation::from_number(number).expect("not zero"),
+        has_left,
+        unit: Bytes(UNIT),
+        ancestry: Ancestry::Ancestor,
+    };
+    assert!(
+        set.is_who_left(id(1), block(left, false)),
+        "out of reach then"
+    );
+    assert!(
+        !set.tells_departure(id(1), block(left, true)),
+        "of another one"
+    );
+    assert!(set.tells_departure(id(1), block(left + 1, true)));
+    let earlier = Generation::from_number(left).expect("not zero");
+    let _ = run(&mut set, Event::Told(id(1), earlier));
+    assert!(
+        set.is_who_left(id(1), block(left, false)),
+        "of an earlier departure"
+    );
+    let effects = run(&mut set, Event::Told(id(1), earlier.next()));
+    assert_eq!(kinds_of(&effects, 1), [BitmapKind::Departed]);
+    assert!(
+        !set.is_who_left(id(1), block(left, false)),
+        "an older image"
+    );
+    assert!(set.is_who_left(id(1), block(left + 1, true)));
+}
+
+/// What was merged again behind the beginning of its last flush may not be on the disk.
+#[test]
+fn a_flush_that_failed_everywhere_has_a_copy_end_by_another_one() {
+    let mut set = set(2);
+    let work = copies(give(&mut set, Command::Merge { full: false })).remove(0);
+    let op = work.op();
+    let ended = Event::CopyEnded(Box::new(work), CopyEnd::Drained);
+    let promotes = flush_of(&set.handle(Moment(1), ended));
+    let failure = Failure {
+        range: None,
+        good: MemberSet::EMPTY,
+        failed: only(0).or(only(1)),
+        media: MemberSet::EMPTY,
+        epoch: Epoch(1),
+        causes: Vec::new(),
+    };
+    let effects = set.handle(Moment(1), Event::Failed(Ticket::new(3), failure));
+    let again = copies(effects);
+    assert_eq!(again[0].op(), op, "it goes on");
+    let none = MemberSet::EMPTY;
+    let _ = set.handle(Moment(1), Event::Flushed(promotes, none, none));
+    assert_eq!(set.members()[1].state.name(), "merging");
+    let ended = Event::CopyEnded(
+        Box::new(again.into_iter().next().expect("one")),
+        CopyEnd::Drained,
+    );
+    let _ = run(&mut set, ended);
+    assert_eq!(set.members()[1].state.name(), "source");
+}
+
+/// A step of a cancelled copy clears bits behind the last flush of a stop.
+#[test]
+fn what_a_copier_still_clears_is_kept_over_a_stop() {
+    for with_copier in [true, false] {
+        let mut set = set(2);
+        let _ = detach(&mut set, "m2", Policy::Minicopy);
+        let work = copies(attach(
+            &mut set,
+            returning(1, AttachPolicy::MinicopyOptional),
+        ))
+        .remove(0);
+        let bitmap = work.stale().id();
+        let cancel = Command::Cancel(work.op());
+        let _ = set.handle(Moment(1), command(cancel));
+        if !with_copier {
+            let _ = set.handle(
+                Moment(1),
+                Event::CopyEnded(Box::new(work), CopyEnd::Stopped),
+            );
+        }
+        let effects = run(&mut set, Event::Shutdown);
+        let retains =
+            |e: &Effect| matches!(e, Effect::Home(HomeChange::Retain(m)) if m.id() == bitmap);
+        assert_eq!(effects.iter().any(retains), !with_copier);
+    }
 }

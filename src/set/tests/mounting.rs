@@ -6,6 +6,8 @@ use crate::set::copy::CopyKind;
 use crate::set::event::BitmapChange;
 use crate::set::member::{BitmapId, BitmapTag};
 use crate::set::record::{BitmapKind, BitmapRecord, HomeChange};
+use crate::set::said::Said;
+use crate::set::scb::Ancestry;
 use uuid::Uuid;
 
 type Kept = (BitmapRecord, WriteBitmap);
@@ -144,6 +146,8 @@ fn the_bitmap_of_who_was_away_stays_what_it_was() {
     for (kind, start_as, told, suspect) in [
         (BitmapKind::Departed, Start::Detached, true, false),
         (BitmapKind::Untold, Start::Detached, false, false),
+        (BitmapKind::Departed, Start::Expelled, true, false),
+        (BitmapKind::Untold, Start::Expelled, false, false),
         (BitmapKind::Suspect, Start::Expelled, false, true),
     ] {
         let (set, effects) = start(known(vec![intent(), of(1, kind, (0, 4))]), start_as);
@@ -169,11 +173,11 @@ fn the_bitmap_of_who_was_away_stays_what_it_was() {
     // Its copy had begun, and it has left since.
     let own = of(1, BitmapKind::Copying(CopyKind::Mini), (0, 4));
     let (_, effects) = start(known(vec![own]), Start::Detached);
-    let as_departed = |e: &Effect| match e {
-        Effect::Home(HomeChange::Describe(r)) => r.kind == BitmapKind::Departed,
+    let as_untold = |e: &Effect| match e {
+        Effect::Home(HomeChange::Describe(r)) => r.kind == BitmapKind::Untold,
         _ => false,
     };
-    assert!(effects.iter().any(as_departed));
+    assert!(effects.iter().any(as_untold));
 }
 
 /// Regions that are known to be stale in an absent member; `None` for all.
@@ -307,6 +311,7 @@ fn what_proves_the_generation_that_was_found_is_forgotten_behind_the_next_one() 
     all.push(kept(1, BitmapKind::Intent, mount(7), (10, 13), 4));
     let from = Beginning {
         last_mark: 8,
+        unproven: false,
         ..known(all)
     };
     let (_, effects) = start(from, Start::Source);
@@ -315,4 +320,26 @@ fn what_proves_the_generation_that_was_found_is_forgotten_behind_the_next_one() 
     assert_eq!(forgotten(&effects[..written]), [3], "too many");
     let later = forgotten(&effects[written..]);
     assert_eq!(later, [6, 5, 4, 2, 1], "the last one when all is flushed");
+}
+
+/// A crash came among the blocks: the one of a member that is absent is of the newest generation, or of the one before.
+#[test]
+fn who_is_absent_behind_a_crash_among_the_blocks_may_be_a_generation_behind() {
+    for unproven in [false, true] {
+        let from = Beginning {
+            generation: Generation::from_number(5).expect("not zero"),
+            unproven,
+            ..known(vec![intent()])
+        };
+        let (set, _) = start(from, Start::Missing { equal: true });
+        let said = |number: u64| Said {
+            generation: Generation::from_number(number).expect("not zero"),
+            has_left: false,
+            unit: Bytes(UNIT),
+            ancestry: Ancestry::Ancestor,
+        };
+        let is_it = |number| set.is_who_left(id(1), said(number));
+        assert!(is_it(5) && !is_it(3));
+        assert_eq!(is_it(4), unproven);
+    }
 }
