@@ -215,12 +215,12 @@ fn a_start_that_cannot_write_every_block_writes_none() {
 #[test]
 fn an_image_without_a_stamp_gets_one_at_the_mount() {
     let bed = Bed::durable(2, REGION * 2048, Durability::Power);
-    let before = std::fs::read(&bed.setup.members[1].scb).expect("a block");
+    let unwritable = Unwritable::new(&bed.setup.members[1].scb);
     let member = "m2".into();
     bed.command(Request::Expel { member }).expect("expelled");
     write(&bed.handle(), REGION * 3, 1);
     let (_dir, setup) = killed(&bed);
-    std::fs::write(&setup.members[1].scb, before).expect("as it was");
+    drop(unwritable);
     let running = begin(&setup).expect("started");
     let image = std::fs::File::options()
         .write(true)
