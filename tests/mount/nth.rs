@@ -312,7 +312,9 @@ fn all_or_some(count: u64, which: u64) -> Box<dyn Iterator<Item = u64>> {
 
 /// How many operations there are when nothing is struck.
 fn untouched(script: &Script) -> Counts {
-    strike(script, CHANGES, u64::MAX, Strike::Kill).0
+    let counts = strike(script, CHANGES, u64::MAX, Strike::Kill).0;
+    println!("{}: {counts:?}", script.name);
+    counts
 }
 
 #[test]
