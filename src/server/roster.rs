@@ -246,8 +246,9 @@ impl Entry {
         let block = scb_file::read(&setup.scb)
             .map_err(|e| Error::io(format!("{} cannot be read", setup.scb.display()), e))?;
         let left = matches!(&block, ScbFound::Read(scb) if scb.state.has_left());
-        if let (Err(error), false) = (sync_block(&setup.scb, &block), left) {
-            return Err(error);
+        match sync_block(&setup.scb, &block) {
+            Err(error) if left => tracing::warn!(member = setup.name, %error, "it has left"),
+            synced => synced?,
         }
         let kept =
             matches!(&block, ScbFound::Read(scb) if scb.stamp.as_ref().is_some_and(|s| s.kept));

@@ -6,7 +6,7 @@ use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
 use super::event::{Answer, BitmapChange, Effect, Notice, Ticket, Tuning};
 use super::judge::{MergePlan, answer, members_text};
-use super::member::{Held, MEMBERS_MAX, Member, MemberId, MemberState, Policy};
+use super::member::{MEMBERS_MAX, Member, MemberId, MemberState, Policy};
 use super::record::HomeChange;
 use super::refusal::{Code, Refusal};
 use super::scb::ScbRow;
@@ -51,7 +51,7 @@ impl ShadowSet {
             };
             return Err(Refusal::new(Code::InUse, text).at(name).with_hint(hint));
         };
-        let copying = matches!(departed.held, Held::WithCopier(_));
+        let copying = departed.is_with_copier();
         if copying || matches!(state, MemberState::Leaving(_)) || !self.is_over(departed.until) {
             let text = format!("{name} is still leaving");
             return Err(Refusal::new(Code::InUse, text).at(name));

@@ -199,8 +199,7 @@ impl ShadowSet {
             | MemberState::Detached(d)
             | MemberState::Expelled(d)
             | MemberState::Missing(d) => {
-                let stopping = matches!(d.held, Held::WithCopier(_));
-                if stopping
+                if d.is_with_copier()
                     || !self.is_over(d.until)
                     || matches!(member.state, MemberState::Leaving(_))
                 {
@@ -438,7 +437,7 @@ impl ShadowSet {
     /// Gives the bitmap back to a member that left while its copy ran.
     fn reclaim(&mut self, id: MemberId, work: CopyWork) {
         let state = &mut self.members[id.index()].state;
-        let waits = |d: &&mut Departed| matches!(d.held, Held::WithCopier(_));
+        let waits = |d: &&mut Departed| d.is_with_copier();
         if let Some(departed) = state.departed_mut().filter(waits) {
             departed.held = Held::Here(work.into_bitmap());
         }

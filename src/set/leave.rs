@@ -230,7 +230,7 @@ impl ShadowSet {
         let leaves = |(_, p): &(_, Purpose)| matches!(p, Purpose::Leave(m) if *m == id);
         let asked = self.flushes.values().any(leaves);
         let state = &self.members[id.index()].state;
-        let stopping = matches!(state.departed().map(|d| &d.held), Some(Held::WithCopier(_)));
+        let stopping = state.departed().is_some_and(Departed::is_with_copier);
         if !asked && !stopping {
             #[cfg(debug_assertions)]
             if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) {
@@ -263,10 +263,7 @@ impl ShadowSet {
             self.push_home(change);
         }
         assert!(departed.seeds.is_empty(), "I1: no seed is left behind");
-        assert!(
-            !matches!(departed.held, Held::WithCopier(_)),
-            "I5: its copier still runs"
-        );
+        assert!(!departed.is_with_copier(), "I5: its copier still runs");
         (departed.closed, departed.told) = (true, true);
         let tag = departed.tag;
         let set_bits = departed.marks().map_or(0, |map| map.count());

@@ -289,6 +289,12 @@ impl Departed {
         }
     }
 
+    /// Whether a step of its copy was under way when it left, and has not ended yet.
+    #[must_use]
+    pub fn is_with_copier(&self) -> bool {
+        matches!(self.held, Held::WithCopier(_))
+    }
+
     /// As what its bitmap is kept.
     pub(super) fn kept_as(&self) -> BitmapKind {
         match (self.suspect, self.told) {

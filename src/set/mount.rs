@@ -81,7 +81,7 @@ struct Legacy {
 }
 
 impl Legacy {
-    fn of(past: Past, clean: bool, geometry: Geometry) -> Self {
+    fn of(past: Past, (clean, unproven): (bool, bool), geometry: Geometry) -> Self {
         let named = |(record, map): (BitmapRecord, WriteBitmap)| (record, map.named(record.tag.id));
         let (lost, all): (_, Vec<_>) = match past {
             // Marks go by the number: without one they would be durable nowhere (I3).
@@ -108,7 +108,7 @@ impl Legacy {
             owned,
             doubt,
             spent: Vec::new(),
-            unproven: false,
+            unproven,
         }
     }
 
@@ -159,8 +159,7 @@ impl ShadowSet {
         let master = members.iter().position(is_source).and_then(MemberId::new);
         let master = master.ok_or_else(|| Refusal::new(Code::LastSource, "no source member"))?;
         let geometry = from.geometry;
-        let mut legacy = Legacy::of(from.past, from.clean, geometry);
-        legacy.unproven = from.unproven;
+        let mut legacy = Legacy::of(from.past, (from.clean, from.unproven), geometry);
         let ids = legacy.intents.iter().chain(&legacy.owned);
         let last_bitmap = ids.map(|(record, _)| record.tag.id.0).max().unwrap_or(0);
         let mut set = Self {
@@ -443,11 +442,11 @@ impl ShadowSet {
         if let Some((record, map)) = own {
             let kind = match record.kind {
                 kind @ (BitmapKind::Departed | BitmapKind::Suspect) => kind,
-                // Also of one that was about to come back: whoever mounts tells what its own block says.
+                // Also of one that was about to come back.
                 _ => BitmapKind::Untold,
             };
             departed.suspect = kind == BitmapKind::Suspect;
-            // Of a suspect it is not kept: whoever mounts tells what its own block says.
+            // Of the others whoever mounts tells what their own blocks say.
             departed.told = kind == BitmapKind::Departed;
             let what = (kind, owner, record.tag.policy);
             let (map, tag) = self.inherit(Some((record, map)), legacy, what);

@@ -16,8 +16,8 @@ use super::geometry::Geometry;
 use super::judge::Judged;
 use super::limits::Limits;
 use super::member::{
-    BitmapId, BitmapTag, Departed, Held, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState,
-    Moment, Phase, Policy, Sources,
+    BitmapId, BitmapTag, Departed, MEMBERS_MAX, Member, MemberId, MemberSet, MemberState, Moment,
+    Phase, Policy, Sources,
 };
 use super::operation::{OpState, Operation, Task};
 use super::pending::Pending;
@@ -580,12 +580,11 @@ impl ShadowSet {
     }
 }
 
-/// Whether a member has left while a step of its copy was under way, which has not ended yet.
+/// As [`Departed::is_with_copier`], of any member.
 fn is_with_copier(state: &MemberState) -> bool {
     #[cfg(debug_assertions)]
     if super::planted::is(super::planted::Mistake::StoppedUndrained) {
         return false;
     }
-    let held = state.departed().map(|departed| &departed.held);
-    matches!(held, Some(Held::WithCopier(_)))
+    state.departed().is_some_and(Departed::is_with_copier)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::bitmap::WriteBitmap;
 use super::copy::OpId;
 use super::geometry::{Bytes, Geometry};
-use super::member::{BitmapId, BitmapTag, Departed, Held, MemberId, MemberState, Moment};
+use super::member::{BitmapId, BitmapTag, Departed, MemberId, MemberState, Moment};
 use super::operation::Operation;
 use super::scb::{Generation, ScbState};
 use super::shadow::ShadowSet;
@@ -284,7 +284,7 @@ impl ShadowSet {
             }
             state => {
                 let departed = state.departed()?;
-                let in_use = matches!(departed.held, Held::WithCopier(_));
+                let in_use = departed.is_with_copier();
                 Some(BitmapStatus {
                     tag: Some(departed.tag?),
                     member,

@@ -201,9 +201,9 @@ impl World {
     fn check_others(&self, block: usize, others: &[(MemberId, StaleSet)]) -> Checked {
         let sources = self.sources();
         for (id, stale) in others {
-            let held = self.state(*id).departed().map(|d| &d.held);
             // What is cleared in memory while the unit stops is kept.
-            let ends = self.stopping && matches!(held, Some(Held::WithCopier(_)));
+            let departed = self.state(*id).departed();
+            let ends = self.stopping && departed.is_some_and(Departed::is_with_copier);
             let loose = block >= self.loose_from(*id) || ends;
             if loose || self.is_stale(stale, block) || self.disks[id.index()].changed {
                 continue;

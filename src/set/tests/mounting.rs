@@ -111,7 +111,9 @@ fn a_copy_goes_on_as_what_it_was() {
     );
     assert_eq!(copied(copying(CopyKind::Mini)), (CopyKind::Mini, 7, true));
     // It was leaving in the copy when the crash came.
-    assert_eq!(copied(BitmapKind::Departed), (CopyKind::Mini, 7, true));
+    for leaving in [BitmapKind::Untold, BitmapKind::Departed] {
+        assert_eq!(copied(leaving), (CopyKind::Mini, 7, true));
+    }
     // Its attach could keep no bitmap, and what it left with before may be too little.
     let left = kept(3, BitmapKind::Departed, member(1, 0).uuid, (0, 4), 4);
     let unkept = filled(known(vec![intent(), left]), resume);
@@ -233,7 +235,7 @@ fn the_bitmap_of_an_absent_member_is_of_the_newest_generation() {
     let new =
         |n: &&Notice| matches!(n, Notice::Bitmap(_, who, BitmapChange::Started(_)) if who == "m2");
     assert!(notices(&effects).iter().any(new), "a new one is told of");
-    let described = |e: &Effect| matches!(e, Effect::Home(HomeChange::Describe(r)) if r.kind == BitmapKind::Departed);
+    let described = |e: &Effect| matches!(e, Effect::Home(HomeChange::Describe(r)) if r.kind == BitmapKind::Untold);
     assert!(!effects.iter().any(described), "it is of that generation");
 }
 
