@@ -289,7 +289,7 @@ fn a_stopped_server_keeps_nothing_frozen() {
         let since = Instant::now();
         let mut cli = ground.start_and_stop("4");
         let probe = ground.frozen();
-        signal("STOP", ground.unit.pid());
+        ground.unit.halt();
         probe.thawed(since, limit);
         signal("CONT", cli.id());
         let code = cli.wait().expect("a child").code();

@@ -183,6 +183,12 @@ impl Party {
         }
     }
 
+    /// What its file system told behind this mark was no promise.
+    pub(crate) fn promised(&self, mark: Mark) {
+        self.desk.acknowledge(mark.least);
+        self.desk.reported.store(mark.reported, Ordering::SeqCst);
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         let get = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         Mark {

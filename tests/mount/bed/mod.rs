@@ -266,6 +266,11 @@ impl Unit {
         self.watchdog = Some(Watchdog::over(self.pid(), self.life));
     }
 
+    /// The daemon stands still.
+    pub(crate) fn halt(&self) {
+        self.sh(&format!("kill -STOP {}", self.pid()));
+    }
+
     /// Kills the daemon and waits for its end.
     pub(crate) fn kill(&self) {
         let pid = self.pid();
