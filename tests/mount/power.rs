@@ -172,6 +172,46 @@ fn starts_that_are_cut_short_cost_no_bitmap() {
     assert!(got_to_a_block > 1 && cut_short.len() > got_to_a_block + 5);
 }
 
+/// The server ends while an expelled member is stamped: its own block tells of its departure already, and the set does not know
+/// that it does. The start that finishes this took the image as it was by then for what had left.
+#[test]
+fn an_image_that_is_changed_before_its_departure_is_finished_is_noticed() {
+    let mut changed = 0;
+    // The first operations write the blocks of the others.
+    for nth in 12..40 {
+        let mut trial = Trial::mounted(3);
+        trial.disk.arm(Fault {
+            kinds: CHANGES,
+            nth,
+            strike: Strike::Kill,
+        });
+        let expelled = trial.command("expel m3");
+        // With what is written behind the answer.
+        let _ = expelled.and_then(|()| trial.try_writer(0, 1)?.step());
+        if !trial.disk.disarm().1 {
+            trial.unit.kill();
+        }
+        trial.bury();
+        trial.disk.serve(None);
+        let block = scb_file::read(&trial.disk.path().join("images/m3.scb"));
+        match block.expect("readable") {
+            ScbFound::Read(own) if own.state.has_left() && own.stamp.is_some() => changed += 1,
+            _ => continue,
+        }
+        let image = "of=images/m3.img conv=notrunc";
+        trial
+            .unit
+            .sh(&format!("dd if=/dev/urandom bs=512 count=1 {image}"));
+        trial.unit.mount();
+        let answer = trial.command("attach m3 policy=minicopy");
+        answer.expect_err(&format!("operation {nth}: the image was changed"));
+        if changed == 6 {
+            return;
+        }
+    }
+    panic!("{changed} times a block had told");
+}
+
 /// Starts with a server that ends at an operation. Whether it is mounted and lives.
 fn start(trial: &mut Trial, nth: u64) -> bool {
     trial.disk.serve(None);
