@@ -9,9 +9,9 @@ use shadowset::io::sys;
 use shadowset::set::{Generation, Scb};
 use shadowset::testing::Rng;
 
-use crate::bed::asked;
+use crate::bed::{MIB, asked};
 use crate::disk::{CHANGES, Fault, Kind, Strike};
-use crate::trial::{Trial, Writer};
+use crate::trial::{SIZE, Trial, Writer};
 
 const ROUNDS: u64 = 16;
 /// Rounds after which all members come together.
@@ -212,9 +212,71 @@ fn an_image_that_is_changed_before_its_departure_is_finished_is_noticed() {
     panic!("{changed} times a block had told");
 }
 
+/// A resize that ends at some operation, by a kill or a loss of power, and starts that do: the unit has one size or the other,
+/// the larger one if that was acknowledged, and what has left comes back by its bitmap.
+#[test]
+fn a_unit_grows_or_does_not_and_keeps_its_bitmaps() {
+    let rounds = asked("SHADOWSET_POWER_ROUNDS").unwrap_or(ROUNDS / 2);
+    let mut rng = Rng::new(asked("SHADOWSET_POWER_SEED").unwrap_or(1));
+    let mut struck = 0;
+    for round in 0..rounds {
+        let (mut trial, acknowledged, was_struck) = cut_growth(round, rng.between(1, 80));
+        struck += u64::from(was_struck);
+        for last in 1..=4 {
+            let power = rng.chance(500);
+            trial.disk.serve(power.then_some(&mut rng));
+            let some = rng.between(1, 60);
+            if start_or_end(&mut trial, if last < 4 { some } else { u64::MAX }) {
+                break;
+            }
+            assert!(last < 4, "round {round}: it is not mounted any more");
+        }
+        let what = format!("round {round}");
+        trial.judge(&what);
+        let size = std::fs::metadata(trial.unit.file())
+            .expect("the unit")
+            .len();
+        let allowed = [SIZE + MIB, SIZE];
+        let allowed = &allowed[..2 - usize::from(acknowledged)];
+        assert!(allowed.contains(&size), "{what}: {size}, {acknowledged}");
+        let m3 = &trial.unit.status()["members"][2];
+        assert!(!m3["bitmap"].is_null(), "{what}: {m3}");
+        trial.reunite(&what);
+    }
+    assert!(struck * 2 > rounds, "{struck} of {rounds}");
+}
+
+/// A unit whose server has ended at an operation of a resize, or behind it; whether that was acknowledged, and the operation was
+/// there.
+fn cut_growth(seed: u64, nth: u64) -> (Trial, bool, bool) {
+    let mut trial = Trial::with_room(3, MIB);
+    trial.detach("m3").expect("detached");
+    let mut writer = trial.writer(0, seed);
+    for _ in 0..8 {
+        writer.step().expect("written");
+    }
+    trial.disk.arm(Fault {
+        kinds: CHANGES,
+        nth,
+        strike: Strike::Kill,
+    });
+    let answer = trial.command(&format!("resize {}", SIZE + MIB));
+    let (_, struck) = trial.disk.disarm();
+    if !struck {
+        trial.unit.kill();
+    }
+    drop(writer);
+    trial.bury();
+    (trial, answer.is_ok(), struck)
+}
+
 /// Starts with a server that ends at an operation. Whether it is mounted and lives.
 fn start(trial: &mut Trial, nth: u64) -> bool {
     trial.disk.serve(None);
+    start_or_end(trial, nth)
+}
+
+fn start_or_end(trial: &mut Trial, nth: u64) -> bool {
     trial.disk.arm(Fault {
         kinds: CHANGES,
         nth,

@@ -148,6 +148,15 @@ impl Filesystem for Face {
         finish(self.with(req, Kind::Name, remove), reply);
     }
 
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = |store: &mut Store| {
+            let inode = store.look_up(parent.0, name)?;
+            let empty = store.names(inode)?.is_empty();
+            empty.then(|| store.remove(parent.0, name))
+        };
+        finish(self.with(req, Kind::Name, remove), reply);
+    }
+
     fn rename(
         &self,
         req: &Request,
@@ -158,10 +167,8 @@ impl Filesystem for Face {
         _flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if parent != newparent {
-            return reply.error(Errno::EXDEV);
-        }
-        let rename = |store: &mut Store| store.rename(parent.0, name, newname).then_some(());
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        let rename = |store: &mut Store| store.rename(from, to).then_some(());
         finish(self.with(req, Kind::Name, rename), reply);
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Each write stays unflushed, sector by sector, until its file is synced. Without power a sector holds one of the values
 //! that it had since the last sync, whatever its neighbours hold; a file that has grown has its old or its new length; of
-//! the changes of a directory a first part is there. A file that is cut short is so at once: what it held never comes back.
+//! the changes of a directory a first part is there. A move to another directory has happened in both or in neither. A file
+//! that is cut short is so at once: what it held never comes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::time::SystemTime;
 
@@ -160,9 +161,19 @@ pub(super) struct Names {
 struct Change {
     gone: Option<OsString>,
     come: Option<(OsString, u64)>,
+    /// The number of a move, of which another directory has the other half.
+    half_of: Option<u64>,
 }
 
 impl Change {
+    fn new(gone: Option<OsString>, come: Option<(OsString, u64)>, half_of: Option<u64>) -> Self {
+        Self {
+            gone,
+            come,
+            half_of,
+        }
+    }
+
     fn apply(&self, names: &mut BTreeMap<OsString, u64>) {
         if let Some(name) = &self.gone {
             names.remove(name);
@@ -179,20 +190,29 @@ impl Names {
         self.since.push(change);
     }
 
-    fn sync(&mut self) {
-        self.durable.clone_from(&self.now);
-        self.since.clear();
-    }
-
-    fn lose_power(&mut self, how: Loss, rng: &mut Rng) {
-        let kept = match how {
+    /// How many changes a loss of power leaves.
+    fn kept(&self, how: Loss, rng: &mut Rng) -> usize {
+        match how {
             Loss::All => 0,
             Loss::None => self.since.len(),
             Loss::Some => rng.place(self.since.len() + 1),
-        };
-        for change in self.since.drain(..).take(kept) {
+        }
+    }
+
+    /// Makes the first changes durable.
+    fn keep(&mut self, kept: usize) {
+        for change in self.since.drain(..kept) {
             change.apply(&mut self.durable);
         }
+    }
+
+    fn moves(&self) -> impl Iterator<Item = (usize, u64)> {
+        let halves = self.since.iter().enumerate();
+        halves.filter_map(|(place, change)| Some((place, change.half_of?)))
+    }
+
+    fn lose_power(&mut self) {
+        self.since.clear();
         self.now.clone_from(&self.durable);
     }
 }
@@ -226,6 +246,8 @@ pub(super) enum Node {
 #[derive(Debug)]
 pub(super) struct Store {
     nodes: BTreeMap<u64, Node>,
+    /// Moves between directories.
+    moves: u64,
 }
 
 impl Store {
@@ -234,6 +256,7 @@ impl Store {
         let root = Node::Dir(Names::default());
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
+            moves: 0,
         }
     }
 
@@ -260,7 +283,7 @@ impl Store {
         self.names(parent)?.get(name).copied()
     }
 
-    /// A new file or directory. A directory is durable at once, since nothing here makes one at work.
+    /// A new file or directory. Those of the root are durable at once, since nothing makes one at work.
     pub(super) fn make(&mut self, parent: u64, name: &OsStr, mode: Option<u16>) -> u64 {
         let inode = self.nodes.keys().max().map_or(ROOT, |last| last + 1);
         let node = match mode {
@@ -269,31 +292,74 @@ impl Store {
         };
         self.nodes.insert(inode, node);
         let come = Some((name.to_owned(), inode));
-        self.change(parent, Change { gone: None, come });
-        if mode.is_none() {
-            self.sync_names(parent);
+        self.change(parent, Change::new(None, come, None));
+        if mode.is_none() && parent == ROOT {
+            self.sync_names(ROOT);
         }
         inode
     }
 
     pub(super) fn remove(&mut self, parent: u64, name: &OsStr) {
         let gone = Some(name.to_owned());
-        self.change(parent, Change { gone, come: None });
+        self.change(parent, Change::new(gone, None, None));
     }
 
-    /// Gives a file another name in its directory, in place of what has it.
-    pub(super) fn rename(&mut self, parent: u64, from: &OsStr, to: &OsStr) -> bool {
-        let Some(inode) = self.look_up(parent, from) else {
+    /// Gives a file another name in this or another directory, in place of what has it.
+    pub(super) fn rename(&mut self, from: (u64, &OsStr), to: (u64, &OsStr)) -> bool {
+        let Some(inode) = self.look_up(from.0, from.1) else {
             return false;
         };
-        let (gone, come) = (Some(from.to_owned()), Some((to.to_owned(), inode)));
-        self.change(parent, Change { gone, come });
+        let (gone, come) = (Some(from.1.to_owned()), Some((to.1.to_owned(), inode)));
+        if from.0 == to.0 {
+            self.change(from.0, Change::new(gone, come, None));
+            return true;
+        }
+        self.moves += 1;
+        let number = Some(self.moves);
+        self.change(from.0, Change::new(gone, None, number));
+        self.change(to.0, Change::new(None, come, number));
         true
     }
 
     pub(super) fn sync_names(&mut self, inode: u64) {
-        if let Some(Node::Dir(names)) = self.nodes.get_mut(&inode) {
-            names.sync();
+        let len = self.dirs().find(|(dir, _)| *dir == inode);
+        let len = len.map(|(_, names)| names.since.len());
+        self.keep(len.map(|len| (inode, len)).into_iter().collect());
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = (u64, &Names)> {
+        self.nodes.iter().filter_map(|(inode, node)| match node {
+            Node::Dir(names) => Some((*inode, names)),
+            Node::File(_) => None,
+        })
+    }
+
+    /// Makes so many changes of each directory durable, and what they need in others: the other half of a move.
+    fn keep(&mut self, mut kept: BTreeMap<u64, usize>) {
+        loop {
+            let moved: BTreeSet<u64> = self
+                .dirs()
+                .flat_map(|(dir, names)| {
+                    let kept = kept.get(&dir).copied().unwrap_or(0);
+                    names.moves().filter(move |(place, _)| *place < kept)
+                })
+                .map(|(_, number)| number)
+                .collect();
+            let before = kept.clone();
+            for (dir, names) in self.dirs() {
+                let halves = names.moves().filter(|(_, number)| moved.contains(number));
+                let needed = halves.map(|(place, _)| place + 1).max().unwrap_or(0);
+                let kept = kept.entry(dir).or_default();
+                *kept = needed.max(*kept);
+            }
+            if kept == before {
+                break;
+            }
+        }
+        for (dir, kept) in kept {
+            if let Some(Node::Dir(names)) = self.nodes.get_mut(&dir) {
+                names.keep(kept);
+            }
         }
     }
 
@@ -306,10 +372,13 @@ impl Store {
     /// What is not flushed is lost, or kept, or in part.
     pub(super) fn lose_power(&mut self, rng: &mut Rng) {
         let how = [Loss::All, Loss::None, Loss::Some, Loss::Some][rng.place(4)];
+        let kept = self.dirs().map(|(dir, names)| (dir, names.kept(how, rng)));
+        let kept = kept.collect();
+        self.keep(kept);
         for node in self.nodes.values_mut() {
             match node {
                 Node::File(content) => content.lose_power(how, rng),
-                Node::Dir(names) => names.lose_power(how, rng),
+                Node::Dir(names) => names.lose_power(),
             }
         }
     }
@@ -327,7 +396,7 @@ fn what_is_synced_is_kept_and_the_rest_is_old_or_new_sector_by_sector() {
         file.sync(true);
         file.write(0, &[2; 2 * SECTOR]);
         file.write(SECTOR as u64, &[3; 2 * SECTOR]);
-        store.rename(ROOT, OsStr::new("a"), OsStr::new("b"));
+        store.rename((ROOT, OsStr::new("a")), (ROOT, OsStr::new("b")));
         store.lose_power(&mut rng);
         let names = store.names(ROOT).expect("a directory");
         assert_eq!(names.len(), 1, "a rename loses no file");
@@ -342,4 +411,32 @@ fn what_is_synced_is_kept_and_the_rest_is_old_or_new_sector_by_sector() {
         }
     }
     assert_eq!(seen, [0b110, 0b1110, 0b11], "each of them happens");
+}
+
+#[test]
+fn a_move_between_directories_has_happened_in_both_or_in_neither() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        let (mut rng, mut store) = (Rng::new(seed), Store::new());
+        let dir = store.make(ROOT, OsStr::new("dir"), None);
+        store.make(dir, OsStr::new("a"), Some(0o600));
+        store.make(ROOT, OsStr::new("b"), Some(0o600));
+        store.sync_names(ROOT);
+        store.sync_names(dir);
+        store.make(dir, OsStr::new("before"), Some(0o600));
+        store.rename((dir, OsStr::new("a")), (ROOT, OsStr::new("b")));
+        store.make(ROOT, OsStr::new("behind"), Some(0o600));
+        let synced = rng.chance(500);
+        if synced {
+            store.sync_names(ROOT);
+        }
+        store.lose_power(&mut rng);
+        let has = |dir, name| store.look_up(dir, OsStr::new(name)).is_some();
+        let moved = !has(dir, "a");
+        assert!(has(ROOT, "b") && (moved || !synced), "seed {seed}");
+        assert!(!moved || has(dir, "before"), "its first part is there");
+        assert!(moved || !has(ROOT, "behind"), "seed {seed}");
+        seen.insert((moved, has(dir, "before"), has(ROOT, "behind")));
+    }
+    assert_eq!(seen.len(), 4, "each of them happens");
 }
