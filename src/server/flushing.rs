@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use super::departure::in_time;
 use super::lane::Unflushed;
 use super::pipeline::{Errno, Live, Pipeline};
 use super::queued::Flight;
 use super::rescue::{Held, Rescue};
 use super::results::Results;
+use super::run::Runner;
 use crate::set::{MemberId, MemberSet, Outcome};
 
 /// Called once with what became of a flush, on whatever thread it ended.
@@ -45,6 +47,20 @@ impl Flushing {
         drop(self.live);
         (self.done)(settled);
         drop(self.flight);
+    }
+}
+
+impl Runner {
+    /// A flush has failed on every source. Their caches may show what no medium has, until it is evicted: nobody reads that
+    /// from now on, so that no copy or merge takes it for what the source has.
+    pub(super) fn flush_lost(&self) {
+        let end = self.set.geometry().size().0;
+        for store in self.stores.iter().flatten().map(Arc::clone) {
+            if let Err(error) = in_time("forget", move || store.forget(0, end)) {
+                tracing::warn!(%error, "a cache may show what its medium does not have");
+            }
+        }
+        self.pipeline.flush_lost();
     }
 }
 

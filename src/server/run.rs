@@ -420,7 +420,7 @@ impl Runner {
             Effect::Stall(seconds) => self.begin_stall(seconds),
             Effect::Unstall => self.end_stall(),
             Effect::Flush(id, members) => self.flush(id, members),
-            Effect::FlushLost => self.pipeline.flush_lost(),
+            Effect::FlushLost => self.flush_lost(),
             Effect::StartCopy(work) => self.start_copy(work),
             Effect::StartVerify(work) => self.start_verify(*work),
             Effect::PauseCopy(op) => self.pause(op, true),

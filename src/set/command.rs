@@ -1,6 +1,7 @@
 //! Commands about membership that neither take a member out nor bring one in: release and merge.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::bitmap::WriteBitmap;
 use super::copy::CopyKind;
@@ -141,12 +142,16 @@ impl ShadowSet {
             true => (CopyKind::Merge, WriteBitmap::full(self.geometry)),
             false => (CopyKind::Minimerge, self.doubt(None)),
         };
+        let map = Arc::new(map);
         Ok(MergePlan { kind, map, others })
     }
 
     /// Has the other sources made equal to the master.
     pub(super) fn merge(&mut self, ticket: Ticket, plan: &MergePlan) {
         let MergePlan { kind, map, others } = plan;
+        // Copies have read from who may have been wrong there.
+        let copying = self.lacks_until_retired(map);
+        self.lack(map, copying);
         let first = self.last_op + 1;
         for id in others.iter() {
             self.make_merging(id, map, *kind, "a merge was asked for");

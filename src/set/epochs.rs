@@ -157,6 +157,7 @@ impl ShadowSet {
         let was_live = self.live.remove(&epoch);
         assert!(was_live, "an epoch retires once");
         self.settle_departures();
+        self.settle_doubts();
         self.settle_joins();
         self.settle_growth();
         self.settle_stall();
@@ -229,7 +230,7 @@ impl ShadowSet {
     /// Has the targets of running copies flushed, so that what they have drained is drained after a crash.
     fn note_drained(&mut self) {
         let noting = |(_, p): &(_, Purpose)| matches!(p, Purpose::Drained(..));
-        if self.closing || self.flushes.values().any(noting) {
+        if self.closing || !self.doubts.is_empty() || self.flushes.values().any(noting) {
             return;
         }
         let running = |id: MemberId| match &self.members[id.index()].state {

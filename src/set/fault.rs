@@ -10,8 +10,17 @@ use super::member::{Departed, MemberId, MemberSet, MemberState, Phase};
 use super::record::HomeChange;
 use super::refusal::Refusal;
 use super::scb::Generation;
-use super::shadow::{Purpose, ShadowSet};
+use super::shadow::{Purpose, ShadowSet, is_with_copier};
 use super::view::Epoch;
+
+/// Regions that members lack whose copy steps may clear their bits.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    pub(super) map: Arc<WriteBitmap>,
+    pub(super) members: MemberSet,
+    /// The last epoch of such steps.
+    until: Epoch,
+}
 
 impl ShadowSet {
     /// A write or flush failed on some members. Its fence is held, so nothing else touches the range.
@@ -113,38 +122,98 @@ impl ShadowSet {
             return;
         }
         let doubt = Arc::new(self.doubt(range));
-        let mut changed = false;
-        for id in self.ids() {
-            match &self.members[id.index()].state {
-                MemberState::Source if id != self.sources.master() => {
-                    let why = "a request failed on every source";
-                    self.make_merging(id, &doubt, CopyKind::Minimerge, why);
-                    changed = true;
-                }
-                MemberState::Target { phase, .. } => {
-                    let stale = phase.stale();
-                    stale.absorb(&doubt);
-                    self.push_home(HomeChange::Absorb(stale.id(), Arc::clone(&doubt)));
-                    self.drain_again(id);
-                }
-                // It may have taken the write before it left, and lose its seeds after a flush.
-                #[cfg(debug_assertions)]
-                MemberState::Leaving(_)
-                    if super::planted::is(super::planted::Mistake::LeavingForgotten) => {}
-                state => {
-                    if let Some(map) = state.departed().and_then(Departed::marks) {
-                        map.absorb(&doubt);
-                        self.push_home(HomeChange::Absorb(map.id(), Arc::clone(&doubt)));
-                    }
-                }
-            }
+        // The fence of a write is held until here: no step that has read there is under way.
+        let copying = match range {
+            Some(_) => MemberSet::EMPTY,
+            None => self.lacks_until_retired(&doubt),
+        };
+        self.lack(&doubt, self.ids().collect());
+        let mut others = self.sources.all();
+        others.remove(self.sources.master());
+        for id in others.iter() {
+            let why = "a request failed on every source";
+            self.make_merging(id, &doubt, CopyKind::Minimerge, why);
         }
-        if changed {
+        if !others.is_empty() {
             self.advance();
+        }
+        if !copying.is_empty() || !others.is_empty() {
             self.publish();
             self.settle_joins();
         }
         self.start_copies();
+    }
+
+    /// Those of the members that are no sources may lack these regions, too.
+    pub(super) fn lack(&mut self, doubt: &Arc<WriteBitmap>, members: MemberSet) {
+        for id in members.iter() {
+            let map = match &self.members[id.index()].state {
+                MemberState::Target { phase, .. } => Some(phase.stale()),
+                // It may have taken the write before it left, and lose its seeds after a flush.
+                #[cfg(debug_assertions)]
+                MemberState::Leaving(_)
+                    if super::planted::is(super::planted::Mistake::LeavingForgotten) =>
+                {
+                    None
+                }
+                state => state.departed().and_then(Departed::marks),
+            };
+            if let Some(map) = map {
+                map.absorb(doubt);
+                self.push_home(HomeChange::Absorb(map.id(), Arc::clone(doubt)));
+                self.drain_again(id);
+            }
+        }
+    }
+
+    /// Has members that are copied to lack regions once more when the requests of now have ended, and no copy end before:
+    /// a step under way may have read what has changed since, and clears its bits at its end. With any of them another
+    /// View is to be published.
+    pub(super) fn lacks_until_retired(&mut self, map: &Arc<WriteBitmap>) -> MemberSet {
+        let copied_to = |id: &MemberId| {
+            let state = &self.members[id.index()].state;
+            state.operation().is_some() || is_with_copier(state)
+        };
+        let members: MemberSet = self.ids().filter(copied_to).collect();
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::DoubtCleared) {
+            return members;
+        }
+        if !members.is_empty() {
+            let (map, until) = (Arc::clone(map), self.epoch);
+            self.doubts.push(Doubt {
+                map,
+                members,
+                until,
+            });
+        }
+        members
+    }
+
+    /// What a member may lack beside what its own bitmap says; no copy begins or ends until that has it.
+    pub fn doubts_of(&self, id: MemberId) -> impl Iterator<Item = &WriteBitmap> {
+        let of = self.doubts.iter().filter(move |d| d.members.contains(id));
+        of.map(|doubt| &*doubt.map)
+    }
+
+    /// Goes on with copies that a doubt holds up, once no step is under way that is older.
+    pub(super) fn settle_doubts(&mut self) {
+        let doubts = std::mem::take(&mut self.doubts);
+        let (over, kept): (Vec<_>, _) = doubts.into_iter().partition(|d| self.is_over(d.until));
+        let any = !over.is_empty();
+        self.doubts = over;
+        self.end_doubts();
+        self.doubts = kept;
+        if any {
+            self.start_copies();
+        }
+    }
+
+    /// Nothing is under way that could clear the bits.
+    pub(super) fn end_doubts(&mut self) {
+        for doubt in std::mem::take(&mut self.doubts) {
+            self.lack(&doubt.map, doubt.members);
+        }
     }
 
     /// Bits have come back to a target. A flush of it that is under way has nothing of what makes it equal there.

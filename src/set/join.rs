@@ -369,7 +369,10 @@ impl ShadowSet {
     /// Starts queued copies: minimerges first, then minicopies, compare copies, full copies and full merges (the
     /// order of the manual), each in the order of their admission.
     pub(super) fn start_copies(&mut self) {
-        while !self.closing && self.running().count() < self.limits.at_once() {
+        while !self.closing
+            && self.doubts.is_empty()
+            && self.running().count() < self.limits.at_once()
+        {
             let Some(id) = self.next_queued() else { return };
             if let MemberState::Target {
                 op,
@@ -379,9 +382,9 @@ impl ShadowSet {
             {
                 let phase = Phase::Running(work.stale());
                 self.members[id.index()].state = MemberState::Target { op, kind, phase };
-                self.set_operation(op, OpState::Running);
                 self.push(Effect::Notice(Notice::CopyStarted(op, kind, id)));
                 self.push(Effect::StartCopy(work));
+                self.runs(op);
             }
         }
     }
@@ -470,7 +473,7 @@ impl ShadowSet {
         let unchecked = super::planted::is(super::planted::Mistake::PromoteUnchecked);
         #[cfg(not(debug_assertions))]
         let unchecked = false;
-        if !work.is_drained() && !unchecked {
+        if (!work.is_drained() || !self.doubts.is_empty()) && !unchecked {
             let phase = Phase::Queued(work);
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();

@@ -3,6 +3,8 @@
 //! Judging takes the set by `&self` and so changes nothing. A run goes through it first and a dry run
 //! ends with it, so that the two cannot differ; what is done afterwards refuses nothing at once.
 
+use std::sync::Arc;
+
 use super::bitmap::WriteBitmap;
 use super::copy::{CopyKind, OpId, rate_text};
 use super::event::{Answer, Attach, Command, Tuning};
@@ -43,7 +45,7 @@ pub(super) enum Judged {
 pub(super) struct MergePlan {
     pub(super) kind: CopyKind,
     /// The regions that may differ.
-    pub(super) map: WriteBitmap,
+    pub(super) map: Arc<WriteBitmap>,
     /// The members that are made equal to the master.
     pub(super) others: MemberSet,
 }

@@ -320,7 +320,8 @@ impl ShadowSet {
         let op = self.members[id.index()].state.operation();
         let mut departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
-            _ => self.depart(id, Policy::MinicopyOptional, suspect),
+            // With a bitmap, whoever else is being merged.
+            _ => self.depart(id, Policy::Minicopy, suspect),
         };
         departed.called = true;
         departed.returns = match suspect {

@@ -175,6 +175,18 @@ impl ShadowSet {
         }
     }
 
+    /// The copier has an operation. One that was paused at its last flush, which was not the last one, stays so.
+    pub(super) fn runs(&mut self, op: OpId) {
+        let mut paused = self
+            .operations
+            .iter()
+            .filter(|o| o.state == OpState::Paused);
+        match paused.any(|o| o.id == op) {
+            true => self.push(Effect::PauseCopy(op)),
+            false => self.set_operation(op, OpState::Running),
+        }
+    }
+
     /// Holds an operation or lets it go on.
     pub(super) fn steer(&mut self, ticket: Ticket, op: OpId, to: OpState) {
         self.set_operation(op, to);

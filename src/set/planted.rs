@@ -177,6 +177,8 @@ mistakes! {
     ToldAtCut,
     /// What a copier still clears is noted as cleared when the unit is stopped.
     StoppedUndrained,
+    /// A copy step under way clears what has come into doubt since it has read.
+    DoubtCleared,
     ;
     /// Nobody waits for a fence.
     FencePassed,

@@ -12,6 +12,7 @@ use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::epochs::{OldIntent, Pace};
 use super::event::{Answer, BitmapChange, Command, Effect, Event, FlushId, Notice, Ticket};
+use super::fault::Doubt;
 use super::geometry::Geometry;
 use super::judge::Judged;
 use super::limits::Limits;
@@ -63,6 +64,8 @@ pub struct ShadowSet {
     /// Mark of this mount, on its intents.
     pub(super) mark: Uuid,
     pub(super) old_intents: Vec<OldIntent>,
+    /// What came into doubt while copy steps were under way.
+    pub(super) doubts: Vec<Doubt>,
     pub(super) pace: Pace,
     /// Why bitmaps cannot be kept, when they cannot.
     pub(super) home: Result<(), Refusal>,
@@ -436,6 +439,7 @@ impl ShadowSet {
 
     /// Leaves the bitmaps exact for the next mount: everything is flushed and no request is left.
     fn leave_in_order(&mut self) {
+        self.end_doubts();
         for id in self.ids() {
             let absorbed = self.members[id.index()].state.departed_mut();
             let absorbed = absorbed.map(Departed::absorb_seeds);
@@ -581,7 +585,7 @@ impl ShadowSet {
 }
 
 /// As [`Departed::is_with_copier`], of any member.
-fn is_with_copier(state: &MemberState) -> bool {
+pub(super) fn is_with_copier(state: &MemberState) -> bool {
     #[cfg(debug_assertions)]
     if super::planted::is(super::planted::Mistake::StoppedUndrained) {
         return false;

@@ -3,6 +3,7 @@
 mod answers;
 mod attach;
 mod checked;
+mod doubts;
 mod growth;
 mod judged;
 mod leaving;

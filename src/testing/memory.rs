@@ -1,6 +1,6 @@
 //! A member in memory: what it shows, what is durable of it, and the writes in between.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A value stands for the contents of one block.
 pub type Value = u32;
@@ -89,6 +89,30 @@ impl Image {
         }
     }
 
+    /// The blocks with writes that a flush which began at `written` covers, and what each may hold when that flush fails:
+    /// the durable value first, then those written since.
+    #[must_use]
+    pub fn unflushed(&self, written: u64) -> BTreeMap<usize, Vec<Value>> {
+        let mut may = BTreeMap::new();
+        for (n, block, value) in &self.unflushed {
+            if *n <= written {
+                let durable = || vec![self.durable[*block]];
+                may.entry(*block).or_insert_with(durable).push(*value);
+            }
+        }
+        may
+    }
+
+    /// A flush that began at `written` has failed, and left `value` in a block.
+    pub fn lose(&mut self, block: usize, written: u64, value: Value) {
+        let stays = |w: &(u64, usize, Value)| w.1 != block || w.0 > written;
+        self.unflushed.retain(stays);
+        let mut left = self.unflushed.iter().filter(|w| w.1 == block);
+        self.writes_to[block] = left.clone().count() as u32;
+        self.shown[block] = left.next_back().map_or(value, |w| w.2);
+        self.durable[block] = value;
+    }
+
     /// What a loss of power leaves: for each block `keep` chooses from the durable value and those
     /// written since.
     pub fn after_power_loss(&self, keep: &mut impl FnMut(&[Value]) -> Value) -> Vec<Value> {
@@ -133,5 +157,26 @@ mod tests {
         image.flush(image.written());
         assert_eq!(image.durable, [8, 0, 9]);
         assert!(image.is_durable(0) && image.is_durable(2));
+    }
+
+    #[test]
+    fn a_flush_that_fails_leaves_any_of_what_it_was_for() {
+        let mut image = Image::new(vec![0; 3]);
+        image.put(0, 7);
+        image.put(1, 8);
+        let begun = image.written();
+        image.put(1, 9);
+        image.put(2, 9);
+        let may = image.unflushed(begun);
+        assert_eq!(
+            may.into_iter().collect::<Vec<_>>(),
+            [(0, vec![0, 7]), (1, vec![0, 8])]
+        );
+        image.lose(0, begun, 0);
+        image.lose(1, begun, 0);
+        assert_eq!(image.contents(), [0, 9, 9]);
+        assert!(image.is_durable(0) && !image.is_durable(1));
+        image.flush(image.written());
+        assert_eq!(image.durable, [0, 9, 9]);
     }
 }

@@ -97,6 +97,28 @@ impl Oracle {
         (b.changed, b.writing) = (now, b.writing + 1);
     }
 
+    /// Whether a write of the block has not ended.
+    #[must_use]
+    pub fn is_written(&self, block: usize) -> bool {
+        self.blocks[block].writing > 0
+    }
+
+    /// A flush has failed for all: the block has any of the values that were to be flushed, as if a write of each had
+    /// failed.
+    pub fn lost(&mut self, block: usize, values: &[Value], now: u64) {
+        let b = &mut self.blocks[block];
+        let (epoch, good) = (0, false);
+        let ended = values.iter().map(|value| Ended {
+            epoch,
+            value: *value,
+            good,
+        });
+        b.ended.extend(ended);
+        b.may.extend(values);
+        (b.changed, b.read) = (now, false);
+        b.denied.clear();
+    }
+
     /// A write ends.
     pub fn end(&mut self, block: usize, ended: Ended, now: u64) {
         let b = &mut self.blocks[block];
@@ -315,6 +337,17 @@ mod tests {
         assert!(!oracle.survives(0, 5, false), "a kill takes nothing");
         oracle.flushed(13);
         assert!(!oracle.survives(0, 5, true) && oracle.survives(0, 6, true));
+    }
+
+    #[test]
+    fn a_flush_that_failed_may_have_lost_what_was_acknowledged() {
+        let mut oracle = Oracle::new(&[5]);
+        oracle.begin(0, 6, 10);
+        oracle.end(0, end(6, true), 12);
+        assert!(oracle.read(0, 5, 13, 13).is_err() && oracle.read(0, 6, 13, 13).is_ok());
+        oracle.lost(0, &[5, 6], 14);
+        assert!(oracle.read(0, 5, 15, 16).is_ok() && oracle.is_cut(0, 5, 1));
+        assert!(oracle.read(0, 6, 17, 18).is_err(), "decided");
     }
 
     #[test]

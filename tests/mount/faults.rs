@@ -301,6 +301,31 @@ fn a_flush_that_failed_unasked_fails_the_next_one_of_the_program() {
     unit.stop();
 }
 
+/// What a flush has lost was read from the cache, and copied, until it was evicted. The image is on a file system without
+/// a journal, which goes on behind a flush that fails.
+#[test]
+fn what_a_flush_has_lost_is_in_no_cache() {
+    let mut unit = Plan::new(1, SIZE / 2).create();
+    unit.sh(&format!("mkdir $D/nbd; truncate -s {SIZE} $D/back.img"));
+    serve(&unit, FAULTY_FLUSH);
+    let device = unit.sh("losetup -f --show $D/nbd/image");
+    unit.keep(Thing::Loop(device.clone()));
+    unit.sh(&format!("mkfs.ext4 -q -O ^has_journal {device}"));
+    unit.mount_device(&device, "ext4", "");
+    unit.sh("mv $I/m1.img $D/ext4; ln -s $D/ext4/m1.img $I/m1.img");
+    unit.mount();
+    let write = "dd if=/dev/urandom of=$U bs=64k count=16 conv=notrunc,fsync status=none";
+    unit.sh(write);
+    let cached = || unit.sh("fincore --bytes --noheadings --output RES $D/ext4/m1.img");
+    assert_ne!(cached().trim(), "0");
+    Fault::Flush.begin(&unit);
+    assert_eq!(unit.try_sh(write).code, 1, "it fails");
+    assert_eq!(cached().trim(), "0");
+    Fault::Flush.end(&unit);
+    unit.sh(&format!("{write} || {write}"));
+    unit.stop();
+}
+
 /// Several programs that have the unit open, one of them only to read. The first one flushes while that fails.
 const TOLD: &str = "
 import errno, os

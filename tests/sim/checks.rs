@@ -205,7 +205,8 @@ impl World {
             let departed = self.state(*id).departed();
             let ends = self.stopping && departed.is_some_and(Departed::is_with_copier);
             let loose = block >= self.loose_from(*id) || ends;
-            if loose || self.is_stale(stale, block) || self.disks[id.index()].changed {
+            let doubted = self.in_maps(self.set.doubts_of(*id), block);
+            if loose || doubted || self.is_stale(stale, block) || self.disks[id.index()].changed {
                 continue;
             }
             let has = self.disks[id.index()].image.get(block);

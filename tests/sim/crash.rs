@@ -162,6 +162,7 @@ impl World {
         (self.ops.unstamped, self.ops.heard) = (MemberSet::EMPTY, MemberSet::EMPTY);
         // Epochs begin anew.
         self.ops.returned = Returned::default();
+        self.ops.lost_before = None;
         match self.views.is_empty() {
             true => self.mark("crash during a mount"),
             false => self.before = None,
@@ -176,6 +177,7 @@ impl World {
             }
             disk.open = true;
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
+            disk.unflushed = None;
         }
         self.home.held_back.clear();
         self.growth.held = false;

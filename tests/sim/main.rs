@@ -33,5 +33,6 @@ mod small;
 mod stall;
 mod storage;
 mod told;
+mod unflushed;
 mod verifier;
 mod world;

@@ -3,7 +3,7 @@
 //!
 //! Who strikes is decided elsewhere: the scheduler at random, the scripts at every place in turn.
 
-use shadowset::set::{Event, HomeChange, MemberSet};
+use shadowset::set::{Epoch, Event, HomeChange, MemberSet};
 
 use crate::repairer::Repairing;
 use crate::returned::Returned;
@@ -92,6 +92,10 @@ pub(crate) struct Ops {
     pub(crate) refused: usize,
     /// Members whose blocks could not be written just now; nobody has told the set yet.
     pub(crate) just_failed: MemberSet,
+    /// The set has said that a flush has failed on all sources.
+    pub(crate) flush_lost: bool,
+    /// Views before this one may have seen what a flush has lost.
+    pub(crate) lost_before: Option<Epoch>,
     /// The read repair that is under way.
     pub(crate) repair: Option<Repairing>,
     /// Members that do not answer.

@@ -88,7 +88,10 @@ impl World {
             Effect::Hold | Effect::Lift => self.gate(&effect),
             Effect::Stall(_) => self.ops.stall.held = true,
             Effect::Unstall => self.ops.stall = Stall::default(),
-            Effect::FlushLost => self.mark("a flush failed everywhere"),
+            Effect::FlushLost => {
+                self.mark("a flush failed everywhere");
+                self.ops.flush_lost = true;
+            }
             Effect::Publish(view) => self.publish(*view)?,
             Effect::Flush(id, members) => self.begin_flush(id, members),
             Effect::StartCopy(work) => {
@@ -106,7 +109,7 @@ impl World {
                 self.copies.push(copy);
             }
             Effect::StartVerify(work) => self.start_verify(work)?,
-            Effect::PauseCopy(op) => self.pause(op, true),
+            Effect::PauseCopy(op) => self.pause(op, !self.quiet),
             Effect::ResumeCopy(op) => self.pause(op, false),
             Effect::StopCopy(op) => self.stop_copy(op),
             Effect::Close(id) if self.is_undurable() => self.ops.unclosed.insert(id),
@@ -256,6 +259,7 @@ impl World {
         disk.open = true;
         disk.frozen = None;
         (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
+        disk.unflushed = None;
         let moving = |r: &crate::requests::Request| {
             r.stage == Stage::Move && matches!(r.kind, Kind::Write(_) | Kind::Discard)
         };
@@ -369,6 +373,8 @@ impl World {
                     ("cancel", Some(id)) => self.freeze(id),
                     ("stall", _) => self.become_quiet()?,
                     ("delete" | "release", _) => self.fresh.clear(),
+                    // Copies lack what is merged as well.
+                    ("demand merge", _) => self.promised.clear(),
                     ("attach", Some(id)) => {
                         let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));
                         ensure!(mini || !asked.minicopy, "no minicopy: {answer:?}");
@@ -448,8 +454,12 @@ impl World {
             let gone = self.ops.silence.is_gone(id) || flush.given_up.contains(id);
             let disk = self.disk(id);
             disk.bad_flushes |= sticks;
-            if everywhere || breaks || disk.bad_flushes || gone {
+            let fails = everywhere || breaks || disk.bad_flushes || disk.unflushed.is_some();
+            if fails || gone {
                 failed.insert(id);
+                if !gone {
+                    self.note_unflushed(id);
+                }
             } else {
                 disk.image.flush(written);
             }

@@ -180,6 +180,7 @@ impl World {
     /// A member's storage is let go of.
     pub(crate) fn close_disk(&mut self, id: MemberId) {
         self.disk(id).open = false;
+        self.lose_closed(id);
         if matches!(self.state(id), MemberState::Expelled(_)) {
             self.ops.unstamped.insert(id);
             match self.plan.hangs {

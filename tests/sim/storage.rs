@@ -72,9 +72,10 @@ impl World {
             struck => fails || struck == Strike::Fails,
         };
         let disk = self.disk(member);
-        let fails = fails || disk.bad_flushes || !disk.open;
-        if !fails {
-            disk.image.flush(disk.image.written());
+        let fails = fails || disk.bad_flushes || !disk.open || disk.unflushed.is_some();
+        match fails {
+            true => self.note_unflushed(member),
+            false => disk.image.flush(disk.image.written()),
         }
         Ok(fails)
     }

@@ -21,6 +21,7 @@ use crate::limits::first_limits;
 use crate::ops::Ops;
 use crate::plan::Plan;
 use crate::requests::Request;
+use crate::unflushed::unflushed;
 use crate::verifier::Verifies;
 
 pub(crate) const BLOCK: u64 = 512;
@@ -63,6 +64,8 @@ pub(crate) struct Disk {
     pub(crate) bad_writes: bool,
     pub(crate) bad_reads: bool,
     pub(crate) bad_flushes: bool,
+    /// How much had been written when a flush failed of which the set has not heard.
+    pub(crate) unflushed: Option<u64>,
     /// Somebody else has written it; it stays so until its block says that it is being filled.
     pub(crate) changed: bool,
     /// Its storage control block.
@@ -90,6 +93,7 @@ impl Disk {
             bad_writes: false,
             bad_reads: false,
             bad_flushes: false,
+            unflushed: None,
             changed: false,
             scb: None,
             old: None,
@@ -352,12 +356,14 @@ impl World {
         }
         let back = self.failed_before(&event);
         self.note_told(&event);
+        let failed = unflushed(&event);
         let effects = self.set.handle(now, event);
         self.check_returned(back)?;
         self.carry_out(effects)?;
         if self.crashed {
             return Ok(());
         }
+        self.settle_unflushed(failed);
         self.check_all()
     }
 

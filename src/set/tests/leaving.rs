@@ -433,8 +433,10 @@ fn a_flush_that_failed_everywhere_has_a_copy_end_by_another_one() {
         epoch: Epoch(1),
         causes: Vec::new(),
     };
-    let effects = set.handle(Moment(1), Event::Failed(Ticket::new(3), failure));
-    let again = copies(effects);
+    let before = set.epoch;
+    let failed = set.handle(Moment(1), Event::Failed(Ticket::new(3), failure));
+    assert!(copies(failed).is_empty(), "a step may be under way");
+    let again = copies(set.handle(Moment(1), Event::Retired(before)));
     assert_eq!(again[0].op(), op, "it goes on");
     let none = MemberSet::EMPTY;
     let _ = set.handle(Moment(1), Event::Flushed(promotes, none, none));
