@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, measurement::WallTime};
-use shadowset::io::{Seek, Storage, Zero};
+use shadowset::io::{Seek, Storage, Zero, Zeroed};
 use shadowset::server::bare::Bare;
 use shadowset::server::fence::Fence;
 use shadowset::set::{BlockRange, Bytes, Geometry};
@@ -54,12 +54,13 @@ impl Storage for Sink {
         Ok(())
     }
 
-    fn zero_at(&self, _: u64, _: u64, _: Zero) -> io::Result<()> {
-        Ok(())
+    fn zero_at(&self, _: u64, bytes: u64, _: Zero) -> io::Result<Zeroed> {
+        let written = false;
+        Ok(Zeroed { bytes, written })
     }
 
-    fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
+    fn allocate(&self, _: u64, len: u64) -> io::Result<u64> {
+        Ok(len)
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -14,12 +14,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::aligned::{AlignedBuf, PAGE};
 use super::ring::Ring;
-use super::storage::{Queue, Seek, Storage, Then, Zero};
+use super::storage::{Queue, SPACE_BYTES, Seek, Storage, Then, Zero, Zeroed};
 use super::sys::uring::Payload;
 use super::sys::{self, DirectAlign, Fallocate};
 
 /// Bytes of a thread's buffer for requests that direct I/O does not take as they are.
 const BOUNCE_BYTES: usize = 1 << 20;
+
+/// Most zeros that one call writes: as many bytes as the largest write of an application.
+const ZERO_BYTES: u64 = 1 << 20;
 
 thread_local! {
     /// Made at the first such request, so that a thread without one pays nothing.
@@ -236,8 +239,8 @@ impl FileStorage {
         (Piece { first, skip, bytes }, part)
     }
 
-    /// Makes an aligned range zero by the system's means, or by writing when it has none.
-    fn zero_aligned(&self, at: u64, len: u64, how: Zero) -> io::Result<()> {
+    /// Makes the first part of an aligned range zero by the system's means, or by writing when it has none.
+    fn zero_aligned(&self, at: u64, len: u64, how: Zero) -> io::Result<Zeroed> {
         use Fallocate::{Allocate, PunchHole, ZeroRange};
         let ways: &[&[Fallocate]] = match (how, self.kind) {
             (Zero::Punch, _) => &[&[PunchHole], &[ZeroRange]],
@@ -246,13 +249,17 @@ impl FileStorage {
             (Zero::Keep, Kind::Device) => &[&[ZeroRange]],
         };
         for way in ways {
-            let mut calls = way.iter();
-            match calls.try_for_each(|&what| sys::fallocate(self.file.as_fd(), what, at, len)) {
+            // On a device without a command for it the system writes.
+            let written = self.kind == Kind::Device && *way == [ZeroRange];
+            let part = Zeroed::part(len, written);
+            let fallocate = |&what| sys::fallocate(self.file.as_fd(), what, at, part.bytes);
+            match way.iter().try_for_each(fallocate) {
                 Err(e) if not_supported(&e) => {}
-                other => return other,
+                other => return other.map(|()| part),
             }
         }
-        self.write_zeros(at, len)
+        let part = Zeroed::part(len, true);
+        self.write_zeros(at, part.bytes).map(|()| part)
     }
 
     fn write_zeros(&self, at: u64, len: u64) -> io::Result<()> {
@@ -366,27 +373,35 @@ impl Storage for FileStorage {
         }
     }
 
-    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<()> {
+    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<Zeroed> {
         self.assert_inside(at, len);
         self.check_whole()?;
         let end = at + len;
         let first = at.next_multiple_of(self.align).min(end);
         let last = (end & !(self.align - 1)).max(first);
         self.write_zeros(at, first - at)?;
-        if first < last {
-            self.zero_aligned(first, last - first, how)?;
-        }
-        self.write_zeros(last, end - last)
+        let zeroed = match last - first {
+            0 => Zeroed::part(0, false),
+            whole => self.zero_aligned(first, whole, how)?,
+        };
+        let done = first + zeroed.bytes;
+        let tail = if done == last { end - last } else { 0 };
+        self.write_zeros(last, tail)?;
+        Ok(Zeroed {
+            bytes: done + tail - at,
+            ..zeroed
+        })
     }
 
-    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+    fn allocate(&self, at: u64, len: u64) -> io::Result<u64> {
         self.assert_inside(at, len);
         if len == 0 || self.kind == Kind::Device {
-            return Ok(());
+            return Ok(len);
         }
-        match sys::fallocate(self.file.as_fd(), Fallocate::Allocate, at, len) {
-            Err(e) if not_supported(&e) => Ok(()),
-            other => other,
+        let part = len.min(SPACE_BYTES);
+        match sys::fallocate(self.file.as_fd(), Fallocate::Allocate, at, part) {
+            Err(e) if not_supported(&e) => Ok(len),
+            other => other.map(|()| part),
         }
     }
 
@@ -430,6 +445,15 @@ impl Queue for FileStorage {
             (Ok(()), Some(ring)) => ring.begin(Arc::clone(&self.file), (at, len), payload, then),
             (whole, _) => then(whole.and(Err(not_now())), payload),
         }
+    }
+}
+
+impl Zeroed {
+    /// As much of `len` bytes as one call does.
+    fn part(len: u64, written: bool) -> Self {
+        let most = if written { ZERO_BYTES } else { SPACE_BYTES };
+        let bytes = len.min(most);
+        Self { bytes, written }
     }
 }
 
@@ -536,6 +560,16 @@ mod tests {
         ]
     }
 
+    /// Makes a whole range zero.
+    fn zero(storage: &FileStorage, mut at: u64, len: u64, how: Zero) {
+        let end = at + len;
+        while at < end {
+            let zeroed = storage.zero_at(at, end - at, how).unwrap();
+            assert!((1..=end - at).contains(&zeroed.bytes), "{zeroed:?}");
+            at += zeroed.bytes;
+        }
+    }
+
     /// Bytes that differ from each other, so that a shift is noticed.
     fn pattern(len: u64, byte: u8) -> Vec<u8> {
         (0..len).map(|i| byte ^ (i % 251) as u8).collect()
@@ -559,10 +593,10 @@ mod tests {
                     oracle[range(at, len)].copy_from_slice(&bytes);
                 }
                 Op::Zero(at, len, punch) => {
-                    storage.zero_at(at, len, BOTH[usize::from(punch)]).unwrap();
+                    zero(storage, at, len, BOTH[usize::from(punch)]);
                     oracle[range(at, len)].fill(0);
                 }
-                Op::Allocate(at, len) => storage.allocate(at, len).unwrap(),
+                Op::Allocate(at, len) => assert_eq!(storage.allocate(at, len).unwrap(), len),
                 Op::Flush => storage.flush().unwrap(),
             }
             assert!(
@@ -732,9 +766,7 @@ mod tests {
                     .all(|&b| b == 0),
                 "{name}"
             );
-            storage
-                .zero_at(1002, long.len() as u64 - 2, Zero::Keep)
-                .unwrap();
+            zero(storage, 1002, long.len() as u64 - 2, Zero::Keep);
             assert_eq!(read(storage, 1000, 3), [0, long[0], 0], "{name}");
             let end = 1001 + long.len() as u64;
             assert_eq!(
@@ -758,7 +790,7 @@ mod tests {
                     (LEN, 0),
                 ] {
                     storage.write_at(&vec![0xAA; LEN as usize], 0).unwrap();
-                    storage.zero_at(at, len, how).unwrap();
+                    zero(storage, at, len, how);
                     let mut expected = vec![0xAA; LEN as usize];
                     expected[at as usize..(at + len) as usize].fill(0);
                     assert!(
@@ -767,6 +799,32 @@ mod tests {
                     );
                 }
             }
+        });
+    }
+
+    /// Who waits for the answer would take a member for silent that works on a long range.
+    #[test]
+    fn a_call_does_no_more_than_a_slow_member_does_in_time() {
+        let len = SPACE_BYTES + (3 << 20);
+        each_kind(len, |name, storage, _| {
+            for (how, at) in [
+                (Zero::Punch, 0_u64),
+                (Zero::Punch, 511),
+                (Zero::Keep, 0),
+                (Zero::Keep, 511),
+            ] {
+                let written = storage.kind() == Kind::Device && how == Zero::Keep;
+                let most = if written { ZERO_BYTES } else { SPACE_BYTES };
+                let border = at.next_multiple_of(storage.align());
+                let bytes = border - at + most;
+                let zeroed = storage.zero_at(at, len - at, how).unwrap();
+                assert_eq!(zeroed, Zeroed { bytes, written }, "{name} {how:?} {at}");
+            }
+            let reserved = match storage.kind() {
+                Kind::File => SPACE_BYTES,
+                Kind::Device => len,
+            };
+            assert_eq!(storage.allocate(0, len).unwrap(), reserved, "{name}");
         });
     }
 
@@ -893,7 +951,7 @@ mod tests {
             let changes: [fn(&FileStorage) -> io::Result<()>; 4] = [
                 |storage| storage.write_at(&[1; 512], LEN - 512),
                 |storage| storage.write_at(&[1; 512], 0),
-                |storage| storage.zero_at(0, 4096, Zero::Keep),
+                |storage| storage.zero_at(0, 4096, Zero::Keep).map(drop),
                 |storage| storage.flush(),
             ];
             for change in changes {

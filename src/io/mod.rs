@@ -28,5 +28,5 @@ pub mod utab;
 
 pub use file::FileStorage;
 pub use image::{Identity, Image, IoMode};
-pub use storage::{Queue, Seek, Storage, Then, Zero};
+pub use storage::{Queue, SPACE_BYTES, Seek, Storage, Then, Zero, Zeroed};
 pub use sys::uring::Payload;

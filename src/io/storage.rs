@@ -13,6 +13,18 @@ pub enum Zero {
     Keep,
 }
 
+/// Most bytes that one call makes zero, or reserves, where the system need not write them.
+pub const SPACE_BYTES: u64 = 64 << 20;
+
+/// How far a call has come that makes bytes zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Zeroed {
+    /// Bytes from the start of the range that read as zeros now.
+    pub bytes: u64,
+    /// Whether zeros were written, for want of another way.
+    pub written: bool,
+}
+
 /// What a search for data or holes looks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seek {
@@ -58,17 +70,21 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// The system's error; `UnexpectedEof` when the image has become shorter, which no write mends.
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
 
-    /// Makes `len` bytes at `at` read as zeros; durable like a write. Falls back to writing zeros.
+    /// Makes bytes from `at` on read as zeros; durable like a write. Falls back to writing zeros.
+    ///
+    /// Of `len` bytes it does the first ones, as many as a slow member does in a few seconds, and says how many: one that
+    /// works must not be taken for one that does not answer. The caller asks for the rest.
     ///
     /// # Errors
     /// The system's error.
-    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<()>;
+    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<Zeroed>;
 
-    /// Allocates space for `len` bytes at `at` without changing what they read as.
+    /// Allocates space from `at` on without changing what is read there; for how many of `len` bytes, as
+    /// [`Storage::zero_at`].
     ///
     /// # Errors
     /// The system's error, `StorageFull` among them. Where space cannot be reserved it succeeds.
-    fn allocate(&self, at: u64, len: u64) -> io::Result<()>;
+    fn allocate(&self, at: u64, len: u64) -> io::Result<u64>;
 
     /// Makes every write that has returned durable. A failed flush must not be retried (I10).
     ///

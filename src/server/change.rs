@@ -71,14 +71,16 @@ impl std::fmt::Debug for Change {
 }
 
 impl What {
-    fn apply(self, store: &dyn Storage, range: ByteRange, data: &[u8]) -> io::Result<()> {
+    /// Does it to the first bytes of a range; to how many.
+    fn apply(self, store: &dyn Storage, range: ByteRange, data: &[u8]) -> io::Result<u64> {
+        let (at, len) = (range.start(), range.len());
         match self {
-            Self::Write if data.len() as u64 != range.len() => {
+            Self::Write if data.len() as u64 != len => {
                 Err(io::Error::other("the bytes of a write are gone"))
             }
-            Self::Write => store.write_at(data, range.start()),
-            Self::Zero(how) => store.zero_at(range.start(), range.len(), how),
-            Self::Allocate => store.allocate(range.start(), range.len()),
+            Self::Write => store.write_at(data, at).map(|()| len),
+            Self::Zero(how) => store.zero_at(at, len, how).map(|zeroed| zeroed.bytes),
+            Self::Allocate => store.allocate(at, len),
         }
     }
 }
@@ -191,13 +193,11 @@ impl Pipeline {
                 change.results.add(id, Err(not_open()));
                 continue;
             };
-            let (what, range) = (change.what, change.range);
-            let apply = || what.apply(&*store, range, data);
-            let (outcome, held) =
-                self.call_patiently(id, Held::Change(change), (range.len(), apply));
-            let Held::Change(back) = held else { return };
+            let Some((back, outcome)) = self.apply(change, (id, &*store), data) else {
+                return;
+            };
             change = back;
-            if let (What::Allocate, Err(error)) = (what, &outcome) {
+            if let (What::Allocate, Err(error)) = (change.what, &outcome) {
                 let errno = Errno(error.raw_os_error().unwrap_or(libc::EIO));
                 drop(store);
                 drop(change.permit);
@@ -218,6 +218,31 @@ impl Pipeline {
         }
     }
 
+    /// Applies a change to a member, in as many calls as that takes: each has its own time to be answered. Gives nothing
+    /// to who has been replaced.
+    fn apply(
+        &self,
+        mut change: Change,
+        (id, store): (MemberId, &dyn Storage),
+        data: &[u8],
+    ) -> Option<(Change, io::Result<()>)> {
+        let (what, mut rest) = (change.what, Some(change.range));
+        while let Some(range) = rest {
+            let apply = || what.apply(store, range, data);
+            let (outcome, held) =
+                self.call_patiently(id, Held::Change(change), (range.len(), apply));
+            let Held::Change(back) = held else {
+                return None;
+            };
+            change = back;
+            rest = match outcome {
+                Ok(done) => range.split(done).1,
+                Err(error) => return Some((change, Err(error))),
+            };
+        }
+        Some((change, Ok(())))
+    }
+
     /// All members have answered.
     pub(super) fn conclude(&self, change: Change) {
         if makes!(MarkedLate) {
@@ -230,20 +255,22 @@ impl Pipeline {
     }
 
     /// Calls a member while `held` can be taken, and again as long as it is out of reach and is waited for.
-    /// Gives [`Held::Nothing`] to who has been replaced.
+    /// It is asked for so many bytes, and says for how many it has done what was asked. Gives [`Held::Nothing`] to who has
+    /// been replaced.
     pub(super) fn call_patiently(
         &self,
         member: MemberId,
         held: Held,
-        (bytes, call): (u64, impl Fn() -> io::Result<()>),
-    ) -> (io::Result<()>, Held) {
+        (bytes, call): (u64, impl Fn() -> io::Result<u64>),
+    ) -> (io::Result<u64>, Held) {
         if self.is_lost(member) {
             return (Err(given_up()), held);
         }
         let tried = |kept: &Kept<'_, Held>| loop {
             let begun = Instant::now();
             let outcome = call();
-            self.meters.ended(member, Asked::Write(bytes), begun);
+            let asked = Asked::Write(*outcome.as_ref().unwrap_or(&bytes));
+            self.meters.ended(member, asked, begun);
             let lost = outcome.as_ref().is_err_and(is_out_of_reach);
             if !lost {
                 self.watch.answered(member);

@@ -196,13 +196,14 @@ impl Pipeline {
         let Some((store, range)) = part else { return };
         let write = || {
             let store = store.as_ref().ok_or_else(not_open)?;
-            store.write_at(&slot[..range.len() as usize], range.start())
+            store.write_at(&slot[..range.len() as usize], range.start())?;
+            Ok(range.len())
         };
         let (outcome, held) = self.call_patiently(id, Held::Part(joint), (range.len(), write));
         // Who hears that the epoch is over may lock the images.
         drop(store);
         if let Held::Part(joint) = held {
-            self.answered(&joint, id, outcome);
+            self.answered(&joint, id, outcome.map(drop));
         }
     }
 

@@ -11,7 +11,7 @@ use super::pipeline::{Pipeline, WritePermit};
 use super::rescue::Held;
 use super::results::{Results, is_out_of_reach, not_open};
 use crate::io::aligned::AlignedBuf;
-use crate::io::{Seek, Storage, Zero};
+use crate::io::{SPACE_BYTES, Seek, Storage, Zero, Zeroed};
 use crate::set::{ByteRange, MemberId, MemberSet};
 
 /// Bytes that are compared, written, or told to be a hole as one.
@@ -133,7 +133,9 @@ pub(super) struct Scratch {
     known: Option<Data>,
     /// Where the source was found to have a hole last, in bytes of the unit.
     hole: (u64, u64),
-    /// Bytes that were read, ever.
+    /// Most bytes of a hole that are given to the targets at once: few until they have taken one without writing zeros.
+    hole_part: u64,
+    /// Bytes that were read, or written as zeros, ever.
     moved: u64,
     /// A copy stops when that becomes so much.
     most: u64,
@@ -148,17 +150,18 @@ impl Scratch {
             theirs: Theirs { bytes, room: None },
             known: None,
             hole: (0, 0),
+            hole_part: bytes as u64,
             moved: 0,
             most: u64::MAX,
         }
     }
 
-    /// From now on no more than so many bytes are read, but for the last part.
+    /// From now on no more than so many bytes are moved, but for the last part.
     pub(super) fn allow(&mut self, bytes: u64) {
         self.most = self.moved.saturating_add(bytes);
     }
 
-    /// Bytes that were read from sources, ever.
+    /// Bytes that were read from sources, or moved in targets where sources have holes, ever.
     pub(super) fn moved(&self) -> u64 {
         self.moved
     }
@@ -166,6 +169,19 @@ impl Scratch {
     /// The hole that was found last, if it goes on at a byte. Only a hint: it may have been written since.
     pub(super) fn hole_at(&self, at: u64) -> Option<(u64, u64)> {
         Some(self.hole).filter(|hole| (hole.0..hole.1).contains(&at))
+    }
+
+    /// The targets have a hole of the source now, for which so many bytes had to be moved. Those count as data does: no
+    /// fence is held for many of them, and the rates are kept.
+    fn gave_hole(&mut self, moved: u64) {
+        self.moved += moved;
+        self.hole_part = match moved {
+            0 => SPACE_BYTES,
+            _ => {
+                self.hole = (0, 0);
+                self.bytes
+            }
+        };
     }
 
     /// The end of the hole that the source has at a byte, if it has one there.
@@ -331,13 +347,15 @@ pub(super) fn copy_range(
         let source = source(hold, range, (tried, named))?;
         let hole = scratch.hole(hold, source, range.start())?;
         let (part, after) = range.split(match hole {
-            Some(end) => end - range.start(),
+            Some(end) => (end - range.start()).min(scratch.hole_part),
             None => scratch.bytes,
         });
         if hole.is_some() {
+            let mut moved = 0;
             for target in targets.iter_mut() {
-                target.take_hole(hold, part, &mut scratch.theirs)?;
+                moved = moved.max(target.take_hole(hold, part, &mut scratch.theirs)?);
             }
+            scratch.gave_hole(moved);
             rest = after;
             continue;
         }
@@ -395,24 +413,24 @@ fn copy_read(
             match hole {
                 true => target.take_hole(hold, piece, &mut scratch.theirs)?,
                 false => target.take(hold, Some(bytes), piece, &mut scratch.theirs)?,
-            }
+            };
         }
     }
     Ok(())
 }
 
 impl Target {
-    /// The source has a hole: so has the target then, in one call where nothing is compared.
+    /// The source has a hole: so has the target then. Gives how many bytes it had to read or to write for that.
     fn take_hole(
         &mut self,
         hold: &mut Hold<'_>,
         range: ByteRange,
         theirs: &mut Theirs,
-    ) -> Result<(), Stop> {
+    ) -> Result<u64, Stop> {
         if !self.compares {
             return self.take(hold, None, range, theirs);
         }
-        let mut rest = Some(range);
+        let (mut rest, mut moved) = (Some(range), 0);
         while let Some(range) = rest {
             let data = hold.call(self.id, |store| store.seek(range.start(), Seek::Data))?;
             let hole = match data {
@@ -427,46 +445,85 @@ impl Target {
                 let (part, after) = range.split(theirs.bytes as u64);
                 rest = after;
                 self.take(hold, None, part, theirs)?;
+                moved += part.len();
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
-    /// Gives the target what a source has in a part, zeros of a hole if it is `None`.
+    /// Gives the target what a source has in a part, zeros of a hole if it is `None`. Gives how many bytes were written
+    /// where nothing is compared.
     fn take(
         &mut self,
         hold: &mut Hold<'_>,
         data: Option<&[u8]>,
         part: ByteRange,
         theirs: &mut Theirs,
-    ) -> Result<(), Stop> {
+    ) -> Result<u64, Stop> {
         if self.failed.is_some() {
-            return Ok(());
+            return Ok(0);
         }
         if hold.permit()?.store(self.id).is_none() {
             self.failed = Some(Failure::Gone);
-            return Ok(());
+            return Ok(0);
         }
         let has = match self.compares {
             true => theirs.of(hold, self.id, part)?,
             false => None,
         };
-        let written = hold.call(self.id, |store| match has {
-            None => put(store, data, 0, part.start(), part.len()).map(|()| 0),
-            Some(has) => put_differing(store, data, has, part.start()),
+        let Some(has) = has else {
+            return self.fill(hold, data, part);
+        };
+        let written = hold.call(self.id, |store| {
+            put_differing(store, data, has, part.start())
         })?;
         match written {
             Ok(equal) => self.equal += equal,
             Err(error) => self.failed = Some(Failure::Target(error)),
         }
-        Ok(())
+        Ok(0)
+    }
+
+    /// As [`Self::take`], whatever the target has, in as many calls as that takes: each has its own time to be answered.
+    fn fill(
+        &mut self,
+        hold: &mut Hold<'_>,
+        data: Option<&[u8]>,
+        part: ByteRange,
+    ) -> Result<u64, Stop> {
+        let (mut rest, mut written) = (Some(part), 0);
+        while let Some(range) = rest {
+            let (at, len) = (range.start(), range.len());
+            let skip = (at - part.start()) as usize;
+            match hold.call(self.id, |store| put(store, data, skip, at, len))? {
+                Ok(done) => {
+                    written += if done.written { done.bytes } else { 0 };
+                    rest = range.split(done.bytes).1;
+                }
+                Err(error) => {
+                    self.failed = Some(Failure::Target(error));
+                    break;
+                }
+            }
+        }
+        Ok(written)
     }
 }
 
-/// Writes `len` bytes at `at`, those behind `skip` of the data.
-fn put(store: &dyn Storage, data: Option<&[u8]>, skip: usize, at: u64, len: u64) -> io::Result<()> {
+/// Writes the first of `len` bytes at `at`, those behind `skip` of the data: all of data, of zeros as many as one call
+/// does.
+fn put(
+    store: &dyn Storage,
+    data: Option<&[u8]>,
+    skip: usize,
+    at: u64,
+    len: u64,
+) -> io::Result<Zeroed> {
+    let (bytes, written) = (len, true);
     match data {
-        Some(data) => store.write_at(&data[skip..skip + len as usize], at),
+        Some(data) => store
+            .write_at(&data[skip..skip + len as usize], at)
+            .map(|()| Zeroed { bytes, written }),
         None => store.zero_at(at, len, Zero::Punch),
     }
 }
@@ -474,10 +531,12 @@ fn put(store: &dyn Storage, data: Option<&[u8]>, skip: usize, at: u64, len: u64)
 /// Writes the pieces in which the target has something else; gives the bytes of the others.
 fn put_differing(store: &dyn Storage, data: Option<&[u8]>, has: &[u8], at: u64) -> io::Result<u64> {
     let mut equal = has.len() as u64;
-    for (first, end) in differing(data, has, at) {
-        let len = (end - first) as u64;
-        put(store, data, first, at + first as u64, len)?;
-        equal -= len;
+    for (mut first, end) in differing(data, has, at) {
+        equal -= (end - first) as u64;
+        while first < end {
+            let put = put(store, data, first, at + first as u64, (end - first) as u64)?;
+            first += put.bytes as usize;
+        }
     }
     Ok(equal)
 }

@@ -20,7 +20,7 @@ const SECOND: u128 = 1_000_000_000;
 pub(super) struct Done {
     /// How long the step has taken.
     pub(super) step: Duration,
-    /// Bytes that it has read; holes count nothing.
+    /// Bytes that it has moved; holes count nothing where no zeros have to be written.
     pub(super) bytes: u64,
     /// Requests of applications that have come in.
     pub(super) requests: u64,

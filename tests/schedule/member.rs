@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shadowset::io::{Payload, Queue, Seek, Storage, Then, Zero};
+use shadowset::io::{Payload, Queue, Seek, Storage, Then, Zero, Zeroed};
 use shadowset::server::inspect;
 use shadowset::sync::{thread, world};
 
@@ -210,18 +210,18 @@ impl Storage for Member {
         Ok(())
     }
 
-    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<()> {
+    fn zero_at(&self, at: u64, len: u64, how: Zero) -> io::Result<Zeroed> {
         let _writing = Writing::begin(self, at..at + len);
         world::step();
         if self.watched().fails.load(SeqCst) {
             return Err(broken());
         }
-        self.inner.zero_at(at, len, how)?;
+        let zeroed = self.inner.zero_at(at, len, how)?;
         world::step();
-        Ok(())
+        Ok(zeroed)
     }
 
-    fn allocate(&self, at: u64, len: u64) -> io::Result<()> {
+    fn allocate(&self, at: u64, len: u64) -> io::Result<u64> {
         self.inner.allocate(at, len)
     }
 

@@ -9,15 +9,20 @@ use std::sync::{Condvar, Mutex, Weak};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::super::pipeline::{Errno, Live, Stores};
+use super::super::rescue::Held;
 use super::super::setup::{Durability, MemberSetup, Protect, Setup, default_scb};
+use super::super::shares::Step;
+use super::super::step::{Hold, Scratch, Target, copy_range};
 use super::super::{create, start};
 use super::*;
-use crate::io::{IoMode, Payload, Queue, Seek, Storage, Then, Zero, sys};
+use crate::io::{IoMode, Payload, Queue, Seek, Storage, Then, Zero, Zeroed, sys};
 use crate::server::params::{Params, Values};
 use crate::server::setup::Mounting;
 use crate::set::{Bytes, Verdict};
 
 const SIZE: u64 = 1 << 20;
+/// Bytes of which a slow member makes zeros in a call.
+const PART: u64 = 8 << 10;
 const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until something is so; some of it takes its ten seconds.
@@ -41,6 +46,10 @@ pub(in crate::server) struct Memory {
     later: Option<Weak<Self>>,
     /// What is asked for later comes to nothing.
     cannot_queue: AtomicBool,
+    /// It has no byte of data.
+    is_hole: AtomicBool,
+    /// It is slow to make room and zeros, which it writes; then who watches whether it answers.
+    slow: Mutex<Weak<Pipeline>>,
     /// The next flush fails; the one behind it does not say so.
     pub(in crate::server) fails_flush: AtomicBool,
 }
@@ -56,6 +65,15 @@ impl Memory {
         let hangs = self.hangs.lock().expect("no panic");
         let waited = self.goes_on.wait_while(hangs, |hangs| *hangs);
         drop(waited.expect("no panic"));
+    }
+
+    /// Works on the first of so many bytes for half a second, while it is watched.
+    fn work(&self, len: u64) -> Option<u64> {
+        self.calls.fetch_add(1, SeqCst);
+        let pipeline = self.slow.lock().expect("no panic").upgrade()?;
+        pipeline.watch.pass(Duration::from_millis(500));
+        Look::default().look(&pipeline);
+        Some(len.min(PART))
     }
 
     fn first(&self) -> u8 {
@@ -99,12 +117,15 @@ impl Storage for Memory {
         Ok(())
     }
 
-    fn zero_at(&self, _at: u64, _len: u64, _how: Zero) -> io::Result<()> {
-        Ok(())
+    fn zero_at(&self, at: u64, len: u64, _how: Zero) -> io::Result<Zeroed> {
+        let part = self.work(len);
+        let (bytes, written) = (part.unwrap_or(len), part.is_some());
+        self.bytes.lock().expect("no panic")[at as usize..][..bytes as usize].fill(0);
+        Ok(Zeroed { bytes, written })
     }
 
-    fn allocate(&self, _at: u64, _len: u64) -> io::Result<()> {
-        Ok(())
+    fn allocate(&self, _at: u64, len: u64) -> io::Result<u64> {
+        Ok(self.work(len).unwrap_or(len))
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -117,7 +138,7 @@ impl Storage for Memory {
 
     fn seek(&self, at: u64, _what: Seek) -> io::Result<Option<u64>> {
         self.answer();
-        Ok(Some(at))
+        Ok(Some(at).filter(|_| !self.is_hole.load(SeqCst)))
     }
 
     fn finds_holes(&self) -> bool {
@@ -201,6 +222,21 @@ impl Bed {
 
     pub(in crate::server) fn hears(&self, what: &str) {
         eventually(|| self.has_heard(what));
+    }
+
+    /// Waits until all has been heard that was told, and looks for something.
+    fn has_heard_by_now(&self, what: &str) -> bool {
+        let last = Message::Event(Event::TooSlow(id(5)));
+        self.pipeline.messages.send(last).expect("it is heard");
+        self.hears("TooSlow(MemberId(5))");
+        self.has_heard(what)
+    }
+
+    /// A member is slow to make zeros.
+    fn slow_down(&self, at: usize) -> &Memory {
+        let member = &self.members[at];
+        *member.slow.lock().expect("no panic") = Arc::downgrade(&self.pipeline);
+        member
     }
 
     fn write(&self, at: u64) -> Receiver<Result<(), Errno>> {
@@ -561,4 +597,70 @@ fn a_look_that_hangs_keeps_no_epoch_alive() {
     let epoch = Arc::downgrade(&bed.pipeline.live());
     bed.publish(view);
     eventually(|| epoch.strong_count() == 0);
+}
+
+/// The zeros of a long range were one call, behind which the member was taken for one that does not answer.
+#[test]
+fn a_member_that_works_on_a_long_range_answers() {
+    type Change = fn(&Pipeline, super::super::change::Changed);
+    let changes: [Change; 3] = [
+        |pipeline, done| pipeline.zero_then(0, SIZE, Zero::Punch, done),
+        |pipeline, done| pipeline.zero_then(0, SIZE, Zero::Keep, done),
+        |pipeline, done| pipeline.allocate_then(0, SIZE, done),
+    ];
+    for change in changes {
+        let bed = Bed::new(2);
+        let slow = bed.slow_down(1);
+        let (done, changed) = unbounded();
+        let before = bed.pipeline.watch.now();
+        change(
+            &bed.pipeline,
+            Box::new(move |outcome| {
+                let _ = done.send(outcome);
+            }),
+        );
+        assert_eq!(changed.try_recv(), Ok(Ok(())));
+        let took = Duration::from_millis(bed.pipeline.watch.now().since(before));
+        assert!(took > 2 * bed.pipeline.timeout(id(1)), "{took:?}");
+        assert_eq!(slow.calls.load(SeqCst) as u64, SIZE / PART);
+        assert!(!bed.has_heard_by_now("GivenUp") && !bed.has_heard("Silent"));
+    }
+}
+
+/// As above; and zeros that are written are data for the rates, and for the time that applications wait at a fence.
+#[test]
+fn a_copy_through_a_hole_has_every_call_answered() {
+    const ROOM: u64 = 128 << 10;
+    for is_slow in [true, false] {
+        let bed = Bed::new(2);
+        bed.members[0].is_hole.store(true, SeqCst);
+        let target = match is_slow {
+            true => bed.slow_down(1),
+            false => &*bed.members[1],
+        };
+        let whole = bed.pipeline.geometry().whole();
+        let permit = bed.pipeline.permit(bed.pipeline.enter(whole), whole);
+        let step = Step::of_nobody(permit.expect("marked"), id(1));
+        let mut hold = Hold::new(&bed.pipeline, Held::Step(step));
+        let mut scratch = Scratch::new(ROOM as usize);
+        scratch.allow(2 * ROOM);
+        let mut copied = Target::new(id(1), false);
+        let stopped = copy_range(&mut hold, (&mut [&mut copied], whole), &mut scratch);
+        let moved = if is_slow { 2 * ROOM } else { 0 };
+        assert_eq!(stopped.ok(), Some(is_slow.then_some(moved)));
+        assert!(copied.failed.is_none());
+        assert_eq!(scratch.moved(), moved);
+        let calls = if is_slow { moved / PART } else { 2 };
+        assert_eq!(target.calls.load(SeqCst) as u64, calls);
+        let done = if is_slow { moved } else { SIZE };
+        assert_eq!(scratch.hole_at(done).is_none(), is_slow, "steps stay short");
+        let bytes = target.bytes.lock().expect("no panic").clone();
+        assert!(
+            bytes
+                .iter()
+                .zip(0..)
+                .all(|(byte, at)| (*byte == 0) == (at < done))
+        );
+        assert!(!bed.has_heard_by_now("GivenUp") && !bed.has_heard("Silent"));
+    }
 }
