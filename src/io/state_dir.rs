@@ -77,7 +77,7 @@ impl StateDir {
 }
 
 /// Makes a directory and those above it. The name of each must last as long as what will be in it.
-fn make(dir: &Path) -> io::Result<()> {
+pub(crate) fn make(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }

@@ -19,7 +19,7 @@ use super::setup::{MemberSetup, Setup};
 use crate::error::{Error, Result};
 use crate::io::journal::Journal;
 use crate::io::scb_file::{self, ScbFile, ScbFound};
-use crate::io::state_dir::StateDir;
+use crate::io::state_dir::{self, StateDir};
 use crate::io::{Identity, Image};
 use crate::set::geometry::BLOCK_BYTES;
 use crate::set::member::MEMBERS_MAX;
@@ -478,13 +478,17 @@ impl Undo {
         self.filled.clear();
     }
 
-    /// Makes a directory with its missing parents.
+    /// Makes a directory with its missing parents, durably.
     fn make_directory(&mut self, dir: &Path) -> io::Result<()> {
         let missing = dir.ancestors().filter(|d| !d.as_os_str().is_empty());
         let missing: Vec<&Path> = missing.take_while(|d| !d.exists()).collect();
         for dir in missing.into_iter().rev() {
-            fs::create_dir(dir)?;
-            self.made.push(dir.to_owned());
+            let made = state_dir::make(dir);
+            // It may be there although its name could not be made durable.
+            if dir.is_dir() {
+                self.made.push(dir.to_owned());
+            }
+            made?;
         }
         Ok(())
     }
@@ -510,7 +514,8 @@ impl Drop for Undo {
     }
 }
 
-/// Images first: an SCB must never stand beside an image that was not made.
+/// Images first, durably with their names: an SCB must never tell of an image that was not made, or is not there behind a
+/// loss of power.
 fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Result<()> {
     for plan in plans.iter().filter(|p| p.image.is_none()) {
         let path = &plan.member.path;
@@ -525,7 +530,8 @@ fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Res
         };
         undone.push(path.clone());
         let sized = file.set_len(size.0).and_then(|()| file.sync_all());
-        sized.map_err(|e| Error::io(doing(), e))?;
+        let durable = sized.and_then(|()| scb_file::sync_directory(path));
+        durable.map_err(|e| Error::io(doing(), e))?;
     }
     for (plan, block) in plans.iter().zip(blocks) {
         let path = &plan.member.scb;

@@ -9,8 +9,8 @@ use shadowset::io::sys;
 use shadowset::set::{Generation, Scb};
 use shadowset::testing::Rng;
 
-use crate::bed::{MIB, asked};
-use crate::disk::{CHANGES, Fault, Kind, Strike};
+use crate::bed::{MIB, Plan, asked};
+use crate::disk::{CHANGES, Disk, Fault, Kind, Strike};
 use crate::trial::{SIZE, Trial, Writer};
 
 const ROUNDS: u64 = 16;
@@ -378,5 +378,28 @@ fn a_flush_that_is_left_out_is_seen() {
             says.contains("seed 1, round"),
             "found as what it is: {says}"
         );
+    }
+}
+
+/// The names of new images, and of the directories of their control blocks, were left to chance.
+#[test]
+fn what_a_creation_has_made_outlives_a_loss_of_power() {
+    for seed in 0..12 {
+        let disk = Disk::mount();
+        let unit = Plan::new(2, MIB).at(disk.path()).prepare();
+        let config = unit.path("conf/dsa1.toml");
+        let text = std::fs::read_to_string(&config).expect("the configuration");
+        let text = text.replace("/state\"", "/state/units/dsa1\"");
+        let text = text.replace("/images/m1.scb", "/state/units/dsa1/m1.scb");
+        let text = text.replace("/images/m2.scb", "/state/units/dsa1/m2.scb");
+        std::fs::write(&config, text).expect("the configuration");
+        unit.sh(&format!("shadowset create dsa1 --size {MIB}"));
+        disk.serve(Some(&mut Rng::new(seed)));
+        for member in ["m1", "m2"] {
+            let block = unit.path(&format!("state/units/dsa1/{member}.scb"));
+            let found = scb_file::read(&block).expect("readable");
+            assert!(matches!(found, ScbFound::Read(_)), "seed {seed}: {found:?}");
+            assert_eq!(disk.image(member).len() as u64, MIB, "seed {seed}");
+        }
     }
 }
