@@ -3,24 +3,32 @@
 //! A server in the background must leave a trace of the members that it expels, also when nobody
 //! has asked for a log. A log that cannot be written never keeps a unit from being served.
 
+mod queue;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use self::queue::Queue;
 use super::{output, place, system};
 use crate::error::{Error, Result};
+use crate::io::sys::Signals;
+use crate::set::Code;
 
 /// Where the journal takes the standard error of a program as a stream.
 const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// Priority of the lines in the journal, as of syslog(3): information.
 const PRIORITY: u8 = 6;
+/// How long the end of the program waits for the last lines to be written.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A hint that stands for the place of a server's log, until that is known.
 pub(super) const SAYS_WHY: &str = "the log of the server says why";
@@ -90,33 +98,78 @@ fn journal(socket: &Path, identifier: &str) -> io::Result<UnixStream> {
     // Identifier, unit of systemd (the journal finds it), priority, no priorities in the lines, and
     // nothing passed on to syslog, the kernel's log or the console.
     write!(stream, "{identifier}\n\n{PRIORITY}\n0\n0\n0\n0\n")?;
-    // A journal that does not read loses lines; it must not hold up a disk.
-    stream.set_nonblocking(true)?;
     Ok(stream)
 }
+
+/// The log of this process.
+#[derive(Debug)]
+struct Log {
+    queue: Queue,
+    on_standard_error: bool,
+}
+
+static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Starts the log of this process: to a file, else to standard error. What is logged:
 /// `$SHADOWSET_LOG`.
 pub(super) fn start(path: Option<&Path>) -> Result<()> {
+    let failed = |cause| Error::io("cannot start the log", cause);
     let filter =
         EnvFilter::try_from_env("SHADOWSET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // What cannot be logged is lost: told on standard error it would end the thread that logs.
-    let log = tracing_subscriber::fmt()
+    let file = match path {
+        Some(path) => open(path)?,
+        // A descriptor of its own: who writes to this one holds no lock that others need.
+        None => File::from(io::stderr().as_fd().try_clone_to_owned().map_err(failed)?),
+    };
+    let queue = queue_to(file).map_err(failed)?;
+    let writer = queue.clone();
+    tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        .log_internal_errors(false);
-    let started = match path {
-        Some(path) => log
-            .with_ansi(false)
-            .with_writer(Mutex::new(open(path)?))
-            .try_init(),
-        None => log
-            .with_ansi(io::stderr().is_terminal())
-            .with_writer(io::stderr)
-            .try_init(),
-    };
-    started
-        .map_err(|cause| Error::new(crate::set::Code::Io, "cannot start the log").caused_by(cause))
+        // What cannot be logged is lost: told on standard error it would end the thread that logs.
+        .log_internal_errors(false)
+        .with_ansi(path.is_none() && io::stderr().is_terminal())
+        .with_writer(move || writer.clone())
+        .try_init()
+        .map_err(|cause| Error::new(Code::Io, "cannot start the log").caused_by(cause))?;
+    write_before_a_panic(queue.clone());
+    LOG.get_or_init(|| Log {
+        queue,
+        on_standard_error: path.is_none(),
+    });
+    Ok(())
+}
+
+/// A queue whose thread gets no signals: those are for the thread that collects them later.
+fn queue_to(file: File) -> io::Result<Queue> {
+    let signals = Signals::collect()?;
+    let queue = Queue::start(file);
+    signals.release()?;
+    queue
+}
+
+/// A panic ends the program: what was logged before it is written before its message. A log that takes nothing would
+/// not take that either.
+fn write_before_a_panic(queue: Queue) {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if queue.settle(PATIENCE) {
+            tell(panic);
+        }
+    }));
+}
+
+/// Where errors are shown: on standard error; behind the lines of the log when that is there.
+pub(super) fn errors() -> Box<dyn Write> {
+    match LOG.get().filter(|log| log.on_standard_error) {
+        Some(log) => Box::new(log.queue.clone()),
+        None => Box::new(io::stderr()),
+    }
+}
+
+/// Has the last lines written; a log that takes nothing holds up the end for a moment only.
+pub(super) fn finish() {
+    let _ = LOG.get().map(|log| log.queue.settle(PATIENCE));
 }
 
 #[cfg(test)]

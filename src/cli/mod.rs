@@ -72,14 +72,16 @@ pub fn main() -> ExitCode {
         Err(answer) => return not_run(&answer),
     };
     let out = Out::of_process(args.json);
-    match run(&args.verb, out) {
+    let code = match run(&args.verb, out) {
         Ok(code) => ExitCode::from(code),
         Err(error) if output::reader_has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::report(&error, args.json);
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    log::finish();
+    code
 }
 
 /// Shows help or version, or what is wrong with the line.

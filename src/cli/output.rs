@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::json;
 
-use super::hints;
+use super::{hints, log};
 use crate::error::{Error, Result};
 
 /// Standard output as the verbs see it.
@@ -157,7 +157,7 @@ pub(super) fn error_value(error: &Error) -> serde_json::Value {
 /// Shows an error: lines on standard error, and with `--json` a value on standard output.
 pub(super) fn report(error: &Error, json: bool) {
     // Nobody is left to be told when even these writes fail.
-    let _ = io::stderr().lock().write_all(error_lines(error).as_bytes());
+    let _ = log::errors().write_all(error_lines(error).as_bytes());
     if json {
         let _ = writeln!(io::stdout().lock(), "{}", error_value(error));
     }

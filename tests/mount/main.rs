@@ -25,6 +25,7 @@ mod filesystems;
 mod freeze;
 mod hang;
 mod kill;
+mod log;
 mod loops;
 mod machines;
 mod manual;
