@@ -279,9 +279,14 @@ impl Filesystem for Face {
         if ino.0 != UNIT {
             return reply.error(Errno::ENXIO);
         }
-        self.in_time(move |unit, _busy| match unit.seek(offset, whence) {
-            Ok(found) => reply.offset(found),
-            Err(error) => reply.error(errno(error)),
+        self.in_time(move |unit, busy| {
+            unit.seek(offset, whence, |sought| {
+                drop(busy);
+                match sought {
+                    Ok(found) => reply.offset(found),
+                    Err(error) => reply.error(errno(error)),
+                }
+            });
         });
     }
 

@@ -311,15 +311,23 @@ impl Unit {
     }
 
     /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
-    pub(super) fn seek(&self, at: i64, whence: i32) -> Result<i64, Errno> {
+    pub(super) fn seek(
+        &self,
+        at: i64,
+        whence: i32,
+        then: impl FnOnce(Result<i64, Errno>) + Send + 'static,
+    ) {
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
-            _ => return Err(Errno(libc::EINVAL)),
+            _ => return then(Err(Errno(libc::EINVAL))),
         };
-        let at = u64::try_from(at).map_err(|_| Errno(libc::ENXIO))?;
-        let found = self.handle.pipeline().seek(at, what)?;
-        i64::try_from(found).map_err(|_| Errno(libc::EOVERFLOW))
+        let Ok(at) = u64::try_from(at) else {
+            return then(Err(Errno(libc::ENXIO)));
+        };
+        let told = |found| i64::try_from(found).map_err(|_| Errno(libc::EOVERFLOW));
+        let done = move |sought: Result<u64, Errno>| then(sought.and_then(told));
+        self.handle.pipeline().seek_then(at, what, Box::new(done));
     }
 
     /// copy_file_range(2) inside the unit; fewer bytes than asked for are copied when they are many.

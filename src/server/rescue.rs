@@ -2,7 +2,7 @@
 //!
 //! A write that a member holds goes on without it when the member has been expelled: the bits of its range are
 //! set, so what the member does with it later does not matter, as long as it comes back only when all its
-//! calls have returned. A read goes on with another member at any time. Nothing here decides who is expelled.
+//! calls have returned. A read or a seek goes on with another member at any time. Nothing here decides who is expelled.
 
 use crate::sync::atomic::Ordering;
 use crate::sync::thread;
@@ -20,6 +20,7 @@ use super::pipeline::{Live, Pipeline, WritePermit};
 use super::queued::{Flight, Joint};
 use super::reading::Read;
 use super::results::{Results, given_up};
+use super::seek::Seeking;
 use super::shares::{Shares, Step};
 use super::watch::{Fate, Time};
 use crate::io::slots::Slot;
@@ -33,6 +34,7 @@ pub(super) enum Held {
     /// A member's part of a change that several have at once.
     Part(Arc<Joint>),
     Read(Read),
+    Seek(Seeking),
     /// A read that merges its regions first.
     Merge(Merge),
     /// Steps of copies that share a fence.
@@ -65,6 +67,7 @@ pub(super) enum Rescue {
     /// A flush that all members have answered, some with errors.
     Settle(Flushing),
     Read(Read, MemberId, Time),
+    Seek(Seeking, MemberId),
     Merge(Merge),
     Step(Step),
     Verify(Errand, MemberId, Time),
@@ -74,6 +77,8 @@ pub(super) enum Rescue {
     Failed(Failed),
     /// A read that no member answers.
     Unread(Read),
+    /// A seek that no member answers.
+    Unsought(Seeking),
     /// A look at a member that is late.
     Look(#[expect(dead_code, reason = "it is dropped")] Guard<Arc<Live>>),
     /// What was left to a call of a member that has been expelled since.
@@ -124,11 +129,13 @@ impl Rescue {
             Self::Asked(done) => pipeline.flush_then(done),
             Self::Settle(flushing) => flushing.settle(pipeline),
             Self::Read(read, member, since) => read.go_on_without((member, since), pipeline),
+            Self::Seek(seeking, member) => seeking.go_on_without(member, pipeline),
             Self::Merge(merge) => merge.begin_anew(pipeline),
             Self::Step(step) => step.give_back(pipeline),
             Self::Verify(errand, member, since) => errand.go_on_without((member, since), pipeline),
             Self::Ended(shares) => shares.give_back(pipeline),
             Self::Unread(read) => read.fail(),
+            Self::Unsought(seeking) => seeking.fail(),
             Self::Look(_) | Self::Left(_) => {}
             Self::Failed(Failed {
                 live,
@@ -181,6 +188,9 @@ impl Sweep {
             Held::Flush(flushing) if gone => Fate::Taken(Rescue::Flush(flushing, member)),
             Held::Read(read) if gone || late && read.has_other(self.silent()) => {
                 Fate::Taken(Rescue::Read(read, member, since))
+            }
+            Held::Seek(seeking) if gone || late && seeking.has_other(self.silent()) => {
+                Fate::Taken(Rescue::Seek(seeking, member))
             }
             Held::Look(live) if gone || late => Fate::Taken(Rescue::Look(live)),
             Held::Merge(merge) if gone || slow && merge.has_other(member) => {
@@ -246,6 +256,7 @@ impl Pipeline {
                 None => Fate::Stays(Held::Part(joint)),
             },
             Held::Read(read) if members.contains(id) => Fate::Taken(Rescue::Unread(read)),
+            Held::Seek(seeking) if members.contains(id) => Fate::Taken(Rescue::Unsought(seeking)),
             Held::Flush(flushing) if members.contains(id) => {
                 Fate::Taken(Rescue::Flush(flushing, id))
             }

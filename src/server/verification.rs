@@ -226,7 +226,7 @@ fn answer(pipeline: &Arc<Pipeline>, others: MemberSet, since: Option<Time>) -> b
 
 impl Pipeline {
     /// Looks at a member. The image is let go of before the epoch: who hears that the epoch is over may lock it.
-    pub(super) fn look_at<R>(
+    fn look_at<R>(
         &self,
         live: Guard<Arc<Live>>,
         id: MemberId,

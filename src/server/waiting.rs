@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::sync::channel::bounded;
 
 use super::pipeline::{EIO, Errno, Pipeline};
-use crate::io::Zero;
 use crate::io::aligned::AlignedBuf;
+use crate::io::{Seek, Zero};
 
 /// Bytes that a copy inside the unit moves at once.
 const COPY_BYTES: u64 = 1 << 20;
@@ -24,6 +24,22 @@ impl Pipeline {
         let bytes = read.recv().map_err(|_| EIO)??;
         buf[..bytes.len()].copy_from_slice(&bytes);
         Ok(bytes.len())
+    }
+
+    /// As [`Self::seek_then`].
+    ///
+    /// # Errors
+    /// Those of a seek.
+    pub fn seek(&self, at: u64, what: Seek) -> Result<u64, Errno> {
+        let (done, sought) = bounded(1);
+        self.seek_then(
+            at,
+            what,
+            Box::new(move |outcome| {
+                let _ = done.send(outcome);
+            }),
+        );
+        sought.recv().map_err(|_| EIO)?
     }
 
     /// As [`Self::write_then`].

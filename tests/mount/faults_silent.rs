@@ -55,6 +55,58 @@ fn a_member_that_hangs_holds_up_no_reads_no_status_and_no_command() {
     end(unit);
 }
 
+/// A file system whose server is stopped until this value is dropped.
+struct Stopped<'a>(&'a Unit);
+
+impl<'a> Stopped<'a> {
+    fn new(unit: &'a Unit) -> Self {
+        unit.sh("kill -STOP $(cat $D/nbdfuse.pid)");
+        Self(unit)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        let goes_on = self.0.try_sh("kill -CONT $(cat $D/nbdfuse.pid)");
+        assert!(goes_on.code == 0 || std::thread::panicking(), "{goes_on:?}");
+    }
+}
+
+/// Looks for data and holes until a member is known to be silent.
+const LOOK: &str = "
+import os
+U, S = os.environ['U'], os.environ['S']
+unit = os.open(U, os.O_RDONLY)
+while 'member-silent' not in open(S + '/events').read():
+    assert os.lseek(unit, 0, os.SEEK_DATA) <= 1 << 20
+    assert os.lseek(unit, 1 << 20, os.SEEK_HOLE) > 1 << 20
+";
+
+/// The answer to a program that looked for data or holes was once left to the thread that the member held.
+#[test]
+fn a_member_that_hangs_holds_up_nobody_who_looks_for_holes() {
+    let mut unit = Plan::new(2, SIZE).create();
+    unit.sh("mkdir $D/nbd; mv $I/m1.img $D/back.img; ln -s $D/nbd/image $I/m1.img");
+    serve(
+        &unit,
+        "exec nbdfuse -P $D/nbdfuse.pid $D/nbd/image --command nbdkit -s file $D/back.img",
+    );
+    unit.mount();
+    unit.accepted("set member_timeout 600");
+    unit.sh("dd if=/dev/urandom of=$U bs=64k seek=16 count=1 conv=notrunc,fsync status=none");
+    std::fs::write(unit.path("look.py"), LOOK).expect("the program");
+    let stopped = Stopped::new(&unit);
+    let mut looks = start(&unit, "python3 $D/look.py");
+    eventually("all is answered", || {
+        looks.try_wait().expect("a child").is_some()
+    });
+    assert!(looks.wait().expect("ended").success());
+    assert_eq!(unit.state_of("m1"), "source", "it hangs still");
+    drop(stopped);
+    eventually("it answers", || unit.read("state") == "steady\n");
+    unit.stop_and_compare();
+}
+
 #[test]
 fn a_member_that_answers_again_comes_back_by_itself_if_that_is_wanted() {
     let (unit, bad) = unit(2, Fault::Hang);

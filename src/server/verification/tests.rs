@@ -138,7 +138,10 @@ impl Storage for Memory {
 
     fn seek(&self, at: u64, _what: Seek) -> io::Result<Option<u64>> {
         self.answer();
-        Ok(Some(at).filter(|_| !self.is_hole.load(SeqCst)))
+        match self.cannot_read.load(SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(Some(at).filter(|_| !self.is_hole.load(SeqCst))),
+        }
     }
 
     fn finds_holes(&self) -> bool {
@@ -262,9 +265,10 @@ impl Bed {
 
     fn seek(&self, at: u64) -> Receiver<Result<u64, Errno>> {
         let (pipeline, (done, sought)) = (Arc::clone(&self.pipeline), unbounded());
-        std::thread::spawn(move || {
-            let _ = done.send(pipeline.seek(at, Seek::Data));
-        });
+        let tell = move |outcome| {
+            let _ = done.send(outcome);
+        };
+        std::thread::spawn(move || pipeline.seek_then(at, Seek::Data, Box::new(tell)));
         sought
     }
 
@@ -559,6 +563,28 @@ fn a_read_of_a_member_that_answers_later_goes_on_with_another() {
     bed.members[0].hang(false);
     eventually(|| first.load(SeqCst) == 1);
     assert!(bed.pipeline.flying.wait(SOON));
+}
+
+/// The answer was once left to the thread that the member held.
+#[test]
+fn a_seek_goes_on_with_another_member() {
+    let bed = Bed::new(2);
+    bed.members[0].hang(true);
+    assert_eq!(bed.seek(512).recv_timeout(SOON), Ok(Ok(512)));
+    assert_eq!(bed.calls(), [1, 1]);
+    assert_eq!(bed.pipeline.watch.lost_threads(), 1);
+}
+
+#[test]
+fn a_seek_that_the_other_member_cannot_answer_waits() {
+    let bed = Bed::new(2);
+    bed.members[0].hang(true);
+    bed.members[1].cannot_read.store(true, SeqCst);
+    let sought = bed.seek(512);
+    bed.members[1].is_called(1);
+    bed.members[0].is_called(2);
+    bed.members[0].hang(false);
+    assert_eq!(sought.recv_timeout(SOON), Ok(Ok(512)));
 }
 
 /// A detach was once answered while its image was still looked at, and an attach right behind it was refused.
