@@ -109,9 +109,7 @@ impl Pipeline {
         let mut last = Instant::now();
         while !self.standing.ends.load(Ordering::Relaxed) {
             look.look(self);
-            self.watch.sleep((TICK, REST), || look.may_rest(self));
-            let passed = std::mem::replace(&mut last, Instant::now()).elapsed();
-            self.watch.pass(passed.min(TICK_MAX));
+            look.sleep(self, &mut last);
         }
     }
 }
@@ -159,6 +157,18 @@ impl Look {
         let slow = self.pace.look(pipeline, (now, &owed));
         for id in slow.without(gone).iter() {
             let _ = pipeline.messages.send(Message::Event(Event::TooSlow(id)));
+        }
+    }
+
+    /// Waits for the next look, and moves the time on.
+    fn sleep(&self, pipeline: &Pipeline, last: &mut Instant) {
+        let rested = pipeline
+            .watch
+            .sleep((TICK, REST), || self.may_rest(pipeline));
+        let passed = std::mem::replace(last, Instant::now()).elapsed();
+        // The call that ends a rest has only begun.
+        if !rested {
+            pipeline.watch.pass(passed.min(TICK_MAX));
         }
     }
 

@@ -291,8 +291,13 @@ impl<T> Watch<T> {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits for a `tick`, or a long `rest` while there is nothing to look at: then the next call ends it.
-    pub(super) fn sleep(&self, (tick, rest): (Duration, Duration), is_idle: impl Fn() -> bool) {
+    /// Waits for a `tick`, or a long `rest` while there is nothing to look at: then the next call ends it. Whether it
+    /// was a rest.
+    pub(super) fn sleep(
+        &self,
+        (tick, rest): (Duration, Duration),
+        is_idle: impl Fn() -> bool,
+    ) -> bool {
         self.asleep.store(is_idle(), Ordering::SeqCst);
         // Once more behind that: who has put a call into a table before has not seen that somebody sleeps.
         let rests = self.asleep.load(Ordering::SeqCst) && is_idle();
@@ -303,6 +308,7 @@ impl<T> Watch<T> {
             .wait_timeout_while(roused, at_most, |roused| !*roused);
         *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
         self.asleep.store(false, Ordering::SeqCst);
+        rests
     }
 
     #[cfg(test)]

@@ -185,6 +185,14 @@ impl Bed {
 
     /// Members of which some answer later.
     fn of(later: &[bool]) -> Self {
+        let bed = Self::unwatched(later);
+        let watched = Arc::clone(&bed.pipeline);
+        std::thread::spawn(move || watched.keep_watch());
+        bed
+    }
+
+    /// The same, and nobody watches.
+    fn unwatched(later: &[bool]) -> Self {
         let view = view_of(later.len());
         let member = |later: &bool| {
             Arc::new_cyclic(|this| Memory {
@@ -202,8 +210,6 @@ impl Bed {
         let live = Live::new(view, &stores, messages);
         let params = Arc::new(Params::new(Values::default()));
         let pipeline = Pipeline::new(live, false, None, params);
-        let watched = Arc::clone(&pipeline);
-        std::thread::spawn(move || watched.keep_watch());
         let verdicts = Arc::default();
         Self {
             pipeline,
@@ -390,6 +396,28 @@ fn a_flush_that_hangs_is_noticed_on_a_unit_that_rests() {
     std::thread::spawn(move || pipeline.flush());
     bed.members[1].is_called(2);
     bed.hears("Silent");
+}
+
+/// The first call behind a rest once counted as 100 ms old, so that its read went to another member as well.
+#[test]
+fn a_call_that_ends_a_rest_has_only_begun() {
+    let bed = Bed::unwatched(&[false, false]);
+    let (mut look, watch) = (Look::default(), &bed.pipeline.watch);
+    let mut last = Instant::now().checked_sub(TICK_MAX * 2).expect("a time");
+    look.look(&bed.pipeline);
+    let since = watch.now();
+    watch.rouse();
+    look.sleep(&bed.pipeline, &mut last);
+    let ticket = watch.begin((id(0), since), Held::Nothing);
+    look.look(&bed.pipeline);
+    assert!(bed.pipeline.silent_members().is_empty());
+    // From here on its time counts.
+    last = last.checked_sub(TICK_MAX).expect("a time");
+    watch.rouse();
+    look.sleep(&bed.pipeline, &mut last);
+    look.look(&bed.pipeline);
+    assert!(bed.pipeline.silent_members().contains(id(0)));
+    assert!(watch.end(ticket).is_some());
 }
 
 /// Reads go on with another member; the one that they were taken from owes an answer all the same.
