@@ -204,18 +204,45 @@ impl Progress {
 #[derive(Clone, Debug)]
 pub struct MergeRest {
     stale: Arc<WriteBitmap>,
+    /// What may be stale beside that: steps of older epochs may clear bits that have been set since they have read.
+    doubts: Vec<Arc<WriteBitmap>>,
     progress: Arc<Progress>,
 }
 
 impl MergeRest {
-    pub(super) fn new(stale: Arc<WriteBitmap>, progress: Arc<Progress>) -> Self {
-        Self { stale, progress }
+    pub(super) fn new(
+        stale: Arc<WriteBitmap>,
+        doubts: Vec<Arc<WriteBitmap>>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self {
+            stale,
+            doubts,
+            progress,
+        }
     }
 
-    /// The stale set, to look at.
+    /// Whether some of a range is still to be merged.
     #[must_use]
-    pub fn stale(&self) -> &WriteBitmap {
-        &self.stale
+    pub fn is_stale(&self, range: ByteRange) -> bool {
+        self.stale.is_stale(range) || self.doubts.iter().any(|doubt| doubt.is_stale(range))
+    }
+
+    /// Whether nothing is still to be merged.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stale.is_empty() && self.doubts.iter().all(|doubt| doubt.is_empty())
+    }
+
+    /// What is still to be merged of these regions.
+    pub(super) fn runs_in(&self, regions: Regions) -> Vec<Regions> {
+        if self.doubts.is_empty() {
+            return self.stale.runs_in(regions);
+        }
+        let all = WriteBitmap::empty(self.stale.geometry());
+        all.absorb(&self.stale);
+        self.doubts.iter().for_each(|doubt| all.absorb(doubt));
+        all.runs_in(regions)
     }
 
     /// The counters of the merge.
@@ -768,7 +795,7 @@ mod tests {
     #[test]
     fn what_readers_merge_is_done_and_ends_the_copy() {
         let mut work = work(127 * 3 - 5, &[(0, 1), (65_024, 1), (65_024 * 2, 1)]);
-        let rest = MergeRest::new(work.stale(), work.progress());
+        let rest = MergeRest::new(work.stale(), Vec::new(), work.progress());
         let mut step = work.next_step(|_| 1).expect("a run");
         assert_eq!(step.parts(), [step.range()]);
         rest.merged(Regions::run(0, 2));
@@ -791,7 +818,7 @@ mod tests {
     #[test]
     fn a_total_holds_what_readers_have_merged_before_the_copy_began() {
         let mut work = work(127 * 3, &[(0, 65_024 * 3)]);
-        MergeRest::new(work.stale(), work.progress()).merged(Regions::run(1, 2));
+        MergeRest::new(work.stale(), Vec::new(), work.progress()).merged(Regions::run(1, 2));
         work.begin();
         assert_eq!(work.progress().total_bytes(), 65_024 * 3);
     }

@@ -127,7 +127,8 @@ impl ShadowSet {
             MemberState::Target { op, kind, phase } if kind.is_merge() => {
                 let operation = self.operations.iter().find(|o| o.id == *op);
                 let progress = operation.map(|o| Arc::clone(&o.progress));
-                Role::Merging(MergeRest::new(phase.stale(), progress.unwrap_or_default()))
+                let (stale, doubts) = (phase.stale(), self.doubts_of(id).cloned().collect());
+                Role::Merging(MergeRest::new(stale, doubts, progress.unwrap_or_default()))
             }
             MemberState::Target { .. } => Role::CopyTarget,
             _ => Role::Source,

@@ -191,9 +191,9 @@ impl ShadowSet {
     }
 
     /// What a member may lack beside what its own bitmap says; no copy begins or ends until that has it.
-    pub fn doubts_of(&self, id: MemberId) -> impl Iterator<Item = &WriteBitmap> {
+    pub fn doubts_of(&self, id: MemberId) -> impl Iterator<Item = &Arc<WriteBitmap>> {
         let of = self.doubts.iter().filter(move |d| d.members.contains(id));
-        of.map(|doubt| &*doubt.map)
+        of.map(|doubt| &doubt.map)
     }
 
     /// Goes on with copies that a doubt holds up, once no step is under way that is older.
@@ -205,6 +205,8 @@ impl ShadowSet {
         self.end_doubts();
         self.doubts = kept;
         if any {
+            // Without these doubts.
+            self.publish();
             self.start_copies();
         }
     }

@@ -224,7 +224,7 @@ impl View {
             Role::CopyTarget => super::planted::is(super::planted::Mistake::ReadTarget),
             #[cfg(not(debug_assertions))]
             Role::CopyTarget => false,
-            Role::Merging(rest) => !rest.stale().is_stale(range),
+            Role::Merging(rest) => !rest.is_stale(range),
         };
         self.seats.iter().filter(may).map(|s| s.id).collect()
     }
@@ -245,8 +245,7 @@ impl View {
     /// Whether something is still to be merged, anywhere.
     #[must_use]
     pub fn is_merging(&self) -> bool {
-        let rest =
-            |seat: &Seat| matches!(&seat.role, Role::Merging(rest) if !rest.stale().is_empty());
+        let rest = |seat: &Seat| matches!(&seat.role, Role::Merging(rest) if !rest.is_empty());
         self.seats.iter().any(rest)
     }
 
@@ -258,7 +257,7 @@ impl View {
         let mut parts = Vec::new();
         for seat in &self.seats {
             if let Role::Merging(rest) = &seat.role {
-                let runs = rest.stale().runs_in(regions).into_iter();
+                let runs = rest.runs_in(regions).into_iter();
                 parts.extend(runs.map(|run| (seat.id, run, self.geometry.bytes_of(run))));
             }
         }

@@ -27,15 +27,18 @@ fn copying() -> (ShadowSet, CopyWork) {
     (set, work)
 }
 
-/// A flush that the set has asked for with this event, well ended.
-fn last_flush(set: &mut ShadowSet, effects: &[Effect]) -> Vec<Effect> {
+/// The end of the flush that the set has asked for with these effects.
+fn end_of_flush(effects: &[Effect]) -> Event {
     let asked = |e: &Effect| match e {
         Effect::Flush(id, _) => Some(*id),
         _ => None,
     };
     let id = effects.iter().rev().find_map(asked).expect("a flush");
-    let none = MemberSet::EMPTY;
-    set.handle(Moment(1), Event::Flushed(id, none, none))
+    Event::Flushed(id, MemberSet::EMPTY, MemberSet::EMPTY)
+}
+
+fn last_flush(set: &mut ShadowSet, effects: &[Effect]) -> Vec<Effect> {
+    set.handle(Moment(1), end_of_flush(effects))
 }
 
 /// A step had read what the source's disk never got, and cleared the bits behind the verdict.
@@ -71,6 +74,29 @@ fn a_step_under_way_leaves_what_came_into_doubt_since_it_has_read() {
     assert!(copies(effects).iter().any(goes_on));
 }
 
+/// A member that such a step had merged answered reads with what was lost, until it was merged once more.
+#[test]
+fn reads_merge_what_is_in_doubt() {
+    let mut set = set(2);
+    let mut work = copies(give(&mut set, Command::Merge { full: true })).remove(0);
+    let doubted = Regions::run(3, 4);
+    let range = geometry().bytes_of(doubted);
+    set.intent.mark(doubted);
+    let step = work.next_step(|_| UNIT).expect("a step");
+    let before = set.epoch;
+    let event = flush_fails(&set, only(0).or(only(1)));
+    let effects = set.handle(Moment(1), event);
+    work.finish(step, true);
+    assert_eq!(view(&effects).readers(range), only(0));
+    assert!(view(&effects).unmerged(range).is_some());
+    let elsewhere = geometry().bytes_of(Regions::run(5, 6));
+    assert!(view(&effects).unmerged(elsewhere).is_none());
+    let effects = set.handle(Moment(1), Event::Retired(before));
+    let step = view(&effects).unmerged(range).expect("stale once more");
+    view(&effects).merged(step, only(1));
+    assert!(view(&effects).unmerged(range).is_none(), "no doubt is left");
+}
+
 /// What was drained is noted as durable when no such step is under way.
 #[test]
 fn nothing_is_noted_as_drained_while_a_doubt_stands() {
@@ -86,6 +112,46 @@ fn nothing_is_noted_as_drained_while_a_doubt_stands() {
     assert!(!notes(set.handle(Moment(1), Event::Beat)));
     let _ = set.handle(Moment(1), Event::Retired(before));
     assert!(notes(set.handle(Moment(1), Event::Beat)));
+}
+
+/// The flush of the first end of a copy says nothing of the second.
+#[test]
+fn a_copy_that_has_come_to_an_end_again_waits_for_its_own_flush() {
+    let (mut set, mut work) = copying();
+    let drained = |work: CopyWork| Event::CopyEnded(Box::new(work), CopyEnd::Drained);
+    let step = work.next_step(|_| UNIT).expect("a step");
+    work.finish(step, true);
+    let first = set.handle(Moment(1), drained(work));
+    set.intent.mark(Regions::run(3, 4));
+    let before = set.epoch;
+    let event = flush_fails(&set, only(0).or(only(1)));
+    let _ = set.handle(Moment(1), event);
+    let again = copies(set.handle(Moment(1), Event::Retired(before)));
+    let mut works = again.into_iter().filter(|work| work.target() == id(2));
+    let mut work = works.next().expect("it goes on");
+    let step = work.next_step(|_| UNIT).expect("a step");
+    work.finish(step, true);
+    let second = set.handle(Moment(1), drained(work));
+    let _ = last_flush(&mut set, &first);
+    assert_eq!(set.members()[2].state.name(), "copy-target");
+    let _ = last_flush(&mut set, &second);
+    assert_eq!(set.members()[2].state.name(), "source");
+}
+
+/// What had been drained when a flush of the target began was noted as durable, with what came into doubt meanwhile.
+#[test]
+fn a_flush_from_before_a_doubt_notes_nothing_as_drained() {
+    for doubt in [true, false] {
+        let (mut set, _work) = copying();
+        let noting = set.handle(Moment(1), Event::Beat);
+        if doubt {
+            let event = flush_fails(&set, only(0).or(only(1)));
+            let _ = set.handle(Moment(1), event);
+        }
+        let effects = last_flush(&mut set, &noting);
+        let notes = |e: &Effect| matches!(e, Effect::Home(HomeChange::Retain(_)));
+        assert_eq!(effects.iter().any(notes), !doubt);
+    }
 }
 
 /// A copy had read from a member that a merge then corrected, and brought the wrong contents back.

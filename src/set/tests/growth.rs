@@ -172,3 +172,17 @@ fn a_preparation_that_fails_or_is_of_another_resize_grows_nothing() {
     assert_eq!(refused(effects).code, Code::Io);
     assert_eq!(set.geometry().size(), Bytes(UNIT));
 }
+
+/// Its own block is written again behind the growth, with its stamp.
+#[test]
+fn the_block_of_who_has_left_says_how_large_the_unit_was() {
+    let mut set = of_sizes(&[TWICE; 3]);
+    let before = set.geometry();
+    let _ = detach(&mut set, "m3", Policy::Minicopy);
+    let _ = expel(&mut set, "m2");
+    let _ = grow(&mut set, only(0));
+    for place in 0..3 {
+        let expected = if place == 0 { set.geometry() } else { before };
+        assert_eq!(set.geometry_of(id(place), None), expected);
+    }
+}
