@@ -59,6 +59,7 @@ mod seat;
 mod seek;
 pub mod setup;
 mod shares;
+mod sources;
 mod speed;
 mod stall;
 mod start;

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use super::Message;
 use super::pipeline::Pipeline;
 use super::rescue::Held;
-use super::results::Results;
+use super::results::{Results, is_out_of_reach};
 use super::shares::Step;
 use super::step::{Hold, Stop};
 use crate::io::aligned::AlignedBuf;
@@ -128,6 +128,10 @@ fn rewrite(
     };
     let mut results = Results::default();
     let written = hold.call(member, |store| store.write_at(&bytes, range.start()))?;
+    if written.as_ref().is_err_and(is_out_of_reach) {
+        // It says nothing of its medium, and was given up meanwhile.
+        return Ok(None);
+    }
     results.add(member, written);
     results.add_flushed(hold.flush(results.good)?);
     if !results.good.is_empty() {
@@ -152,11 +156,14 @@ fn read_elsewhere(
     let mut tried: MemberSet = [member].into_iter().collect();
     let mut bytes = AlignedBuf::zeroed(range.len() as usize);
     loop {
-        let planned = hold.permit()?.live().view().plan_read(range, tried, |_| 0);
+        let (permit, now) = (hold.permit()?, hold.now());
+        let planned = permit.live().view().plan_read(range, tried, |_| 0);
         let Some(source) = planned else {
             return Ok(None);
         };
-        let read = hold.call(source, |store| store.read_at(&mut bytes, range.start()))?;
+        let read = hold.ask((source, now), |store| {
+            store.read_at(&mut bytes, range.start())
+        })?;
         if read.is_ok() {
             return Ok(Some(bytes));
         }

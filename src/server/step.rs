@@ -6,10 +6,11 @@
 
 use std::io;
 
-use super::Message;
 use super::pipeline::{Pipeline, WritePermit};
 use super::rescue::Held;
 use super::results::{Results, is_out_of_reach, not_open};
+use super::sources::Sources;
+use super::watch::Time;
 use crate::io::aligned::AlignedBuf;
 use crate::io::{SPACE_BYTES, Seek, Storage, Zero, Zeroed};
 use crate::set::{ByteRange, MemberId, MemberSet};
@@ -66,10 +67,42 @@ impl<'a> Hold<'a> {
         }
     }
 
-    /// Calls a member; an error in the outcome is the member's.
+    /// Calls a member; an error in the outcome is the member's. One that is out of reach is called again, as long as
+    /// requests of applications wait for it, too.
     pub(super) fn call<R>(
         &mut self,
         id: MemberId,
+        mut call: impl FnMut(&dyn Storage) -> io::Result<R>,
+    ) -> Result<io::Result<R>, Stop> {
+        let since = self.now();
+        loop {
+            match self.ask((id, since), &mut call)? {
+                Err(error) if is_out_of_reach(&error) && self.pipeline.waits_for(id) => {
+                    self.wait_for((id, since))?;
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    pub(super) fn pipeline(&self) -> &'a Pipeline {
+        self.pipeline
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.pipeline.watch.now()
+    }
+
+    pub(super) fn wait_for(&mut self, lost: (MemberId, Time)) -> Result<(), Stop> {
+        let held = self.held.take().ok_or(Stop::Replaced)?;
+        self.held = Some(self.pipeline.wait_for(lost, held));
+        self.permit().map(drop)
+    }
+
+    /// Calls a member once, which is waited for since then.
+    pub(super) fn ask<R>(
+        &mut self,
+        (id, since): (MemberId, Time),
         call: impl FnOnce(&dyn Storage) -> io::Result<R>,
     ) -> Result<io::Result<R>, Stop> {
         let Some(store) = self.permit()?.store(id).cloned() else {
@@ -77,7 +110,7 @@ impl<'a> Hold<'a> {
         };
         let held = self.held.take().ok_or(Stop::Replaced)?;
         let watch = &self.pipeline.watch;
-        let (outcome, held) = watch.call((id, watch.now()), held, |_| call(&*store));
+        let (outcome, held) = watch.call((id, since), held, |_| call(&*store));
         self.held = Some(held.ok_or(Stop::Replaced)?);
         // What was left to this call is only to be dropped by it.
         self.permit()?;
@@ -196,7 +229,8 @@ impl Scratch {
             return Ok(None);
         }
         // What cannot be asked for holes has data.
-        let found = hold.call(source, |store| store.seek(at, Seek::Data))?;
+        let now = hold.now();
+        let found = hold.ask((source, now), |store| store.seek(at, Seek::Data))?;
         let data = found.map_or(at, |data| data.unwrap_or(u64::MAX));
         if data <= at {
             return Ok(None);
@@ -254,7 +288,8 @@ impl Scratch {
         if let Some(known) = self.known.filter(covers) {
             return Ok(known.end);
         }
-        let end = hold.call(source, |store| store.seek(at, Seek::Hole))?;
+        let now = hold.now();
+        let end = hold.ask((source, now), |store| store.seek(at, Seek::Hole))?;
         let end = end.ok().flatten().filter(|end| *end > at);
         let end = end.unwrap_or(u64::MAX);
         self.known = Some(Data {
@@ -336,15 +371,15 @@ pub(super) fn copy_range(
     (targets, range): (&mut [&mut Target], ByteRange),
     scratch: &mut Scratch,
 ) -> Result<Option<u64>, Stop> {
-    let mut tried = targets.iter().map(|t| t.id).collect::<MemberSet>();
     // Copies that share a step name the same.
     let named = targets.first().and_then(|target| target.from);
+    let mut sources = Sources::but(targets.iter().map(|t| t.id).collect(), named);
     let mut rest = Some(range);
     while let Some(range) = rest {
         if scratch.moved >= scratch.most {
             return Ok(Some(range.start()));
         }
-        let source = source(hold, range, (tried, named))?;
+        let source = sources.next(hold, range)?;
         let hole = scratch.hole(hold, source, range.start())?;
         let (part, after) = range.split(match hole {
             Some(end) => (end - range.start()).min(scratch.hole_part),
@@ -360,40 +395,19 @@ pub(super) fn copy_range(
             continue;
         }
         let bytes = scratch.room.begin(part);
-        let read = hold.call(source, |store| store.read_at(bytes, part.start()))?;
+        let since = hold.now();
+        let read = hold.ask((source, since), |store| store.read_at(bytes, part.start()))?;
         if let Err(error) = read {
-            let at = part.start();
-            let member = hold.pipeline.name(source);
-            tracing::warn!(member, at, %error, "a copy could not read");
-            let failed = Message::ReadFailed(source, part);
-            let _ = hold.pipeline.messages.send(failed);
-            tried.insert(source);
+            sources.failed(hold, (source, since), part, &error);
             continue;
         }
+        sources.answered();
         rest = after;
         scratch.moved += part.len();
         scratch.hole = (0, 0);
         copy_read(hold, source, (targets, part), scratch)?;
     }
     Ok(None)
-}
-
-/// The member to copy a range from: the one that was named, else a source that answers, if there is one.
-fn source(
-    hold: &Hold<'_>,
-    range: ByteRange,
-    (tried, named): (MemberSet, Option<MemberId>),
-) -> Result<MemberId, Stop> {
-    let view = hold.permit()?.live().view();
-    let silent = hold.pipeline.silent_members();
-    let can = view.readers(range).without(tried).without(silent);
-    if let Some(named) = named.filter(|named| can.contains(*named)) {
-        return Ok(named);
-    }
-    let planned = view.plan_read(range, tried.or(silent), |_| 0);
-    let gone = hold.pipeline.gone();
-    let planned = planned.or_else(|| view.plan_read(range, tried.or(gone), |_| 0));
-    planned.ok_or(Stop::Unreadable)
 }
 
 /// Gives the targets what was read of a part: zeros that are a hole of the source as a hole.

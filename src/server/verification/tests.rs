@@ -18,7 +18,7 @@ use super::*;
 use crate::io::{IoMode, Payload, Queue, Seek, Storage, Then, Zero, Zeroed, sys};
 use crate::server::params::{Params, Values};
 use crate::server::setup::Mounting;
-use crate::set::{Bytes, Verdict};
+use crate::set::{ByteRange, Bytes, Verdict};
 
 const SIZE: u64 = 1 << 20;
 /// Bytes of which a slow member makes zeros in a call.
@@ -42,6 +42,8 @@ pub(in crate::server) struct Memory {
     goes_on: Condvar,
     calls: AtomicUsize,
     cannot_read: AtomicBool,
+    /// So many reads and writes to come find it out of reach.
+    blips: AtomicUsize,
     /// Whether it answers later; then itself, for the threads that it answers on.
     later: Option<Weak<Self>>,
     /// What is asked for later comes to nothing.
@@ -65,6 +67,14 @@ impl Memory {
         let hangs = self.hangs.lock().expect("no panic");
         let waited = self.goes_on.wait_while(hangs, |hangs| *hangs);
         drop(waited.expect("no panic"));
+    }
+
+    fn reach(&self) -> io::Result<()> {
+        let fewer = |blips: usize| blips.checked_sub(1);
+        match self.blips.fetch_update(SeqCst, SeqCst, fewer) {
+            Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Works on the first of so many bytes for half a second, while it is watched.
@@ -102,6 +112,7 @@ impl Storage for Memory {
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
         self.answer();
+        self.reach()?;
         if self.cannot_read.load(SeqCst) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
@@ -112,6 +123,7 @@ impl Storage for Memory {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.answer();
+        self.reach()?;
         let mut bytes = self.bytes.lock().expect("no panic");
         bytes[at as usize..][..buf.len()].copy_from_slice(buf);
         Ok(())
@@ -717,4 +729,45 @@ fn a_copy_through_a_hole_has_every_call_answered() {
         );
         assert!(!bed.has_heard_by_now("GivenUp") && !bed.has_heard("Silent"));
     }
+}
+
+fn first_page(bed: &Bed) -> ByteRange {
+    let clipped = bed.pipeline.geometry().clip(Bytes(0), Bytes(4096));
+    clipped.expect("inside")
+}
+
+/// A copy ended, and the member that it filled was taken out for good, where a request of an application would have waited.
+#[test]
+fn a_copy_waits_for_a_member_that_is_out_of_reach() {
+    for blips in [[3, 0], [0, 3], [1, 1]] {
+        let bed = Bed::new(2);
+        for (member, blips) in bed.members.iter().zip(blips) {
+            member.blips.store(blips, SeqCst);
+        }
+        let range = first_page(&bed);
+        let permit = bed.pipeline.permit(bed.pipeline.enter(range), range);
+        let step = Step::of_nobody(permit.expect("marked"), id(1));
+        let mut hold = Hold::new(&bed.pipeline, Held::Step(step));
+        let mut copied = Target::new(id(1), false);
+        let mut scratch = Scratch::new(4096);
+        bed.members[0].bytes.lock().expect("no panic")[..4096].fill(9);
+        let outcome = copy_range(&mut hold, (&mut [&mut copied], range), &mut scratch);
+        assert!(matches!(outcome, Ok(None)) && copied.failed.is_none());
+        assert_eq!(bed.members[1].first(), 9);
+        assert!(!bed.has_heard_by_now("ReadFailed") && !bed.has_heard("GivenUp"));
+    }
+}
+
+/// It was expelled at once, for a fault of its medium.
+#[test]
+fn a_read_repair_blames_nobody_who_is_out_of_reach() {
+    let bed = Bed::new(2);
+    bed.members[1].blips.store(usize::MAX, SeqCst);
+    bed.pipeline.give_up(id(1));
+    let range = first_page(&bed);
+    bed.pipeline.repair_later(id(1), range);
+    bed.members[1].is_called(1);
+    // Behind the repair.
+    drop(bed.pipeline.enter(range));
+    assert!(!bed.has_heard_by_now("Failed"));
 }
