@@ -4,7 +4,11 @@
 //! leaves the block before it. A file that does not look like ours is never overwritten, unless
 //! [`ScbFile::overwrite`] is called by name.
 //!
+//! Behind the slots there may be a stamp (`rest`), as a part of the block that it belongs to.
+//!
 //! This module must not decide anything from a block: that is the election's business.
+
+mod rest;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -106,21 +110,26 @@ impl ScbFile {
     }
 
     /// Writes the block into the older slot and makes it durable. The sequence number of `scb` is
-    /// not used: the file counts its own writes. After an error the newest block is what it was.
+    /// not used: the file counts its own writes. After an error the newest block is what it was. Only the stamp of a
+    /// member that has not left may be lacking behind it.
     ///
     /// # Errors
     /// `InvalidInput` when the block cannot be written; the system's error.
     pub fn write(&mut self, scb: &Scb) -> io::Result<()> {
         let sequence = self.sequence + 1;
-        let bytes = Scb {
+        let (block, rest) = rest::apart(Scb {
             sequence,
             ..scb.clone()
+        });
+        let bytes = self.encode(&block)?;
+        if let Some(rest) = rest {
+            let kept = self.encode(&rest);
+            let kept = kept.and_then(|bytes| self.file.write_all_at(&bytes, rest::OFFSET));
+            if let Err(error) = kept {
+                let path = self.path.display();
+                tracing::warn!(%path, %error, "the stamp of an image is not kept");
+            }
         }
-        .encode()
-        .map_err(|e| {
-            let text = format!("{}: the block cannot be written: {e}", self.path.display());
-            io::Error::new(io::ErrorKind::InvalidInput, text)
-        })?;
         self.file.write_all_at(&bytes, self.next.offset())?;
         self.file.sync_data()?;
         self.next = self.next.other();
@@ -132,6 +141,13 @@ impl ScbFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn encode(&self, scb: &Scb) -> io::Result<[u8; SCB_BYTES]> {
+        scb.encode().map_err(|e| {
+            let text = format!("{}: the block cannot be written: {e}", self.path.display());
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })
     }
 
     fn blank(file: File, path: &Path) -> Self {
@@ -156,11 +172,12 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// The bytes of both slots, as far as the file has them.
+/// The bytes of both slots, and of what is behind them, as far as the file has them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slots {
     a: Vec<u8>,
     b: Vec<u8>,
+    rest: Vec<u8>,
 }
 
 impl Slots {
@@ -170,8 +187,9 @@ impl Slots {
     /// The system's error.
     pub fn read(file: &File) -> io::Result<Self> {
         Ok(Self {
-            a: read_slot(file, Slot::A)?,
-            b: read_slot(file, Slot::B)?,
+            a: read_part(file, Slot::A.offset())?,
+            b: read_part(file, Slot::B.offset())?,
+            rest: read_part(file, rest::OFFSET)?,
         })
     }
 
@@ -213,7 +231,7 @@ impl Slots {
         has_magic(&self.a) || has_magic(&self.b)
     }
 
-    /// The block of the file, and the slot that holds it.
+    /// The block of the file, with the stamp that counts beside it, and the slot that holds it.
     ///
     /// # Errors
     /// Why there is none; [`ScbError::NoMagic`] when the file is not ours.
@@ -221,6 +239,12 @@ impl Slots {
         match newest(&self.a, &self.b) {
             // A file of ours that was cut says so; anything else without the magic is not ours.
             Err(_) if !self.is_ours() => Err(ScbError::NoMagic),
+            Ok((slot, mut scb)) => {
+                if let Some(stamp) = rest::stamp(&scb, &self.rest) {
+                    scb.stamp = Some(stamp);
+                }
+                Ok((slot, scb))
+            }
             other => other,
         }
     }
@@ -246,11 +270,11 @@ fn settle(
     Ok(slots)
 }
 
-fn read_slot(file: &File, slot: Slot) -> io::Result<Vec<u8>> {
+fn read_part(file: &File, offset: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; SCB_BYTES];
     let mut have = 0;
     while have < bytes.len() {
-        match file.read_at(&mut bytes[have..], slot.offset() + have as u64) {
+        match file.read_at(&mut bytes[have..], offset + have as u64) {
             Ok(0) => break,
             Ok(n) => have += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -271,7 +295,7 @@ mod tests {
     use crate::set::geometry::{Bytes, Geometry};
     use crate::set::scb::{Generation, Lineage, ScbRow, ScbState};
 
-    fn block(generation: u64) -> Scb {
+    pub(super) fn block(generation: u64) -> Scb {
         let member = Uuid::from_bytes([1; 16]);
         let row = ScbRow {
             member,
@@ -359,6 +383,7 @@ mod tests {
         let slots = |bytes: usize| Slots {
             a: whole.to_vec(),
             b: whole[..bytes].to_vec(),
+            rest: Vec::new(),
         };
         let look = |found: &[usize]| {
             let mut left = found.iter();

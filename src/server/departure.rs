@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::sync::channel::bounded;
+use crate::sync::channel::{Receiver, bounded};
 
 use super::Message;
 use super::immutable;
@@ -22,7 +22,7 @@ use super::setup::Protect;
 use crate::io::lease::Lease;
 use crate::io::{Identity, Storage, fingerprint};
 use crate::set::member::MEMBERS_MAX;
-use crate::set::{Event, MemberId, MemberState, Stamp};
+use crate::set::{Event, MemberId, MemberSet, MemberState, Stamp};
 
 /// How long the answer to a command waits for an image that has left; it was flushed just before.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,11 +44,19 @@ pub(super) fn within<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
+    let answer = begin(name, work)?;
+    answer.recv_timeout(patience).map_err(|_| given_up())
+}
+
+/// Begins work on a thread of its own. What comes late is let go of.
+fn begin<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Receiver<T>> {
     let (sender, answer) = bounded(1);
-    // What comes late is let go of.
     let work = move || drop(sender.send(work()));
     thread::Builder::new().name(name.into()).spawn(work)?;
-    answer.recv_timeout(patience).map_err(|_| given_up())
+    Ok(answer)
 }
 
 /// Gives a lease back: its file is closed.
@@ -156,6 +164,29 @@ impl Runner {
                 .map(|s| Stamp { kept, ..s })
                 .map_err(|e| e.to_string())
         }
+    }
+
+    /// What the images of these members look like that nothing writes any more, as far as they answer in time: a member
+    /// that is absent at the next mount has left now.
+    pub(super) fn stamps_at_rest(&self, members: MemberSet) -> [Option<Stamp>; MEMBERS_MAX] {
+        let begin = |id: MemberId| {
+            let member = &self.set.members()[id.index()];
+            let (path, uuid) = (PathBuf::from(&member.path), member.uuid);
+            let look = begin("stamp", move || fingerprint::take(&path, uuid));
+            (id, &member.name, look)
+        };
+        let looks: Vec<_> = members.iter().map(begin).collect();
+        let deadline = Instant::now() + PATIENCE;
+        let mut stamps = [const { None }; MEMBERS_MAX];
+        for (id, member, look) in looks {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = look.and_then(|look| look.recv_timeout(left).map_err(|_| given_up()));
+            match answer.and_then(|stamp| stamp) {
+                Ok(stamp) => stamps[id.index()] = Some(stamp),
+                Err(error) => tracing::warn!(member, %error, "its image could not be stamped"),
+            }
+        }
+        stamps
     }
 
     /// Ends a departure that was cut short: its block says so now, and what its image looks like. From now on

@@ -217,7 +217,8 @@ impl Roster {
             let mut seat = Seat::new(entry.setup.scb.clone(), entry.setup.io);
             (seat.protect, seat.released) = (entry.setup.protect, released);
             if let ScbFound::Read(scb) = &entry.block {
-                seat.fingerprint = scb.stamp.as_ref().map(Stamp::fingerprint);
+                let away = scb.stamp.as_ref().filter(|_| !start.takes_part());
+                seat.fingerprint = away.map(Stamp::fingerprint);
                 seat.unit = Some(scb.geometry.size());
             }
             seat.identity = entry.image.as_ref().map(Image::identity);

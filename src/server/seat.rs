@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::io::lease::Lease;
 use crate::io::scb_file::{self, ScbFile};
 use crate::io::{self, Image, IoMode, Storage};
+use crate::set::member::MEMBERS_MAX;
 use crate::set::scb::{Lineage, ScbRow};
 use crate::set::{
     Bytes, Code, Generation, MemberId, MemberSet, Moment, Scb, ScbFound, ScbState, Stamp, Written,
@@ -216,6 +217,11 @@ impl Runner {
             let state = self.set.members()[id.index()].state.durable();
             (state, self.seats[id.index()].written)
         });
+        // All that take part, and clean: the set is stopped, and its images are written no more.
+        let mut stamps = match clean && to == self.set.writers() {
+            true => self.stamps_at_rest(to),
+            false => [const { None }; MEMBERS_MAX],
+        };
         let mut source_written = !order.iter().any(|(_, source)| *source);
         let (mut failed, mut first) = (MemberSet::EMPTY, None);
         for (id, is_source) in order {
@@ -223,9 +229,10 @@ impl Runner {
                 failed.insert(id);
                 continue;
             }
-            let Some(scb) = self.block(id, generation, clean, &table) else {
+            let Some(mut scb) = self.block(id, generation, clean, &table) else {
                 continue;
             };
+            scb.stamp = stamps[id.index()].take();
             let patience = self.pipeline.timeout(id).clamp(PATIENCE, PATIENCE_MAX);
             if let Err(error) = self.seats[id.index()].write(&scb, patience) {
                 failed.insert(id);

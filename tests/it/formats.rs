@@ -74,6 +74,17 @@ fn a_control_block_of_version_1_is_read() {
     assert_eq!((source.set, &source.lineage), (away.set, &away.lineage));
 }
 
+/// The block of m2 of a set of two, stopped in order.
+#[test]
+fn the_stamp_of_a_stop_of_version_1_is_read() {
+    let scb = block("stopped.img.scb");
+    assert_eq!((scb.name.as_str(), scb.state), ("m2", ScbState::Source));
+    assert_eq!((scb.clean, scb.generation.number()), (true, 3));
+    let stamp = scb.stamp.expect("behind the slots");
+    assert_eq!((stamp.size, stamp.samples.len()), (16 << 20, 16));
+    assert!(!stamp.kept && !stamp.opened);
+}
+
 #[test]
 fn a_journal_of_version_1_is_read() {
     let scb = block("m1.img.scb");

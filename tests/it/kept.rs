@@ -132,13 +132,21 @@ fn a_mount_that_insists_is_refused_as_long_as_it_cannot_have_what_it_wants() {
 fn who_is_absent_at_the_mount_gets_a_bitmap() {
     let mut bed = Bed::durable(2, REGION * 8, Durability::Power);
     bed.stop();
-    let away = bed.path(1).with_extension("away");
-    std::fs::rename(bed.path(1), &away).expect("taken away");
+    // A directory comes and goes, which leaves the image what it was: a new name would not.
+    let (path, disk) = (bed.path(1).to_owned(), bed.path(1).with_extension("disk"));
+    let image = disk.join("image");
+    std::fs::create_dir(&disk).expect("made");
+    std::fs::rename(&path, &image).expect("moved");
+    std::os::unix::fs::symlink(&image, &path).expect("linked");
+    bed.start();
+    bed.stop();
+    let away = path.with_extension("away");
+    std::fs::rename(&disk, &away).expect("taken away");
     bed.start();
     let state = bed.handle().state();
     assert_eq!(state.member("m2").expect("known").state, "missing");
     write(&bed.handle(), REGION * 5);
-    std::fs::rename(&away, bed.path(1)).expect("brought back");
+    std::fs::rename(&away, &disk).expect("brought back");
     bed.attach("m2", AttachPolicy::Minicopy).expect("attached");
     assert_eq!(bed.wait(), REGION);
     bed.stop();

@@ -462,3 +462,105 @@ fn an_image_is_immutable_again_behind_a_look_that_took_too_long() {
     unit.sh("shadowset wait dsa1 --timeout 60");
     unit.stop_and_compare();
 }
+
+/// The image of m2 is out of reach at a mount, behind a stop in order, and `line` happens to it.
+fn absent_at_the_mount(line: &str) -> Unit {
+    let mut unit = Unit::new(2, 8 * MIB);
+    write(&unit, 1);
+    unit.stop();
+    // The directory moves, so that nothing changes the inode of the image.
+    unit.sh("mkdir $D/disk; mv $I/m2.img $D/disk; ln -s $D/disk/m2.img $I/m2.img");
+    unit.mount();
+    write(&unit, 3);
+    unit.stop();
+    unit.sh("mv $D/disk $D/unplugged");
+    unit.mount();
+    assert_eq!(unit.state_of("m2"), "missing");
+    write(&unit, 5);
+    unit.sh(&format!(
+        "mv $D/unplugged $D/disk; F=$D/disk/m2.img\n{line}"
+    ));
+    unit
+}
+
+#[test]
+fn an_image_that_is_lost_at_a_mount_is_not_taken_for_the_blank_one_in_its_place() {
+    let mut unit = absent_at_the_mount("rm $F; truncate -s 8M $F");
+    let refusal = refused(&unit, "attach m2 policy=minicopy");
+    assert_eq!(refusal.errno, libc::ESTALE, "{refusal:?}");
+    let first = "error: image-changed ESTALE";
+    assert!(refusal.text.starts_with(first), "{refusal:?}");
+    // A blank image needs no consent. Which copy it is depends on the number that the file system gives it.
+    let answer = unit.accepted("attach m2 policy=minicopy=optional");
+    assert_ne!(answer.text("kind"), "minicopy");
+    unit.finished(answer.number("operation"));
+    unit.stop_and_compare();
+}
+
+#[test]
+fn a_change_of_an_image_that_is_absent_at_a_mount_is_noticed() {
+    for (what, line, says) in CHANGES {
+        let line = line.replace("$D/images/copy", "$D/disk/copy");
+        let mut unit = absent_at_the_mount(&line);
+        assert_stale(&unit, "image-changed", says);
+        println!("{what}: noticed");
+        unit.sh("truncate -s 8M $D/disk/m2.img");
+        unit.stop_and_compare();
+    }
+}
+
+/// It is there at the next mount, which looks at it as one that has left without a word.
+#[test]
+fn a_change_of_an_image_that_was_absent_at_a_mount_is_noticed_at_the_next_one() {
+    let mut unit = absent_at_the_mount("rm $F; truncate -s 8M $F");
+    unit.stop();
+    unit.mount();
+    assert_eq!(unit.state_of("m2"), "expelled");
+    let refusal = refused(&unit, "attach m2 policy=minicopy");
+    assert!(
+        refusal.text.starts_with("error: image-changed"),
+        "{refusal:?}"
+    );
+    let answer = unit.accepted("attach m2 policy=minicopy=optional");
+    unit.finished(answer.number("operation"));
+    unit.stop_and_compare();
+}
+
+#[test]
+fn an_image_that_is_absent_at_a_mount_comes_back_by_minicopy() {
+    let mut unit = absent_at_the_mount("cat $F > /dev/null");
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+    // At the next mount, or at the one behind it.
+    let mut unit = absent_at_the_mount("cat $F > /dev/null");
+    for _ in 0..2 {
+        unit.stop();
+        unit.mount();
+        write(&unit, 7);
+    }
+    unit.minicopy("m2");
+    unit.stop_and_compare();
+}
+
+/// All of them are other files then, and none has left.
+#[test]
+fn a_set_that_was_copied_while_it_was_stopped_mounts_as_before() {
+    let mut unit = Unit::new(2, 8 * MIB);
+    write(&unit, 1);
+    unit.stop();
+    unit.sh("cp --sparse=always -r $I $D/copied; rm -r $I; mv $D/copied $I");
+    unit.mount();
+    for member in ["m1", "m2"] {
+        assert_eq!(unit.state_of(member), "source");
+        assert_eq!(unit.read(&format!("members/{member}/fingerprint")), "-\n");
+        // What the stop has kept is the past since the first block of this mount.
+        let says = unit.sh(&format!(
+            "shadowset examine $I/{member}.img --scb $I/{member}.scb"
+        ));
+        assert!(!says.contains("stamp"), "{says}");
+    }
+    write(&unit, 3);
+    unit.stop_and_compare();
+    let says = unit.sh("shadowset examine $I/m2.img --scb $I/m2.scb");
+    assert!(says.contains("places hashed"), "{says}");
+}
