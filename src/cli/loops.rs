@@ -1,14 +1,15 @@
 //! `loop`: the virtual unit as a block device.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
 use super::args::{LoopVerb, UnitArgs};
 use super::output::{Out, about};
+use super::place;
+use super::system::{self, Running};
 use super::tree::{Tree, read_only};
-use super::{place, system};
 use crate::error::{Error, Result};
 use crate::set::Code;
 
@@ -75,17 +76,16 @@ fn attach(args: &UnitArgs, out: Out) -> Result<u8> {
 
 fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
     let unit = place::running(&args.unit)?;
-    Tree::of(&unit).verify()?;
     let subject = format!("loop detach {}", unit.unit);
     let file = unit.file();
-    let devices = system::loop_find(&file).map_err(|e| about(&subject, &e))?;
+    let (devices, free) = found(&unit, &file, &subject)?;
     if devices.is_empty() {
         let says = format!("{subject}: no loop device is over the unit");
         return Err(Error::new(Code::NoSuchFile, says).with_hint("`losetup -l` lists the devices"));
     }
     let mut freed = Vec::new();
     for device in devices {
-        system::loop_detach(&file, &device).map_err(|e| partly(&subject, &freed, &e))?;
+        free(&file, &device).map_err(|e| partly(&subject, &freed, &e))?;
         freed.push(device.display().to_string());
     }
     let list = freed.iter().cloned().map(Value::String).collect();
@@ -94,6 +94,24 @@ fn detach(args: &UnitArgs, out: Out) -> Result<u8> {
         &freed.join("\n"),
     )?;
     Ok(0)
+}
+
+/// How a loop device over a file is freed.
+type Free = fn(&Path, &Path) -> Result<()>;
+
+/// The devices over a unit, and how they are freed: a device keeps the mount of a dead server in use, whose file has only
+/// its path left.
+fn found(unit: &Running, file: &Path, subject: &str) -> Result<(Vec<PathBuf>, Free)> {
+    match Tree::of(unit).verify() {
+        Ok(()) => {
+            let devices = system::loop_find(file).map_err(|e| about(subject, &e))?;
+            Ok((devices, system::loop_detach))
+        }
+        Err(error) if error.code() == Code::NotMounted && unit.pid.is_none() => {
+            Ok((system::loops_by_name(file), system::loop_detach_from_dead))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A device that cannot be freed, and those that were before.

@@ -254,7 +254,7 @@ pub(super) fn busy(subject: &str, unit: &Running) -> Error {
         return Error::new(Code::InUse, format!("{subject}: the unit is in use")).with_hint(hint);
     }
     let says = format!("{subject}: the unit is in use by {devices}");
-    let hint = format!("unmount {devices}, then `shadowset loop detach {name}`");
+    let hint = format!("unmount what is on {devices}, then `shadowset loop detach {name}`");
     Error::new(Code::InUse, says).with_hint(hint)
 }
 

@@ -312,3 +312,8 @@ pub(super) fn loop_find(file: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn loop_detach(file: &Path, device: &Path) -> Result<()> {
     loopdev::detach_from(file, device)
 }
+
+/// Frees a loop device over a file of a unit whose server has ended.
+pub(super) fn loop_detach_from_dead(file: &Path, device: &Path) -> Result<()> {
+    loopdev::detach_from_dead(file, device)
+}

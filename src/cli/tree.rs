@@ -291,6 +291,21 @@ impl Tree {
         }
     }
 
+    /// What to do where the server has ended: a loop device keeps the mount in use.
+    fn way_out_of_death(&self) -> String {
+        let dir = self.mountpoint.display();
+        let again = format!("`umount {dir}`, then mount the unit again");
+        let unit = self.unit.as_deref();
+        match unit.filter(|unit| !system::loops_by_name(&self.mountpoint.join(unit)).is_empty()) {
+            Some(unit) => {
+                format!(
+                    "unmount what is on its loop device, `shadowset loop detach {unit}`, {again}"
+                )
+            }
+            None => again,
+        }
+    }
+
     fn wrong(&self, doing: &str, name: &str, cause: io::Error) -> Error {
         let dir = self.mountpoint.display();
         let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV];
@@ -299,7 +314,7 @@ impl Tree {
             .is_some_and(|errno| gone.contains(&errno))
         {
             return Error::new(Code::NotMounted, format!("the server of {dir} has ended"))
-                .with_hint(format!("`umount {dir}`, then mount the unit again"));
+                .with_hint(self.way_out_of_death());
         }
         if !self.mountpoint.join(".shadow").is_dir() {
             return nothing_at(&self.mountpoint);

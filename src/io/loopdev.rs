@@ -170,33 +170,67 @@ pub fn detach_from(file: &Path, device: &Path) -> Result<()> {
     unbind(device, Some((meta.dev(), meta.ino())))
 }
 
+/// As [`detach_from`], of a device over a file that answers nobody, since the server of its file system has ended: `file` is
+/// the path that it had when the device was bound to it.
+///
+/// # Errors
+/// `InUse` as [`detach`]; `StateChanged` when it is over another file, or none, and nothing is changed.
+pub fn detach_from_dead(file: &Path, device: &Path) -> Result<()> {
+    let exclusive = claimed(device)?;
+    let is_bound = || is_named(device, file);
+    // Nobody binds it to another file while it is open here.
+    if !is_bound().map_err(|e| failed(device, "cannot be examined", e))? {
+        return Err(elsewhere(device));
+    }
+    clear(device, exclusive, is_bound)
+}
+
 fn unbind(device: &Path, file: Option<(u64, u64)>) -> Result<()> {
-    let in_use = |how: &str| Error::new(Code::InUse, format!("{} {how}", device.display()));
-    // The exclusive open is refused while somebody claims the device.
-    let exclusive = File::options()
-        .read(true)
-        .custom_flags(libc::O_EXCL)
-        .open(device);
-    let exclusive = exclusive.map_err(|e| match e.raw_os_error() {
-        Some(libc::EBUSY) => in_use(&match filesystems::users_of(device) {
-            Ok(users) if !users.is_empty() => users,
-            Ok(_) | Err(_) => "is claimed by a program, or in another name space".to_owned(),
-        })
-        .with_hint("unmount what is on it first"),
-        _ => failed(device, "cannot be opened", e),
-    })?;
-    let failed = |e| failed(device, "cannot be detached", e);
-    let Some(bound) = sys::loop_status(exclusive.as_fd()).map_err(failed)? else {
+    let exclusive = claimed(device)?;
+    let bound = sys::loop_status(exclusive.as_fd());
+    let Some(bound) = bound.map_err(|e| failed(device, "cannot be detached", e))? else {
         let text = format!("{} is bound to no file", device.display());
         return Err(Error::new(Code::NotMounted, text).with_hint("`losetup -a` lists the devices"));
     };
     if file.is_some_and(|file| file != (bound.device, bound.inode)) {
-        let text = format!("{} is over another file now", device.display());
-        return Err(Error::new(Code::StateChanged, text).with_hint("`losetup -l` shows over which"));
+        return Err(elsewhere(device));
     }
+    clear(device, exclusive, || is_leaving(device, bound))
+}
+
+/// The device, open for nobody else that wants it alone: a file system, or a program that claims it.
+fn claimed(device: &Path) -> Result<File> {
+    let exclusive = File::options()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(device);
+    exclusive.map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => {
+            let who = match filesystems::users_of(device) {
+                Ok(users) if !users.is_empty() => users,
+                Ok(_) | Err(_) => "is claimed by a program, or in another name space".to_owned(),
+            };
+            in_use(device, &who).with_hint("unmount what is on it first")
+        }
+        _ => failed(device, "cannot be opened", e),
+    })
+}
+
+fn in_use(device: &Path, how: &str) -> Error {
+    Error::new(Code::InUse, format!("{} {how}", device.display()))
+}
+
+fn elsewhere(device: &Path) -> Error {
+    let text = format!("{} is over another file now", device.display());
+    Error::new(Code::StateChanged, text).with_hint("`losetup -l` shows over which")
+}
+
+/// Unbinds a claimed device, and waits until it has left its file.
+fn clear(device: &Path, exclusive: File, is_bound: impl Fn() -> io::Result<bool>) -> Result<()> {
+    let failed = |e| failed(device, "cannot be detached", e);
     sys::loop_clear(exclusive.as_fd()).map_err(failed)?;
     drop(exclusive);
-    if is_gone(device, bound).map_err(failed)? {
+    if is_gone(is_bound).map_err(failed)? {
         return Ok(());
     }
     let who = filesystems::openers_of(device).unwrap_or_default();
@@ -205,17 +239,33 @@ fn unbind(device: &Path, file: Option<(u64, u64)>) -> Result<()> {
     } else {
         who.join(", ")
     };
-    Err(in_use(&format!("is open in {who}")).with_hint("it goes when that program closes it"))
+    let says = format!("is open in {who}");
+    Err(in_use(device, &says).with_hint("it goes when that program closes it"))
+}
+
+/// Whether a device that was unbound is bound to its file still. Unbinding marks the device; without the mark somebody has
+/// bound it anew.
+fn is_leaving(device: &Path, bound: LoopStatus) -> io::Result<bool> {
+    let status = sys::loop_status(File::open(device)?.as_fd())?;
+    Ok(status.is_some_and(|s| s.autoclear && (s.device, s.inode) == (bound.device, bound.inode)))
+}
+
+/// Whether a device is bound to a file of this path.
+fn is_named(device: &Path, file: &Path) -> io::Result<bool> {
+    let name = device.file_name().unwrap_or_default();
+    match fs::read(Path::new("/sys/block").join(name).join("loop/backing_file")) {
+        Ok(path) => Ok(path.trim_ascii_end() == file.as_os_str().as_bytes()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Waits until the device has left its file; somebody may be looking at it, as udev does.
-fn is_gone(device: &Path, bound: LoopStatus) -> io::Result<bool> {
+fn is_gone(is_bound: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
     let end = Instant::now() + PATIENCE;
     loop {
-        match sys::loop_status(File::open(device)?.as_fd())? {
-            // Unbinding marks the device; without the mark somebody has bound it anew.
-            Some(s) if s.autoclear && (s.device, s.inode) == (bound.device, bound.inode) => {}
-            _ => return Ok(true),
+        if !is_bound()? {
+            return Ok(true);
         }
         if Instant::now() >= end {
             return Ok(false);

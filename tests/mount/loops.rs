@@ -82,6 +82,38 @@ fn of_two_who_attach_at_once_one_is_refused() {
     done");
 }
 
+/// Its device keeps the mount of a dead server in use, and each way out that is told has to work.
+#[test]
+fn a_device_over_a_dead_server_goes_by_what_the_hints_say() {
+    let mut unit = Unit::new(2, 16 * MIB);
+    let device = unit.loop_device();
+    unit.sh(&format!("mkfs.ext4 -q {device}"));
+    let fs = unit.mount_device(&device, "fs", "");
+    unit.kill();
+    let refused = unit.try_sh("shadowset status dsa1");
+    let way = "unmount what is on its loop device, `shadowset loop detach dsa1`, `umount ";
+    assert!(refused.err.contains(way), "{refused:?}");
+    let refused = unit.try_sh("shadowset stop dsa1");
+    let way = format!("unmount what is on {device}, then `shadowset loop detach dsa1`");
+    assert!(refused.err.contains(&way), "{refused:?}");
+    let refused = unit.try_sh("shadowset loop detach dsa1");
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.err.contains("is mounted on"), "{refused:?}");
+    unit.take_away(&Thing::Mount(fs));
+    assert_eq!(unit.sh("shadowset loop detach dsa1"), device);
+    unit.forget(&device);
+    assert_eq!(bound(&unit), "");
+    let none = unit.try_sh("shadowset loop detach dsa1");
+    assert_eq!(none.code, 3, "{none:?}");
+    let ended = unit.try_sh("shadowset status dsa1").err;
+    assert!(ended.contains("hint: `umount "), "{ended}");
+    unit.umount();
+    unit.gone();
+    unit.mount();
+    unit.sh("shadowset wait dsa1 --timeout 60");
+    unit.stop_and_compare();
+}
+
 /// The kernel asks the file of a loop device for its number. Where the server of its file system has died nobody answers,
 /// and that is no reason to refuse the images of a unit.
 #[test]
