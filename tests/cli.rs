@@ -7,6 +7,8 @@
 mod completions;
 #[path = "cli/examine.rs"]
 mod examine;
+#[path = "cli/hints.rs"]
+mod hints;
 #[path = "cli/install.rs"]
 mod install;
 

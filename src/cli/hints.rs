@@ -6,7 +6,7 @@
 use std::error::Error as _;
 use std::io;
 
-use super::log;
+use super::{log, system};
 use crate::error::Error;
 use crate::set::Code;
 
@@ -31,10 +31,23 @@ pub(super) fn of(error: &Error) -> String {
     if error.code() == Code::Io && error.hint() == Code::Io.hint() {
         return of_system(error).to_owned();
     }
+    if error.code() == Code::NotPermitted && error.hint() == error.code().hint() {
+        return not_permitted(system::is_root()).to_owned();
+    }
     if error.hint() == error.code().hint() {
         return translate(error.code(), error.hint(), "UNIT", "");
     }
     error.hint().to_owned()
+}
+
+/// What helps where something is not permitted: root is it already.
+fn not_permitted(root: bool) -> &'static str {
+    match root {
+        true => {
+            "root may not do it there either: the file system, the flags of the file, or a container forbids it"
+        }
+        false => Code::NotPermitted.hint(),
+    }
 }
 
 /// What helps with an error of the system that no server has met: no log has it.
@@ -90,7 +103,8 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
                  number"
             ),
         },
-        Code::MergePending if hint == code.hint() => {
+        // The other verbs that meet a merge have no policy.
+        Code::MergePending if hint == code.hint() && verb == Some("detach") => {
             format!("wait: `shadowset wait {unit}`, or use --policy minicopy=optional")
         }
         Code::MergePending => format!("wait: `shadowset wait {unit}`"),
@@ -133,6 +147,9 @@ fn of_verb(code: Code, verb: &str, object: &str, hint: &str, unit: &str) -> Opti
             "to make room, enlarge the smallest images with `truncate -s`: `shadowset status \
              {unit}` shows the sizes"
         ),
+        ("release", Code::InUse) if hint.starts_with("take it out first") => {
+            format!("take it out first: `shadowset detach {unit} {object} --policy none`")
+        }
         ("attach", Code::MemberTooSmall) => {
             "make the image as large as the unit with `truncate -s`, then attach it with --policy \
              compare"
@@ -225,6 +242,12 @@ mod tests {
                 "add --yes to overwrite the image",
             ),
             (
+                Code::InUse,
+                "take it out first: detach m1 policy=none",
+                "release m1",
+                "take it out first: `shadowset detach dsa1 m1 --policy none`",
+            ),
+            (
                 Code::AlreadyMember,
                 "choose another name: as=NAME",
                 "attach /a as=m1",
@@ -258,6 +281,13 @@ mod tests {
         for (code, hint, command, expected) in table {
             assert_eq!(translate(code, hint, "dsa1", command), expected);
         }
+    }
+
+    #[test]
+    fn a_policy_is_named_to_verbs_that_have_one() {
+        let told = |verb| translate(Code::MergePending, Code::MergePending.hint(), "dsa1", verb);
+        assert_eq!(told("merge full"), "wait: `shadowset wait dsa1`");
+        assert!(told("detach m1").contains("--policy minicopy=optional"));
     }
 
     #[test]
@@ -343,6 +373,12 @@ mod tests {
         assert!(hint(libc::EISDIR).contains("name a file"));
         assert_eq!(hint(libc::EIO), "", "the system has said all");
         assert_eq!(of(&Error::new(Code::Io, "`false` has failed")), "");
+    }
+
+    #[test]
+    fn nobody_has_to_become_who_he_is() {
+        assert!(!not_permitted(true).contains("become root"));
+        assert_eq!(not_permitted(false), "become root");
     }
 
     #[test]

@@ -103,6 +103,7 @@ impl Plan {
             let (unit, dir) = (&self.setup.unit, self.dir.display());
             system::runtime()?;
             fuse::rehearse(&self.setup, &self.dir, &self.mount_options()?)
+                .map_err(|error| hints::of_mount(error, &args.spec))
                 .map_err(|error| output::about(&format!("mount {unit}"), &error))?;
             let value = json!({ "ok": true, "dry_run": true, "unit": unit,
                 "mountpoint": dir.to_string() });

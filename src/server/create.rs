@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::io::journal::Journal;
 use crate::io::scb_file::{self, ScbFile, ScbFound};
 use crate::io::state_dir::{self, StateDir};
-use crate::io::{Identity, Image};
+use crate::io::{Identity, Image, mountpoint};
 use crate::set::geometry::BLOCK_BYTES;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::scb::{self, PATH_BYTES_MAX};
@@ -193,6 +193,25 @@ fn check_setup(setup: &Setup, from: Option<&str>) -> Result<()> {
     }
 }
 
+/// A mounted unit lies alone in its directory.
+fn refuse_in_unit(member: &MemberSetup) -> Result<()> {
+    let dir = member.scb.parent().unwrap_or(Path::new("/"));
+    match mountpoint::mounted(dir) {
+        Ok(Some(on)) if on.fstype == mountpoint::FSTYPE => {
+            let (scb, unit) = (member.scb.display(), on.source.display());
+            let text = format!(
+                "{}: {scb} cannot be made where the unit {unit} is mounted",
+                member.name
+            );
+            Err(Error::new(Code::NotSupported, text).with_hint(
+                "name an image that lies elsewhere: a mounted unit lies alone in its directory",
+            ))
+        }
+        // What is wrong with the directory is told when it is used.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn plan(member: &MemberSetup) -> Result<Plan<'_>> {
     let path = &member.path;
     if path.as_os_str().len() > PATH_BYTES_MAX {
@@ -202,6 +221,7 @@ fn plan(member: &MemberSetup) -> Result<Plan<'_>> {
         );
         return Err(Error::new(Code::Config, text));
     }
+    refuse_in_unit(member)?;
     let new = fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
     if new {
         check_parent(member)?;

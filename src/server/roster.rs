@@ -12,12 +12,12 @@ use super::seat::{PATIENCE_MAX, Seat, storage};
 use super::setup::{MemberSetup, Protect, Setup, default_scb};
 use crate::error::{Error, Result};
 use crate::io::{Image, IoMode, immutable, scb_file};
-use crate::set::assess::{Assembly, Found, ScbFound, Start};
+use crate::set::assess::{Assembly, Found, ScbFound, Start, assess};
 use crate::set::member::{MEMBERS_MAX, Member};
 use crate::set::scb::Ancestry;
 use crate::set::{
-    Bytes, Code, Generation, MemberId, MemberState, Moment, READ_COST, Said, ScbRow, ShadowSet,
-    Stamp,
+    Bytes, Code, Generation, MemberId, MemberState, Moment, READ_COST, Refusal, Said, ScbRow,
+    ShadowSet, Stamp,
 };
 
 /// One member as it was found.
@@ -162,6 +162,24 @@ impl Roster {
             ScbFound::None | ScbFound::Damaged(_) => None,
         };
         self.entries.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// The election by the blocks alone. A member of another set is refused with the way out.
+    pub(super) fn assess(&self) -> std::result::Result<Assembly, Refusal> {
+        assess(&self.found(), &[]).map_err(|refusal| {
+            let named = |entry: &&Entry| refusal.word.as_ref() == Some(&entry.setup.name);
+            match self.entries.iter().find(named) {
+                Some(entry) if refusal.code == Code::OtherSet => {
+                    let (name, scb) = (&entry.setup.name, entry.setup.scb.display());
+                    let hint = format!(
+                        "release it from that set; if that set is gone, move {scb} away, mount, and \
+                         `shadowset attach UNIT {name} --yes` overwrites the image"
+                    );
+                    refusal.with_hint(hint)
+                }
+                _ => refusal,
+            }
+        })
     }
 
     /// What the election looks at.

@@ -150,10 +150,10 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
 pub fn rehearse(setup: &Setup, mounting: &Mounting) -> Result<()> {
     StateDir::expect_free(&setup.state_dir)?;
     let mut roster = Roster::look(&setup.members)?;
-    let first = assess(&roster.found(), &[])?;
+    let first = roster.assess()?;
     setup.check_label(&first.label)?;
     roster.add_unconfigured(&first, setup, mounting.include)?;
-    let assembly = assess(&roster.found(), &[])?;
+    let assembly = roster.assess()?;
     let mut mounting = mounting.clone();
     // After an unclean stop the bitmaps tell who is copied.
     mounting.nocopy &= assembly.clean;
@@ -194,7 +194,7 @@ fn identity(setup: &Setup, assembly: Assembly, created: Option<Moment>, mark: u6
 /// cause come from here.
 fn elect(setup: &Setup, mounting: &Mounting) -> Result<(Roster, Assembly, Settled)> {
     let mut roster = Roster::look(&setup.members)?;
-    let first = assess(&roster.found(), &[])?;
+    let first = roster.assess()?;
     setup.check_label(&first.label)?;
     roster.add_unconfigured(&first, setup, mounting.include)?;
     let found = roster.found();

@@ -129,8 +129,18 @@ fn a_hint_is_about_what_is_wrong() {
     }
     let hook = says("detach dsa1 m2 --freeze-cmd false");
     assert!(
-        hook.contains("has failed") && !hook.contains("see the log"),
+        hook.contains("has failed") && hook.contains("hint: no member has left: mend the command"),
         "{hook}"
+    );
+    let member = says("release dsa1 m2");
+    assert!(
+        member.contains("out first: `shadowset detach dsa1 m2 --policy none`"),
+        "{member}"
+    );
+    let inside = says("create $D/inner.toml --size 1M --member m1=$U");
+    assert!(
+        inside.contains("where the unit dsa1 is mounted") && !inside.contains("become root"),
+        "{inside}"
     );
     assert!(says("op show dsa1 77").contains("`shadowset op list dsa1`"));
     unit.sh("shadowset mount -o remount,ro none $M");

@@ -125,8 +125,11 @@ fn start(plan: Plan, rest: Arc<Rest>, events: Sender<Event>, begin: Instant) -> 
 fn freeze(plan: &Plan, rest: &Rest, begin: Instant) -> Result<()> {
     if let Some(text) = &plan.freeze_cmd {
         let left = plan.patience().saturating_sub(begin.elapsed());
-        hook::run(text, &plan.env, left)
-            .map_err(|how| Error::new(Code::Io, format!("the command `{text}` {how}")))?;
+        hook::run(text, &plan.env, left).map_err(|how| {
+            Error::new(Code::Io, format!("the command `{text}` {how}")).with_hint(
+                "no member has left: mend the command, or give it more time with --freeze-timeout",
+            )
+        })?;
     }
     let begins = |index| say(&Word::Begins(index));
     rest.freeze(begins).map_err(|(index, cause)| {

@@ -1,0 +1,61 @@
+//! Goal: the ways out that an error tells are those of the command line. Method: sets made by the binary itself, and dry runs of
+//! their mounts, which need no server.
+
+use std::fs;
+
+use super::Place;
+
+/// A set of these members in `NAME.toml`.
+fn create(place: &Place, name: &str, members: &[&str], more: &[&str]) {
+    let (config, state) = (format!("./{name}.toml"), format!("{name}-state"));
+    let mut words = vec!["create", &config, "--size", "1M", "--state-dir", &state];
+    for member in members {
+        words.extend(["--member", member]);
+    }
+    words.extend(more);
+    place.expect(0, &words);
+}
+
+/// What a dry run of the mount says.
+fn rehearsed(place: &Place, code: i32, name: &str, options: &str) -> String {
+    let config = format!("./{name}.toml");
+    let (stdout, stderr) = place.expect(code, &["mount", "-n", &config, "empty", "-o", options]);
+    stdout + &stderr
+}
+
+#[test]
+fn a_member_of_a_set_that_is_gone_has_a_way_in() {
+    let place = Place::new();
+    create(&place, "old", &["m1=a.img", "m2=b.img"], &[]);
+    create(&place, "new", &["m1=a.img", "m3=c.img"], &["--erase"]);
+    let text = fs::read_to_string(place.path("new.toml")).expect("a configuration");
+    let old = place.path("b.img");
+    let member = format!(
+        "\n[[member]]\nname = \"m2\"\npath = \"{}\"\n",
+        old.display()
+    );
+    fs::write(place.path("new.toml"), text + &member).expect("file");
+    let said = rehearsed(&place, 32, "new", "ro");
+    let way = format!(
+        "move {}.scb away, mount, and `shadowset attach ./new.toml m2 --yes`",
+        old.display()
+    );
+    assert!(
+        said.contains("m2 belongs to another set") && said.contains(&way),
+        "{said}"
+    );
+    fs::remove_file(place.path("b.img.scb")).expect("there");
+    rehearsed(&place, 0, "new", "ro");
+}
+
+#[test]
+fn a_mount_that_may_copy_nothing_speaks_of_its_option() {
+    let place = Place::new();
+    fs::write(place.path("b.img"), vec![1; 1 << 20]).expect("file");
+    create(&place, "dsa2", &["m1=b.img", "m2=c.img"], &["--from", "m1"]);
+    let said = rehearsed(&place, 32, "dsa2", "nocopy");
+    assert!(
+        said.contains("hint: leave out nocopy, of -o") && !said.contains("--policy"),
+        "{said}"
+    );
+}
