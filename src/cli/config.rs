@@ -163,7 +163,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         .map(|(key, value)| place.param(key, value));
     let params = params.collect::<Result<Vec<_>>>()?;
     let unit = match &file.unit {
-        Some(unit) => place.name(unit)?,
+        Some(unit) => place.unit(unit)?,
         None => unit_of_file(path)?,
     };
     let state_dir = place.absolute(&file.state_dir.unwrap_or_else(|| place::state_dir(&unit)));
@@ -208,13 +208,18 @@ pub(super) fn valid_name(name: &str) -> bool {
     check_name(name).is_ok()
 }
 
+/// Whether the name can be that of a unit: `node` is the name of the node's own configuration.
+pub(super) fn valid_unit(name: &str) -> bool {
+    valid_name(name) && name != "node"
+}
+
 /// The unit that a file without `unit` describes: its own name.
 pub(super) fn unit_of_file(path: &Path) -> Result<String> {
     let stem = path
         .file_stem()
         .and_then(|s| s.to_str())
         .unwrap_or_default();
-    if valid_name(stem) {
+    if valid_unit(stem) {
         return Ok(stem.to_owned());
     }
     let says = format!(
@@ -319,6 +324,14 @@ impl Source<'_> {
         let file = self.path.display();
         let text = format!("{file}: line {line}, column {column}: {key}{says}");
         Error::new(Code::Config, text).with_hint(self.hint)
+    }
+
+    fn unit(&self, name: &Spanned<String>) -> Result<String> {
+        let says = "no unit is called `node`: node.toml is the configuration of the node";
+        match self.name(name)? {
+            unit if valid_unit(&unit) => Ok(unit),
+            _ => Err(self.wrong(name.span(), says)),
+        }
     }
 
     fn name(&self, name: &Spanned<String>) -> Result<String> {

@@ -222,7 +222,7 @@ impl Options {
         }
         match key {
             "log" if !value.is_empty() => self.log = Some(PathBuf::from(value)),
-            "unit" if config::valid_name(value) => self.unit = Some(value.to_owned()),
+            "unit" if config::valid_unit(value) => self.unit = Some(value.to_owned()),
             "unit" => return Err(wrong(format!("\"{value}\" cannot be the name of a unit"))),
             "members" => self.members = split_members(value),
             "durability" => self.durability = Some(config::durability(value).map_err(wrong)?),

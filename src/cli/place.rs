@@ -43,17 +43,26 @@ pub(super) fn state_dir(unit: &str) -> PathBuf {
 pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
     if is_path(argument) {
         let doing = || format!("cannot use the path {argument}");
-        return std::path::absolute(argument).map_err(|cause| Error::io(doing(), cause));
+        let path = std::path::absolute(argument).map_err(|cause| Error::io(doing(), cause))?;
+        // Beside others it would be hidden as the node's.
+        return match path.file_name().is_some_and(|name| name == NODE_FILE) {
+            true => Err(no_unit_of_node()),
+            false => Ok(path),
+        };
     }
     if argument == "node" {
-        let says = "no unit is called `node`: node.toml is the configuration of the node";
-        return Err(Error::new(Code::NoSuchFile, says).with_hint("choose another name"));
+        return Err(no_unit_of_node());
     }
     if valid_name(argument) {
         return Ok(config_dir().join(format!("{argument}.toml")));
     }
     let says = format!("`{argument}` is neither the name of a unit nor the path of a .toml file");
     Err(Error::new(Code::NoSuchFile, says).with_hint("`shadowset list` shows the units"))
+}
+
+fn no_unit_of_node() -> Error {
+    let says = "no unit is called `node`: node.toml is the configuration of the node";
+    Error::new(Code::NoSuchFile, says).with_hint("choose another name")
 }
 
 /// The mounted unit that an argument means: its name, its mount point or its configuration. A name
@@ -165,7 +174,12 @@ mod tests {
         );
         assert_eq!(config_file("/x/conf").unwrap(), Path::new("/x/conf"));
         assert!(config_file("dsa1.toml").unwrap().is_absolute());
-        assert!(config_file("node").is_err(), "that file is the node's");
+        for node in ["node", "node.toml", "./conf/node.toml", "/x/node.toml"] {
+            assert!(
+                config_file(node).is_err(),
+                "{node}: that file is the node's"
+            );
+        }
         let error = config_file("dsa 1").unwrap_err();
         assert_eq!((error.code(), error.exit_code()), (Code::NoSuchFile, 3));
     }

@@ -59,3 +59,29 @@ fn a_mount_that_may_copy_nothing_speaks_of_its_option() {
         "{said}"
     );
 }
+
+#[test]
+fn no_unit_is_called_as_the_configuration_of_the_node() {
+    let place = Place::new();
+    let create = [
+        "create",
+        "./node.toml",
+        "--size",
+        "1M",
+        "--member",
+        "m1=a.img",
+    ];
+    let (_, said) = place.expect(3, &create);
+    assert!(said.contains("no unit is called `node`"), "{said}");
+    assert!(!place.path("node.toml").exists() && !place.path("a.img").exists());
+    fs::write(place.path("node.toml"), "").expect("file");
+    let (_, said) = place.expect(32, &["mount", "-n", "./node.toml", "empty"]);
+    assert!(said.contains("no unit is called `node`"), "{said}");
+    let text = "unit = \"node\"\n[[member]]\nname = \"m1\"\npath = \"/a\"\n";
+    fs::write(place.path("other.toml"), text).expect("file");
+    let (_, said) = place.expect(32, &["mount", "-n", "./other.toml", "empty"]);
+    assert!(
+        said.contains("line 1") && said.contains("no unit is called `node`"),
+        "{said}"
+    );
+}
