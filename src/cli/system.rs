@@ -191,6 +191,15 @@ pub(super) fn kill_group(pid: u32) -> io::Result<()> {
     sys::kill_group(pid, libc::SIGKILL)
 }
 
+/// The other processes that have a file open, as `process 1234 (tar)`; those that may be looked at.
+pub(super) fn others_with(file: &Path) -> Vec<String> {
+    let own = format!("process {} (", std::process::id());
+    let openers = fs::canonicalize(file).and_then(|file| filesystems::openers_of(&file));
+    let mut openers = openers.unwrap_or_default();
+    openers.retain(|process| !process.starts_with(&own));
+    openers
+}
+
 /// Lets a process go on that was stopped by a signal; what cannot be known or done is not.
 pub(super) fn continue_if_stopped(pid: u32) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

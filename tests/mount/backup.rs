@@ -247,6 +247,11 @@ fn a_command_that_outlives_its_backup_keeps_the_image_as_it_is() {
     child.wait().expect("a child");
     let second = unit.try_sh("shadowset backup dsa1 m2 -- true");
     assert_eq!(second.code, 4, "{second:?}");
+    let command = format!(
+        "its command goes on: process {} (sleep)",
+        unit.sh("cat running")
+    );
+    assert!(second.err.contains(&command), "{second:?}");
     assert_eq!(unit.state_of("m3"), "detached");
     unit.sh("kill $(cat running)");
     eventually("its command has ended", || {

@@ -108,8 +108,7 @@ impl Record {
             .mode(0o600);
         let file = file.open(&path).map_err(failed)?;
         if !sys::try_lock(file.as_fd()).map_err(failed)? {
-            let says = format!("another backup of {unit} is at work");
-            return Err(Error::new(Code::InUse, says).with_hint("wait for its end"));
+            return Err(at_work(unit, &system::others_with(&path)));
         }
         Ok(Self { path, file })
     }
@@ -185,6 +184,23 @@ impl Record {
     }
 }
 
+/// Who has the right already: a backup, or the command of one that was killed.
+fn at_work(unit: &str, who: &[String]) -> Error {
+    let is_backup = |process: &String| process.ends_with("(shadowset)");
+    let list = who.join(", ");
+    let (says, hint) = match who.is_empty() || who.iter().any(is_backup) {
+        true => (
+            format!("another backup of {unit} is at work"),
+            "wait for its end",
+        ),
+        false => (
+            format!("a backup of {unit} was killed, and its command goes on: {list}"),
+            "wait for its end, or end it; the next backup then attaches the member",
+        ),
+    };
+    Error::new(Code::InUse, says).with_hint(hint)
+}
+
 /// Where a mounted unit keeps what belongs to it and to no member.
 fn state_dir(unit: &str) -> Result<PathBuf> {
     Ok(match system::runtime()?.config(unit)? {
@@ -208,6 +224,21 @@ pub(in crate::cli) fn fuzz(bytes: &[u8]) {
 mod tests {
     use super::*;
     use crate::cli::model::tests::sample;
+
+    #[test]
+    fn a_command_that_outlives_its_backup_is_named() {
+        let told = |who: &[&str]| {
+            let who: Vec<_> = who.iter().map(|w| (*w).to_owned()).collect();
+            at_work("dsa1", &who).to_string()
+        };
+        let running = "another backup of dsa1 is at work";
+        assert_eq!(told(&[]), running, "nobody may be looked at");
+        assert_eq!(told(&["process 7 (shadowset)", "process 8 (tar)"]), running);
+        assert_eq!(
+            told(&["process 8 (sh)", "process 9 (tar)"]),
+            "a backup of dsa1 was killed, and its command goes on: process 8 (sh), process 9 (tar)"
+        );
+    }
 
     #[test]
     fn only_the_departure_of_the_backup_is_undone() {
