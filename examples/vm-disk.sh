@@ -10,6 +10,9 @@ unit=${1:?usage: vm-disk.sh UNIT}
 
 file=$(shadowset list --json | python3 -c '
 import json, sys
-units = [u for u in json.load(sys.stdin) if u["unit"] == sys.argv[1] and u["mountpoint"]]
-sys.exit(print(units[0]["mountpoint"] + "/" + units[0]["unit"]) if units else 3)' "$unit")
+for u in json.load(sys.stdin):
+    if u["unit"] == sys.argv[1] and u["mountpoint"]:
+        sys.exit(print(u["mountpoint"] + "/" + u["unit"]))
+print(f"vm-disk.sh: no unit {sys.argv[1]} is mounted; `shadowset list` shows which are", file=sys.stderr)
+sys.exit(3)' "$unit")
 echo "-drive file=$file,format=raw,if=virtio,cache=none,discard=unmap"

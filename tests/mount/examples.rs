@@ -137,6 +137,9 @@ fn the_script_for_a_virtual_machine_asks_its_guest() {
     let story = "virsh domfsfreeze vm1\nsource\nvirsh domfsthaw vm1\ndetached";
     assert_eq!(unit.sh("cat story"), story);
     assert_eq!(unit.state_of("m3"), "source");
+    let none = unit.try_sh(&format!("{} dsa9", example("vm-disk.sh")));
+    assert_eq!(none.code, 3, "{none:?}");
+    assert!(none.err.contains("no unit dsa9 is mounted"), "{none:?}");
     stand_in(&unit, "virsh", "[ $1 = domfsthaw ]");
     let failed = unit.try_sh(&format!(
         "{} dsa1 m3 vm1 $D/no.img",
