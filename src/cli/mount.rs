@@ -102,11 +102,13 @@ impl Plan {
         if args.dry_run {
             let (unit, dir) = (&self.setup.unit, self.dir.display());
             system::runtime()?;
-            fuse::rehearse(&self.setup, &self.dir, &self.mount_options()?)
+            let rehearsed = fuse::rehearse(&self.setup, &self.dir, &self.mount_options()?)
                 .map_err(|error| hints::of_mount(error, &args.spec))
                 .map_err(|error| output::about(&format!("mount {unit}"), &error))?;
+            let told: Vec<_> = rehearsed.iter().map(status::would_be).collect();
+            told.iter().for_each(|text| output::warn(text));
             let value = json!({ "ok": true, "dry_run": true, "unit": unit,
-                "mountpoint": dir.to_string() });
+                "mountpoint": dir.to_string(), "warnings": told });
             return out.either(&value, &format!("{unit} would be mounted on {dir}"));
         }
         match (args.ready_pipe, self.options.foreground) {

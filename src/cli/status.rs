@@ -14,6 +14,7 @@ use super::system;
 use super::tree::{Tree, parse_status};
 use super::wait::seconds;
 use crate::error::{Error, Result};
+use crate::server::Rehearsed;
 use crate::set::Code;
 
 /// Exit code when members are missing by fault or the unit has failed.
@@ -310,22 +311,36 @@ pub(super) fn warnings(status: &Status) -> Vec<String> {
         let op = status.operations.iter().find(into);
         let op = op.map(|op| format!("op {} {}", op.id, op.title()));
         let why = reason.map(str::to_owned).or(op);
-        let because = |what: &str, why: Option<String>| match why {
+        let because = |what: String, why: Option<String>| match why {
             Some(why) => format!("{name} is {what}: {why}"),
             None => format!("{name} is {what}"),
         };
-        match m.state.as_str() {
-            "source" | "detached" => None,
-            "copy-target" => Some(because("being copied", why)),
-            "merging" => Some(because("being merged", why)),
-            state => Some(because(
-                state,
+        match (m.state.as_str(), done_to(&m.state)) {
+            ("source" | "detached", _) => None,
+            (_, Some(done)) => Some(because(format!("being {done}"), why)),
+            (state, None) => Some(because(
+                state.to_owned(),
                 Some(reason.unwrap_or("the reason is not known").to_owned()),
             )),
         }
     };
     let of_members = status.members.iter().filter_map(warning);
     of_members.chain(of_bitmaps(status)).collect()
+}
+
+/// What is done to a member in this state.
+fn done_to(state: &str) -> Option<&'static str> {
+    match state {
+        "copy-target" => Some("copied"),
+        "merging" => Some("merged"),
+        _ => None,
+    }
+}
+
+/// The same line for a member of a unit that is not mounted.
+pub(super) fn would_be(member: &Rehearsed) -> String {
+    let what = done_to(member.state).unwrap_or(member.state);
+    format!("{} would be {what}: {}", member.name, member.reason)
 }
 
 fn of_bitmaps(status: &Status) -> impl Iterator<Item = String> {

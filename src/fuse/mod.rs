@@ -19,6 +19,7 @@ mod workers;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::server::Rehearsed;
 use crate::server::setup::{Mounting, Setup};
 
 /// The variable by which a service manager says where it listens.
@@ -68,11 +69,11 @@ pub struct MountOptions {
 }
 
 /// Whether [`serve`] would begin to serve a unit, as far as that can be told without changing anything: what bitmaps decide
-/// cannot.
+/// cannot. Names the members that would not serve at once.
 ///
 /// # Errors
 /// Those of [`serve`].
-pub fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
+pub fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<Vec<Rehearsed>> {
     rehearsal::rehearse(setup, dir, options)
 }
 

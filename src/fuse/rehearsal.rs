@@ -7,11 +7,15 @@ use super::session::{others, refuse_more, refuse_occupied};
 use crate::error::Result;
 use crate::io::mountpoint::stale;
 use crate::io::runtime::Runtime;
-use crate::server;
 use crate::server::setup::Setup;
+use crate::server::{self, Rehearsed};
 
 /// See [`super::rehearse`].
-pub(super) fn rehearse(setup: &Setup, dir: &Path, options: &MountOptions) -> Result<()> {
+pub(super) fn rehearse(
+    setup: &Setup,
+    dir: &Path,
+    options: &MountOptions,
+) -> Result<Vec<Rehearsed>> {
     let unit = setup.unit.as_str();
     let runtime = Runtime::from_env()?;
     runtime.expect_free(unit)?;

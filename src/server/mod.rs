@@ -77,6 +77,7 @@ pub use chronicle::{EVENTS_KEPT, EventRecord};
 pub use handle::{Done, Ender, Handle, Published, Rate, Request};
 pub use pipeline::{Errno, Pipeline};
 pub use record::EVENTS;
+pub use roster::Rehearsed;
 pub use start::{Running, rehearse, start};
 
 use crate::sync::channel::Sender;

@@ -27,6 +27,19 @@ struct Entry {
     image: Option<Image>,
     /// Whether the image is immutable by the set itself, and open only to be looked at.
     immutable: bool,
+    /// Why nothing was looked for.
+    unsought: Option<&'static str>,
+}
+
+/// A member that would not serve at once, if its unit were mounted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rehearsed {
+    /// Its name.
+    pub name: String,
+    /// The state that it would have.
+    pub state: &'static str,
+    /// Why.
+    pub reason: String,
 }
 
 /// A departure that was cut short.
@@ -94,14 +107,14 @@ impl Roster {
                 io: IoMode::Buffered,
                 protect: Protect::None,
             };
-            let wanted = include && !row.state.has_left();
-            if !wanted {
-                tracing::warn!(member, %path, "a member of the set is not in the configuration");
-            }
-            self.entries.push(match wanted {
-                true => Entry::look(&setup)?,
-                false => Entry::absent(setup),
-            });
+            self.entries
+                .push(match unsought(include, row.state.has_left()) {
+                    Some(why) => {
+                        tracing::warn!(member, %path, "a member of the set is left out: {why}");
+                        Entry::absent(setup, why)
+                    }
+                    None => Entry::look(&setup)?,
+                });
         }
         if self.entries.len() > MEMBERS_MAX {
             let text = format!(
@@ -196,11 +209,7 @@ impl Roster {
     pub(super) fn members(&self, assembly: &Assembly) -> Vec<(Member, Start)> {
         let members = self.entries.iter().enumerate().map(|(index, entry)| {
             let start = assembly.starts[index];
-            let absent = index >= self.configured && entry.image.is_none();
-            let reason = match absent {
-                true => "it is not in the configuration",
-                false => reason(start),
-            };
+            let reason = entry.unsought.unwrap_or(reason(start));
             let member = Member {
                 name: entry.setup.name.clone(),
                 uuid: assembly.members[index].unwrap_or_else(Uuid::new_v4),
@@ -217,6 +226,27 @@ impl Roster {
             (member, start)
         });
         members.collect()
+    }
+
+    /// Who would not serve at once.
+    pub(super) fn rehearsed(&self, assembly: &Assembly) -> Vec<Rehearsed> {
+        let all = self.members(assembly).into_iter();
+        let told = all.filter_map(|(member, start)| {
+            let state = match start {
+                Start::Source | Start::Detached | Start::Released => return None,
+                Start::Merging | Start::StillMerging => "merging",
+                Start::Copy { .. } => "copy-target",
+                Start::Expelled => "expelled",
+                Start::Missing { .. } => "missing",
+            };
+            let (name, reason) = (member.name, member.reason);
+            Some(Rehearsed {
+                name,
+                state,
+                reason,
+            })
+        });
+        told.collect()
     }
 
     /// When the set was created; a block that an older program wrote does not know.
@@ -290,15 +320,17 @@ impl Entry {
             block,
             image,
             immutable,
+            unsought: None,
         })
     }
 
-    fn absent(setup: MemberSetup) -> Self {
+    fn absent(setup: MemberSetup, why: &'static str) -> Self {
         Self {
             setup,
             block: ScbFound::None,
             image: None,
             immutable: false,
+            unsought: Some(why),
         }
     }
 }
@@ -320,6 +352,16 @@ fn cut_short(assembly: &Assembly, index: usize, said: Said) -> bool {
     let last = said.generation.next() == assembly.generation && !assembly.clean;
     let detached = assembly.starts[index] == Start::Detached;
     detached && last && !said.has_left && said.ancestry == Ancestry::Ancestor
+}
+
+/// Why a member that only the set names is not looked for, if it is not: a mount that is to include the others takes back
+/// nobody who has left.
+fn unsought(include: bool, has_left: bool) -> Option<&'static str> {
+    match (include, has_left) {
+        (true, false) => None,
+        (true, true) => Some("it had left the set, and include takes back nobody who has"),
+        (false, _) => Some("it is not in the configuration, nor in the option members"),
+    }
 }
 
 fn reason(start: Start) -> &'static str {

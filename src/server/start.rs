@@ -16,7 +16,7 @@ use super::home::{self, Settled};
 use super::params::Params;
 use super::pipeline::{Live, Pipeline};
 use super::record::record_start;
-use super::roster::{Roster, Unfinished};
+use super::roster::{Rehearsed, Roster, Unfinished};
 use super::run::{Parts, Runner, now};
 use super::seat::Identity;
 use super::setup::{Mounting, Setup};
@@ -143,11 +143,12 @@ pub fn start(setup: &Setup, mounting: &Mounting) -> Result<Running> {
 }
 
 /// Whether [`start`] would find a set that it may assemble, as far as its control blocks tell: the journal is not opened, for
-/// that may change it. The images are locked for the moment.
+/// that may change it. The images are locked for the moment. Names the members that would not serve at
+/// once, as far as the blocks tell.
 ///
 /// # Errors
 /// Those of [`start`].
-pub fn rehearse(setup: &Setup, mounting: &Mounting) -> Result<()> {
+pub fn rehearse(setup: &Setup, mounting: &Mounting) -> Result<Vec<Rehearsed>> {
     StateDir::expect_free(&setup.state_dir)?;
     let mut roster = Roster::look(&setup.members)?;
     let first = roster.assess()?;
@@ -157,7 +158,8 @@ pub fn rehearse(setup: &Setup, mounting: &Mounting) -> Result<()> {
     let mut mounting = mounting.clone();
     // After an unclean stop the bitmaps tell who is copied.
     mounting.nocopy &= assembly.clean;
-    admission::check(&roster.found(), &assembly, &mounting)
+    admission::check(&roster.found(), &assembly, &mounting)?;
+    Ok(roster.rehearsed(&assembly))
 }
 
 fn board(

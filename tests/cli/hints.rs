@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::Place;
+use super::{Place, json};
 
 /// A set of these members in `NAME.toml`.
 fn create(place: &Place, name: &str, members: &[&str], more: &[&str]) {
@@ -82,6 +82,43 @@ fn no_unit_is_called_as_the_configuration_of_the_node() {
     let (_, said) = place.expect(32, &["mount", "-n", "./other.toml", "empty"]);
     assert!(
         said.contains("line 1") && said.contains("no unit is called `node`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_dry_run_of_a_mount_says_who_would_not_serve_at_once() {
+    let place = Place::new();
+    fs::write(place.path("a.img"), vec![1; 1 << 20]).expect("file");
+    let members = ["m1=a.img", "m2=b.img", "m3=c.img"];
+    create(&place, "dsa1", &members, &["--from", "m1"]);
+    fs::remove_file(place.path("c.img")).expect("there");
+    let said = rehearsed(&place, 0, "dsa1", "ro");
+    for line in [
+        "m2 would be copied: its copy is to be done",
+        "m3 would be missing: its image",
+    ] {
+        assert!(
+            said.contains(&format!("shadowset: warning: {line}")),
+            "{said}"
+        );
+    }
+    let members = format!("members={}", place.path("a.img").display());
+    let words = [
+        "mount",
+        "-n",
+        "none",
+        "empty",
+        "--json",
+        "-o",
+        &members,
+        "-o",
+        "unit=dsa1",
+    ];
+    let said = json(&place.expect(0, &words).0);
+    let warnings = said["warnings"].to_string();
+    assert!(
+        warnings.contains("m2 would be missing: it is not in the configuration, nor in"),
         "{said}"
     );
 }

@@ -25,6 +25,7 @@ fn a_member_that_is_left_out_of_a_list_of_paths_is_missed() {
 shadowset mount none $M -o members=a.img:c.img,unit=b2,require_members,policy=minicopy || echo \"$?\"
 shadowset mount none $M -o members=a.img:c.img,unit=b2,policy=minicopy
 shadowset status b2 || :; shadowset stop b2 --wait
+shadowset mount none $M -o members=a.img:c.img,unit=b2,include; shadowset stop b2 --wait
 shadowset mount ./b1.toml $M; shadowset status b1 || :; shadowset stop b1 --wait"
         ),
     );
@@ -33,7 +34,11 @@ shadowset mount ./b1.toml $M; shadowset status b1 || :; shadowset stop b1 --wait
         "{said}"
     );
     assert!(
-        said.contains("m2 is missing: it is not in the configuration"),
+        said.contains("m2 is missing: it is not in the configuration, nor in the option members"),
+        "{said}"
+    );
+    assert!(
+        said.contains("m2 is expelled: it had left the set, and include takes back nobody who has"),
         "{said}"
     );
     assert!(!said.contains("released"), "{said}");
