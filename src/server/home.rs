@@ -258,7 +258,10 @@ impl Found {
                 // Its files are closed before they are made anew.
                 drop(outdated);
                 let dir = dir.display();
-                format!("the journal in {dir} knows nothing of the last mount")
+                format!(
+                    "the journal in {dir} knows nothing of the last mount, as after one with durability = \"memory\" or \
+                     another state directory"
+                )
             }
             Err(why) => why,
         };

@@ -78,7 +78,7 @@ fn bitmaps_from_before_a_mount_in_memory_are_not_believed() {
     assert!(told(
         &bed,
         "bitmaps-lost",
-        "knows nothing of the last mount"
+        "knows nothing of the last mount, as after one with durability = \"memory\""
     ));
     bed.stop();
 }
