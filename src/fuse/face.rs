@@ -10,7 +10,7 @@ use fuser::{
     ReplyWrite, Request,
 };
 
-use super::handles::{Bell, Handles, Name, Open, OpenFile};
+use super::handles::{Bell, Handles, Name, OpenFile};
 use super::inode::{self, CONTROL_NAME, Inode, LONG, NOT_AT_ALL, Owner};
 use super::overflow::{Busy, Gate, OnEnd, Overflow};
 use super::parked::Parked;
@@ -165,7 +165,7 @@ impl Face {
             }
         }
         let file = OpenFile::new(&self.tree, node).ok_or(Errno::ENOENT)?;
-        Ok(self.handles.insert(Open::File(Arc::new(file))))
+        self.handles.insert_file(file).ok_or(Errno::ENOMEM)
     }
 
     /// Takes a command; the reply goes out when it has been carried out.

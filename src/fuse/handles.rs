@@ -12,6 +12,11 @@ use fuser::PollNotifier;
 
 use crate::control::{NodeRef, Tree};
 
+/// A text of more bytes is a long one, as of a bitmap with many runs.
+const LONG: usize = 1 << 20;
+/// Bytes of long texts that open files may keep together; one alone may have more.
+const LONG_MAX: usize = 64 << 20;
+
 /// One name of an open directory.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
@@ -93,6 +98,11 @@ impl OpenFile {
         let start = usize::try_from(offset.saturating_sub(origin)).unwrap_or(usize::MAX);
         let rest = inner.bytes.get(start..).unwrap_or_default();
         rest[..rest.len().min(size)].to_vec()
+    }
+
+    /// Bytes that it keeps.
+    fn len(&self) -> usize {
+        self.lock().bytes.len()
     }
 
     /// Keeps the answer to a command, to be read.
@@ -182,6 +192,20 @@ impl Handles {
             }
         };
         index as u64 + 1
+    }
+
+    /// Keeps a file that was opened; none when it is a long one and those that are open keep as much as they may: whoever
+    /// opens files could have all memory otherwise.
+    pub(super) fn insert_file(&self, file: OpenFile) -> Option<u64> {
+        let len = file.len();
+        if len > LONG {
+            let kept = self.files().into_iter().map(|file| file.len());
+            let kept: usize = kept.filter(|len| *len > LONG).sum();
+            if kept > 0 && kept + len > LONG_MAX {
+                return None;
+            }
+        }
+        Some(self.insert(Open::File(Arc::new(file))))
     }
 
     /// Forgets what was opened.
@@ -361,6 +385,24 @@ mod tests {
         assert_eq!(handles.insert(Open::File(Arc::new(again))), first);
         assert_eq!(handles.insert(Open::Dir(Arc::from([]))), 3);
         assert_eq!(handles.files().len(), 1);
+    }
+
+    /// Each open file of a large bitmap kept its text, without any limit.
+    #[test]
+    fn open_files_keep_so_much_of_long_texts_and_no_more() {
+        let handles = Handles::default();
+        let file = |bytes: usize| {
+            let (_, _, file) = open("state");
+            file.answer("x".repeat(bytes));
+            file
+        };
+        let alone = handles.insert_file(file(LONG_MAX + 1)).expect("one alone");
+        assert_eq!(handles.insert_file(file(LONG + 1)), None);
+        assert!(handles.insert_file(file(LONG)).is_some(), "a short one");
+        handles.remove(alone);
+        let half = || handles.insert_file(file(LONG_MAX / 2));
+        assert!(half().is_some() && half().is_some());
+        assert_eq!(half(), None);
     }
 
     #[test]
