@@ -97,9 +97,11 @@ impl ShadowSet {
         if let Err(refusal) = self.may_detach(&name, policy) {
             return self.answer_pending(Err(refusal));
         }
+        // A command may do without one, an expulsion does not.
+        let without = policy == Policy::MinicopyOptional && self.merge_pending();
         let policy = match self.home {
-            Ok(()) => policy,
-            Err(_) => Policy::Full,
+            Ok(()) if !without => policy,
+            _ => Policy::Full,
         };
         let departed = self.depart(member, policy, false);
         self.enter(member, MemberState::Leaving(departed), "");
@@ -128,9 +130,7 @@ impl ShadowSet {
             MemberState::Source => {
                 let removed = self.sources.remove(id);
                 assert!(removed.is_ok(), "I2: the last source leaves");
-                let keeps = policy == Policy::Minicopy
-                    || policy == Policy::MinicopyOptional && !self.merge_pending();
-                match keeps {
+                match policy != Policy::Full {
                     true => {
                         let (map, tag) = self.new_bitmap(id, policy, kind);
                         self.tell_bitmap(tag.id, id, BitmapChange::Started(policy));
@@ -320,8 +320,7 @@ impl ShadowSet {
         let op = self.members[id.index()].state.operation();
         let mut departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
-            // With a bitmap, whoever else is being merged.
-            _ => self.depart(id, Policy::Minicopy, suspect),
+            _ => self.depart(id, Policy::MinicopyOptional, suspect),
         };
         departed.called = true;
         departed.returns = match suspect {
