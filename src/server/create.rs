@@ -198,7 +198,7 @@ fn refuse_in_unit(member: &MemberSetup) -> Result<()> {
     let dir = member.scb.parent().unwrap_or(Path::new("/"));
     match mountpoint::mounted(dir) {
         Ok(Some(on)) if on.fstype == mountpoint::FSTYPE => {
-            let (scb, unit) = (member.scb.display(), on.source.display());
+            let (scb, unit) = (member.scb.display(), on.source.to_string_lossy());
             let text = format!(
                 "{}: {scb} cannot be made where the unit {unit} is mounted",
                 member.name
