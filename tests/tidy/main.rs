@@ -82,7 +82,7 @@ fn tree() -> Vec<(String, String)> {
                 .to_string_lossy()
                 .into_owned();
             let ending = name.rsplit('.').next().unwrap_or_default();
-            let built = path.join("CACHEDIR.TAG").exists() || name == ".git";
+            let built = path.join("CACHEDIR.TAG").exists() || [".git", "target"].contains(&&*name);
             if path.is_dir() && !built {
                 folders.push(path);
             } else if path.is_file() && TEXTS.contains(&ending) {
