@@ -49,7 +49,7 @@ pub(super) fn within<T: Send + 'static>(
 }
 
 /// Begins work on a thread of its own. What comes late is let go of.
-fn begin<T: Send + 'static>(
+pub(super) fn begin<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Receiver<T>> {

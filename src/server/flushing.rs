@@ -5,14 +5,16 @@
 
 use std::sync::Arc;
 
-use super::departure::in_time;
+use super::departure::{PATIENCE, begin};
 use super::lane::Unflushed;
 use super::pipeline::{Errno, Live, Pipeline};
 use super::queued::Flight;
 use super::rescue::{Held, Rescue};
-use super::results::Results;
+use super::results::{Results, given_up};
 use super::run::Runner;
+use crate::io::Storage;
 use crate::set::{MemberId, MemberSet, Outcome};
+use crate::sync::Instant;
 
 /// Called once with what became of a flush, on whatever thread it ended.
 pub(super) type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
@@ -54,13 +56,24 @@ impl Runner {
     /// A flush has failed on every source. Their caches may show what no medium has, until it is evicted: nobody reads that
     /// from now on, so that no copy or merge takes it for what the source has.
     pub(super) fn flush_lost(&self) {
+        self.pipeline.flush_lost();
         let end = self.set.geometry().size().0;
-        for store in self.stores.iter().flatten().map(Arc::clone) {
-            if let Err(error) = in_time("forget", move || store.forget(0, end)) {
+        // Those that hang are asked for nothing; what they have not answered is not known to be lost.
+        let silent = self.pipeline.silent_members();
+        let asked = self.set.writers().without(silent);
+        let stores = asked
+            .iter()
+            .filter_map(|id| self.stores[id.index()].clone());
+        let begin = |store: Arc<dyn Storage>| begin("forget", move || store.forget(0, end));
+        let under_way: Vec<_> = stores.map(begin).collect();
+        let deadline = Instant::now() + PATIENCE;
+        for forgotten in under_way {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = forgotten.and_then(|done| done.recv_timeout(left).map_err(|_| given_up()));
+            if let Err(error) = answer {
                 tracing::warn!(%error, "a cache may show what its medium does not have");
             }
         }
-        self.pipeline.flush_lost();
     }
 }
 

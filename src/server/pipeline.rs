@@ -494,8 +494,10 @@ impl Pipeline {
             return Ok(());
         }
         let (answer, verdict) = bounded(1);
+        // What a repair could not flush is more than what it has written, and lost to those who have written it (I10).
+        let flushed = results.tickets().any(|(_, ticket)| ticket > 0);
         let failure = Failure {
-            range,
+            range: range.filter(|_| !flushed),
             good,
             failed,
             media: results.media,
@@ -507,11 +509,6 @@ impl Pipeline {
             return Ok(());
         }
         let verdict = asked.ok().and_then(|()| verdict.recv().ok());
-        // What a repair could not flush anywhere is lost to those who have written it before (I10).
-        let flushed = results.tickets().any(|(_, ticket)| ticket > 0);
-        if range.is_some() && flushed && verdict != Some(Verdict::Acknowledge) {
-            self.flush_lost();
-        }
         self.lanes.settled(results);
         match verdict {
             Some(Verdict::Acknowledge) => Ok(()),

@@ -112,7 +112,7 @@ impl Pipeline {
         for id in live.view().sources().iter().filter(|id| *id != member) {
             results.good.insert(id);
         }
-        results.media.insert(member);
+        results.blame(member);
         let _ = self.settle(live, Some(range), &results);
     }
 }

@@ -34,6 +34,14 @@ impl Results {
         }
     }
 
+    /// A member has failed by what was found of it; one that is out of reach has not shown anything of its medium.
+    pub(super) fn blame(&mut self, id: MemberId) {
+        let lost = |(member, error): &(_, _)| *member == id && is_out_of_reach(error);
+        if !self.errors.iter().any(lost) {
+            self.media.insert(id);
+        }
+    }
+
     pub(super) fn add_flush(&mut self, id: MemberId, outcome: Result<(), Unflushed>) {
         let outcome = outcome.map_err(|failed| {
             self.tickets.push((id, failed.ticket));

@@ -205,19 +205,19 @@ impl Progress {
 pub struct MergeRest {
     stale: Arc<WriteBitmap>,
     /// What may be stale beside that: steps of older epochs may clear bits that have been set since they have read.
-    doubts: Vec<Arc<WriteBitmap>>,
+    doubt: Option<Arc<WriteBitmap>>,
     progress: Arc<Progress>,
 }
 
 impl MergeRest {
     pub(super) fn new(
         stale: Arc<WriteBitmap>,
-        doubts: Vec<Arc<WriteBitmap>>,
+        doubt: Option<Arc<WriteBitmap>>,
         progress: Arc<Progress>,
     ) -> Self {
         Self {
             stale,
-            doubts,
+            doubt,
             progress,
         }
     }
@@ -225,24 +225,30 @@ impl MergeRest {
     /// Whether some of a range is still to be merged.
     #[must_use]
     pub fn is_stale(&self, range: ByteRange) -> bool {
-        self.stale.is_stale(range) || self.doubts.iter().any(|doubt| doubt.is_stale(range))
+        self.stale.is_stale(range) || self.doubt.as_ref().is_some_and(|d| d.is_stale(range))
     }
 
     /// Whether nothing is still to be merged.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stale.is_empty() && self.doubts.iter().all(|doubt| doubt.is_empty())
+        self.stale.is_empty() && self.doubt.as_ref().is_none_or(|d| d.is_empty())
     }
 
     /// What is still to be merged of these regions.
     pub(super) fn runs_in(&self, regions: Regions) -> Vec<Regions> {
-        if self.doubts.is_empty() {
-            return self.stale.runs_in(regions);
+        let mut runs = self.stale.runs_in(regions);
+        if let Some(doubt) = &self.doubt {
+            runs.extend(doubt.runs_in(regions));
+            runs.sort_by_key(|run| run.first());
         }
-        let all = WriteBitmap::empty(self.stale.geometry());
-        all.absorb(&self.stale);
-        self.doubts.iter().for_each(|doubt| all.absorb(doubt));
-        all.runs_in(regions)
+        let join = |mut joined: Vec<Regions>, run: Regions| {
+            match joined.last_mut() {
+                Some(last) if run.first() <= last.end() => *last = last.join(run),
+                _ => joined.push(run),
+            }
+            joined
+        };
+        runs.into_iter().fold(Vec::new(), join)
     }
 
     /// The counters of the merge.
@@ -629,6 +635,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_doubt_is_still_to_be_merged() {
+        let marks = |regions: &[u64]| {
+            let marked: Vec<_> = regions.iter().map(|at| (65_024 * at, 1)).collect();
+            work(127 * 10, &marked).stale()
+        };
+        let doubt = Some(marks(&[2, 4, 7, 9]));
+        let rest = MergeRest::new(marks(&[1, 4]), doubt, Arc::default());
+        let run = Regions::run;
+        assert_eq!(
+            rest.runs_in(run(0, 10)),
+            [run(1, 3), run(4, 5), run(7, 8), run(9, 10)]
+        );
+        assert_eq!(rest.runs_in(run(5, 7)), []);
+        assert_eq!(rest.runs_in(run(2, 5)), [run(2, 3), run(4, 5)]);
+    }
+
+    #[test]
     fn adjacent_regions_are_joined_up_to_the_budget() {
         let mut work = work(127 * 10, &[(0, 65_024 * 10)]);
         let lengths: Vec<u64> = std::iter::from_fn(|| {
@@ -795,7 +818,7 @@ mod tests {
     #[test]
     fn what_readers_merge_is_done_and_ends_the_copy() {
         let mut work = work(127 * 3 - 5, &[(0, 1), (65_024, 1), (65_024 * 2, 1)]);
-        let rest = MergeRest::new(work.stale(), Vec::new(), work.progress());
+        let rest = MergeRest::new(work.stale(), None, work.progress());
         let mut step = work.next_step(|_| 1).expect("a run");
         assert_eq!(step.parts(), [step.range()]);
         rest.merged(Regions::run(0, 2));
@@ -818,7 +841,7 @@ mod tests {
     #[test]
     fn a_total_holds_what_readers_have_merged_before_the_copy_began() {
         let mut work = work(127 * 3, &[(0, 65_024 * 3)]);
-        MergeRest::new(work.stale(), Vec::new(), work.progress()).merged(Regions::run(1, 2));
+        MergeRest::new(work.stale(), None, work.progress()).merged(Regions::run(1, 2));
         work.begin();
         assert_eq!(work.progress().total_bytes(), 65_024 * 3);
     }

@@ -127,8 +127,8 @@ impl ShadowSet {
             MemberState::Target { op, kind, phase } if kind.is_merge() => {
                 let operation = self.operations.iter().find(|o| o.id == *op);
                 let progress = operation.map(|o| Arc::clone(&o.progress));
-                let (stale, doubts) = (phase.stale(), self.doubts_of(id).cloned().collect());
-                Role::Merging(MergeRest::new(stale, doubts, progress.unwrap_or_default()))
+                let (stale, doubt) = (phase.stale(), self.doubt_of(id).cloned());
+                Role::Merging(MergeRest::new(stale, doubt, progress.unwrap_or_default()))
             }
             MemberState::Target { .. } => Role::CopyTarget,
             _ => Role::Source,
@@ -158,7 +158,7 @@ impl ShadowSet {
         let was_live = self.live.remove(&epoch);
         assert!(was_live, "an epoch retires once");
         self.settle_departures();
-        self.settle_doubts();
+        self.settle_doubt();
         self.settle_joins();
         self.settle_growth();
         self.settle_stall();
@@ -231,7 +231,7 @@ impl ShadowSet {
     /// Has the targets of running copies flushed, so that what they have drained is drained after a crash.
     fn note_drained(&mut self) {
         let noting = |(_, p): &(_, Purpose)| matches!(p, Purpose::Drained(..));
-        if self.closing || !self.doubts.is_empty() || self.flushes.values().any(noting) {
+        if self.closing || self.doubt.is_some() || self.flushes.values().any(noting) {
             return;
         }
         let running = |id: MemberId| match &self.members[id.index()].state {

@@ -179,41 +179,46 @@ impl ShadowSet {
         if super::planted::is(super::planted::Mistake::DoubtCleared) {
             return members;
         }
-        if !members.is_empty() {
-            let (map, until) = (Arc::clone(map), self.epoch);
-            self.doubts.push(Doubt {
-                map,
-                members,
-                until,
-            });
+        match &mut self.doubt {
+            _ if members.is_empty() => {}
+            // A call that does not return may keep it for long, and each flush that fails adds to it.
+            Some(doubt) => {
+                doubt.map.absorb(map);
+                doubt.members = doubt.members.or(members);
+                doubt.until = self.epoch;
+            }
+            None => {
+                let (map, until) = (Arc::clone(map), self.epoch);
+                self.doubt = Some(Doubt {
+                    map,
+                    members,
+                    until,
+                });
+            }
         }
         members
     }
 
     /// What a member may lack beside what its own bitmap says; no copy begins or ends until that has it.
-    pub fn doubts_of(&self, id: MemberId) -> impl Iterator<Item = &Arc<WriteBitmap>> {
-        let of = self.doubts.iter().filter(move |d| d.members.contains(id));
-        of.map(|doubt| &doubt.map)
+    #[must_use]
+    pub fn doubt_of(&self, id: MemberId) -> Option<&Arc<WriteBitmap>> {
+        let doubt = self.doubt.as_ref();
+        doubt.filter(|d| d.members.contains(id)).map(|d| &d.map)
     }
 
     /// Goes on with copies that a doubt holds up, once no step is under way that is older.
-    pub(super) fn settle_doubts(&mut self) {
-        let doubts = std::mem::take(&mut self.doubts);
-        let (over, kept): (Vec<_>, _) = doubts.into_iter().partition(|d| self.is_over(d.until));
-        let any = !over.is_empty();
-        self.doubts = over;
-        self.end_doubts();
-        self.doubts = kept;
-        if any {
-            // Without these doubts.
+    pub(super) fn settle_doubt(&mut self) {
+        let until = self.doubt.as_ref().map(|doubt| doubt.until);
+        if until.is_some_and(|until| self.is_over(until)) {
+            self.end_doubt();
             self.publish();
             self.start_copies();
         }
     }
 
     /// Nothing is under way that could clear the bits.
-    pub(super) fn end_doubts(&mut self) {
-        for doubt in std::mem::take(&mut self.doubts) {
+    pub(super) fn end_doubt(&mut self) {
+        if let Some(doubt) = self.doubt.take() {
             self.lack(&doubt.map, doubt.members);
         }
     }

@@ -370,7 +370,7 @@ impl ShadowSet {
     /// order of the manual), each in the order of their admission.
     pub(super) fn start_copies(&mut self) {
         while !self.closing
-            && self.doubts.is_empty()
+            && self.doubt.is_none()
             && self.running().count() < self.limits.at_once()
         {
             let Some(id) = self.next_queued() else { return };
@@ -473,7 +473,7 @@ impl ShadowSet {
         let unchecked = super::planted::is(super::planted::Mistake::PromoteUnchecked);
         #[cfg(not(debug_assertions))]
         let unchecked = false;
-        if (!work.is_drained() || !self.doubts.is_empty()) && !unchecked {
+        if (!work.is_drained() || self.doubt.is_some()) && !unchecked {
             let phase = Phase::Queued(work);
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();

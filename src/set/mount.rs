@@ -172,7 +172,7 @@ impl ShadowSet {
             intent: Arc::new(WriteBitmap::empty(geometry)),
             mark: Uuid::from_u64_pair(0, from.mark),
             old_intents: Vec::new(),
-            doubts: Vec::new(),
+            doubt: None,
             pace: Pace::new(),
             home: from.home,
             lost: None,

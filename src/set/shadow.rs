@@ -65,7 +65,7 @@ pub struct ShadowSet {
     pub(super) mark: Uuid,
     pub(super) old_intents: Vec<OldIntent>,
     /// What came into doubt while copy steps were under way.
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) doubt: Option<Doubt>,
     pub(super) pace: Pace,
     /// Why bitmaps cannot be kept, when they cannot.
     pub(super) home: Result<(), Refusal>,
@@ -439,7 +439,7 @@ impl ShadowSet {
 
     /// Leaves the bitmaps exact for the next mount: everything is flushed and no request is left.
     fn leave_in_order(&mut self) {
-        self.end_doubts();
+        self.end_doubt();
         for id in self.ids() {
             let absorbed = self.members[id.index()].state.departed_mut();
             let absorbed = absorbed.map(Departed::absorb_seeds);

@@ -66,7 +66,7 @@ impl World {
         self.handle(Event::Limits(limits))?;
         let (still, waiting) = self.copies_of_set();
         let mut members = self.ids();
-        let in_doubt = members.any(|id| self.set.doubts_of(id).next().is_some());
+        let in_doubt = members.any(|id| self.set.doubt_of(id).is_some());
         let closing = self.stopping || self.crashed || in_doubt;
         ensure!(
             closing || waiting == 0 || limits.delayed || still >= self.at_once(),

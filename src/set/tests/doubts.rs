@@ -97,6 +97,26 @@ fn reads_merge_what_is_in_doubt() {
     assert!(view(&effects).unmerged(range).is_none(), "no doubt is left");
 }
 
+/// A call that did not return kept a bitmap of the whole unit for each flush that failed meanwhile.
+#[test]
+fn flushes_that_fail_behind_each_other_leave_one_doubt() {
+    let (mut set, work) = copying();
+    let (stale, both) = (work.stale(), only(0).or(only(1)));
+    let regions = [Regions::run(3, 4), Regions::run(7, 9)];
+    for doubted in regions {
+        set.intent.mark(doubted);
+        let event = flush_fails(&set, both);
+        let _ = set.handle(Moment(1), event);
+    }
+    stale.clear(geometry().regions_of(geometry().whole()));
+    let older: Vec<Epoch> = set.live.iter().copied().collect();
+    for epoch in &older[..older.len() - 1] {
+        assert!(stale.is_empty() && set.doubt.is_some(), "the last steps");
+        let _ = set.handle(Moment(1), Event::Retired(*epoch));
+    }
+    assert!(regions.iter().all(|run| stale.covers(*run)) && set.doubt.is_none());
+}
+
 /// What was drained is noted as durable when no such step is under way.
 #[test]
 fn nothing_is_noted_as_drained_while_a_doubt_stands() {
