@@ -93,14 +93,15 @@ fn range(bed: &Bed) -> ByteRange {
     range.expect("inside")
 }
 
-/// A read repair once flushed past the lane: between its failure and the verdict a flush succeeded on the member.
+/// A read repair once flushed past the lane: between its failure and the verdict a flush succeeded on the member. It counted as a
+/// write of what it had repaired, as if nothing else were lost.
 #[test]
 fn a_read_repair_that_cannot_flush_fails_the_flushes_behind_it() {
     let bed = Bed::new(2);
     let verdict = bed.verdicts.lock().expect("no panic");
     fails_once(&bed);
     bed.pipeline.repair_later(id(1), range(&bed));
-    bed.hears("Failed");
+    bed.hears("Failed flush");
     assert!(failed(&flush(&bed)));
     drop(verdict);
     eventually(|| !failed(&flush(&bed)));

@@ -356,7 +356,14 @@ fn control(inbox: Receiver<Message>, verdicts: Arc<Mutex<()>>) -> Arc<Mutex<Vec<
     std::thread::spawn(move || {
         for message in inbox {
             let (note, answer) = match message {
-                Message::Failed(_, answer) => ("Failed".to_owned(), Some(answer)),
+                Message::Failed(failure, answer) => {
+                    let what = if failure.range.is_some() {
+                        ""
+                    } else {
+                        " flush"
+                    };
+                    (format!("Failed{what}"), Some(answer))
+                }
                 Message::ReadFailed(id, _) => (format!("ReadFailed {}", id.index()), None),
                 Message::Event(event) => (format!("{event:?}"), None),
                 _ => continue,
