@@ -208,6 +208,10 @@ pub(super) fn valid_name(name: &str) -> bool {
     check_name(name).is_ok()
 }
 
+/// Why that is no name of a unit.
+pub(super) const NO_UNIT: &str =
+    "no unit is called `node`: node.toml is the configuration of the node";
+
 /// Whether the name can be that of a unit: `node` is the name of the node's own configuration.
 pub(super) fn valid_unit(name: &str) -> bool {
     valid_name(name) && name != "node"
@@ -327,10 +331,9 @@ impl Source<'_> {
     }
 
     fn unit(&self, name: &Spanned<String>) -> Result<String> {
-        let says = "no unit is called `node`: node.toml is the configuration of the node";
         match self.name(name)? {
             unit if valid_unit(&unit) => Ok(unit),
-            _ => Err(self.wrong(name.span(), says)),
+            _ => Err(self.wrong(name.span(), NO_UNIT)),
         }
     }
 

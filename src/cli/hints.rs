@@ -103,10 +103,6 @@ pub(super) fn translate(code: Code, hint: &str, unit: &str, command: &str) -> St
                  number"
             ),
         },
-        // The other verbs that meet a merge have no policy.
-        Code::MergePending if hint == code.hint() && verb == Some("detach") => {
-            format!("wait: `shadowset wait {unit}`, or use --policy minicopy=optional")
-        }
         Code::MergePending => format!("wait: `shadowset wait {unit}`"),
         Code::NoBitmap => "use --policy minicopy=optional to copy everything".to_owned(),
         Code::ImageChanged | Code::WrongGeneration => {
@@ -147,6 +143,9 @@ fn of_verb(code: Code, verb: &str, object: &str, hint: &str, unit: &str) -> Opti
             "to make room, enlarge the smallest images with `truncate -s`: `shadowset status \
              {unit}` shows the sizes"
         ),
+        ("detach", Code::MergePending) if hint == code.hint() => {
+            format!("wait: `shadowset wait {unit}`, or use --policy minicopy=optional")
+        }
         ("release", Code::InUse) if hint.starts_with("take it out first") => {
             format!("take it out first: `shadowset detach {unit} {object} --policy none`")
         }

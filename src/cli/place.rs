@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::config::{self, valid_name};
+use super::config::{self, NO_UNIT, valid_name};
 use super::system::{self, Running};
 use super::tree::{Tree, nothing_at};
 use crate::error::{Error, Result};
@@ -61,8 +61,7 @@ pub(super) fn config_file(argument: &str) -> Result<PathBuf> {
 }
 
 fn no_unit_of_node() -> Error {
-    let says = "no unit is called `node`: node.toml is the configuration of the node";
-    Error::new(Code::NoSuchFile, says).with_hint("choose another name")
+    Error::new(Code::NoSuchFile, NO_UNIT).with_hint("choose another name")
 }
 
 /// The mounted unit that an argument means: its name, its mount point or its configuration. A name

@@ -59,6 +59,12 @@ pub(super) fn begin<T: Send + 'static>(
     Ok(answer)
 }
 
+/// What has come of work that was begun, by then: several that were begun together have one deadline.
+pub(super) fn until<T>(deadline: Instant, begun: io::Result<Receiver<T>>) -> io::Result<T> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    begun?.recv_timeout(left).map_err(|_| given_up())
+}
+
 /// Gives a lease back: its file is closed.
 fn give_back(lease: Lease) {
     if let Err(error) = in_time("lease", move || drop(lease)) {
@@ -179,9 +185,7 @@ impl Runner {
         let deadline = Instant::now() + PATIENCE;
         let mut stamps = [const { None }; MEMBERS_MAX];
         for (id, member, look) in looks {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let answer = look.and_then(|look| look.recv_timeout(left).map_err(|_| given_up()));
-            match answer.and_then(|stamp| stamp) {
+            match until(deadline, look).and_then(|stamp| stamp) {
                 Ok(stamp) => stamps[id.index()] = Some(stamp),
                 Err(error) => tracing::warn!(member, %error, "its image could not be stamped"),
             }

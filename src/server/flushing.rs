@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::departure::{PATIENCE, begin};
+use super::departure::{PATIENCE, begin, until};
 use super::lane::Unflushed;
 use super::pipeline::{Errno, Live, Pipeline};
 use super::queued::Flight;
 use super::rescue::{Held, Rescue};
-use super::results::{Results, given_up};
+use super::results::Results;
 use super::run::Runner;
 use crate::io::Storage;
 use crate::set::{MemberId, MemberSet, Outcome};
@@ -68,9 +68,7 @@ impl Runner {
         let under_way: Vec<_> = stores.map(begin).collect();
         let deadline = Instant::now() + PATIENCE;
         for forgotten in under_way {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let answer = forgotten.and_then(|done| done.recv_timeout(left).map_err(|_| given_up()));
-            if let Err(error) = answer {
+            if let Err(error) = until(deadline, forgotten) {
                 tracing::warn!(%error, "a cache may show what its medium does not have");
             }
         }

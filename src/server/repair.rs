@@ -156,14 +156,11 @@ fn read_elsewhere(
     let mut tried: MemberSet = [member].into_iter().collect();
     let mut bytes = AlignedBuf::zeroed(range.len() as usize);
     loop {
-        let (permit, now) = (hold.permit()?, hold.now());
-        let planned = permit.live().view().plan_read(range, tried, |_| 0);
+        let planned = hold.permit()?.live().view().plan_read(range, tried, |_| 0);
         let Some(source) = planned else {
             return Ok(None);
         };
-        let read = hold.ask((source, now), |store| {
-            store.read_at(&mut bytes, range.start())
-        })?;
+        let read = hold.ask(source, |store| store.read_at(&mut bytes, range.start()))?;
         if read.is_ok() {
             return Ok(Some(bytes));
         }

@@ -76,7 +76,7 @@ impl<'a> Hold<'a> {
     ) -> Result<io::Result<R>, Stop> {
         let since = self.now();
         loop {
-            match self.ask((id, since), &mut call)? {
+            match self.ask_since((id, since), &mut call)? {
                 Err(error) if is_out_of_reach(&error) && self.pipeline.waits_for(id) => {
                     self.wait_for((id, since))?;
                 }
@@ -99,8 +99,16 @@ impl<'a> Hold<'a> {
         self.permit().map(drop)
     }
 
-    /// Calls a member once, which is waited for since then.
+    /// As [`Self::call`], once.
     pub(super) fn ask<R>(
+        &mut self,
+        id: MemberId,
+        call: impl FnOnce(&dyn Storage) -> io::Result<R>,
+    ) -> Result<io::Result<R>, Stop> {
+        self.ask_since((id, self.now()), call)
+    }
+
+    fn ask_since<R>(
         &mut self,
         (id, since): (MemberId, Time),
         call: impl FnOnce(&dyn Storage) -> io::Result<R>,
@@ -229,8 +237,7 @@ impl Scratch {
             return Ok(None);
         }
         // What cannot be asked for holes has data.
-        let now = hold.now();
-        let found = hold.ask((source, now), |store| store.seek(at, Seek::Data))?;
+        let found = hold.ask(source, |store| store.seek(at, Seek::Data))?;
         let data = found.map_or(at, |data| data.unwrap_or(u64::MAX));
         if data <= at {
             return Ok(None);
@@ -288,8 +295,7 @@ impl Scratch {
         if let Some(known) = self.known.filter(covers) {
             return Ok(known.end);
         }
-        let now = hold.now();
-        let end = hold.ask((source, now), |store| store.seek(at, Seek::Hole))?;
+        let end = hold.ask(source, |store| store.seek(at, Seek::Hole))?;
         let end = end.ok().flatten().filter(|end| *end > at);
         let end = end.unwrap_or(u64::MAX);
         self.known = Some(Data {
@@ -396,7 +402,7 @@ pub(super) fn copy_range(
         }
         let bytes = scratch.room.begin(part);
         let since = hold.now();
-        let read = hold.ask((source, since), |store| store.read_at(bytes, part.start()))?;
+        let read = hold.ask(source, |store| store.read_at(bytes, part.start()))?;
         if let Err(error) = read {
             sources.failed(hold, (source, since), part, &error);
             continue;
