@@ -82,16 +82,18 @@ fn a_journal_that_is_not_in_its_place_yet_is_not_lost() {
     resize(&bed, 12).expect("grown again");
 }
 
-/// It knows of a write that this member has missed, and the older journal in its place does not.
+/// It knows of a write that this member has missed, and the older journal in its place does not; nor does its own block, which
+/// could not be written.
 #[test]
 fn a_mount_that_it_refuses_is_not_decided_by_the_older_journal() {
     let bed = Bed::durable(2, REGION * 4, Durability::Power);
     let obstacle = grow(&bed);
+    let unwritable = Unwritable::new(&bed.setup.members[1].scb);
     let member = "m2".into();
     bed.command(Request::Expel { member }).expect("expelled");
     write(&bed.handle(), REGION, 7);
     let (_dir, setup) = killed(&bed);
-    drop(obstacle);
+    drop((obstacle, unwritable));
     let file = |name: &str| setup.state_dir.join(name);
     std::fs::rename(file("journal.b.away"), file("journal.b")).expect("the older one");
     for path in [&setup.members[0].path, &setup.members[0].scb] {
