@@ -75,7 +75,7 @@ struct Parts {
     /// Whether a member was given up that is a member still, and may write yet.
     given_up: bool,
     /// Then the range stays fenced until its call returns (I4).
-    kept: Option<WritePermit>,
+    kept: Option<Arc<WritePermit>>,
 }
 
 impl Parts {

@@ -44,9 +44,9 @@ pub(super) enum Held {
     /// A look at a member, which nothing waits for. It keeps the epoch, so that no image is locked past it, as long as
     /// the member is not late.
     Look(Guard<Arc<Live>>),
-    /// The request has been answered with an error. Its range stays fenced until the call returns: what comes
+    /// Nobody waits for the request any more. Its range stays fenced until the call returns: what comes
     /// of it must not come behind a later write (I4).
-    Left(WritePermit),
+    Left(Arc<WritePermit>),
     /// Another thread has taken it.
     Nothing,
 }
@@ -82,12 +82,14 @@ pub(super) enum Rescue {
     /// A look at a member that is late.
     Look(#[expect(dead_code, reason = "it is dropped")] Guard<Arc<Live>>),
     /// What was left to a call of a member that has been expelled since.
-    Left(#[expect(dead_code, reason = "it is dropped")] WritePermit),
+    Left(#[expect(dead_code, reason = "it is dropped")] Arc<WritePermit>),
 }
 
 /// A change that has failed everywhere, as far as anybody knows.
 pub(super) struct Failed {
-    live: Arc<Live>,
+    /// Shared with the calls that it is in, which may return before the verdict: until then no copy step may read
+    /// there, since the set goes by that.
+    permit: Arc<WritePermit>,
     range: ByteRange,
     results: Results,
     done: super::change::Changed,
@@ -96,7 +98,7 @@ pub(super) struct Failed {
 
 impl Failed {
     /// What the member is in, and what it has not come to.
-    fn new(mut change: Change, member: MemberId) -> (WritePermit, Self) {
+    fn new(mut change: Change, member: MemberId) -> (Arc<WritePermit>, Self) {
         let rest = change.rest.or(change.queued);
         for id in std::iter::once(member).chain(rest.iter()) {
             change.results.add(id, Err(given_up()));
@@ -104,16 +106,17 @@ impl Failed {
         Self::of(change)
     }
 
-    /// The change keeps its fence in the calls that it is in.
-    pub(super) fn of(change: Change) -> (WritePermit, Self) {
+    /// With its fence for the calls that the change is in.
+    pub(super) fn of(change: Change) -> (Arc<WritePermit>, Self) {
+        let permit = Arc::new(change.permit);
         let failed = Self {
-            live: Arc::clone(change.permit.live()),
+            permit: Arc::clone(&permit),
             range: change.range,
             results: change.results,
             done: change.done,
             _flight: change.flight,
         };
-        (change.permit, failed)
+        (permit, failed)
     }
 }
 
@@ -138,14 +141,14 @@ impl Rescue {
             Self::Unsought(seeking) => seeking.fail(),
             Self::Look(_) | Self::Left(_) => {}
             Self::Failed(Failed {
-                live,
+                permit,
                 range,
                 results,
                 done,
                 _flight,
             }) => {
-                let settled = pipeline.settle(&live, Some(range), &results);
-                drop(live);
+                let settled = pipeline.settle(permit.live(), Some(range), &results);
+                drop(permit);
                 done(settled);
             }
         }
@@ -263,11 +266,11 @@ impl Pipeline {
             Held::Look(live) if members.contains(id) => Fate::Taken(Rescue::Look(live)),
             Held::Step(step) if members.contains(id) => {
                 let (permit, step) = step.leave();
-                Fate::Left(Held::Left(permit), Rescue::Ended(step))
+                Fate::Left(Held::Left(Arc::new(permit)), Rescue::Ended(step))
             }
             Held::Merge(merge) if members.contains(id) => {
                 let (permit, read) = merge.give_up(self);
-                Fate::Left(Held::Left(permit), Rescue::Unread(read))
+                Fate::Left(Held::Left(Arc::new(permit)), Rescue::Unread(read))
             }
             Held::Verify(errand) if members.contains(id) && errand.holds_up_writes() => {
                 Fate::Taken(Rescue::Verify(errand, id, since))

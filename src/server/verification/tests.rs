@@ -571,6 +571,31 @@ fn a_part_that_was_given_up_stays_fenced_until_it_returns() {
     assert_eq!((bed.members[0].first(), bed.members[1].first()), (7, 7));
 }
 
+/// Calls that were given up once freed the range as they returned, and a copy step read there before the set knew what
+/// had failed.
+#[test]
+fn a_write_that_was_given_up_stays_fenced_until_the_verdict() {
+    for later in [&[false][..], &[true], &[true, true]] {
+        let bed = Bed::of(later);
+        bed.members.iter().for_each(|member| member.hang(true));
+        let first = bed.write(0);
+        bed.members.iter().for_each(|member| member.is_called(1));
+        bed.hears("Silent");
+        let verdicts = bed.verdicts.lock().expect("no panic");
+        bed.abort(&[0]);
+        bed.members.iter().for_each(|member| member.hang(false));
+        eventually(|| !bed.pipeline.has_lost_threads() && !bed.pipeline.is_dead());
+        let second = bed.write(0);
+        assert!(second.recv_timeout(Duration::from_secs(1)).is_err());
+        let calls = bed.members.iter().map(|member| member.calls.load(SeqCst));
+        assert!(calls.eq(later.iter().map(|_| 1)), "nobody is asked before");
+        assert!(first.try_recv().is_err(), "there is no verdict yet");
+        drop(verdicts);
+        assert!(first.recv_timeout(SOON).is_ok());
+        assert_eq!(second.recv_timeout(SOON), Ok(Ok(())));
+    }
+}
+
 #[test]
 fn what_cannot_be_done_later_is_waited_for() {
     let bed = Bed::of(&[true, true]);
