@@ -18,6 +18,8 @@ use super::view::Epoch;
 pub(super) struct Doubt {
     pub(super) map: Arc<WriteBitmap>,
     pub(super) members: MemberSet,
+    /// What was being written then, and the requests of those epochs go on to mark.
+    late: Option<Arc<WriteBitmap>>,
     /// The last epoch of such steps.
     until: Epoch,
 }
@@ -36,7 +38,7 @@ impl ShadowSet {
                 .iter()
                 .map(|id| format!("{}: {}", self.members[id.index()].name, failure.reason(id)))
                 .collect();
-            self.failed_everywhere(failure.range, answers.join("; "));
+            self.failed_everywhere(failure.range, (failed, failure.media), answers.join("; "));
             return self.push(Effect::Settle(ticket, Verdict::Fail));
         }
         let reason = |id| failure.reason(id);
@@ -79,7 +81,7 @@ impl ShadowSet {
             return;
         }
         if self.sources.all().without(failed).is_empty() {
-            return self.failed_everywhere(None, "a flush failed".to_owned());
+            return self.failed_everywhere(None, (failed, media), "a flush failed".to_owned());
         }
         if self.expel_all(failed, media, |_| "a flush failed".to_owned()) {
             self.advance();
@@ -112,11 +114,13 @@ impl ShadowSet {
 
     /// No source has the write, or no source could be flushed: members may differ there, and none is
     /// to blame (I13).
-    fn failed_everywhere(&mut self, range: Option<ByteRange>, answers: String) {
+    fn failed_everywhere(
+        &mut self,
+        range: Option<ByteRange>,
+        (failed, media): (MemberSet, MemberSet),
+        answers: String,
+    ) {
         self.push(Effect::Notice(Notice::FailedEverywhere(answers)));
-        if range.is_none() {
-            self.push(Effect::FlushLost);
-        }
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::NoMerge) {
             return;
@@ -128,20 +132,54 @@ impl ShadowSet {
             None => self.lacks_until_retired(&doubt),
         };
         self.lack(&doubt, self.ids().collect());
+        let lost = range.is_none() && self.expel_leaving(failed, media);
         let mut others = self.sources.all();
         others.remove(self.sources.master());
         for id in others.iter() {
             let why = "a request failed on every source";
             self.make_merging(id, &doubt, CopyKind::Minimerge, why);
         }
-        if !others.is_empty() {
+        if lost || !others.is_empty() {
             self.advance();
         }
-        if !copying.is_empty() || !others.is_empty() {
+        if range.is_none() {
+            // Behind the records, which take their time: sources that differ are read until the View is there.
+            self.push(Effect::FlushLost);
+        }
+        if lost || !copying.is_empty() || !others.is_empty() {
             self.publish();
             self.settle_joins();
+            self.settle_departures();
         }
         self.start_copies();
+    }
+
+    /// The images of members that are leaving are not stable (I5), though nobody else is to blame.
+    fn expel_leaving(&mut self, failed: MemberSet, media: MemberSet) -> bool {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::LeaverUnflushed) {
+            return false;
+        }
+        let leaving = |id: &MemberId| self.members[id.index()].state.is_leaving();
+        let leaving: MemberSet = failed.iter().filter(leaving).collect();
+        self.expel_all(leaving, media, |_| "a flush failed".to_owned())
+    }
+
+    /// What a member that leaves in disorder was not flushed of may be lost, and copies and merges may have read that it is
+    /// (fsync(2)): who they are for lacks it. No other copy has it from there, since none ends without a flush of all.
+    pub(super) fn distrust(&mut self) {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::SourceTrusted) {
+            return;
+        }
+        let map = Arc::new(self.doubt(None));
+        let copied = self.lacks_until_retired(&map);
+        if let Some(doubt) = &mut self.doubt {
+            if let Some(late) = doubt.late.replace(Arc::clone(&self.intent)) {
+                doubt.map.absorb(&late);
+            }
+        }
+        self.lack(&map, copied);
     }
 
     /// Those of the members that are no sources may lack these regions, too.
@@ -172,7 +210,9 @@ impl ShadowSet {
     pub(super) fn lacks_until_retired(&mut self, map: &Arc<WriteBitmap>) -> MemberSet {
         let copied_to = |id: &MemberId| {
             let state = &self.members[id.index()].state;
-            state.operation().is_some() || is_with_copier(state)
+            // A read of the unit may still merge who is leaving.
+            let leaving = state.is_leaving() && state.name() != MemberState::Source.name();
+            state.operation().is_some() || is_with_copier(state) || leaving
         };
         let members: MemberSet = self.ids().filter(copied_to).collect();
         #[cfg(debug_assertions)]
@@ -192,6 +232,7 @@ impl ShadowSet {
                 self.doubt = Some(Doubt {
                     map,
                     members,
+                    late: None,
                     until,
                 });
             }
@@ -219,6 +260,9 @@ impl ShadowSet {
     /// Nothing is under way that could clear the bits.
     pub(super) fn end_doubt(&mut self) {
         if let Some(doubt) = self.doubt.take() {
+            if let Some(late) = doubt.late {
+                doubt.map.absorb(&late);
+            }
             self.lack(&doubt.map, doubt.members);
         }
     }

@@ -414,7 +414,14 @@ impl ShadowSet {
             self.park(id, work);
             match end {
                 CopyEnd::Drained => {
-                    self.flush([id].into_iter().collect(), Purpose::Promote(id));
+                    // Of its sources as well: what they have lost by now may have been read.
+                    let members = self.writers();
+                    #[cfg(debug_assertions)]
+                    let members = match super::planted::is(super::planted::Mistake::PromotedAlone) {
+                        true => [id].into_iter().collect(),
+                        false => members,
+                    };
+                    self.flush(members, Purpose::Promote(id));
                 }
                 CopyEnd::Stopped => {}
                 CopyEnd::TargetFailed(reason, media) => {
@@ -447,7 +454,7 @@ impl ShadowSet {
         self.settle_departures();
     }
 
-    /// The target of a drained copy is flushed: it becomes a source, unless bits have come back.
+    /// All members are flushed behind a drained copy: its target becomes a source, unless bits have come back.
     pub(super) fn promote(&mut self, id: MemberId) {
         let finishing = |s: &MemberState| {
             matches!(

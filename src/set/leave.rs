@@ -317,7 +317,12 @@ impl ShadowSet {
     /// Takes a member out because of an error, of its medium when it is `suspect`; all its later writes set
     /// bits instead.
     pub(super) fn expel(&mut self, id: MemberId, reason: &str, suspect: bool) {
-        let op = self.members[id.index()].state.operation();
+        let state = &self.members[id.index()].state;
+        let op = state.operation();
+        // Who is merged is read where it is equal.
+        if op.is_none() || state.is_merging() {
+            self.distrust();
+        }
         let mut departed = match self.take_checked(id, MemberState::is_leaving) {
             MemberState::Leaving(departed) => self.suspected(id, departed, suspect),
             _ => self.depart(id, Policy::MinicopyOptional, suspect),
@@ -524,7 +529,7 @@ impl ShadowSet {
 }
 
 impl MemberState {
-    fn is_leaving(&self) -> bool {
+    pub(super) fn is_leaving(&self) -> bool {
         matches!(self, Self::Leaving(_))
     }
 

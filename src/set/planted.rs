@@ -179,6 +179,12 @@ mistakes! {
     StoppedUndrained,
     /// A copy step under way clears what has come into doubt since it has read.
     DoubtCleared,
+    /// Copies go on by what they have read of a source that is expelled, which may have lost it.
+    SourceTrusted,
+    /// Behind a copy its target alone is flushed, and none of those that it was read from.
+    PromotedAlone,
+    /// A member leaves in good order although a flush that failed everywhere was for its image as well.
+    LeaverUnflushed,
     ;
     /// Nobody waits for a fence.
     FencePassed,

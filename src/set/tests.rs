@@ -172,6 +172,15 @@ fn copies(effects: Vec<Effect>) -> Vec<CopyWork> {
     effects.into_iter().filter_map(work).collect()
 }
 
+/// The last flush that the set has asked for with these effects.
+fn flush_of(effects: &[Effect]) -> crate::set::event::FlushId {
+    let flush = |e: &Effect| match e {
+        Effect::Flush(flush, _) => Some(*flush),
+        _ => None,
+    };
+    effects.iter().rev().find_map(flush).expect("a flush")
+}
+
 /// The newest View.
 fn view(effects: &[Effect]) -> &View {
     fn view(effect: &Effect) -> Option<&View> {

@@ -206,6 +206,7 @@ impl World {
             let ends = self.stopping && departed.is_some_and(Departed::is_with_copier);
             let loose = block >= self.loose_from(*id) || ends;
             let doubted = self.in_maps(self.set.doubt_of(*id).map(|map| &**map), block);
+            let doubted = doubted || self.has_lost(block);
             if loose || doubted || self.is_stale(stale, block) || self.disks[id.index()].changed {
                 continue;
             }

@@ -377,7 +377,7 @@ impl World {
                 step.unread = step.todo.clone();
                 return self.choose_source(at, n);
             }
-            let value = self.disks[source.index()].image.get(block);
+            let value = self.get_for_copy(source, block);
             let step = &mut self.copies[at].steps[n];
             let (_, lacking) = step.unread.pop().unwrap_or_default();
             let lacking = lacking.into_iter().filter(|share| step.shares[*share].good);

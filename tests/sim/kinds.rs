@@ -66,6 +66,7 @@ pub(crate) const KINDS: [Facts; 8] = [
             "expulsion of a running copy target",
             "failed everywhere, then a merge",
             "a failed flush has lost a write",
+            "a copy reads what has lost a write",
             "merge by reading",
             "copy cancelled with steps in flight",
             "detach timed out behind the cut",

@@ -9,6 +9,7 @@ use crate::repairer::Repairing;
 use crate::returned::Returned;
 use crate::silence::Silence;
 use crate::stall::Stall;
+use crate::unflushed::Losses;
 use crate::world::{Checked, Violation, World};
 
 /// An operation on storage.
@@ -96,6 +97,10 @@ pub(crate) struct Ops {
     pub(crate) flush_lost: bool,
     /// Views before this one may have seen what a flush has lost.
     pub(crate) lost_before: Option<Epoch>,
+    /// Members have been in doubt: who reads there compares more than is stale.
+    pub(crate) doubted: bool,
+    /// Writes that get lost.
+    pub(crate) losses: Losses,
     /// The read repair that is under way.
     pub(crate) repair: Option<Repairing>,
     /// Members that do not answer.

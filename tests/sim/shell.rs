@@ -12,6 +12,7 @@ use crate::world::{Asked, Asker, Checked, Flushing, Held, World, ensure, makes};
 
 impl World {
     pub(crate) fn carry_out(&mut self, mut effects: Vec<Effect>) -> Checked {
+        self.ops.doubted |= self.ids().any(|id| self.set.doubt_of(id).is_some());
         if makes!(SettleBeforePersist) {
             effects.sort_by_key(|effect| !matches!(effect, Effect::Settle(..)));
         } else {
@@ -260,6 +261,7 @@ impl World {
         disk.frozen = None;
         (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         disk.unflushed = None;
+        disk.lost.clear();
         let moving = |r: &crate::requests::Request| {
             r.stage == Stage::Move && matches!(r.kind, Kind::Write(_) | Kind::Discard)
         };
@@ -336,7 +338,7 @@ impl World {
                 let total = operation.map(|o| o.progress.total_bytes());
                 let equal = operation.map_or(0, |o| o.progress.equal_bytes());
                 ensure!(equal == 0 || kind.compares(), "operation {op} compares");
-                let exact = self.plan.faults.none() && *end == "done";
+                let exact = self.plan.faults.none() && !self.ops.doubted && *end == "done";
                 let total = total.unwrap_or(*copied_bytes);
                 ensure!(
                     !exact || *copied_bytes + equal == total,
@@ -374,7 +376,7 @@ impl World {
                     ("stall", _) => self.become_quiet()?,
                     ("delete" | "release", _) => self.fresh.clear(),
                     // Copies lack what is merged as well.
-                    ("demand merge", _) => self.promised.clear(),
+                    ("demand merge" | "expel", _) => self.promised.clear(),
                     ("attach", Some(id)) => {
                         let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));
                         ensure!(mini || !asked.minicopy, "no minicopy: {answer:?}");

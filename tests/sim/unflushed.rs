@@ -2,9 +2,39 @@
 //! The server forgets the caches when it is settled who leaves. Up to then each later flush of the member fails as well.
 
 use shadowset::set::{Event, MemberId, MemberSet, MemberState};
+use shadowset::testing::Rng;
 use shadowset::testing::memory::Value;
 
 use crate::world::World;
+
+/// Writes that are lost on their way to a disk before a flush tells of it. They are drawn apart from all else.
+#[derive(Debug)]
+pub(crate) struct Losses {
+    rng: Rng,
+    /// Of the blocks that a copy reads and that are not flushed, per mille.
+    rate: u64,
+}
+
+impl Default for Losses {
+    fn default() -> Self {
+        Self {
+            rng: Rng::new(0),
+            rate: 0,
+        }
+    }
+}
+
+impl Losses {
+    /// Those of a seed with this rate of flushes that fail.
+    pub(crate) fn of(seed: u64, flush: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x10_55e5);
+        let rate = match flush > 0 && rng.chance(250) {
+            true => rng.between(1, 60),
+            false => 0,
+        };
+        Self { rng, rate }
+    }
+}
 
 /// The members of which an event tells that a flush has failed.
 pub(crate) fn unflushed(event: &Event) -> MemberSet {
@@ -18,9 +48,40 @@ pub(crate) fn unflushed(event: &Event) -> MemberSet {
 impl World {
     /// A flush of a member has failed.
     pub(crate) fn note_unflushed(&mut self, id: MemberId) {
+        self.log(format!("{id:?} has lost what was not flushed"));
         let disk = self.disk(id);
         let written = disk.image.written();
         disk.unflushed.get_or_insert(written);
+    }
+
+    /// What a copy reads of a member: a write that is lost is not shown any more. An application that read it as well would
+    /// see an older value; that is between it and the disk.
+    pub(crate) fn get_for_copy(&mut self, id: MemberId, block: usize) -> Value {
+        let disk = &self.disks[id.index()];
+        let (shown, versions) = (disk.image.get(block), disk.image.versions(block, &[]));
+        let now = (versions.len(), versions[0].0);
+        let known = disk.lost.get(&block) == Some(&now);
+        let losses = &mut self.ops.losses;
+        if !known && (self.quiet || now.0 < 2 || losses.rate == 0) {
+            return shown;
+        }
+        if !known && !losses.rng.chance(losses.rate) {
+            return shown;
+        }
+        self.mark("a copy reads what has lost a write");
+        self.log(format!(
+            "a copy reads {} in block {block} of {id:?}, which is lost",
+            now.1
+        ));
+        self.disk(id).lost.insert(block, now);
+        self.note_unflushed(id);
+        now.1
+    }
+
+    /// Whether a source has lost a write of the block, and the set has not heard of that.
+    pub(crate) fn has_lost(&self, block: usize) -> bool {
+        let lost = |id: MemberId| self.disks[id.index()].lost.contains_key(&block);
+        self.set.writers().iter().any(lost)
     }
 
     /// It is settled who leaves. Who does not loses what was not flushed, or it was on the disk all the same; of the others
@@ -30,8 +91,15 @@ impl World {
         if everywhere {
             self.ops.lost_before = self.views.last_key_value().map(|(epoch, _)| *epoch);
         }
-        for id in failed.and(self.set.writers()).iter() {
-            let written = self.disk(id).unflushed.take();
+        let leaving = |id: &MemberId| matches!(self.state(*id), MemberState::Leaving(_));
+        let stays = self
+            .set
+            .writers()
+            .or(failed.iter().filter(leaving).collect());
+        for id in failed.and(stays).iter() {
+            let disk = self.disk(id);
+            disk.lost.clear();
+            let written = disk.unflushed.take();
             if let Some(written) = written.filter(|_| everywhere && self.rng.chance(700)) {
                 self.lose_some(id, written, true);
             }
@@ -40,7 +108,9 @@ impl World {
 
     /// The image of a member that was expelled is let go of, and nobody reads it any more.
     pub(crate) fn lose_closed(&mut self, id: MemberId) {
-        if let Some(written) = self.disk(id).unflushed.take() {
+        let disk = self.disk(id);
+        disk.lost.clear();
+        if let Some(written) = disk.unflushed.take() {
             self.lose_some(id, written, false);
         }
     }

@@ -21,7 +21,7 @@ use crate::limits::first_limits;
 use crate::ops::Ops;
 use crate::plan::Plan;
 use crate::requests::Request;
-use crate::unflushed::unflushed;
+use crate::unflushed::{Losses, unflushed};
 use crate::verifier::Verifies;
 
 pub(crate) const BLOCK: u64 = 512;
@@ -66,6 +66,8 @@ pub(crate) struct Disk {
     pub(crate) bad_flushes: bool,
     /// How much had been written when a flush failed of which the set has not heard.
     pub(crate) unflushed: Option<u64>,
+    /// Blocks of which writes are lost: how many values they have had since the last flush, and the one that is left.
+    pub(crate) lost: BTreeMap<usize, (usize, Value)>,
     /// Somebody else has written it; it stays so until its block says that it is being filled.
     pub(crate) changed: bool,
     /// Its storage control block.
@@ -94,6 +96,7 @@ impl Disk {
             bad_reads: false,
             bad_flushes: false,
             unflushed: None,
+            lost: BTreeMap::new(),
             changed: false,
             scb: None,
             old: None,
@@ -294,6 +297,10 @@ impl World {
             rng,
             turns: Turns::of(seed),
             home: SimHome::new(plan.home.0, plan.home.1),
+            ops: Ops {
+                losses: Losses::of(seed, plan.faults.flush),
+                ..Ops::default()
+            },
             plan,
             geometry,
             disks,
@@ -317,7 +324,6 @@ impl World {
             stopped: false,
             clean: false,
             lineage: crate::crash::first_lineage(),
-            ops: Ops::default(),
             crashed: false,
             power: false,
             before: None,

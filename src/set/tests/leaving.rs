@@ -22,14 +22,6 @@ fn merging() -> ShadowSet {
     begun(beginning(), members.collect())
 }
 
-fn flush_of(effects: &[Effect]) -> crate::set::event::FlushId {
-    let flush = |e: &Effect| match e {
-        Effect::Flush(flush, _) => Some(*flush),
-        _ => None,
-    };
-    effects.iter().rev().find_map(flush).expect("a flush")
-}
-
 /// A detach whose first flush has ended: the member is behind its cut.
 fn behind_the_cut(set: &mut ShadowSet, number: u64) -> Vec<Effect> {
     let detach = Command::Detach {
