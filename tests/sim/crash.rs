@@ -178,6 +178,7 @@ impl World {
             disk.open = true;
             (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
             (disk.unflushed, disk.lost) = (None, BTreeMap::new());
+            disk.leaves.clear();
         }
         self.home.held_back.clear();
         self.growth.held = false;

@@ -589,6 +589,9 @@ impl World {
             let value = self.disks[reader.index()].image.get(block);
             self.trace(&[u64::from(value)]);
             self.loosely_read[block] |= self.is_undurable();
+            if self.shows_lost(at, block, value) {
+                continue;
+            }
             let judged = self.oracle.read(block, value, began, self.now);
             judged.map_err(|text| Violation(format!("I11: read from {reader:?}: {text}")))?;
         }

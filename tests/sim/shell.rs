@@ -262,6 +262,7 @@ impl World {
         (disk.bad_reads, disk.bad_writes, disk.bad_flushes) = (false, false, false);
         disk.unflushed = None;
         disk.lost.clear();
+        disk.leaves.clear();
         let moving = |r: &crate::requests::Request| {
             r.stage == Stage::Move && matches!(r.kind, Kind::Write(_) | Kind::Discard)
         };
@@ -415,6 +416,7 @@ impl World {
     }
 
     fn detached(&mut self, id: MemberId, asked: &Asked, answer: &Answer) -> Checked {
+        self.check_stable(id)?;
         self.freeze(id);
         let bitmap = answer.facts.iter().any(|f| f.0 == "bitmap");
         ensure!(bitmap || !asked.minicopy, "no bitmap: {answer:?}");

@@ -5,7 +5,7 @@ use shadowset::set::{Event, MemberId, MemberSet, MemberState};
 use shadowset::testing::Rng;
 use shadowset::testing::memory::Value;
 
-use crate::world::World;
+use crate::world::{Checked, World, ensure};
 
 /// Writes that are lost on their way to a disk before a flush tells of it. They are drawn apart from all else.
 #[derive(Debug)]
@@ -78,10 +78,35 @@ impl World {
         now.1
     }
 
+    /// I5: nothing of what the image of a member that has left shows is to be lost.
+    pub(crate) fn check_stable(&self, id: MemberId) -> Checked {
+        let disk = &self.disks[id.index()];
+        let lost = disk
+            .leaves
+            .iter()
+            .find(|(block, left)| disk.image.get(*block) != *left);
+        ensure!(
+            lost.is_none(),
+            "I5: {id:?} has left with a cache that shows what it has lost: {lost:?}"
+        );
+        Ok(())
+    }
+
     /// Whether a source has lost a write of the block, and the set has not heard of that.
     pub(crate) fn has_lost(&self, block: usize) -> bool {
         let lost = |id: MemberId| self.disks[id.index()].lost.contains_key(&block);
         self.set.writers().iter().any(lost)
+    }
+
+    /// Whether a request sees what a member of its View has lost, or has been merged by it: that too is between the application
+    /// and the disk.
+    pub(crate) fn shows_lost(&self, at: usize, block: usize, value: Value) -> bool {
+        let view = self.requests[at].view.as_ref();
+        let lost = |id: MemberId| {
+            let left = self.disks[id.index()].lost.get(&block);
+            left.is_some_and(|(_, left)| *left == value)
+        };
+        view.is_some_and(|view| view.writers().iter().any(lost))
     }
 
     /// It is settled who leaves. Who does not loses what was not flushed, or it was on the disk all the same; of the others
@@ -130,7 +155,11 @@ impl World {
                 "lost on m{}: block {block} is {value}",
                 id.index() + 1
             ));
-            self.disk(id).image.lose(block, written, value);
+            match self.state(id) {
+                // Its flush to come has nothing left to write: only then the cache shows what the disk has.
+                MemberState::Leaving(_) => self.disk(id).leaves.push((block, value)),
+                _ => self.disk(id).image.lose(block, written, value),
+            }
             if everywhere {
                 let now = self.now;
                 self.oracle.lost(block, &values, now);

@@ -68,6 +68,8 @@ pub(crate) struct Disk {
     pub(crate) unflushed: Option<u64>,
     /// Blocks of which writes are lost: how many values they have had since the last flush, and the one that is left.
     pub(crate) lost: BTreeMap<usize, (usize, Value)>,
+    /// What will be left of blocks, once its cache is gone, of a member that is leaving.
+    pub(crate) leaves: Vec<(usize, Value)>,
     /// Somebody else has written it; it stays so until its block says that it is being filled.
     pub(crate) changed: bool,
     /// Its storage control block.
@@ -97,6 +99,7 @@ impl Disk {
             bad_flushes: false,
             unflushed: None,
             lost: BTreeMap::new(),
+            leaves: Vec::new(),
             changed: false,
             scb: None,
             old: None,
