@@ -224,10 +224,11 @@ fn judge(hold: &mut Hold<'_>, contents: &[Contents<'_>], at: u64) -> Result<u64,
     Ok(written)
 }
 
-/// Bytes that some members are to get.
+/// Bytes that some members are to get, and who has them.
 struct Job<'a> {
     range: ByteRange,
     bytes: &'a [u8],
+    holder: MemberId,
     members: MemberSet,
 }
 
@@ -246,14 +247,16 @@ fn mend(
         let holder = contents.iter().find(|c| right.contains(c.member));
         let range = difference.range(geometry)?;
         let bytes = &holder?.bytes?[(range.start() - at) as usize..][..range.len() as usize];
+        let holder = holder?.member;
         let members = writers.without(right);
         Some(Job {
             range,
             bytes,
+            holder,
             members,
         })
     };
-    let jobs: Vec<_> = differences.iter().map(job).collect();
+    let mut jobs: Vec<_> = differences.iter().map(job).collect();
     let ends = jobs
         .iter()
         .flatten()
@@ -267,10 +270,17 @@ fn mend(
     let pipeline = hold.pipeline;
     hold.permit(|fenced| pipeline.permit(fenced, span))?;
     let mut results = Results::default();
+    // Who has lost a write that the others still have tells so now, and is not right.
+    let holders = jobs.iter().flatten().map(|job| job.holder).collect();
+    flush(hold, holders, &mut results)?;
+    let wrong = |job: &Job<'_>| results.failed.contains(job.holder);
+    for job in &mut jobs {
+        job.take_if(|job| wrong(job));
+    }
     for job in jobs.iter().flatten() {
         write(hold, job, &mut results)?;
     }
-    flush(hold, &mut results)?;
+    flush(hold, results.good, &mut results)?;
     for job in jobs.iter().flatten() {
         read_back(hold, job, &mut results)?;
     }
@@ -297,9 +307,9 @@ fn write(hold: &mut Hold<'_>, job: &Job<'_>, results: &mut Results) -> Result<()
     Ok(())
 }
 
-/// Flushes the members that were written: each once, on its lane.
-fn flush(hold: &mut Hold<'_>, results: &mut Results) -> Result<(), Stop> {
-    let flushed = hold.pipeline.flush_of(hold.live()?, results.good);
+/// Flushes members, each once, on its lane.
+fn flush(hold: &mut Hold<'_>, members: MemberSet, results: &mut Results) -> Result<(), Stop> {
+    let flushed = hold.pipeline.flush_of(hold.live()?, members);
     results.add_flushed(flushed);
     Ok(())
 }

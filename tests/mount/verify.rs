@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::bed::{Fio, MIB, Plan, Unit, eventually, pause};
+use crate::faults::{Fault, unit};
 use crate::hang::{Frozen, start, with_m2_elsewhere};
 
 /// Bytes of a block.
@@ -142,6 +143,26 @@ fn of_two_members_none_is_guessed() {
     assert_eq!(count(&op, "repaired_blocks"), 1, "{report}");
     assert_eq!(["m1", "m2"].map(|m| unit.checksum(m)), [good; 2]);
     unit.stop_and_compare();
+}
+
+/// It had lost a write that the other one still had: the repair took that from both.
+#[test]
+fn who_cannot_be_flushed_is_not_taken_for_right() {
+    let (unit, named) = unit(2, Fault::Flush);
+    assert_eq!(named, "m2");
+    unit.fill(1);
+    let wanted = unit.sh("sha256sum < $I/m1.img");
+    // No flush of the server's own hears of it before.
+    unit.accepted("set hbmm_rtc 65535");
+    unit.sh("dd if=/dev/urandom of=$D/back.img bs=4k seek=3 count=1 conv=notrunc status=none");
+    Fault::Flush.begin(&unit);
+    let op = unit.accepted("verify repair source=m2").number("operation");
+    eventually("it has left", || unit.state_of("m2") == "expelled");
+    eventually("nobody is left to compare", || {
+        unit.read(&format!("operations/{op}/state")) == "failed\n"
+    });
+    assert_eq!(unit.sh("sha256sum < $I/m1.img"), wanted);
+    Fault::Flush.end(&unit);
 }
 
 #[test]
