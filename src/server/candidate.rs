@@ -26,7 +26,7 @@ use crate::sync::thread;
 const CALLS: Duration = Duration::from_secs(2);
 
 /// An attach as it was typed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wish {
     pub(super) what: String,
     pub(super) name: Option<String>,
@@ -34,6 +34,15 @@ pub(super) struct Wish {
     pub(super) source: Option<String>,
     pub(super) confirm: bool,
     pub(super) dry_run: bool,
+}
+
+/// The attach whose image is being looked at.
+#[derive(Debug)]
+pub(super) struct Looking {
+    ticket: u64,
+    wish: Wish,
+    /// How many stamps had been noted when that began.
+    stamps: u64,
 }
 
 /// What the set knows of a member, for a look at an image.
@@ -317,25 +326,37 @@ impl Runner {
     /// Has the image of an attach looked at; the command goes on when that is done.
     pub(super) fn start_look(&mut self, ticket: &Ticket, wish: Wish) -> Result<(), Refusal> {
         self.give_leases_back();
-        let started = self.look(wish).start(ticket.number(), self);
+        let started = self.look(wish.clone()).start(ticket.number(), self);
         started.map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))?;
-        self.looking = Some(ticket.number());
+        self.looking = Some(Looking {
+            ticket: ticket.number(),
+            wish,
+            stamps: self.stamps,
+        });
         Ok(())
     }
 
     /// Goes on with an attach whose image has been looked at, unless that took too long.
     pub(super) fn looked(&mut self, ticket: u64, looked: Looked) {
-        if self.looking != Some(ticket) {
+        let Some(looking) = self.looking.take_if(|look| look.ticket == ticket) else {
             // It may have taken a flag away, and its image is open. Another look protects all when it is over.
             drop(looked);
             if self.looking.is_none() {
                 self.protect_all();
             }
             return;
-        }
-        self.looking = None;
+        };
         let ticket = Ticket::new(ticket);
+        let outdated = looking.stamps != self.stamps;
         match looked {
+            // A block may have been read before it said that its member has left, which is known by now.
+            Ok(_) if outdated => {
+                drop(looked);
+                match self.start_look(&ticket, looking.wish) {
+                    Ok(()) => return,
+                    Err(refusal) => self.reply(&ticket, Err(refusal)),
+                }
+            }
             Err(refusal) => self.reply(&ticket, Err(refusal)),
             Ok(_) if self.is_undurable() => {
                 let refused = self.refuse_undurable().map(|()| Answer::default());
@@ -354,7 +375,7 @@ impl Runner {
 
     /// Answers a command that the set has not seen yet: its image has not been looked at in time.
     pub(super) fn give_up_look(&mut self, ticket: u64) {
-        if self.looking.take_if(|look| *look == ticket).is_some() {
+        if self.looking.take_if(|look| look.ticket == ticket).is_some() {
             let refusal = Refusal::new(Code::TimedOut, "the image did not answer in time");
             self.reply(&Ticket::new(ticket), Err(refusal));
             self.protect_all();

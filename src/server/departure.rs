@@ -239,6 +239,7 @@ impl Runner {
     /// Keeps the stamp and makes it durable if that can be done.
     fn note_stamp(&mut self, id: MemberId, stamp: Stamp) {
         let member = self.set.members()[id.index()].name.clone();
+        self.stamps += 1;
         let seat = &mut self.seats[id.index()];
         seat.fingerprint = Some(stamp.fingerprint());
         seat.stamp = Some(stamp.clone());

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::Message;
-use super::candidate::Wish;
+use super::candidate::{Looking, Wish};
 use super::copier::Copier;
 use super::departure::in_time;
 use super::growth::Growth;
@@ -62,7 +62,9 @@ pub(super) struct Runner {
     pub(super) queue: VecDeque<(Request, Done)>,
     current: Option<(u64, Instant)>,
     /// The attach whose image is being looked at.
-    pub(super) looking: Option<u64>,
+    pub(super) looking: Option<Looking>,
+    /// Stamps of images that have been noted.
+    pub(super) stamps: u64,
     last_ticket: u64,
     pub(super) speeds: Speeds,
     pub(super) herald: Herald,
@@ -137,6 +139,7 @@ impl Runner {
             queue: VecDeque::new(),
             current: None,
             looking: None,
+            stamps: 0,
             last_ticket: 0,
             speeds: Speeds::default(),
             herald: Herald::default(),

@@ -228,7 +228,8 @@ pub(crate) fn bring_back(unit: &Unit, member: &str, kind: &str) {
         answer.is_ok()
     });
     let answer = answer.expect("it is back");
-    assert_eq!(answer.text("kind"), kind, "{}", answer.0);
+    let why = || unit.read(&format!("members/{member}/reason"));
+    assert_eq!(answer.text("kind"), kind, "{}: {}", answer.0, why());
     unit.finished(answer.number("operation"));
 }
 
