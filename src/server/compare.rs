@@ -270,13 +270,7 @@ fn mend(
     let pipeline = hold.pipeline;
     hold.permit(|fenced| pipeline.permit(fenced, span))?;
     let mut results = Results::default();
-    // Who has lost a write that the others still have tells so now, and is not right.
-    let holders = jobs.iter().flatten().map(|job| job.holder).collect();
-    flush(hold, holders, &mut results)?;
-    let wrong = |job: &Job<'_>| results.failed.contains(job.holder);
-    for job in &mut jobs {
-        job.take_if(|job| wrong(job));
-    }
+    ask_holders(hold, &mut jobs, &mut results)?;
     for job in jobs.iter().flatten() {
         write(hold, job, &mut results)?;
     }
@@ -297,6 +291,20 @@ fn mend(
         Some(_) => Fate::Failed,
     };
     Ok(jobs.iter().map(fate).collect())
+}
+
+/// Flushes those who are taken for right: who has lost a write that the others still have tells so now, and is not.
+fn ask_holders(
+    hold: &mut Hold<'_>,
+    jobs: &mut [Option<Job<'_>>],
+    results: &mut Results,
+) -> Result<(), Stop> {
+    let holders = jobs.iter().flatten().map(|job| job.holder).collect();
+    flush(hold, holders, results)?;
+    for job in jobs {
+        job.take_if(|job| results.failed.contains(job.holder));
+    }
+    Ok(())
 }
 
 fn write(hold: &mut Hold<'_>, job: &Job<'_>, results: &mut Results) -> Result<(), Stop> {

@@ -369,6 +369,20 @@ impl ShadowSet {
     }
 }
 
+/// Bytes and runs of what a bitmap says, and of what it does not cover.
+pub(super) fn extent_of(map: &OwnedBitmap, uncovered: Option<Regions>) -> (u64, u64) {
+    let Some(tail) = uncovered else {
+        return (map.stale_bytes(), map.runs().count() as u64);
+    };
+    #[cfg(debug_assertions)]
+    if super::planted::is(super::planted::Mistake::DryRunMarks) {
+        map.marks().mark(tail);
+    }
+    let whole = map.snapshot();
+    whole.mark(tail);
+    (whole.stale_bytes(), whole.runs().count() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

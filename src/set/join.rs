@@ -8,7 +8,7 @@ use super::copy::{CopyKind, CopyWork, OpId};
 use super::event::{
     Answer, Attach, AttachPolicy, BitmapChange, CopyEnd, Effect, Joiner, Notice, Ticket,
 };
-use super::geometry::Regions;
+use super::grow::extent_of;
 use super::member::{BitmapTag, Departed, Held, Member, MemberId, MemberState, Phase};
 use super::operation::{OPERATIONS_KEPT, OpState, Task};
 use super::pending::Pending;
@@ -552,20 +552,6 @@ impl ShadowSet {
             self.operations.retain(|o| Some(o.id) != oldest);
         }
     }
-}
-
-/// Bytes and runs of what a bitmap says, and of what it does not cover.
-fn extent_of(map: &OwnedBitmap, uncovered: Option<Regions>) -> (u64, u64) {
-    let Some(tail) = uncovered else {
-        return (map.stale_bytes(), map.runs().count() as u64);
-    };
-    #[cfg(debug_assertions)]
-    if super::planted::is(super::planted::Mistake::DryRunMarks) {
-        map.marks().mark(tail);
-    }
-    let whole = map.snapshot();
-    whole.mark(tail);
-    (whole.stale_bytes(), whole.runs().count() as u64)
 }
 
 fn take_bitmap(held: Held) -> Option<OwnedBitmap> {

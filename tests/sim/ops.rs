@@ -111,6 +111,16 @@ pub(crate) struct Ops {
     pub(crate) replaying: bool,
 }
 
+impl Ops {
+    /// With these writes that get lost.
+    pub(crate) fn of(losses: Losses) -> Self {
+        Self {
+            losses,
+            ..Self::default()
+        }
+    }
+}
+
 impl World {
     /// Whether the next operation of this kind is struck.
     pub(crate) fn is_struck(&self, op: Op) -> bool {

@@ -300,10 +300,7 @@ impl World {
             rng,
             turns: Turns::of(seed),
             home: SimHome::new(plan.home.0, plan.home.1),
-            ops: Ops {
-                losses: Losses::of(seed, plan.faults.flush),
-                ..Ops::default()
-            },
+            ops: Ops::of(Losses::of(seed, plan.faults.flush)),
             plan,
             geometry,
             disks,
