@@ -76,7 +76,11 @@ impl ShadowSet {
     }
 
     /// A flush of the set's own failed on some members (I10: never retried).
-    pub(super) fn flush_failed(&mut self, failed: MemberSet, media: MemberSet) {
+    pub(super) fn flush_failed(&mut self, purpose: &Purpose, failed: MemberSet, media: MemberSet) {
+        let failed = match purpose {
+            Purpose::Promote(target) => self.rescue(*target, failed, media),
+            _ => failed,
+        };
         if failed.is_empty() {
             return;
         }
@@ -88,6 +92,29 @@ impl ShadowSet {
             self.publish();
             self.settle_departures();
         }
+    }
+
+    /// Judges the target of a copy that has ended by its own flush, where no source could be flushed: it may be all that
+    /// is left of a unit whose last source is dying. Gives the others that have failed.
+    fn rescue(&mut self, target: MemberId, failed: MemberSet, media: MemberSet) -> MemberSet {
+        if failed.is_empty() || !self.sources.all().without(failed).is_empty() {
+            return failed;
+        }
+        if !failed.contains(target) {
+            // What has been written since is lost to those who have written it, whoever takes over (I10).
+            self.promote(target);
+            if self.sources.all().contains(target) {
+                self.push(Effect::FlushLost);
+            }
+            return failed;
+        }
+        let only: MemberSet = [target].into_iter().collect();
+        if self.expel_all(only, media, |_| "a flush failed".to_owned()) {
+            self.advance();
+            self.publish();
+            self.settle_departures();
+        }
+        failed.without(only)
     }
 
     /// Expels those of `failed` that still take part, of which `media` are suspect; the caller has made sure

@@ -358,7 +358,7 @@ impl ShadowSet {
             return;
         };
         let lost = self.sources.all().without(failed).is_empty();
-        self.flush_failed(self.still_judged(failed, epoch), media);
+        self.flush_failed(&purpose, self.still_judged(failed, epoch), media);
         match purpose {
             Purpose::BeforeCut(ticket) => self.cut(ticket, lost),
             Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),

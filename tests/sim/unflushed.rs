@@ -116,6 +116,9 @@ impl World {
         if everywhere {
             self.ops.lost_before = self.views.last_key_value().map(|(epoch, _)| *epoch);
         }
+        if everywhere {
+            self.take_over(failed);
+        }
         let leaving = |id: &MemberId| matches!(self.state(*id), MemberState::Leaving(_));
         let stays = self
             .set
@@ -127,6 +130,17 @@ impl World {
             let written = disk.unflushed.take();
             if let Some(written) = written.filter(|_| everywhere && self.rng.chance(700)) {
                 self.lose_some(id, written, true);
+            }
+        }
+    }
+
+    /// Who has been filled takes over from sources that could not be flushed, with what it has read of them.
+    fn take_over(&mut self, failed: MemberSet) {
+        for id in failed.without(self.set.writers()).iter() {
+            for (block, (_, value)) in std::mem::take(&mut self.disk(id).lost) {
+                let now = self.now;
+                self.oracle.lost(block, &[value], now);
+                self.unmerged[block].push(value);
             }
         }
     }

@@ -238,6 +238,33 @@ fn all_are_flushed_before_a_target_becomes_a_source() {
     assert!(stale.covers(lost));
 }
 
+/// The last source could be read, and not flushed any more: the copy ended for ever, and each end told all programs of lost writes.
+#[test]
+fn who_is_filled_takes_over_from_sources_that_cannot_be_flushed() {
+    for broken in [false, true] {
+        let mut set = set(1);
+        let mut work = copies(attach(&mut set, new_image("m2"))).remove(0);
+        let step = work.next_step(|_| UNIT).expect("a step");
+        work.finish(step, true);
+        set.intent.mark(Regions::run(3, 4));
+        let drained = Event::CopyEnded(Box::new(work), CopyEnd::Drained);
+        let flush = flush_of(&set.handle(Moment(1), drained));
+        let failed = match broken {
+            true => only(0).or(only(1)),
+            false => only(0),
+        };
+        let effects = set.handle(Moment(1), Event::Flushed(flush, failed, MemberSet::EMPTY));
+        let told = |e: &Effect| matches!(e, Effect::FlushLost);
+        assert!(effects.iter().any(told));
+        let states = set.members().iter().map(|m| m.state.name());
+        let wanted = match broken {
+            true => ["source", "expelled"],
+            false => ["expelled", "source"],
+        };
+        assert_eq!(states.collect::<Vec<_>>(), wanted);
+    }
+}
+
 /// The flush that was to make its image stable succeeded: it had nothing left to write.
 #[test]
 fn a_detach_fails_by_a_flush_that_failed_everywhere() {
