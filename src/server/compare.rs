@@ -301,8 +301,11 @@ fn ask_holders(
 ) -> Result<(), Stop> {
     let holders = jobs.iter().flatten().map(|job| job.holder).collect();
     flush(hold, holders, results)?;
+    // Of who has left since, its lane may have told by then.
+    let pipeline = hold.pipeline;
+    let wrong = |id| results.failed.contains(id) || pipeline.is_gone(id);
     for job in jobs {
-        job.take_if(|job| results.failed.contains(job.holder));
+        job.take_if(|job| wrong(job.holder));
     }
     Ok(())
 }

@@ -264,6 +264,10 @@ impl Runner {
 
     /// Takes a lease on the image of a member that is away, where that was asked for.
     fn lease(&mut self, id: MemberId) {
+        // The look would break it, and count as somebody who opens the image. It ends with another try for all.
+        if self.looking.is_some() {
+            return;
+        }
         let (member, seat) = (&self.set.members()[id.index()], &mut self.seats[id.index()]);
         let away = matches!(
             member.state,
