@@ -116,9 +116,6 @@ impl World {
         if everywhere {
             self.ops.lost_before = self.views.last_key_value().map(|(epoch, _)| *epoch);
         }
-        if everywhere {
-            self.take_over(failed);
-        }
         let leaving = |id: &MemberId| matches!(self.state(*id), MemberState::Leaving(_));
         let stays = self
             .set
@@ -134,12 +131,15 @@ impl World {
         }
     }
 
-    /// Who has been filled takes over from sources that could not be flushed, with what it has read of them.
-    fn take_over(&mut self, failed: MemberSet) {
-        for id in failed.without(self.set.writers()).iter() {
-            for (block, (_, value)) in std::mem::take(&mut self.disk(id).lost) {
-                let now = self.now;
-                self.oracle.lost(block, &[value], now);
+    /// No source could be flushed, of which programs are told. Who has been filled may take over, with what it has read of
+    /// them.
+    pub(crate) fn tell_lost(&mut self, failed: MemberSet) {
+        if failed.is_empty() || !self.sources().without(failed).is_empty() {
+            return;
+        }
+        for id in failed.iter() {
+            for (block, (_, value)) in self.disks[id.index()].lost.clone() {
+                self.oracle.lost(block, &[value], self.now);
                 self.unmerged[block].push(value);
             }
         }

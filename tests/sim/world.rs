@@ -363,6 +363,7 @@ impl World {
         let back = self.failed_before(&event);
         self.note_told(&event);
         let failed = unflushed(&event);
+        self.tell_lost(failed);
         let effects = self.set.handle(now, event);
         self.check_returned(back)?;
         self.carry_out(effects)?;
