@@ -123,6 +123,10 @@ impl World {
             .or(failed.iter().filter(leaving).collect());
         for id in failed.and(stays).iter() {
             let disk = self.disk(id);
+            // Nobody was judged by a flush from before it has come back: the next one tells.
+            if !everywhere && !disk.lost.is_empty() {
+                continue;
+            }
             disk.lost.clear();
             let written = disk.unflushed.take();
             if let Some(written) = written.filter(|_| everywhere && self.rng.chance(700)) {
