@@ -92,10 +92,12 @@ impl World {
         Ok(())
     }
 
-    /// Whether a source has lost a write of the block, and the set has not heard of that.
+    /// Whether a member that is still to be flushed has lost a write of the block, and the set has not heard of that.
     pub(crate) fn has_lost(&self, block: usize) -> bool {
+        let leaving = |id: &MemberId| matches!(self.state(*id), MemberState::Leaving(_));
+        let asked = self.set.writers().or(self.ids().filter(leaving).collect());
         let lost = |id: MemberId| self.disks[id.index()].lost.contains_key(&block);
-        self.set.writers().iter().any(lost)
+        asked.iter().any(lost)
     }
 
     /// Whether a request sees what a member of its View has lost, or has been merged by it: that too is between the application
