@@ -172,16 +172,13 @@ fn a_unit_of_a_tebibyte_with_three_bitmaps_takes_little_memory() {
             file.write_all_at(&[1; 512], at).expect("written");
         }
     }
+    // The pages of the program and its libraries are locked too; how many these are is a matter of the build.
     let status = std::fs::read_to_string(format!("/proc/{}/status", unit.pid()));
-    let resident = status.as_deref().expect("readable").lines();
-    let mut resident = resident.filter_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = resident
-        .next()
-        .expect("a line")
-        .trim()
-        .trim_end_matches(" kB");
+    let own = status.as_deref().expect("readable").lines();
+    let mut own = own.filter_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = own.next().expect("a line").trim().trim_end_matches(" kB");
     let kib: u64 = kib.parse().expect("a number");
-    println!("{kib} KiB resident");
-    assert!(kib < 32 << 10, "{kib} KiB");
+    println!("{kib} KiB of its own");
+    assert!(kib < 28 << 10, "{kib} KiB");
     unit.stop();
 }
