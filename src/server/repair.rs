@@ -94,57 +94,72 @@ impl Pipeline {
             return;
         };
         let mut hold = Hold::new(self, Held::Step(Step::of_nobody(permit, member)));
-        let repaired = rewrite(&mut hold, member, range);
-        let Held::Step(step) = hold.into_held() else {
+        let mut results = Results::default();
+        let repaired = rewrite(&mut hold, (member, range), &mut results);
+        let (Held::Step(step), Ok(repaired)) = (hold.into_held(), repaired) else {
             return;
         };
-        let mut results = match repaired {
-            // Nobody else has it: nothing is known of the member that is worse than of all.
-            Err(_) | Ok(None) => return,
-            Ok(Some(results)) => results,
-        };
-        if results.failed.is_empty() {
+        if !results.failed.is_empty() {
+            let live = step.permit().live();
+            for id in live.view().sources().without(results.failed).iter() {
+                results.good.insert(id);
+            }
+            let _ = self.settle(live, Some(range), &results);
+        }
+        if repaired {
             let repaired = Event::ReadRepaired(member, range);
             let _ = self.messages.send(Message::Event(repaired));
-            return;
         }
-        let live = step.permit().live();
-        for id in live.view().sources().iter().filter(|id| *id != member) {
-            results.good.insert(id);
-        }
-        results.blame(member);
-        let _ = self.settle(live, Some(range), &results);
     }
 }
 
-/// Gives a member what another source has, and reads it back from the medium. Nothing when no other source has it.
+/// Gives a member what another source has, and reads it back from the medium. Says whether it has it now; where nobody
+/// has failed and it has not, nothing is known of the member that is worse than of all.
 fn rewrite(
     hold: &mut Hold<'_>,
-    member: MemberId,
-    range: ByteRange,
-) -> Result<Option<Results>, Stop> {
-    let Some(bytes) = read_elsewhere(hold, member, range)? else {
-        return Ok(None);
+    (member, range): (MemberId, ByteRange),
+    results: &mut Results,
+) -> Result<bool, Stop> {
+    let Some((source, bytes)) = read_elsewhere(hold, member, range)? else {
+        return Ok(false);
     };
-    let mut results = Results::default();
+    // Who has lost a write that the member may still have tells so now: its old contents would be all there is.
+    let sources = hold.permit()?.live().view().sources();
+    results.add_flushed(hold.flush(sources.without(hold.pipeline().gone()))?);
+    let told = |id| results.failed.contains(id) || hold.pipeline().is_gone(id);
+    if told(source) || told(member) {
+        return Ok(false);
+    }
     let written = hold.call(member, |store| store.write_at(&bytes, range.start()))?;
     if written.as_ref().is_err_and(is_out_of_reach) {
         // It says nothing of its medium, and was given up meanwhile.
-        return Ok(None);
+        return Ok(false);
     }
     results.add(member, written);
     results.add_flushed(hold.flush(results.good)?);
-    if !results.good.is_empty() {
-        let mut back = AlignedBuf::zeroed(bytes.len());
-        let read = hold.call(member, |store| {
-            store.forget(range.start(), range.len());
-            store.read_at(&mut back, range.start())
-        })?;
-        let differs = || io::Error::other("it reads other bytes than were written");
-        let same = read.and_then(|()| (*back == *bytes).then_some(()).ok_or_else(differs));
-        results.add(member, same);
+    if results.good.contains(member) {
+        results.add(member, read_back(hold, (member, range), &bytes)?);
     }
-    Ok(Some(results))
+    let repaired = results.good.contains(member);
+    if !repaired {
+        results.blame(member);
+    }
+    Ok(repaired)
+}
+
+/// Whether a member has these bytes on its medium.
+fn read_back(
+    hold: &mut Hold<'_>,
+    (member, range): (MemberId, ByteRange),
+    bytes: &[u8],
+) -> Result<io::Result<()>, Stop> {
+    let mut back = AlignedBuf::zeroed(bytes.len());
+    let read = hold.call(member, |store| {
+        store.forget(range.start(), range.len());
+        store.read_at(&mut back, range.start())
+    })?;
+    let differs = || io::Error::other("it reads other bytes than were written");
+    Ok(read.and_then(|()| (*back == *bytes).then_some(()).ok_or_else(differs)))
 }
 
 /// What another source has in a range, if one can read it.
@@ -152,7 +167,7 @@ fn read_elsewhere(
     hold: &mut Hold<'_>,
     member: MemberId,
     range: ByteRange,
-) -> Result<Option<AlignedBuf>, Stop> {
+) -> Result<Option<(MemberId, AlignedBuf)>, Stop> {
     let mut tried: MemberSet = [member].into_iter().collect();
     let mut bytes = AlignedBuf::zeroed(range.len() as usize);
     loop {
@@ -162,7 +177,7 @@ fn read_elsewhere(
         };
         let read = hold.ask(source, |store| store.read_at(&mut bytes, range.start()))?;
         if read.is_ok() {
-            return Ok(Some(bytes));
+            return Ok(Some((source, bytes)));
         }
         tried.insert(source);
     }

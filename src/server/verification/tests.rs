@@ -41,6 +41,8 @@ pub(in crate::server) struct Memory {
     hangs: Mutex<bool>,
     goes_on: Condvar,
     calls: AtomicUsize,
+    /// So many first calls are answered, hang or not.
+    answers: AtomicUsize,
     cannot_read: AtomicBool,
     /// So many reads and writes to come find it out of reach.
     blips: AtomicUsize,
@@ -63,7 +65,9 @@ impl Memory {
     }
 
     fn answer(&self) {
-        self.calls.fetch_add(1, SeqCst);
+        if self.calls.fetch_add(1, SeqCst) < self.answers.load(SeqCst) {
+            return;
+        }
         let hangs = self.hangs.lock().expect("no panic");
         let waited = self.goes_on.wait_while(hangs, |hangs| *hangs);
         drop(waited.expect("no panic"));
@@ -465,13 +469,15 @@ fn a_member_that_only_reads_ask_is_noticed_too() {
 fn a_read_repair_that_hangs_keeps_its_fence() {
     let bed = Bed::new(2);
     let range = bed.pipeline.geometry().clip(Bytes(0), Bytes(4096));
+    // The flush before it.
+    bed.members[1].answers.store(1, SeqCst);
     bed.members[1].hang(true);
     bed.pipeline.repair_later(id(1), range.expect("inside"));
-    bed.members[1].is_called(1);
+    bed.members[1].is_called(2);
     bed.hears("Silent");
     let written = bed.write(0);
     assert!(written.recv_timeout(Duration::from_secs(1)).is_err());
-    assert_eq!(bed.members[1].calls.load(SeqCst), 1);
+    assert_eq!(bed.members[1].calls.load(SeqCst), 2);
     bed.members[1].hang(false);
     assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
     assert_eq!((bed.members[0].first(), bed.members[1].first()), (7, 7));
@@ -793,13 +799,46 @@ fn a_copy_waits_for_a_member_that_is_out_of_reach() {
 /// It was expelled at once, for a fault of its medium.
 #[test]
 fn a_read_repair_blames_nobody_who_is_out_of_reach() {
-    let bed = Bed::new(2);
+    // An abort holds: nobody looks who answers again.
+    let bed = Bed::unwatched(&[false; 2]);
     bed.members[1].blips.store(usize::MAX, SeqCst);
-    bed.pipeline.give_up(id(1));
+    bed.abort(&[1]);
     let range = first_page(&bed);
     bed.pipeline.repair_later(id(1), range);
-    bed.members[1].is_called(1);
+    // Behind a flush.
+    bed.members[1].is_called(2);
     // Behind the repair.
     drop(bed.pipeline.enter(range));
     assert!(!bed.has_heard_by_now("Failed"));
+}
+
+/// What it had before a write that it lost was written over what the other one still had.
+#[test]
+fn a_read_repair_takes_nothing_from_who_cannot_be_flushed_or_has_left() {
+    for leaves in [false, true] {
+        let bed = Bed::new(2);
+        bed.members[1].bytes.lock().expect("no panic")[..4096].fill(9);
+        bed.members[0].fails_flush.store(!leaves, SeqCst);
+        if leaves {
+            bed.pipeline.give_up(id(0));
+        }
+        bed.pipeline.repair_later(id(1), first_page(&bed));
+        bed.members[0].is_called(1);
+        // Behind the repair.
+        drop(bed.pipeline.enter(first_page(&bed)));
+        assert_eq!(bed.has_heard_by_now("Failed flush"), !leaves);
+        assert!(!bed.has_heard("ReadRepaired"));
+        assert_eq!(bed.members[1].first(), 9);
+    }
+}
+
+/// It is read back, and told of.
+#[test]
+fn a_read_repair_gives_a_member_what_the_other_one_has() {
+    let bed = Bed::new(2);
+    bed.members[1].bytes.lock().expect("no panic")[..4096].fill(9);
+    bed.pipeline.repair_later(id(1), first_page(&bed));
+    bed.hears("ReadRepaired");
+    assert!(!bed.has_heard("Failed"));
+    assert_eq!(bed.members[1].first(), 1);
 }
