@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::bitmap::WriteBitmap;
 use super::copy::{MergeRest, OpId};
 use super::event::{Effect, Notice};
-use super::member::{BitmapId, BitmapTag, MemberId, MemberState, Phase, Policy};
+use super::member::{BitmapId, BitmapTag, MemberId, MemberSet, MemberState, Phase, Policy};
 use super::record::{BitmapKind, BitmapRecord, HomeChange};
 use super::shadow::{Purpose, ShadowSet};
 use super::view::{Epoch, Role, Seat, View};
@@ -31,6 +31,8 @@ pub(super) struct Pace {
     pause: u32,
     ticks: u32,
     before: u64,
+    /// No source could be flushed for the intents of the past: they wait for the next beat.
+    rests: bool,
 }
 
 impl Pace {
@@ -39,6 +41,7 @@ impl Pace {
             pause: 1,
             ticks: 0,
             before: 0,
+            rests: false,
         }
     }
 
@@ -128,7 +131,8 @@ impl ShadowSet {
                 let operation = self.operations.iter().find(|o| o.id == *op);
                 let progress = operation.map(|o| Arc::clone(&o.progress));
                 let (stale, doubt) = (phase.stale(), self.doubt_of(id).cloned());
-                Role::Merging(MergeRest::new(stale, doubt, progress.unwrap_or_default()))
+                let (progress, alike) = (progress.unwrap_or_default(), self.alike.clone());
+                Role::Merging(MergeRest::new(stale, doubt, progress, alike))
             }
             MemberState::Target { .. } => Role::CopyTarget,
             _ => Role::Source,
@@ -178,6 +182,7 @@ impl ShadowSet {
 
     /// Drives on what was begun: flushes for intents of the past and for what copies have drained.
     pub(super) fn beat(&mut self) {
+        self.pace.rests = false;
         self.trim_intents();
         self.note_drained();
     }
@@ -198,8 +203,17 @@ impl ShadowSet {
                 .into_iter()
                 .for_each(|through| self.forget_intents(through));
         }
-        if let Some(through) = over.filter(|_| !busy && !self.closing) {
-            self.flush(self.writers(), Purpose::Trim(through));
+        if let Some(through) = over.filter(|_| !busy && !self.closing && !self.pace.rests) {
+            self.flush(self.unflushed(), Purpose::Trim(through));
+        }
+    }
+
+    /// The writes of past epochs are flushed, or some member has failed. A last source whose every flush fails would be asked
+    /// again at once, before each flush of a copy that is to take over from it.
+    pub(super) fn trimmed(&mut self, through: Epoch, failed: MemberSet, lost: bool) {
+        self.pace.rests |= lost;
+        if failed.is_empty() {
+            self.forget_intents(through);
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Doubt {
     pub(super) map: Arc<WriteBitmap>,
     pub(super) members: MemberSet,
     /// What was being written then, and the requests of those epochs go on to mark.
-    late: Option<Arc<WriteBitmap>>,
+    late: Vec<Arc<WriteBitmap>>,
     /// The last epoch of such steps.
     until: Epoch,
 }
@@ -202,18 +202,43 @@ impl ShadowSet {
         let map = Arc::new(self.doubt(None));
         let copied = self.lacks_until_retired(&map);
         if let Some(doubt) = &mut self.doubt {
-            if let Some(late) = doubt.late.replace(Arc::clone(&self.intent)) {
-                doubt.map.absorb(&late);
+            // A write may have been on its way into an epoch that is over as soon as it has ended.
+            let olds = self.old_intents.iter().map(|old| &old.map);
+            #[cfg(debug_assertions)]
+            let olds = olds.filter(|_| !super::planted::is(super::planted::Mistake::LateForgotten));
+            for intent in olds.chain([&self.intent]) {
+                if !doubt.late.iter().any(|late| Arc::ptr_eq(late, intent)) {
+                    doubt.late.push(Arc::clone(intent));
+                }
             }
         }
         self.lack(&map, copied);
+    }
+
+    /// As [`Self::distrust`], if a member leaves and is not flushed.
+    pub(super) fn distrust_leavers(&mut self) {
+        if self.members.iter().any(|m| m.state.is_leaving()) {
+            self.distrust_leaver();
+        }
+    }
+
+    /// As [`Self::distrust`], of a source that leaves and is not flushed for that any more.
+    pub(super) fn distrust_leaver(&mut self) {
+        #[cfg(debug_assertions)]
+        if super::planted::is(super::planted::Mistake::LeaverBelieved) {
+            return;
+        }
+        self.distrust();
     }
 
     /// Those of the members that are no sources may lack these regions, too.
     pub(super) fn lack(&mut self, doubt: &Arc<WriteBitmap>, members: MemberSet) {
         for id in members.iter() {
             let map = match &self.members[id.index()].state {
-                MemberState::Target { phase, .. } => Some(phase.stale()),
+                MemberState::Target { phase, .. } => {
+                    self.alike.remove(id);
+                    Some(phase.stale())
+                }
                 // It may have taken the write before it left, and lose its seeds after a flush.
                 #[cfg(debug_assertions)]
                 MemberState::Leaving(_)
@@ -259,7 +284,7 @@ impl ShadowSet {
                 self.doubt = Some(Doubt {
                     map,
                     members,
-                    late: None,
+                    late: Vec::new(),
                     until,
                 });
             }
@@ -287,9 +312,7 @@ impl ShadowSet {
     /// Nothing is under way that could clear the bits.
     pub(super) fn end_doubt(&mut self) {
         if let Some(doubt) = self.doubt.take() {
-            if let Some(late) = doubt.late {
-                doubt.map.absorb(&late);
-            }
+            doubt.late.iter().for_each(|late| doubt.map.absorb(late));
             self.lack(&doubt.map, doubt.members);
         }
     }
@@ -349,6 +372,7 @@ impl ShadowSet {
             self.sources.master(),
             "I13: the master is what others are made equal to"
         );
+        self.alike.remove(id);
         let removed = self.sources.remove(id);
         assert!(removed.is_ok(), "I2: the master stays");
         let map = WriteBitmap::empty(self.geometry);

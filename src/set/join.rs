@@ -415,7 +415,7 @@ impl ShadowSet {
             match end {
                 CopyEnd::Drained => {
                     // Of its sources as well: what they have lost by now may have been read.
-                    let members = self.writers();
+                    let members = self.unflushed();
                     #[cfg(debug_assertions)]
                     let members = match super::planted::is(super::planted::Mistake::PromotedAlone) {
                         true => [id].into_iter().collect(),

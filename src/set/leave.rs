@@ -236,7 +236,7 @@ impl ShadowSet {
             if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) {
                 return self.left(id, MemberSet::EMPTY, MemberSet::EMPTY);
             }
-            let mut members = self.writers();
+            let mut members = self.unflushed();
             members.insert(id);
             self.flush(members, Purpose::Leave(id));
         }
@@ -508,6 +508,7 @@ impl ShadowSet {
     fn take_back(&mut self, id: MemberId, attaching: bool) {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
+                self.distrust_leaver();
                 for change in departed.absorb_seeds() {
                     self.push_home(change);
                 }

@@ -183,6 +183,12 @@ mistakes! {
     SourceTrusted,
     /// Behind a copy its target alone is flushed, and none of those that it was read from.
     PromotedAlone,
+    /// Copies end beside a source that is leaving, which they were read from, and it is not flushed.
+    LeaverTrusted,
+    /// A source that has not become stable is filled again, or the unit stopped, as if it had lost nothing.
+    LeaverBelieved,
+    /// Of what is in doubt the marks are forgotten that requests of old epochs make later.
+    LateForgotten,
     /// A member leaves in good order although a flush that failed everywhere was for its image as well.
     LeaverUnflushed,
     ;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::alike::Alike;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::epochs::{OldIntent, Pace};
@@ -74,6 +75,7 @@ pub struct ShadowSet {
     /// Flushes under way, with the epoch in which they began.
     pub(super) flushes: BTreeMap<FlushId, (Epoch, Purpose)>,
     /// The epochs in which members have come back.
+    pub(super) alike: Alike,
     pub(super) joined: BTreeMap<MemberId, Epoch>,
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,
@@ -364,11 +366,7 @@ impl ShadowSet {
             Purpose::BeforeGrowth(ticket) => self.prepare_growth(ticket, lost),
             Purpose::Stall(ticket) => self.become_quiet(ticket, lost),
             Purpose::Leave(member) => self.left(member, failed, media),
-            Purpose::Trim(through) => {
-                if failed.is_empty() {
-                    self.forget_intents(through);
-                }
-            }
+            Purpose::Trim(through) => self.trimmed(through, failed, lost),
             Purpose::Drained(op, left) => {
                 if failed.is_empty() {
                     self.drained(op, *left);
@@ -439,6 +437,7 @@ impl ShadowSet {
 
     /// Leaves the bitmaps exact for the next mount: everything is flushed and no request is left.
     fn leave_in_order(&mut self) {
+        self.distrust_leavers();
         self.end_doubt();
         for id in self.ids() {
             let absorbed = self.members[id.index()].state.departed_mut();

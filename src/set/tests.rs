@@ -6,6 +6,7 @@ mod checked;
 mod doubts;
 mod growth;
 mod judged;
+mod leavers;
 mod leaving;
 mod mounting;
 mod rounds;

@@ -10,7 +10,7 @@ use crate::set::operation::OpState;
 use crate::set::record::HomeChange;
 
 /// An application has written; none of the sources could be flushed.
-fn flush_fails(set: &ShadowSet, sources: MemberSet) -> Event {
+pub(super) fn flush_fails(set: &ShadowSet, sources: MemberSet) -> Event {
     let failure = Failure {
         range: None,
         good: MemberSet::EMPTY,
@@ -23,7 +23,7 @@ fn flush_fails(set: &ShadowSet, sources: MemberSet) -> Event {
 }
 
 /// Two sources, and the copy to a third.
-fn copying() -> (ShadowSet, CopyWork) {
+pub(super) fn copying() -> (ShadowSet, CopyWork) {
     let mut set = set(2);
     let effects = attach(&mut set, new_image("m3"));
     let work = copies(effects).remove(0);
@@ -31,7 +31,7 @@ fn copying() -> (ShadowSet, CopyWork) {
 }
 
 /// The epochs before this one that are not over.
-fn older(set: &ShadowSet) -> Vec<Epoch> {
+pub(super) fn older(set: &ShadowSet) -> Vec<Epoch> {
     let older = set.live.iter().copied();
     older.filter(|epoch| *epoch < set.epoch).collect()
 }
