@@ -329,11 +329,21 @@ impl World {
     fn choose_source(&mut self, at: usize, n: usize) -> Checked {
         let turn = self.rng.member();
         let step = &mut self.copies[at].steps[n];
-        let Some(view) = &step.view else {
+        let Some(view) = step.view.clone() else {
             return Ok(());
         };
         let cost = |id: MemberId| u64::from(id.index() as u64 == turn);
         step.source = view.plan_read(step.range, step.tried, cost);
+        if step.source.is_none() {
+            let targets = step.shares.iter().map(|s| s.target).collect();
+            let blocks: Vec<usize> = step.todo.iter().map(|todo| todo.0).collect();
+            if self.mend(&view, targets, &blocks)? {
+                let step = &mut self.copies[at].steps[n];
+                step.tried = MemberSet::EMPTY;
+                step.source = view.plan_read(step.range, step.tried, cost);
+            }
+        }
+        let step = &mut self.copies[at].steps[n];
         if step.source.is_none() {
             let ops: Vec<OpId> = step.shares.iter().map(|s| s.op).collect();
             (0..ops.len()).for_each(|share| step.give_up(share));

@@ -397,6 +397,8 @@ impl World {
                 }
                 if late && asked.word == "detach" && refusal.text.contains("stable") {
                     self.mark("detach timed out behind the cut");
+                    // Copies lack what that member may have lost.
+                    self.promised.clear();
                 }
                 if asked.word == "detach" && asked.source && !io && !self.stopping {
                     self.check_not_detached(asked.member, late)?;

@@ -5,7 +5,10 @@ use shadowset::set::{Event, MemberId, MemberSet, MemberState};
 use shadowset::testing::Rng;
 use shadowset::testing::memory::Value;
 
-use crate::world::{Checked, World, ensure};
+use crate::world::{Asker, Checked, World, ensure};
+
+/// How many times as often a member that is leaving loses a write as any other.
+const LEAVING: u64 = 16;
 
 /// Writes that are lost on their way to a disk before a flush tells of it. They are drawn apart from all else.
 #[derive(Debug)]
@@ -60,12 +63,15 @@ impl World {
         let disk = &self.disks[id.index()];
         let (shown, versions) = (disk.image.get(block), disk.image.versions(block, &[]));
         let now = (versions.len(), versions[0].0);
+        let leaving = self.has_been_flushed_to_leave(id);
         let known = disk.lost.get(&block) == Some(&now);
         let losses = &mut self.ops.losses;
         if !known && (self.quiet || now.0 < 2 || losses.rate == 0) {
             return shown;
         }
-        if !known && !losses.rng.chance(losses.rate) {
+        // Few steps read who is leaving.
+        let often = if leaving { LEAVING } else { 1 };
+        if !known && !losses.rng.chance(losses.rate * often) {
             return shown;
         }
         self.mark("a copy reads what has lost a write");
@@ -76,6 +82,20 @@ impl World {
         self.disk(id).lost.insert(block, now);
         self.note_unflushed(id);
         now.1
+    }
+
+    /// Whether a member leaves, or will behind the flush that has just ended well.
+    fn has_been_flushed_to_leave(&self, id: MemberId) -> bool {
+        let asked = |asker: &Asker| match asker {
+            Asker::Command(asked) => asked.word == "detach" && asked.member == Some(id),
+            _ => false,
+        };
+        let flushed = || {
+            let mut under_way = self.flushes.iter().flat_map(|flush| &flush.covers);
+            under_way.all(|(member, _)| *member != id)
+        };
+        matches!(self.state(id), MemberState::Leaving(_))
+            || self.tickets.values().any(asked) && flushed()
     }
 
     /// I5: nothing of what the image of a member that has left shows is to be lost.

@@ -180,7 +180,7 @@ mod mistakes {
         (Mistake::NoRetirement, "departures"),
         (Mistake::NoSeed, "departures"),
         (Mistake::NoFence, "departures"),
-        (Mistake::SkipTarget, "departures"),
+        (Mistake::SkipTarget, "returns"),
         (Mistake::TrimWithoutFlush, "departures"),
         (Mistake::LeaveWithoutFlush, "departures"),
         (Mistake::MemoryBitFirst, "departures"),
