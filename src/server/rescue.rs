@@ -203,7 +203,7 @@ impl Sweep {
                 Fate::Taken(Rescue::Step(step))
             }
             Held::Left(permit) if gone => Fate::Taken(Rescue::Left(permit)),
-            Held::Verify(errand) if gone || slow && errand.holds_up_writes() => {
+            Held::Verify(errand) if gone || slow && errand.is_held_needlessly() => {
                 Fate::Taken(Rescue::Verify(errand, member, since))
             }
             held => Fate::Stays(held),
@@ -272,8 +272,13 @@ impl Pipeline {
                 let (permit, read) = merge.give_up(self);
                 Fate::Left(Held::Left(Arc::new(permit)), Rescue::Unread(read))
             }
-            Held::Verify(errand) if members.contains(id) && errand.holds_up_writes() => {
-                Fate::Taken(Rescue::Verify(errand, id, since))
+            Held::Verify(errand) if members.contains(id) => {
+                let (permit, errand) = errand.leave();
+                let rescue = Rescue::Verify(errand, id, since);
+                match permit {
+                    Some(permit) => Fate::Left(Held::Left(Arc::new(permit)), rescue),
+                    None => Fate::Taken(rescue),
+                }
             }
             held => Fate::Stays(held),
         });

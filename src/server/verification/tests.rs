@@ -23,7 +23,7 @@ use crate::set::{ByteRange, Bytes, Verdict};
 const SIZE: u64 = 1 << 20;
 /// Bytes of which a slow member makes zeros in a call.
 const PART: u64 = 8 << 10;
-const SOON: Duration = Duration::from_secs(30);
+pub(in crate::server) const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until something is so; some of it takes its ten seconds.
 pub(in crate::server) fn eventually(so: impl Fn() -> bool) {
@@ -37,12 +37,12 @@ pub(in crate::server) fn eventually(so: impl Fn() -> bool) {
 /// A member in memory.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Memory {
-    bytes: Mutex<Vec<u8>>,
+    pub(in crate::server) bytes: Mutex<Vec<u8>>,
     hangs: Mutex<bool>,
     goes_on: Condvar,
     calls: AtomicUsize,
     /// So many first calls are answered, hang or not.
-    answers: AtomicUsize,
+    pub(in crate::server) answers: AtomicUsize,
     cannot_read: AtomicBool,
     /// So many reads and writes to come find it out of reach.
     blips: AtomicUsize,
@@ -90,7 +90,7 @@ impl Memory {
         Some(len.min(PART))
     }
 
-    fn first(&self) -> u8 {
+    pub(in crate::server) fn first(&self) -> u8 {
         self.bytes.lock().expect("no panic")[0]
     }
 
@@ -208,7 +208,7 @@ impl Bed {
     }
 
     /// The same, and nobody watches.
-    fn unwatched(later: &[bool]) -> Self {
+    pub(in crate::server) fn unwatched(later: &[bool]) -> Self {
         let view = view_of(later.len());
         let member = |later: &bool| {
             Arc::new_cyclic(|this| Memory {
@@ -240,7 +240,7 @@ impl Bed {
         [0, 1].map(|at| self.members[at].calls.load(SeqCst))
     }
 
-    fn has_heard(&self, what: &str) -> bool {
+    pub(in crate::server) fn has_heard(&self, what: &str) -> bool {
         let heard = self.heard.lock().expect("no panic");
         heard.iter().any(|heard| heard.starts_with(what))
     }
@@ -264,7 +264,7 @@ impl Bed {
         member
     }
 
-    fn write(&self, at: u64) -> Receiver<Result<(), Errno>> {
+    pub(in crate::server) fn write(&self, at: u64) -> Receiver<Result<(), Errno>> {
         let (pipeline, (done, written)) = (Arc::clone(&self.pipeline), unbounded());
         let tell = move |outcome| {
             let _ = done.send(outcome);
@@ -304,7 +304,7 @@ impl Bed {
         self.pipeline.publish(Live::new(view, &stores, messages));
     }
 
-    fn abort(&self, places: &[usize]) {
+    pub(in crate::server) fn abort(&self, places: &[usize]) {
         let members = places.iter().filter_map(|at| MemberId::new(*at));
         self.pipeline.abort(members.collect());
     }
