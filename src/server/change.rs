@@ -304,6 +304,15 @@ impl Pipeline {
         Flushed { all, lost }
     }
 
+    /// Takes those of the sources for good on which nothing has failed, also those that were not asked; of them not who
+    /// is not even tried. Says whether any source is good.
+    pub(super) fn trust(&self, sources: MemberSet, results: &mut Results) -> bool {
+        let others = sources.without(results.failed);
+        let tried = others.iter().filter(|id| !self.is_lost(*id));
+        tried.for_each(|id| results.good.insert(id));
+        !results.good.and(sources).is_empty()
+    }
+
     /// Whether a member is not even tried: it answers nobody, and nobody is to wait any more.
     pub(super) fn is_lost(&self, member: MemberId) -> bool {
         self.aborted.load(Ordering::Relaxed) && self.silent_members().contains(member)

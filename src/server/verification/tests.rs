@@ -812,6 +812,22 @@ fn a_read_repair_blames_nobody_who_is_out_of_reach() {
     assert!(!bed.has_heard_by_now("Failed"));
 }
 
+/// As long as no source answers nobody is to blame: the other one was taken for good without having been asked.
+#[test]
+fn a_read_repair_that_is_given_up_blames_nobody() {
+    let bed = Bed::unwatched(&[false; 2]);
+    bed.members[0].answers.store(1, SeqCst);
+    bed.members[0].hang(true);
+    bed.pipeline.repair_later(id(1), first_page(&bed));
+    // The first one was the read.
+    bed.members[0].is_called(2);
+    bed.pipeline.silent.store(0b11, SeqCst);
+    bed.abort(&[0, 1]);
+    // Behind the repair.
+    drop(bed.pipeline.enter(first_page(&bed)));
+    assert!(!bed.has_heard_by_now("Failed"));
+}
+
 /// What it had before a write that it lost was written over what the other one still had.
 #[test]
 fn a_read_repair_takes_nothing_from_who_cannot_be_flushed_or_has_left() {

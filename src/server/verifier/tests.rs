@@ -123,3 +123,19 @@ fn a_repair_that_is_given_up_ends_and_keeps_its_fence() {
     assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
     assert_eq!((bed.members[0].first(), bed.members[1].first()), (7, 7));
 }
+
+/// The other one was taken for good, although it hung as well, and the one that was flushed was expelled.
+#[test]
+fn nobody_is_blamed_for_a_flush_of_a_repair_that_is_given_up() {
+    let bed = differing();
+    bed.members[0].answers.store(1, SeqCst);
+    bed.members[0].hang(true);
+    let (verifier, op) = begun(&bed, true);
+    // The first one was its read.
+    bed.members[0].is_called(2);
+    abort(&bed);
+    verifier.stop(op);
+    bed.hears("VerifyEnded");
+    assert!(!bed.has_heard("Failed"));
+    assert_eq!(bed.members[1].first(), 9);
+}
