@@ -395,6 +395,49 @@ fn a_write_that_two_members_hold_comes_to_the_third() {
     assert_eq!(bed.members[2].first(), 7);
 }
 
+/// A stop did not wait for it, and marked members clean that differed.
+#[test]
+fn a_stop_waits_for_a_write_that_goes_on_in_place_of_a_thread() {
+    let bed = Bed::new(3);
+    bed.members[1].hang(true);
+    bed.members[2].hang(true);
+    let written = bed.write(0);
+    bed.members[1].is_called(1);
+    bed.pipeline.give_up(id(1));
+    bed.members[2].is_called(1);
+    assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+    bed.members[2].hang(false);
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert!(bed.pipeline.flying.wait(SOON));
+}
+
+#[test]
+fn a_stop_waits_for_a_write_that_a_member_holds() {
+    let bed = Bed::new(2);
+    bed.members[0].hang(true);
+    let written = bed.write(0);
+    bed.members[0].is_called(1);
+    bed.pipeline.await_changes();
+    assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+    bed.members[0].hang(false);
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert!(bed.pipeline.flying.wait(SOON));
+}
+
+#[test]
+fn a_stop_waits_for_the_verdict_on_a_write_that_was_given_up() {
+    let bed = Bed::new(1);
+    bed.members[0].hang(true);
+    let written = bed.write(0);
+    bed.members[0].is_called(1);
+    let verdicts = bed.verdicts.lock().expect("no panic");
+    bed.abort(&[0]);
+    assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+    drop(verdicts);
+    assert!(written.recv_timeout(SOON).is_ok());
+    assert!(bed.pipeline.flying.wait(SOON));
+}
+
 /// The read once went from thread to thread for ever.
 #[test]
 fn a_read_fails_that_one_member_cannot_answer_and_the_other_has_left() {
