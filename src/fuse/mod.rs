@@ -6,6 +6,7 @@ mod handles;
 mod inode;
 mod losses;
 mod manager;
+mod news;
 mod notifier;
 mod openers;
 mod overflow;

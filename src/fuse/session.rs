@@ -4,7 +4,7 @@
 //! A unit in use is not taken away by a first signal: a disk that vanishes under a file system is
 //! worse than a slow stop.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use fuser::{Config, INodeNo, Session, SessionACL};
 
 use super::dissolver::Dissolver;
@@ -20,6 +20,7 @@ use super::face::Face;
 use super::handles::Handles;
 use super::inode::{self, Owner};
 use super::manager::Manager;
+use super::news::{News, Teller};
 use super::notifier::Notifier;
 use super::overflow::{Gate, OnEnd, Overflow};
 use super::parked::Parked;
@@ -41,38 +42,13 @@ use crate::socket::{Access, Socket};
 
 /// How long the other workers may take to end when one has ended and the mount is still there.
 const LAST_WORKERS: Duration = Duration::from_secs(5);
+/// How often it is looked whether members hold the workers that have not ended.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a unit that was dissolved is still served: who gave the command reads its answer, and who reads another file
 /// of the control tree must not hold the server for ever.
 const LAST_READERS: Duration = Duration::from_secs(5);
 /// Bytes from which on memory is got from the system for itself, as the bitmaps of all but small units are.
 const LARGE_ALLOCATION: i32 = 256 << 10;
-
-/// What the deciding thread is told.
-#[derive(Debug)]
-enum News {
-    /// A worker has ended, as all do when the unit is unmounted.
-    WorkerEnded,
-    /// All workers have ended.
-    Ended(io::Result<()>),
-    /// The set was closed by a command.
-    Dissolved,
-}
-
-/// Tells the deciding thread something and wakes it.
-#[derive(Clone, Debug)]
-struct Teller {
-    news: Sender<News>,
-    bell: Arc<UnixStream>,
-}
-
-impl Teller {
-    fn tell(&self, news: News) {
-        // When nobody listens any more, nothing is to be decided.
-        if self.news.send(news).is_ok() {
-            let _ = (&*self.bell).write(&[0]);
-        }
-    }
-}
 
 /// As the function of the same name of the module above.
 pub(super) fn serve(
@@ -267,6 +243,8 @@ struct Mount {
     asked: u32,
     /// When the other workers must have ended.
     deadline: Option<Instant>,
+    /// Whether a worker has ended.
+    is_ending: bool,
     /// Whether the set was closed by a command.
     is_dissolved: bool,
     /// Whether no request is left.
@@ -325,6 +303,7 @@ impl Mount {
             bell,
             asked: 0,
             deadline: None,
+            is_ending: false,
             is_dissolved: false,
             is_quiet: false,
             tree,
@@ -346,16 +325,16 @@ impl Mount {
             let heard = self.next(signals);
             let heard = heard.map_err(|e| Error::io("signals cannot be heard", e))?;
             match heard {
-                Some(News::WorkerEnded) if self.is_mounted() || self.has_only_lost() => {
-                    let deadline = Instant::now() + LAST_WORKERS;
-                    self.deadline.get_or_insert(deadline);
+                Some(News::WorkerEnded) => {
+                    self.is_ending = true;
+                    if self.is_mounted() || self.has_only_lost() {
+                        self.end_by(LAST_WORKERS);
+                    }
                 }
-                Some(News::WorkerEnded) => {}
                 Some(News::Dissolved) => {
                     give_up(&self.unit, &self.dir);
                     self.is_dissolved = true;
-                    let deadline = Instant::now() + LAST_READERS;
-                    self.deadline.get_or_insert(deadline);
+                    self.end_by(LAST_READERS);
                 }
                 Some(News::Ended(end)) => return outcome.and(self.end(end)),
                 None if self.is_late() && self.is_dissolved => {
@@ -376,9 +355,17 @@ impl Mount {
                     let text = format!("a worker of {} has failed; see the log", self.unit);
                     return outcome.and(Err(Error::new(Code::Io, text)));
                 }
+                // It may be expelled only now that holds a worker.
+                None if self.is_ending && self.has_only_lost() => self.end_by(LAST_WORKERS),
                 None => {}
             }
         }
+    }
+
+    /// Sets the deadline, if there is none yet.
+    fn end_by(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        self.deadline.get_or_insert(deadline);
     }
 
     /// Tells of the mount when all workers run, or gives it up.
@@ -412,6 +399,7 @@ impl Mount {
         let left = self
             .deadline
             .map(|at| at.saturating_duration_since(Instant::now()));
+        let left = left.or(self.is_ending.then_some(LOOK));
         let fds = [
             (signals.as_fd(), sys::POLL_IN),
             (self.bell.as_fd(), sys::POLL_IN),
@@ -610,21 +598,5 @@ mod tests {
         assert!(!is_overtaken(&ended(libc::ECONNABORTED), true));
         assert!(!is_overtaken(&ended(libc::EIO), false));
         assert!(!is_overtaken(&Ok(()), false));
-    }
-
-    #[test]
-    fn news_wake_the_one_who_decides() {
-        let (news_tx, news) = unbounded();
-        let (bell, bell_tx) = UnixStream::pair().expect("a pair");
-        let teller = Teller {
-            news: news_tx,
-            bell: Arc::new(bell_tx),
-        };
-        teller.tell(News::WorkerEnded);
-        let events = sys::poll(&[(bell.as_fd(), sys::POLL_IN)], None).expect("woken");
-        assert_ne!(events[0] & sys::POLL_IN, 0);
-        assert!(matches!(news.try_recv(), Ok(News::WorkerEnded)));
-        drop((news, bell));
-        teller.tell(News::WorkerEnded);
     }
 }

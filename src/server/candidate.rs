@@ -328,6 +328,7 @@ impl Runner {
         self.give_leases_back();
         let started = self.look(wish.clone()).start(ticket.number(), self);
         started.map_err(|e| Refusal::new(Code::Io, format!("no thread could be started: {e}")))?;
+        self.looks += 1;
         self.looking = Some(Looking {
             ticket: ticket.number(),
             wish,
@@ -338,6 +339,7 @@ impl Runner {
 
     /// Goes on with an attach whose image has been looked at, unless that took too long.
     pub(super) fn looked(&mut self, ticket: u64, looked: Looked) {
+        self.looks -= 1;
         let Some(looking) = self.looking.take_if(|look| look.ticket == ticket) else {
             // It may have taken a flag away, and its image is open. Another look protects all when it is over.
             drop(looked);

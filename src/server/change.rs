@@ -7,12 +7,13 @@
 use crate::sync::Instant;
 use crate::sync::atomic::Ordering;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Flushed;
 use super::meter::Asked;
 use super::pipeline::{Errno, Pipeline, WritePermit};
-use super::queued::Flight;
+use super::queued::{Flight, Flying};
 use super::rescue::Held;
 use super::results::{Results, given_up, is_out_of_reach, not_open};
 use super::watch::{Kept, Time};
@@ -86,6 +87,11 @@ impl What {
 }
 
 impl Change {
+    /// No thread of a face waits for it any more.
+    pub(super) fn fly(&mut self, flying: &Arc<Flying>) {
+        self.flight.get_or_insert_with(|| flying.begin());
+    }
+
     /// Makes the bytes its own. The thread that has lent them is in a call, and stays there meanwhile.
     pub(super) fn secure(&mut self) {
         if let Data::Lent(loan) = &self.data {
@@ -302,6 +308,15 @@ impl Pipeline {
     pub(super) fn asked(&self, all: MemberSet) -> Flushed {
         let lost = all.iter().filter(|id| self.is_lost(*id)).collect();
         Flushed { all, lost }
+    }
+
+    /// Takes those of the sources for good on which nothing has failed, also those that were not asked; of them not who
+    /// is not even tried. Says whether any source is good.
+    pub(super) fn trust(&self, sources: MemberSet, results: &mut Results) -> bool {
+        let others = sources.without(results.failed);
+        let tried = others.iter().filter(|id| !self.is_lost(*id));
+        tried.for_each(|id| results.good.insert(id));
+        !results.good.and(sources).is_empty()
     }
 
     /// Whether a member is not even tried: it answers nobody, and nobody is to wait any more.

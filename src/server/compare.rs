@@ -279,8 +279,9 @@ fn mend(
         read_back(hold, job, &mut results)?;
     }
     let sources: MemberSet = contents.iter().map(|c| c.member).collect();
-    for id in sources.without(results.failed).iter() {
-        results.good.insert(id);
+    // As long as no source answers, nobody is to blame.
+    if !pipeline.trust(sources, &mut results) {
+        return Err(Stop::Later);
     }
     let settled = pipeline.settle(hold.live()?, Some(span), &results);
     hold.repaired()?;

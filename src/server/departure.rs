@@ -264,8 +264,8 @@ impl Runner {
 
     /// Takes a lease on the image of a member that is away, where that was asked for.
     fn lease(&mut self, id: MemberId) {
-        // The look would break it, and count as somebody who opens the image. It ends with another try for all.
-        if self.looking.is_some() {
+        // A look would break it, and count as somebody who opens the image. It ends with another try for all.
+        if self.looks > 0 {
             return;
         }
         let (member, seat) = (&self.set.members()[id.index()], &mut self.seats[id.index()]);

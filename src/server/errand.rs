@@ -55,9 +55,22 @@ impl Errand {
         }
     }
 
-    /// Whether a fence is held that only reads wait for.
-    pub(super) fn holds_up_writes(&self) -> bool {
-        matches!(self.grip, Grip::Fenced(_))
+    /// Whether a slow member holds it for nothing: a fence of what is only read, or a wait that has to end.
+    pub(super) fn is_held_needlessly(&self) -> bool {
+        match self.grip {
+            Grip::Open => self.run.is_stopped(),
+            Grip::Fenced(_) => true,
+            Grip::Permit(_) => false,
+        }
+    }
+
+    /// With nothing held, and the permission that the call keeps, where it may still write.
+    pub(super) fn leave(mut self) -> (Option<WritePermit>, Self) {
+        let permit = match std::mem::replace(&mut self.grip, Grip::Open) {
+            Grip::Permit(permit) => Some(permit),
+            Grip::Fenced(_) | Grip::Open => None,
+        };
+        (permit, self)
     }
 
     /// Goes on in place of a thread that a member holds, which has not answered since then. What it has compared of

@@ -101,10 +101,10 @@ impl Pipeline {
         };
         if !results.failed.is_empty() {
             let live = step.permit().live();
-            for id in live.view().sources().without(results.failed).iter() {
-                results.good.insert(id);
+            // As long as no source answers, nobody is to blame.
+            if self.trust(live.view().sources(), &mut results) {
+                let _ = self.settle(live, Some(range), &results);
             }
-            let _ = self.settle(live, Some(range), &results);
         }
         if repaired {
             let repaired = Event::ReadRepaired(member, range);

@@ -173,18 +173,20 @@ impl Sweep {
             .collect()
     }
 
-    /// `gone` is asked for under the lock of the call: a member may have come back since the sweep began.
     fn decide(
         &self,
+        pipeline: &Pipeline,
         (member, since): (MemberId, Time),
-        gone: bool,
         held: Held,
     ) -> Fate<Held, Rescue> {
+        // Asked for under the lock of the call: a member may have come back since the sweep began.
+        let gone = pipeline.is_gone(member);
         let slow = gone || self.slow.contains(member);
         let late = self.silent[member.index()].is_some_and(|until| since <= until);
         match held {
             Held::Change(mut change) if gone => {
                 change.secure();
+                change.fly(&pipeline.flying);
                 Fate::Taken(Rescue::Change(change, member))
             }
             Held::Part(joint) if gone => Fate::Taken(Rescue::Part(joint, member)),
@@ -203,7 +205,7 @@ impl Sweep {
                 Fate::Taken(Rescue::Step(step))
             }
             Held::Left(permit) if gone => Fate::Taken(Rescue::Left(permit)),
-            Held::Verify(errand) if gone || slow && errand.holds_up_writes() => {
+            Held::Verify(errand) if gone || slow && errand.is_held_needlessly() => {
                 Fate::Taken(Rescue::Verify(errand, member, since))
             }
             held => Fate::Stays(held),
@@ -230,14 +232,23 @@ impl Pipeline {
     /// Goes on with what need not wait any longer.
     pub(super) fn sweep(self: &Arc<Self>, sweep: &Sweep) {
         let mut rescued = std::mem::take(&mut *self.unstarted.lock());
-        rescued.extend(self.watch.sweep(|id, since, held| {
-            let gone = self.is_gone(id);
-            sweep.decide((id, since), gone, held)
-        }));
+        let decide = |id, since, held| sweep.decide(self, (id, since), held);
+        rescued.extend(self.watch.sweep(decide));
         self.rescue(rescued);
         for id in self.gone().iter() {
             self.lanes().give_up(id, || self.is_gone(id));
         }
+    }
+
+    /// Has a stop wait for the changes that members hold: others go on with them later, or nobody does.
+    pub(super) fn await_changes(&self) {
+        let nothing: Vec<Rescue> = self.watch.sweep(|_, _, mut held| {
+            if let Held::Change(change) = &mut held {
+                change.fly(&self.flying);
+            }
+            Fate::Stays(held)
+        });
+        drop(nothing);
     }
 
     /// Whether something waits for a thread that could not be started.
@@ -250,7 +261,8 @@ impl Pipeline {
     pub(super) fn abort(self: &Arc<Self>, members: MemberSet) {
         self.aborted.store(true, Ordering::Relaxed);
         let failed = self.watch.sweep(|id, since, held| match held {
-            Held::Change(change) if members.contains(id) => {
+            Held::Change(mut change) if members.contains(id) => {
+                change.fly(&self.flying);
                 let (permit, failed) = Failed::new(change, id);
                 Fate::Left(Held::Left(permit), Rescue::Failed(failed))
             }
@@ -272,8 +284,13 @@ impl Pipeline {
                 let (permit, read) = merge.give_up(self);
                 Fate::Left(Held::Left(Arc::new(permit)), Rescue::Unread(read))
             }
-            Held::Verify(errand) if members.contains(id) && errand.holds_up_writes() => {
-                Fate::Taken(Rescue::Verify(errand, id, since))
+            Held::Verify(errand) if members.contains(id) => {
+                let (permit, errand) = errand.leave();
+                let rescue = Rescue::Verify(errand, id, since);
+                match permit {
+                    Some(permit) => Fate::Left(Held::Left(Arc::new(permit)), rescue),
+                    None => Fate::Taken(rescue),
+                }
             }
             held => Fate::Stays(held),
         });

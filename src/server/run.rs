@@ -63,6 +63,8 @@ pub(super) struct Runner {
     current: Option<(u64, Instant)>,
     /// The attach whose image is being looked at.
     pub(super) looking: Option<Looking>,
+    /// Looks under way, also those that nobody waits for any more.
+    pub(super) looks: u32,
     /// Stamps of images that have been noted.
     pub(super) stamps: u64,
     last_ticket: u64,
@@ -139,6 +141,7 @@ impl Runner {
             queue: VecDeque::new(),
             current: None,
             looking: None,
+            looks: 0,
             stamps: 0,
             last_ticket: 0,
             speeds: Speeds::default(),

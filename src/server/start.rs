@@ -51,6 +51,7 @@ impl Running {
     /// [`Code::Io`] when the members could not be marked clean; the next mount merges them.
     pub fn stop(self) -> Result<()> {
         self.handle.pipeline.gate().close();
+        self.handle.pipeline.await_changes();
         // What members do not answer any more is told to nobody.
         while !self.handle.pipeline.flying.wait(PATIENCE) {
             let silent = self.handle.pipeline.silent_members();

@@ -283,3 +283,6 @@ impl Runner {
         self.verifier.start(work);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bed::{MIB, Plan, Thing, Unit, eventually};
-use crate::hang::{Frozen, start, with_m2_elsewhere};
+use crate::hang::{Frozen, connection, start, with_m2_elsewhere};
 
 /// Twelve writers of a block each, which have to be answered.
 const WRITERS: &str = "pids=
@@ -78,6 +78,31 @@ fn a_unit_can_be_stopped_while_a_member_hangs() {
     assert_eq!(unit.state_of("m2"), "expelled");
     unit.minicopy("m2");
     unit.sh("for n in $(seq 0 11); do cmp -n 4096 -i 0:$((n * 4096)) $D/piece $U; done");
+    unit.stop_and_compare();
+}
+
+/// The server stayed for ever when all other workers had ended before the member was expelled.
+#[test]
+fn a_connection_that_is_aborted_while_a_member_hangs_ends_the_server() {
+    let (mut unit, dir) = with_m2_elsewhere();
+    set(&unit, "member_timeout", 15);
+    let connection = connection(&unit);
+    let frozen = Frozen::new(&unit, dir);
+    let write = "dd if=/dev/zero of=$U bs=4k count=1 conv=notrunc oflag=direct status=none";
+    let mut writer = start(&unit, write);
+    eventually("it waits", || unit.read("state") == "mount-verify\n");
+    unit.sh(&format!("umount -l $M; echo 1 > {connection}/abort"));
+    writer.wait().expect("ended");
+    eventually("the worker is left behind", || {
+        unit.try_sh("grep -q 'members hold threads' $D/log").code == 0
+    });
+    let clean = "shadowset examine --json $I/m1.img | grep -Eq '\"clean\": ?true'";
+    eventually("m1 is marked clean", || unit.try_sh(clean).code == 0);
+    drop(frozen);
+    unit.gone();
+    unit.mount();
+    assert_eq!(unit.state_of("m2"), "expelled");
+    unit.minicopy("m2");
     unit.stop_and_compare();
 }
 

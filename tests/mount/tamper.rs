@@ -1,6 +1,9 @@
 //! Images that are away: reading them is free, and whatever else is done to them is noticed.
 
-use crate::bed::{MIB, Plan, Refused, Thing, Unit, eventually};
+use std::time::Duration;
+
+use crate::bed::{MIB, Plan, Refused, Thing, Unit, eventually, pause};
+use crate::hang::start;
 
 /// What can happen to the image `$F` while it is away: what it is, how, what the refusal says.
 const CHANGES: [(&str, &str, &str); 6] = [
@@ -241,6 +244,38 @@ fn a_lease_tells_who_opens_an_image_that_is_away() {
     unit.mount();
     on_image(&unit, open);
     assert_stale(&unit, "image-changed", says);
+    unit.stop_and_compare();
+}
+
+/// Whoever opens the block of m2 waits until this has been told to end.
+const HOLD: &str = "
+import fcntl, os, signal
+D, I = os.environ['D'], os.environ['I']
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+block = os.open(I + '/m2.scb', os.O_RDWR)
+fcntl.fcntl(block, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open(D + '/held', 'w').close()
+open(D + '/end').read()
+";
+
+/// It broke the lease that was taken again when its command had ended, and the image counted as written.
+#[test]
+fn a_look_that_nobody_waits_for_any_more_is_no_other_program() {
+    let mut unit = Plan::new(2, 8 * MIB).leases().mount();
+    unit.accepted("set command_timeout 2");
+    unit.detach("m2");
+    std::fs::write(unit.path("hold.py"), HOLD).expect("the program");
+    unit.sh("mkfifo $D/end");
+    let mut holder = start(&unit, "python3 $D/hold.py");
+    eventually("it is held", || unit.path("held").exists());
+    let refusal = refused(&unit, "attach m2 policy=minicopy");
+    assert_eq!(refusal.errno, libc::ETIMEDOUT, "{refusal:?}");
+    unit.sh("echo > $D/end");
+    assert!(holder.wait().expect("ended").success());
+    // It goes on.
+    pause(Duration::from_secs(1));
+    unit.accepted("set command_timeout 30");
+    unit.minicopy("m2");
     unit.stop_and_compare();
 }
 

@@ -23,7 +23,7 @@ use crate::set::{ByteRange, Bytes, Verdict};
 const SIZE: u64 = 1 << 20;
 /// Bytes of which a slow member makes zeros in a call.
 const PART: u64 = 8 << 10;
-const SOON: Duration = Duration::from_secs(30);
+pub(in crate::server) const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until something is so; some of it takes its ten seconds.
 pub(in crate::server) fn eventually(so: impl Fn() -> bool) {
@@ -37,12 +37,12 @@ pub(in crate::server) fn eventually(so: impl Fn() -> bool) {
 /// A member in memory.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Memory {
-    bytes: Mutex<Vec<u8>>,
+    pub(in crate::server) bytes: Mutex<Vec<u8>>,
     hangs: Mutex<bool>,
     goes_on: Condvar,
     calls: AtomicUsize,
     /// So many first calls are answered, hang or not.
-    answers: AtomicUsize,
+    pub(in crate::server) answers: AtomicUsize,
     cannot_read: AtomicBool,
     /// So many reads and writes to come find it out of reach.
     blips: AtomicUsize,
@@ -90,7 +90,7 @@ impl Memory {
         Some(len.min(PART))
     }
 
-    fn first(&self) -> u8 {
+    pub(in crate::server) fn first(&self) -> u8 {
         self.bytes.lock().expect("no panic")[0]
     }
 
@@ -208,7 +208,7 @@ impl Bed {
     }
 
     /// The same, and nobody watches.
-    fn unwatched(later: &[bool]) -> Self {
+    pub(in crate::server) fn unwatched(later: &[bool]) -> Self {
         let view = view_of(later.len());
         let member = |later: &bool| {
             Arc::new_cyclic(|this| Memory {
@@ -240,7 +240,7 @@ impl Bed {
         [0, 1].map(|at| self.members[at].calls.load(SeqCst))
     }
 
-    fn has_heard(&self, what: &str) -> bool {
+    pub(in crate::server) fn has_heard(&self, what: &str) -> bool {
         let heard = self.heard.lock().expect("no panic");
         heard.iter().any(|heard| heard.starts_with(what))
     }
@@ -264,7 +264,7 @@ impl Bed {
         member
     }
 
-    fn write(&self, at: u64) -> Receiver<Result<(), Errno>> {
+    pub(in crate::server) fn write(&self, at: u64) -> Receiver<Result<(), Errno>> {
         let (pipeline, (done, written)) = (Arc::clone(&self.pipeline), unbounded());
         let tell = move |outcome| {
             let _ = done.send(outcome);
@@ -304,7 +304,7 @@ impl Bed {
         self.pipeline.publish(Live::new(view, &stores, messages));
     }
 
-    fn abort(&self, places: &[usize]) {
+    pub(in crate::server) fn abort(&self, places: &[usize]) {
         let members = places.iter().filter_map(|at| MemberId::new(*at));
         self.pipeline.abort(members.collect());
     }
@@ -393,6 +393,49 @@ fn a_write_that_two_members_hold_comes_to_the_third() {
     bed.pipeline.give_up(id(1));
     assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
     assert_eq!(bed.members[2].first(), 7);
+}
+
+/// A stop did not wait for it, and marked members clean that differed.
+#[test]
+fn a_stop_waits_for_a_write_that_goes_on_in_place_of_a_thread() {
+    let bed = Bed::new(3);
+    bed.members[1].hang(true);
+    bed.members[2].hang(true);
+    let written = bed.write(0);
+    bed.members[1].is_called(1);
+    bed.pipeline.give_up(id(1));
+    bed.members[2].is_called(1);
+    assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+    bed.members[2].hang(false);
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert!(bed.pipeline.flying.wait(SOON));
+}
+
+#[test]
+fn a_stop_waits_for_a_write_that_a_member_holds() {
+    let bed = Bed::new(2);
+    bed.members[0].hang(true);
+    let written = bed.write(0);
+    bed.members[0].is_called(1);
+    bed.pipeline.await_changes();
+    assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+    bed.members[0].hang(false);
+    assert_eq!(written.recv_timeout(SOON), Ok(Ok(())));
+    assert!(bed.pipeline.flying.wait(SOON));
+}
+
+#[test]
+fn a_stop_waits_for_the_verdict_on_a_write_that_was_given_up() {
+    let bed = Bed::new(1);
+    bed.members[0].hang(true);
+    let written = bed.write(0);
+    bed.members[0].is_called(1);
+    let verdicts = bed.verdicts.lock().expect("no panic");
+    bed.abort(&[0]);
+    assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+    drop(verdicts);
+    assert!(written.recv_timeout(SOON).is_ok());
+    assert!(bed.pipeline.flying.wait(SOON));
 }
 
 /// The read once went from thread to thread for ever.
@@ -809,6 +852,22 @@ fn a_read_repair_blames_nobody_who_is_out_of_reach() {
     bed.members[1].is_called(2);
     // Behind the repair.
     drop(bed.pipeline.enter(range));
+    assert!(!bed.has_heard_by_now("Failed"));
+}
+
+/// As long as no source answers nobody is to blame: the other one was taken for good without having been asked.
+#[test]
+fn a_read_repair_that_is_given_up_blames_nobody() {
+    let bed = Bed::unwatched(&[false; 2]);
+    bed.members[0].answers.store(1, SeqCst);
+    bed.members[0].hang(true);
+    bed.pipeline.repair_later(id(1), first_page(&bed));
+    // The first one was the read.
+    bed.members[0].is_called(2);
+    bed.pipeline.silent.store(0b11, SeqCst);
+    bed.abort(&[0, 1]);
+    // Behind the repair.
+    drop(bed.pipeline.enter(first_page(&bed)));
     assert!(!bed.has_heard_by_now("Failed"));
 }
 
