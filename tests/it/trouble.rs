@@ -233,6 +233,12 @@ fn an_image_without_a_stamp_gets_one_at_the_mount() {
     running.stop().expect("stopped");
 }
 
+/// The most that merges read, so that one does not end before it is held.
+fn rate(bed: &Bed, value: &str) {
+    let (name, value) = ("copy_rate_max".to_owned(), value.to_owned());
+    bed.command(Request::Set { name, value }).expect("set");
+}
+
 /// A region that is still to be merged cannot be read as a whole.
 #[test]
 fn a_read_beside_a_bad_place_is_answered_while_a_merge_is_pending() {
@@ -243,6 +249,7 @@ fn a_read_beside_a_bad_place_is_answered_while_a_merge_is_pending() {
         let at = REGION * region;
         bed.handle().pipeline().write(at, &buf).expect("written");
     }
+    rate(&bed, "8M");
     bed.command(Request::Merge { full: true }).expect("merges");
     bed.command(Request::Pause(OpId(1))).expect("held");
     let last = REGION * (regions - 1);
@@ -360,8 +367,10 @@ fn who_missed_a_write_while_nothing_could_be_written_down_is_merged() {
         bed.handle().pipeline().write(at, &buf).expect("written");
     }
     // One that is being merged, so that a departure gets no bitmap.
+    rate(&bed, "1M");
     bed.command(Request::Merge { full: true }).expect("merges");
     bed.command(Request::Pause(OpId(2))).expect("held");
+    rate(&bed, "max");
     becomes(&bed.handle(), "m2", "source");
     let blocks = unwritable(&bed, &[0, 1, 2]);
     let image = Unwritable::new(bed.path(1));

@@ -13,10 +13,10 @@ fn backup(unit: &Unit, code: i32, words: &str) -> (Value, String) {
     (serde_json::from_str(&ran.out).unwrap_or_default(), ran.err)
 }
 
-/// Starts a backup whose command waits, and returns when the command runs.
-fn start(unit: &Unit, script: &str) -> Child {
+/// Starts a backup whose command waits, and returns when the command runs and its prelude is over.
+fn start(unit: &Unit, prelude: &str, script: &str) -> Child {
     unit.sh("rm -f running");
-    let script = format!("echo $$ > running.new; mv running.new running; {script}");
+    let script = format!("{prelude} echo $$ > running.new; mv running.new running; {script}");
     // Who runs the tests in the background may have some signals ignored.
     let mut command = unit.prepared("env");
     command.args(["--default-signal", "shadowset"]);
@@ -152,7 +152,7 @@ fn a_reader_that_goes_away_takes_no_exit_code_along() {
 fn signals_reach_the_command_and_the_member_comes_back() {
     let unit = Unit::new(3, 4 * MIB);
     for (name, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
-        let child = start(&unit, "exec sleep 60");
+        let child = start(&unit, "", "exec sleep 60");
         assert_eq!(unit.state_of("m3"), "detached");
         send(&unit, name, child.id());
         let output = child.wait_with_output().expect("a child");
@@ -166,7 +166,7 @@ fn signals_reach_the_command_and_the_member_comes_back() {
         "-- grep -q 'SigBlk:.0000000000000000' /proc/self/status",
     );
     // A command may end in its own way.
-    let child = start(&unit, "trap 'exit 5' TERM; while :; do sleep 0.05; done");
+    let child = start(&unit, "trap 'exit 5' TERM;", "while :; do sleep 0.05; done");
     send(&unit, "TERM", child.id());
     let output = child.wait_with_output().expect("a child");
     assert_eq!(output.status.code(), Some(5), "{output:?}");
@@ -176,7 +176,7 @@ fn signals_reach_the_command_and_the_member_comes_back() {
 #[test]
 fn a_backup_that_was_killed_is_finished_by_the_next_one() {
     let mut unit = Unit::new(3, 4 * MIB);
-    let mut child = start(&unit, "exec sleep 60");
+    let mut child = start(&unit, "", "exec sleep 60");
     let second = unit.try_sh("shadowset backup dsa1 m2 -- true");
     assert_eq!(second.code, 4, "{second:?}");
     assert!(second.err.contains("another backup of dsa1"), "{second:?}");
@@ -195,7 +195,7 @@ fn a_backup_that_was_killed_is_finished_by_the_next_one() {
     );
     assert_eq!(unit.state_of("m3"), "source");
     // A plain attach finishes it too, and what is detached on purpose then stays away.
-    let mut child = start(&unit, "exec sleep 60");
+    let mut child = start(&unit, "", "exec sleep 60");
     send(&unit, "KILL", child.id());
     child.wait().expect("a child");
     unit.sh("kill $(cat running)");
@@ -242,7 +242,7 @@ fn a_backup_that_was_killed_behind_the_detach_is_finished_by_the_next_one() {
 #[test]
 fn a_command_that_outlives_its_backup_keeps_the_image_as_it_is() {
     let unit = Unit::new(3, 4 * MIB);
-    let mut child = start(&unit, "exec sleep 60");
+    let mut child = start(&unit, "", "exec sleep 60");
     send(&unit, "KILL", child.id());
     child.wait().expect("a child");
     let second = unit.try_sh("shadowset backup dsa1 m2 -- true");

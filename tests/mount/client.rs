@@ -205,7 +205,7 @@ fn a_dead_mount_goes_before_the_next_and_says_how() {
     let mut unit = Unit::new(2, 4 * MIB);
     let pid = unit.pid();
     unit.sh(&format!(
-        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+        "kill -9 {pid}; timeout 60 tail --pid={pid} -f /dev/null"
     ));
     unit.gone();
     let says = shadowset(&unit, 0, "mount dsa1 $M --log $D/log").err;
@@ -224,7 +224,7 @@ fn a_dead_unit_that_is_stopped_by_force_says_which_devices_stay() {
     let device = unit.loop_device();
     let pid = unit.pid();
     unit.sh(&format!(
-        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+        "kill -9 {pid}; timeout 60 tail --pid={pid} -f /dev/null"
     ));
     unit.gone();
     let says = shadowset(&unit, 0, "stop dsa1 --force").err;
@@ -241,7 +241,7 @@ fn a_dead_mount_in_use_is_taken_away_lazily_and_says_so() {
     let mut unit = Unit::new(2, 4 * MIB);
     let pid = unit.pid();
     let says = unit.sh(&format!(
-        "exec 3< $U; kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null
+        "exec 3< $U; kill -9 {pid}; timeout 60 tail --pid={pid} -f /dev/null
         shadowset mount dsa1 $M --log $D/log 2>&1"
     ));
     unit.gone();
@@ -286,7 +286,7 @@ fn a_unit_that_is_mounted_read_only_is_merged_and_becomes_steady() {
     // The first mount can be written, and its server dies over a write.
     unit.sh("shadowset mount dsa1 $M --log $D/log > /dev/null
         head -c 64M /dev/urandom > $D/data; dd if=$D/data of=$U bs=1M conv=notrunc status=none
-        pid=$(cat $D/run/dsa1/pid); kill -9 $pid; timeout 10 tail --pid=$pid -f /dev/null");
+        pid=$(cat $D/run/dsa1/pid); kill -9 $pid; timeout 60 tail --pid=$pid -f /dev/null");
     unit.mount();
     assert_eq!(unit.read("state"), "read-only\n");
     assert_eq!(unit.status()["read_only"], true);
@@ -333,6 +333,7 @@ fn hints_are_words_of_the_command_line() {
         hint("attach dsa1 m2 --policy nocopy"),
         "hint: leave out --policy nocopy"
     );
+    unit.accepted("set copy_rate_max 8M");
     let op = unit.accepted("attach m2 policy=full").number("operation");
     unit.accepted(&format!("pause {op}"));
     let text = shadowset(&unit, 0, "status dsa1").out;

@@ -78,8 +78,8 @@ fn the_time_of_a_copy_is_foretold_by_the_last_one() {
 
 #[test]
 fn a_held_copy_has_no_speed() {
-    let unit = Unit::new(2, 8 * MIB);
-    unit.sh("dd if=/dev/urandom of=$U bs=1M count=8 conv=notrunc status=none");
+    let unit = Unit::new(2, 32 * MIB);
+    unit.sh("dd if=/dev/urandom of=$U bs=1M count=32 conv=notrunc status=none");
     unit.accepted("detach m2 policy=none");
     unit.accepted("set copy_rate_max 1M");
     let op = unit.accepted("attach m2 policy=full").number("operation");

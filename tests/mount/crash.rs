@@ -150,7 +150,9 @@ fn block(unit: &Unit, name: &str, at: u64) -> Vec<u8> {
 fn a_read_merges_its_region_and_another_master_answers_the_same() {
     const READ: u64 = 254 * MIB;
     const UNREAD: u64 = 255 * MIB;
-    let mut unit = Plan::new(3, 256 * MIB).options("durability=memory").mount();
+    // So slow that no merge ends before it is held.
+    let options = "durability=memory,copy_rate_max=8M";
+    let mut unit = Plan::new(3, 256 * MIB).options(options).mount();
     unit.sh("head -c 256M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
     unit.kill();
     unit.umount();

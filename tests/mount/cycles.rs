@@ -1,5 +1,7 @@
 //! Detach and attach, again and again, under a load that checks what it reads.
 
+use std::time::Duration;
+
 use crate::bed::{Fio, MIB, Plan, REGION, Unit, eventually};
 
 /// Cycles of a run under load.
@@ -12,7 +14,8 @@ fn cycles() -> usize {
 
 #[test]
 fn fio_sees_no_error_while_members_come_and_go() {
-    come_and_go(Plan::new(3, Fio::SPAN + MIB).mount(), cycles());
+    let plan = Plan::new(3, Fio::SPAN + MIB).life(Duration::from_secs(600));
+    come_and_go(plan.mount(), cycles());
 }
 
 /// All of a request goes to them at once, and no thread waits for it.

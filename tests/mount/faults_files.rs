@@ -165,7 +165,7 @@ open(D + '/written', 'w').write(str(at + (1 << 16)))
 "
         ));
         unit.sh(&format!(
-            "timeout 10 tail --pid={pid} -f /dev/null; umount $M; mount -o remount,size=64M $D/small"
+            "timeout 60 tail --pid={pid} -f /dev/null; umount $M; mount -o remount,size=64M $D/small"
         ));
         unit.gone();
         // The member that missed it alone is no unit.

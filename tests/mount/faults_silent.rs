@@ -47,7 +47,7 @@ fn a_member_that_hangs_holds_up_no_reads_no_status_and_no_command() {
     println!("reads {reads:?}, status {status:?}, command {command:?}");
     // What hangs takes for ever: the bound is for a busy machine.
     for time in reads.into_iter().chain([status, command]) {
-        assert!(time < Duration::from_secs(2), "{time:?}");
+        assert!(time < Duration::from_secs(15), "{time:?}");
     }
     Fault::Hang.end(&unit);
     assert!(writer.wait().expect("ended").success());

@@ -87,7 +87,7 @@ impl Probe {
     fn start(ground: &Ground) -> Self {
         let mut command = ground.unit.prepared("touch");
         let mut child = command.arg(ground.fs.join("probe")).spawn().expect("touch");
-        for _ in 0..30 {
+        for _ in 0..100 {
             pause(Duration::from_millis(10));
             if child.try_wait().expect("a child").is_some() {
                 return Self(None);
@@ -103,8 +103,8 @@ impl Probe {
             child.try_wait().expect("a child").is_some()
         });
         let time = since.elapsed();
-        // What goes by on a busy machine between the thaw and here.
-        assert!(time < limit + Duration::from_secs(1), "{time:?}");
+        // Room for a busy machine between the thaw and here; a wrong one comes after a minute or never.
+        assert!(time < limit + Duration::from_secs(20), "{time:?}");
     }
 }
 
@@ -284,10 +284,10 @@ fn commands_of_the_operator_run_before_and_behind() {
 #[test]
 fn a_stopped_server_keeps_nothing_frozen() {
     let ground = Ground::ext4();
-    let limit = Duration::from_secs(4);
+    let limit = Duration::from_secs(10);
     for _ in 0..3 {
         let since = Instant::now();
-        let mut cli = ground.start_and_stop("4");
+        let mut cli = ground.start_and_stop("10");
         let probe = ground.frozen();
         ground.unit.halt();
         probe.thawed(since, limit);
@@ -312,10 +312,10 @@ fn a_killed_server_keeps_nothing_frozen() {
     for _ in 0..3 {
         let mut ground = Ground::ext4();
         let since = Instant::now();
-        let mut cli = ground.start_and_stop("4");
+        let mut cli = ground.start_and_stop("10");
         let probe = ground.frozen();
         signal("KILL", ground.unit.pid());
-        probe.thawed(since, Duration::from_secs(4));
+        probe.thawed(since, Duration::from_secs(10));
         signal("CONT", cli.id());
         assert_ne!(cli.wait().expect("a child").code(), Some(0));
         ground.unit.gone();
@@ -326,7 +326,7 @@ fn a_killed_server_keeps_nothing_frozen() {
 #[test]
 fn a_command_line_that_is_stopped_or_killed_keeps_nothing_frozen() {
     let ground = Ground::ext4();
-    let limit = Duration::from_secs(4);
+    let limit = Duration::from_secs(10);
     for _ in 0..3 {
         // Killed: at once.
         let mut cli = ground.start_and_stop("60");
@@ -336,13 +336,13 @@ fn a_command_line_that_is_stopped_or_killed_keeps_nothing_frozen() {
         cli.wait().expect("a child");
         // Stopped: in time, and it knows when it goes on.
         let since = Instant::now();
-        let cli = ground.start_and_stop("4");
+        let cli = ground.start_and_stop("10");
         ground.frozen().thawed(since, limit);
         signal("CONT", cli.id());
         let output = cli.wait_with_output().expect("a child");
         assert_eq!(output.status.code(), Some(124), "{output:?}");
         assert!(
-            text(&output).contains("has not come to rest in 4 s"),
+            text(&output).contains("has not come to rest in 10 s"),
             "{output:?}"
         );
         assert_eq!(ground.unit.state_of("m3"), "source");
@@ -354,12 +354,12 @@ fn a_command_line_that_is_stopped_or_killed_keeps_nothing_frozen() {
 fn a_freezing_process_that_is_stopped_or_killed_keeps_nothing_frozen() {
     let ground = Ground::ext4();
     let since = Instant::now();
-    let cli = ground.start_and_stop("3");
+    let cli = ground.start_and_stop("10");
     let probe = ground.frozen();
     signal("STOP", freezer_of(&cli));
     signal("CONT", cli.id());
     // The limit is the freezing process's own, and a second is given to it.
-    probe.thawed(since, Duration::from_secs(4));
+    probe.thawed(since, Duration::from_secs(11));
     let output = cli.wait_with_output().expect("a child");
     assert_eq!(
         output.status.code(),
@@ -372,7 +372,7 @@ fn a_freezing_process_that_is_stopped_or_killed_keeps_nothing_frozen() {
     let killed = Instant::now();
     signal("KILL", freezer_of(&cli));
     signal("CONT", cli.id());
-    probe.thawed(killed, Duration::from_secs(4));
+    probe.thawed(killed, Duration::from_secs(10));
     let output = cli.wait_with_output().expect("a child");
     let is_away = ground.unit.state_of("m3") == "detached";
     // It has ended before the detach, which may have come about all the same.

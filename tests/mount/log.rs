@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Stdio};
 
 use crate::bed::{MIB, Plan, Thing, Unit, eventually};
-use crate::hang::start;
+use crate::hang::start_for;
 
 /// Commands that are logged: more than a pipe and what is kept in memory can hold.
 const COMMANDS: usize = 4000;
@@ -34,11 +34,9 @@ impl<'a> Unread<'a> {
         let script = format!(
             "for ((n = 0; n < {COMMANDS}; n++)); do echo set member_timeout $((20 + n % 2)) > $C; done"
         );
-        let mut commands = start(self.unit, &script);
-        eventually("all are answered", || {
-            commands.try_wait().expect("a child").is_some()
-        });
-        assert!(commands.wait().expect("ended").success());
+        let mut commands = start_for(self.unit, 300, &script);
+        let ended = commands.wait().expect("a child");
+        assert!(ended.success(), "all are answered: {ended}");
     }
 
     fn ask_to_end(&self) {

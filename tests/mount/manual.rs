@@ -273,7 +273,7 @@ fn example_6_4_a_set_is_merged_after_a_crash() {
     let pid = unit.pid();
     unit.sh(&format!(
         "dd if=/dev/urandom of=$U bs=64k count=4 conv=notrunc status=none
-        kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null; umount $M"
+        kill -9 {pid}; timeout 60 tail --pid={pid} -f /dev/null; umount $M"
     ));
     unit.gone();
     unit.mount();

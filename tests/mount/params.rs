@@ -437,12 +437,14 @@ fn done_by_second(unit: &Unit) -> u64 {
     line["done_bytes ".len()..].parse().expect("a number")
 }
 
-/// A unit of 24 MiB beside another one, with a copy of each that waits; the node reads 4 MiB a second.
-fn two_units() -> (Unit, u64) {
-    let mut unit = Plan::new(2, 24 * MIB).create();
+/// A unit beside another one of 24 MiB, with a copy of each that waits; the node reads 4 MiB a second.
+fn two_units(mib: u64) -> (Unit, u64) {
+    let mut unit = Plan::new(2, mib * MIB).create();
     unit.sh("echo 'copy_rate_max = \"4M\"' > $D/conf/node.toml");
     unit.mount();
-    unit.sh("dd if=/dev/urandom of=$U bs=1M count=24 conv=notrunc status=none");
+    unit.sh(&format!(
+        "dd if=/dev/urandom of=$U bs=1M count={mib} conv=notrunc status=none"
+    ));
     unit.accepted("detach m2 policy=none");
     unit.accepted("set max_copies 0");
     let number = unit.accepted("attach m2 policy=full").number("operation");
@@ -456,7 +458,7 @@ const AHEAD: u64 = 4 * 32 * 127 * 512;
 
 #[test]
 fn copies_of_all_units_share_the_rate_of_the_node() {
-    let (unit, number) = two_units();
+    let (unit, number) = two_units(24);
     let begun = Instant::now();
     unit.accepted("set max_copies 1");
     unit.sh("echo set max_copies 1 > $D/second/.shadow/control");
@@ -472,7 +474,7 @@ fn copies_of_all_units_share_the_rate_of_the_node() {
 /// Whoever dies leaves its part of the rate to the others.
 #[test]
 fn a_unit_that_is_killed_takes_nothing_of_the_rate_with_it() {
-    let (unit, number) = two_units();
+    let (unit, number) = two_units(64);
     unit.accepted("set max_copies 1");
     unit.sh("echo set max_copies 1 > $D/second/.shadow/control");
     eventually("both copy", || {
@@ -482,10 +484,10 @@ fn a_unit_that_is_killed_takes_nothing_of_the_rate_with_it() {
     let (before, begun) = (done_bytes(&unit, number), Instant::now());
     unit.finished(number);
     let took = begun.elapsed().as_secs_f64();
-    let rate = (24 * MIB - before) as f64 / took / MIB as f64;
-    // Of what the dead one has read up to its end, two seconds have to be waited for.
+    let rate = (64 * MIB - before) as f64 / took / MIB as f64;
+    // All of the rate and two seconds for what the dead one has read are 17 s, half of the rate is 30 s.
     assert!(
-        rate >= 2.4,
+        took < 25.0,
         "{rate} MiB/s alone in {took} s, from {before} on"
     );
     assert!(
@@ -496,7 +498,8 @@ fn a_unit_that_is_killed_takes_nothing_of_the_rate_with_it() {
 
 /// Threads of an operation: one for each step that may be under way.
 fn threads(unit: &Unit, number: u64) -> usize {
-    let all = unit.sh("cat /proc/$(cat $D/run/dsa1/pid)/task/*/comm");
+    // One may end between its name and the look at it.
+    let all = unit.sh("cat /proc/$(cat $D/run/dsa1/pid)/task/*/comm 2> /dev/null || true");
     let name = format!("copy-{number}");
     all.lines().filter(|line| *line == name).count()
 }

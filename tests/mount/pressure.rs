@@ -66,7 +66,7 @@ fn what_lies_on_the_unit_is_refused_when_a_dead_mount_is_recovered() {
         cp conf/dsa1.toml $D/fs/dsa1.toml; sync");
     let pid = unit.pid();
     unit.sh(&format!(
-        "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+        "kill -9 {pid}; timeout 60 tail --pid={pid} -f /dev/null"
     ));
     unit.gone();
     // Of a file system whose device is dead the kernel answers what it remembers, for as long as it likes.

@@ -205,6 +205,7 @@ fn the_target_of_a_running_copy_stays_until_it_is_cancelled() {
     let mut unit = Unit::new(3, 192 * MIB);
     unit.sh("head -c 192M /dev/zero | tr '\\0' x | dd of=$U bs=1M conv=notrunc iflag=fullblock status=none");
     unit.accepted("detach m3 policy=none");
+    unit.accepted("set copy_rate_max 8M");
     let op = unit.accepted("attach m3 policy=full").number("operation");
     unit.accepted(&format!("pause {op}"));
     let says = refused(&unit, "detach m3", "is-copy-target", libc::EBUSY).text;
@@ -217,6 +218,7 @@ fn the_target_of_a_running_copy_stays_until_it_is_cancelled() {
     unit.accepted("detach m2 policy=none");
     refused(&unit, "detach m1", "last-source", libc::EBUSY);
     unit.accepted(&format!("cancel {op}"));
+    unit.accepted("set copy_rate_max max");
     assert_eq!(unit.state_of("m3"), "detached");
     let left = unit.bitmap("m3", "set_bytes");
     assert!(left > 0, "it was held before its end");

@@ -75,8 +75,11 @@ fn the_manager_is_told_how_the_unit_is_doing() {
     unit.detach("m2");
     service.told("STATUS=dsa1: 1 member, m2 detached");
     unit.sh("head -c 8M /dev/urandom | dd of=$U conv=notrunc status=none");
+    // So slow that it runs when somebody looks at what is to be told.
+    unit.accepted("set copy_rate_max 4M");
     unit.accepted("attach m2 policy=minicopy");
     service.told(", minicopy m2 ");
+    unit.accepted("set copy_rate_max max");
     service.told("STATUS=dsa1: 2 members");
     service.signal();
     let stopping = service.told("STOPPING=1");

@@ -126,7 +126,7 @@ fn a_resize_is_refused_with_numbers() {
 fn a_file_system_grows_on_line() {
     let mut unit = Unit::new(3, 256 * MIB);
     let device = unit.loop_device();
-    unit.sh(&format!("mkfs.btrfs -q {device}"));
+    unit.mkfs("mkfs.btrfs -q", &device);
     let fs = unit.mount_device(&device, "fs", "");
     unit.sh("head -c 20M /dev/urandom > fs/old; sync -f fs; sha256sum fs/old > $D/sums");
     unit.detach("m3");
@@ -148,8 +148,7 @@ fn a_file_system_grows_on_line() {
     unit.take_away(&Thing::Mount(fs));
     unit.sh(&format!("btrfs check --readonly {device} 2>&1"));
     unit.free(&device);
-    let pid = unit.pid();
-    unit.sh(&format!("kill -9 {pid}"));
+    unit.kill();
     unit.gone();
     unit.mount();
     assert_eq!(unit.read("size").trim(), (320 * MIB).to_string());

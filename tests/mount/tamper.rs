@@ -372,7 +372,7 @@ fn an_immutable_image_outlives_the_daemon() {
         write(&unit, 4);
         let pid = unit.pid();
         unit.sh(&format!(
-            "kill -9 {pid}; timeout 10 tail --pid={pid} -f /dev/null"
+            "kill -9 {pid}; timeout 60 tail --pid={pid} -f /dev/null"
         ));
         unit.umount();
         unit.gone();

@@ -83,7 +83,7 @@ fn colours_and_bars_are_for_terminals() {
     assert!(!unit.sh(status).contains('\x1b'));
     unit.sh(
         "head -c 8M /dev/urandom | dd of=$U bs=1M conv=notrunc,fsync iflag=fullblock status=none
-        shadowset detach dsa1 m2 --policy none; shadowset params set dsa1 copy_rate_max 8M",
+        shadowset detach dsa1 m2 --policy none; shadowset params set dsa1 copy_rate_max 2M",
     );
     let attach = "shadowset attach dsa1 m2 --policy full --wait";
     let shown = on_a_terminal(&unit, "", attach);

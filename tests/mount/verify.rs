@@ -288,7 +288,7 @@ fn a_verify_can_be_held_and_ended() {
 fn a_verify_ends_when_there_is_nobody_to_compare_with() {
     let mut unit = Unit::new(3, 8 * MIB);
     unit.fill(8);
-    unit.accepted("set copy_rate_max 1M");
+    unit.accepted("set copy_rate_max 64k");
     let op = unit.accepted("verify").number("operation");
     let state = || unit.read(&format!("operations/{op}/state"));
     unit.accepted("expel m3");

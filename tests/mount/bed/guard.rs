@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::needs;
+use super::{PATIENCE, needs, pause};
 
 /// Usual longest life of a daemon; one that hangs would hang its test too.
 pub(super) const LIFE: Duration = Duration::from_secs(170);
@@ -50,12 +50,15 @@ impl Guard {
 
     /// Takes one thing away; it has to work.
     pub(super) fn take_away(&mut self, thing: &Thing) {
-        let script = match thing {
-            Thing::Mount(dir) => format!("umount {}", dir.display()),
-            Thing::Loop(device) => format!("losetup -d {device}"),
+        let (script, file) = match thing {
+            Thing::Mount(dir) => (format!("umount {}", dir.display()), None),
+            Thing::Loop(device) => (format!("losetup -d {device}"), backing_file(device)),
         };
         let (good, says) = run(&script);
         assert!(good, "{script}: {says}");
+        if let (Thing::Loop(device), Some(file)) = (thing, file) {
+            let_go(device, &file);
+        }
         self.forget(thing);
     }
 
@@ -92,6 +95,21 @@ impl Drop for Guard {
         if let Some(dir) = self.images.take() {
             run(&format!("chattr -R -f -i {}", dir.display()));
         }
+    }
+}
+
+/// The file behind a loop device.
+fn backing_file(device: &str) -> Option<String> {
+    let name = device.trim_start_matches("/dev/");
+    std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()
+}
+
+/// Waits until a loop device that was detached has let go of its file, which it does when nobody has it open. Other tests
+/// open all loop devices for a moment, to look for a free one or a file system.
+fn let_go(device: &str, file: &str) {
+    let end = Instant::now() + PATIENCE;
+    while backing_file(device).as_deref() == Some(file) && Instant::now() < end {
+        pause(Duration::from_millis(5));
     }
 }
 

@@ -108,7 +108,6 @@ impl Plan {
     }
 
     /// Longest life of a daemon, where the usual one is too short.
-    #[allow(dead_code, reason = "tests/soak")]
     pub(crate) fn life(mut self, life: Duration) -> Self {
         self.life = life;
         self
@@ -275,7 +274,7 @@ impl Unit {
     pub(crate) fn kill(&self) {
         let pid = self.pid();
         self.sh(&format!(
-            "kill -9 {pid}; timeout 10 tail -s 0.02 --pid={pid} -f /dev/null"
+            "kill -9 {pid}; timeout 60 tail -s 0.02 --pid={pid} -f /dev/null"
         ));
     }
 
