@@ -51,9 +51,11 @@ pub enum Kind {
 pub struct FileStorage {
     file: Arc<File>,
     kind: Kind,
-    /// Only grows.
+    /// Where the last range may end. Only grows.
     len: AtomicU64,
-    /// It was seen to be shorter than that: nothing behind its end can be believed any more.
+    /// Length below which the image counts as cut. Only grows, and is never more than `len`.
+    required: AtomicU64,
+    /// It was seen to be shorter than required: nothing behind its end can be believed any more.
     cut: AtomicBool,
     align: u64,
     /// Alignment of memory, when the page cache is bypassed.
@@ -78,6 +80,7 @@ impl FileStorage {
             file: Arc::new(file),
             kind,
             len: AtomicU64::new(len),
+            required: AtomicU64::new(len),
             cut: AtomicBool::new(false),
             align: 1,
             direct: None,
@@ -284,7 +287,7 @@ impl FileStorage {
             other => other?,
         };
         let is_end = found.is_none() || what == Seek::Hole;
-        if is_end && self.file.metadata()?.len() < self.len() {
+        if is_end && self.file.metadata()?.len() < self.required() {
             return Err(self.ended(self.file.metadata()?.len()));
         }
         match what {
@@ -307,18 +310,23 @@ impl FileStorage {
             return Ok(());
         }
         let len = sys::known_len(self.file.as_fd())?;
-        match self.cut.load(Ordering::Acquire) || len < self.len() {
+        match self.cut.load(Ordering::Acquire) || len < self.required() {
             true => Err(self.ended(len)),
             false => Ok(()),
         }
     }
 
+    fn required(&self) -> u64 {
+        self.required.load(Ordering::Acquire)
+    }
+
+    /// What was looked for at `at` is not there, since the image ends before.
     fn ended(&self, at: u64) -> io::Error {
-        self.cut.store(true, Ordering::Release);
-        let text = format!(
-            "the image ends at byte {at}, it should have {} bytes",
-            self.len()
-        );
+        let required = self.required();
+        if at < required {
+            self.cut.store(true, Ordering::Release);
+        }
+        let text = format!("the image ends at byte {at}, it should have {required} bytes");
         io::Error::new(ErrorKind::UnexpectedEof, text)
     }
 
@@ -347,7 +355,14 @@ impl Storage for FileStorage {
             Some(_) => now - now % self.align,
             None => now,
         };
-        Ok(self.len.fetch_max(now, Ordering::AcqRel).max(now))
+        self.len.fetch_max(now, Ordering::AcqRel);
+        Ok(now)
+    }
+
+    fn require(&self, len: u64) {
+        // Direct I/O reads and writes whole blocks.
+        let whole = len.next_multiple_of(self.align).min(self.len());
+        self.required.fetch_max(whole, Ordering::AcqRel);
     }
 
     fn align(&self) -> u64 {
@@ -969,6 +984,40 @@ mod tests {
                 let e = change(&storage).unwrap_err();
                 assert_eq!(e.kind(), ErrorKind::UnexpectedEof, "{e}");
             }
+        }
+    }
+
+    /// A rehearsal of a resize asks for the length as well.
+    #[test]
+    fn an_image_has_to_keep_what_it_has_grown_by_once_that_is_required() {
+        for direct in [false, true] {
+            let dir = direct_dir();
+            let path = dir.path().join("image");
+            sparse(&path, LEN);
+            let storage = open(&path, Kind::File, direct);
+            let set_len = |len| storage.file.set_len(len).unwrap();
+            let eof = |done: io::Result<()>| {
+                assert_eq!(done.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+            };
+            set_len(2 * LEN);
+            assert_eq!(storage.measure().unwrap(), 2 * LEN);
+            assert_eq!(read(&storage, LEN, 4096), vec![0; 4096]);
+            set_len(LEN);
+            assert_eq!(storage.measure().unwrap(), LEN);
+            eof(storage.read_at(&mut [1; 4096], LEN));
+            assert_eq!(storage.seek(0, Seek::Hole).unwrap(), Some(0));
+            storage.write_at(&[1; 512], 0).unwrap();
+            storage.flush().unwrap();
+            set_len(2 * LEN);
+            storage.measure().unwrap();
+            storage.require(2 * LEN - 4096);
+            set_len(2 * LEN - 4096);
+            storage.flush().unwrap();
+            set_len(2 * LEN - 8192);
+            eof(storage.seek(LEN, Seek::Data).map(drop));
+            eof(storage.write_at(&[1; 512], 0));
+            set_len(2 * LEN);
+            eof(storage.flush());
         }
     }
 

@@ -44,14 +44,21 @@ pub enum Seek {
     reason = "a length here is a size, not a count of elements"
 )]
 pub trait Storage: Send + Sync + std::fmt::Debug {
-    /// Length in bytes, as it was when the storage was opened, or measured.
+    /// Length in bytes, the most that it was when the storage was opened, or measured.
     fn len(&self) -> u64;
 
-    /// Takes in what the image has grown by since; gives the length, which never becomes less.
+    /// Gives the length that the image has now. What it has grown by may be asked for, and may be gone again:
+    /// only [`Storage::require`] insists on it.
     ///
     /// # Errors
     /// The system's error.
     fn measure(&self) -> io::Result<u64>;
+
+    /// An image that is shorter than this counts as cut from now on, as one does that is shorter than it was when the
+    /// storage was opened.
+    fn require(&self, len: u64) {
+        let _ = len;
+    }
 
     /// Requests whose borders are multiples of this need no read-modify-write; a power of two.
     /// The caller fences ranges that are rounded out to it, and clipped at the end.

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::io::journal::Journal;
 use crate::io::scb_file::{self, ScbFile, ScbFound};
 use crate::io::state_dir::{self, StateDir};
-use crate::io::{Identity, Image, mountpoint};
+use crate::io::{Identity, Image, Storage, mountpoint};
 use crate::set::geometry::BLOCK_BYTES;
 use crate::set::member::MEMBERS_MAX;
 use crate::set::scb::{self, PATH_BYTES_MAX};
@@ -537,21 +537,14 @@ impl Drop for Undo {
 /// Images first, durably with their names: an SCB must never tell of an image that was not made, or is not there behind a
 /// loss of power.
 fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Result<()> {
-    for plan in plans.iter().filter(|p| p.image.is_none()) {
-        let path = &plan.member.path;
-        let doing = || format!("{}: make {}", plan.member.name, path.display());
-        let (is_new, mut options) = (plan.empty.is_none(), OpenOptions::new());
-        options.write(true).create_new(is_new).mode(IMAGE_MODE);
-        let file = options.open(path).map_err(|e| Error::io(doing(), e))?;
-        let undone = if is_new {
-            &mut undo.made
-        } else {
-            &mut undo.filled
+    for plan in plans {
+        let (doing, durable) = match &plan.image {
+            // Zeros that are in the cache alone are none behind a loss of power, and no SCB would say so.
+            Some(image) => ("flush", image.storage().flush()),
+            None => ("make", make_image(plan, size, undo)),
         };
-        undone.push(path.clone());
-        let sized = file.set_len(size.0).and_then(|()| file.sync_all());
-        let durable = sized.and_then(|()| scb_file::sync_directory(path));
-        durable.map_err(|e| Error::io(doing(), e))?;
+        let (name, path) = (&plan.member.name, plan.member.path.display());
+        durable.map_err(|e| Error::io(format!("{name}: {doing} {path}"), e))?;
     }
     for (plan, block) in plans.iter().zip(blocks) {
         let path = &plan.member.scb;
@@ -578,6 +571,22 @@ fn make(plans: &[Plan<'_>], blocks: &[Scb], size: Bytes, undo: &mut Undo) -> Res
         written.map_err(|e| Error::io(doing(), e))?;
     }
     Ok(())
+}
+
+fn make_image(plan: &Plan<'_>, size: Bytes, undo: &mut Undo) -> io::Result<()> {
+    let path = &plan.member.path;
+    let (is_new, mut options) = (plan.empty.is_none(), OpenOptions::new());
+    options.write(true).create_new(is_new).mode(IMAGE_MODE);
+    let file = options.open(path)?;
+    let undone = if is_new {
+        &mut undo.made
+    } else {
+        &mut undo.filled
+    };
+    undone.push(path.clone());
+    file.set_len(size.0)?;
+    file.sync_all()?;
+    scb_file::sync_directory(path)
 }
 
 #[cfg(test)]

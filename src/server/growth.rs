@@ -14,10 +14,11 @@ use super::Message;
 use super::candidate::refusal;
 use super::departure::PATIENCE;
 use super::home;
-use super::pipeline::Stores;
+use super::pipeline::{Live, Stores};
 use super::results::given_up;
 use super::run::Runner;
 use crate::error::Error;
+use crate::io::Storage;
 use crate::io::image::{LOOK_BYTES, is_blank_behind};
 use crate::io::journal::Journal;
 use crate::set::member::MEMBERS_MAX;
@@ -68,8 +69,7 @@ impl Preparation {
             let Some(store) = &self.stores[id.index()] else {
                 continue;
             };
-            let zeros = is_blank_behind(&**store, self.end.0, self.geometry.size().0, LOOK_BYTES);
-            let zeros = zeros.map_err(|e| {
+            let zeros = self.is_blank(&**store).map_err(|e| {
                 refusal(&Error::io(
                     "a member cannot be read behind the unit's end",
                     e,
@@ -80,6 +80,26 @@ impl Preparation {
             }
         }
         Ok((journal, blank))
+    }
+
+    /// Whether an image holds zeros where the unit grows. It may have become shorter since it was measured, which would
+    /// look like zeros.
+    fn is_blank(&self, store: &dyn Storage) -> io::Result<bool> {
+        let (end, has) = (self.geometry.size().0, store.measure()?);
+        if has < end {
+            let text = format!("the image ends at byte {has} again");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
+        is_blank_behind(store, self.end.0, end, LOOK_BYTES)
+    }
+}
+
+/// Insists on the size of the unit in all images that are written: only now that it has grown, or a resize that is
+/// rehearsed or refused would.
+pub(super) fn require_room(live: &Live) {
+    let unit = live.view().geometry().size();
+    for store in live.stores().iter().flatten() {
+        store.require(unit.0);
     }
 }
 

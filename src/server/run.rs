@@ -11,7 +11,7 @@ use super::Message;
 use super::candidate::{Looking, Wish};
 use super::copier::Copier;
 use super::departure::in_time;
-use super::growth::Growth;
+use super::growth::{Growth, require_room};
 use super::handle::{Board, Done, Request};
 use super::herald::Herald;
 use super::home::Snapshots;
@@ -418,6 +418,7 @@ impl Runner {
             } => self.persist(generation, clean, to),
             Effect::Publish(view) => {
                 let live = Live::new(*view, &self.stores, self.messages.clone());
+                require_room(&live);
                 self.pipeline.publish(live);
             }
             Effect::PrepareGrowth(number, geometry) => self.prepare_growth(number, geometry),

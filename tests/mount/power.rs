@@ -403,3 +403,24 @@ fn what_a_creation_has_made_outlives_a_loss_of_power() {
         }
     }
 }
+
+/// Images of zeros that only the cache had were taken for equal, and nobody noticed what came of them.
+#[test]
+fn what_a_creation_takes_for_blank_is_so_behind_a_loss_of_power() {
+    for seed in 0..8 {
+        let disk = Disk::mount();
+        let unit = Plan::new(2, MIB).at(disk.path()).prepare();
+        unit.sh(
+            "cd images; for n in 1 2; do head -c 1M /dev/urandom > m$n.img; done; sync m1.img m2.img .
+            for n in 1 2; do dd if=/dev/zero of=m$n.img bs=64k count=16 conv=notrunc status=none; done",
+        );
+        unit.sh("shadowset create dsa1");
+        disk.serve(Some(&mut Rng::new(seed)));
+        for member in ["m1", "m2"] {
+            let found = scb_file::read(&unit.path(&format!("images/{member}.scb")));
+            assert!(matches!(found, Ok(ScbFound::Read(_))), "{seed}: {found:?}");
+            let image = disk.image(member);
+            assert!(image == [0; MIB as usize], "seed {seed}: {member}");
+        }
+    }
+}

@@ -121,6 +121,38 @@ fn a_resize_is_refused_with_numbers() {
     assert_eq!(unit.read("size").trim(), more.to_string());
 }
 
+/// A rehearsal made the server insist on the size that the images had for a moment.
+#[test]
+fn images_that_were_enlarged_may_shrink_again_unless_the_unit_has_grown() {
+    let mut unit = Unit::new(2, 4 * MIB);
+    let write = "dd if=/dev/urandom of=$U bs=64k count=2 conv=notrunc,fsync status=none";
+    let asked = [
+        ("resize dry-run", true),
+        ("resize 1073741824", false),
+        ("resize 512", false),
+    ];
+    for (command, accepted) in asked {
+        unit.sh("truncate -s 8M $I/m1.img $I/m2.img");
+        let answer = unit.command(command.as_bytes());
+        assert_eq!(answer.is_ok(), accepted, "{command}");
+        unit.sh("truncate -s 4M $I/m1.img $I/m2.img");
+        unit.sh(write);
+        assert_eq!(unit.state_of("m2"), "source", "{command}");
+    }
+    unit.stop();
+    unit.sh("cmp $I/m1.img $I/m2.img");
+    unit.mount();
+    unit.sh("truncate -s 8M $I/m1.img $I/m2.img");
+    unit.accepted("resize 6291456");
+    unit.sh("truncate -s 6M $I/m1.img $I/m2.img");
+    unit.sh(write);
+    assert_eq!(unit.state_of("m2"), "source");
+    unit.sh("truncate -s 5M $I/m2.img");
+    unit.sh(write);
+    eventually("it is expelled", || unit.state_of("m2") == "expelled");
+    unit.stop();
+}
+
 /// btrfs on a loop device grows while it is used; after a kill the size is what it was.
 #[test]
 fn a_file_system_grows_on_line() {

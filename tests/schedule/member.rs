@@ -181,6 +181,10 @@ impl Storage for Member {
         self.inner.measure()
     }
 
+    fn require(&self, len: u64) {
+        self.inner.require(len);
+    }
+
     fn align(&self) -> u64 {
         self.inner.align()
     }

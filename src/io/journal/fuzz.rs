@@ -129,7 +129,22 @@ fn formatted() -> Files {
 }
 
 fn open(files: &Files) -> Result<(Journal, State), OpenError> {
-    let (journal, _) = Journal::open_on(pair(files), &identity(), OPTIONS)?;
+    open_as(files, &identity())
+}
+
+/// As a mount does it, which takes the size of the unit from the journal.
+fn open_any(files: &Files) -> Result<(Journal, State), OpenError> {
+    match open(files) {
+        Err(OpenError::OtherGeometry(geometry)) => {
+            let id = identity();
+            open_as(files, &Identity { geometry, ..id })
+        }
+        opened => opened,
+    }
+}
+
+fn open_as(files: &Files, id: &Identity) -> Result<(Journal, State), OpenError> {
+    let (journal, _) = Journal::open_on(pair(files), id, OPTIONS)?;
     let state = State::of(&journal, None);
     Ok((journal, state))
 }
@@ -380,7 +395,7 @@ pub(crate) fn journal(bytes: &[u8]) {
     while !input.is_empty() {
         patch(&files[input.below(2)], &mut input);
     }
-    match open(&files) {
+    match open_any(&files) {
         Err(error) => says(&error),
         Ok((journal, read)) => {
             assert!(read.0.len() <= MAPS_MAX);
@@ -392,7 +407,7 @@ pub(crate) fn journal(bytes: &[u8]) {
             };
             assert!(read.0.iter().enumerate().all(lasting), "one key twice");
             drop(journal);
-            match open(&files) {
+            match open_any(&files) {
                 Err(error) => says(&error),
                 Ok((_, again)) => assert!(includes(&again, &read), "{read:?}, then {again:?}"),
             }

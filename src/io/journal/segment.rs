@@ -238,6 +238,8 @@ impl Segment {
 
     /// Reads the maps and replays the log.
     pub(super) fn load(&self, from: &dyn Backing) -> Result<Vec<Map>, Fault> {
+        // Before there is memory for what the header says: the file has to be as long as that.
+        from.read_at(&mut [0], self.header.layout.total() - 1)?;
         let mut maps = Vec::with_capacity(MAPS_MAX);
         for (slot, (record, crc)) in self.table.iter().enumerate() {
             let words = Words::empty(self.header.geometry);
@@ -274,8 +276,6 @@ impl Segment {
     fn replay(&self, from: &dyn Backing, maps: &mut Vec<Map>) -> Result<(), Fault> {
         let layout = self.header.layout;
         let len = usize::try_from(layout.log_bytes).or_else(|_| damaged("its log is too large"))?;
-        // Before there is memory for it: the file has to be as long as its header says.
-        from.read_at(&mut [0], layout.total() - 1)?;
         let mut log = vec![0; len];
         from.read_at(&mut log, layout.log_at())?;
         let (mut at, mut number) = (0, 1);

@@ -368,6 +368,41 @@ fn seal(page: &mut [u8]) {
     page[PAGE - 4..].copy_from_slice(&crc);
 }
 
+/// There was memory for bitmaps of that size before anybody looked at the length of the files.
+#[test]
+fn a_header_that_claims_more_than_its_file_holds_takes_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::create(dir.path(), SET, unit(64), POWER).unwrap();
+    journal
+        .add(record(1), &WriteBitmap::empty(unit(64)))
+        .unwrap();
+    journal.checkpoint().unwrap();
+    drop(journal);
+    let huge = Geometry::new(Bytes(1 << 60), 8).unwrap();
+    for name in FILES {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(dir.path().join(name))
+            .unwrap();
+        let mut page = vec![0; PAGE];
+        file.read_exact_at(&mut page, 0).unwrap();
+        page[72..80].copy_from_slice(&huge.size().0.to_le_bytes());
+        page[104..112].copy_from_slice(&Layout::new(huge).log_at().to_le_bytes());
+        seal(&mut page);
+        file.write_all_at(&page, 0).unwrap();
+    }
+    let refused = |g: Geometry| {
+        eventually(|| match Journal::open(dir.path(), SET, g, POWER) {
+            Err(OpenError::InUse) => None,
+            other => Some(other.unwrap_err()),
+        })
+    };
+    assert!(matches!(refused(unit(64)), OpenError::OtherGeometry(found) if found == huge));
+    let error = refused(huge);
+    assert!(matches!(&error, OpenError::Damaged(text) if text.contains("the file was cut")));
+}
+
 #[test]
 fn a_newer_format_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
