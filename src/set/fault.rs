@@ -158,7 +158,11 @@ impl ShadowSet {
             Some(_) => MemberSet::EMPTY,
             None => self.lacks_until_retired(&doubt),
         };
-        self.lack(&doubt, self.ids().collect());
+        match range {
+            // What they have is as right as before, and as what the program was told has failed.
+            Some(_) => self.fill_again(&doubt, self.ids().collect()),
+            None => self.lack(&doubt, self.ids().collect()),
+        }
         let lost = range.is_none() && self.expel_leaving(failed, media);
         let mut others = self.sources.all();
         others.remove(self.sources.master());
@@ -233,12 +237,14 @@ impl ShadowSet {
 
     /// Those of the members that are no sources may lack these regions, too.
     pub(super) fn lack(&mut self, doubt: &Arc<WriteBitmap>, members: MemberSet) {
+        members.iter().for_each(|id| self.alike.remove(id));
+        self.fill_again(doubt, members);
+    }
+
+    fn fill_again(&mut self, doubt: &Arc<WriteBitmap>, members: MemberSet) {
         for id in members.iter() {
             let map = match &self.members[id.index()].state {
-                MemberState::Target { phase, .. } => {
-                    self.alike.remove(id);
-                    Some(phase.stale())
-                }
+                MemberState::Target { phase, .. } => Some(phase.stale()),
                 // It may have taken the write before it left, and lose its seeds after a flush.
                 #[cfg(debug_assertions)]
                 MemberState::Leaving(_)

@@ -183,6 +183,8 @@ mistakes! {
     SourceTrusted,
     /// Behind a copy its target alone is flushed, and none of those that it was read from.
     PromotedAlone,
+    /// A master is written anew before the others lack it.
+    MendedUnlacked,
     /// A merging member that has come to lack something is taken for right where the sources cannot be read.
     AlikeForEver,
     /// Copies end beside a source that is leaving, which they were read from, and it is not flushed.

@@ -52,6 +52,13 @@ impl Image {
             .collect()
     }
 
+    /// The number of the last write of a block that is not flushed: a flush covers it that began at that number or later.
+    #[must_use]
+    pub fn last_write(&self, block: usize) -> Option<u64> {
+        let mut writes = self.unflushed.iter().rev();
+        writes.find(|w| w.1 == block).map(|w| w.0)
+    }
+
     /// Number of blocks.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "an image has a block")]
@@ -176,6 +183,7 @@ mod tests {
         image.lose(1, begun, 0);
         assert_eq!(image.contents(), [0, 9, 9]);
         assert!(image.is_durable(0) && !image.is_durable(1));
+        assert_eq!((image.last_write(0), image.last_write(2)), (None, Some(4)));
         image.flush(image.written());
         assert_eq!(image.durable, [0, 9, 9]);
     }

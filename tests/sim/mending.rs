@@ -1,10 +1,10 @@
 //! Merges in the simulator whose sources cannot be read: they are given what a member has that a crash has left as right
 //! as them, under the fence of the step.
 
-use shadowset::set::{ByteRange, MemberId, MemberSet, Role, View};
+use shadowset::set::{ByteRange, Event, Failure, MemberId, MemberSet, Role, Ticket, View};
 use shadowset::testing::memory::Value;
 
-use crate::world::{Checked, Violation, World, ensure};
+use crate::world::{Asker, Checked, Violation, World, ensure, makes};
 
 impl World {
     /// Gives the readers of these blocks what a merging member has, for targets that are merged; says whether that was possible.
@@ -18,7 +18,12 @@ impl World {
             let mut seats = view.seats().iter();
             seats.any(|s| s.id == id && matches!(s.role, Role::Merging(_)))
         };
-        if !targets.iter().all(merged) || blocks.is_empty() || self.rng.chance(300) {
+        let sources = view.sources();
+        let master = sources.iter().next().filter(|_| sources.len() == 1);
+        let Some(master) = master.filter(|_| targets.iter().all(merged)) else {
+            return Ok(false);
+        };
+        if blocks.is_empty() || self.is_undurable() || self.rng.chance(300) {
             return Ok(false);
         }
         for block in blocks {
@@ -28,15 +33,35 @@ impl World {
             };
             let value = self.disks[believed.index()].image.get(*block);
             self.believe(believed, *block, value)?;
-            for id in view.readers(range).iter().chain([believed]) {
-                let disk = self.disk(id);
-                disk.image.put(*block, value);
-                disk.image.flush(disk.image.written());
-                disk.bad_reads = false;
+            if !makes!(MendedUnlacked) {
+                self.have_lacked(view, range)?;
             }
+            let disk = self.disk(master);
+            disk.image.put(*block, value);
+            disk.image.flush(disk.image.written());
+            disk.bad_reads = false;
         }
         self.mark("a merge mends its source");
         Ok(true)
+    }
+
+    /// Before the master is written all others lack it (I1).
+    fn have_lacked(&mut self, view: &View, range: ByteRange) -> Checked {
+        let number = self.next_id();
+        self.tickets.insert(number, Asker::Mend);
+        let failure = Failure {
+            range: Some(range),
+            good: MemberSet::EMPTY,
+            failed: view.sources(),
+            media: MemberSet::EMPTY,
+            epoch: view.epoch(),
+            causes: Vec::new(),
+        };
+        self.handle(Event::Failed(Ticket::new(number), failure))?;
+        match self.crashed {
+            true => Err(Self::cut_short()),
+            false => Ok(()),
+        }
     }
 
     /// I14: what a crash has left in a member is as right as what it has left in the master, as long as nobody has read or
@@ -64,6 +89,7 @@ impl World {
             disk.open && whole && !bad && !self.ops.silence.is_hung(id)
         };
         let believed = view.alike(range).iter().find(|id| well(*id))?;
-        view.readers(range).iter().all(well).then_some(believed)
+        let readers = view.readers(range);
+        (readers == view.sources() && readers.iter().all(well)).then_some(believed)
     }
 }

@@ -141,6 +141,9 @@ impl World {
         if let Some(Asker::ReadRepair) = asker {
             return self.read_repair_judged();
         }
+        if let Some(Asker::Mend) = asker {
+            return Ok(());
+        }
         let Some(Asker::Request(id)) = asker else {
             return Err(crate::world::Violation(format!(
                 "ticket {ticket} is settled: {asker:?}"
@@ -250,6 +253,7 @@ impl World {
             id,
             covers: members.iter().map(covers).collect(),
             given_up: MemberSet::EMPTY,
+            ended: None,
         });
     }
 
@@ -442,14 +446,36 @@ impl World {
         let hangs = |(id, _): &(MemberId, u64)| {
             self.ops.silence.is_hung(*id) && !self.ops.silence.is_gone(*id)
         };
-        if self.flushes[at].covers.iter().any(hangs) && !self.quiet {
+        if self.flushes[at].covers.iter().any(hangs)
+            && self.flushes[at].ended.is_none()
+            && !self.quiet
+        {
             return Ok(());
         }
-        let flush = self.flushes.swap_remove(at);
+        if self.is_slow_to_tell(at) {
+            return Ok(());
+        }
+        let event = match self.flushes[at].ended.take() {
+            Some(event) => event,
+            None => self.flush_members(at)?,
+        };
+        match self.is_told_late() {
+            true => self.flushes[at].ended = Some(event),
+            false => {
+                self.flushes.swap_remove(at);
+                self.inbox.push(event);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_members(&mut self, at: usize) -> Result<Event, crate::world::Violation> {
+        let flush = &self.flushes[at];
+        let (flush, covers, given_up) = (flush.id, flush.covers.clone(), flush.given_up);
         let faults = self.plan.faults;
         let everywhere = !self.quiet && self.rng.chance(faults.flush_everywhere);
         let mut failed = MemberSet::EMPTY;
-        for (id, written) in flush.covers {
+        for (id, written) in covers {
             let breaks = !self.quiet && self.rng.chance(faults.flush);
             let struck = self.strike(Op::Flush);
             if struck == Strike::Crashes {
@@ -457,10 +483,11 @@ impl World {
             }
             let breaks = breaks || struck == Strike::Fails;
             let sticks = breaks && self.rng.chance(faults.sticky);
-            let gone = self.ops.silence.is_gone(id) || flush.given_up.contains(id);
+            let gone = self.ops.silence.is_gone(id) || given_up.contains(id);
+            let tells = self.tells(id, written);
             let disk = self.disk(id);
             disk.bad_flushes |= sticks;
-            let fails = everywhere || breaks || disk.bad_flushes || disk.unflushed.is_some();
+            let fails = everywhere || breaks || disk.bad_flushes || tells;
             if fails || gone {
                 failed.insert(id);
                 if !gone {
@@ -474,8 +501,7 @@ impl World {
             true => failed,
             false => self.media_among(failed),
         };
-        self.inbox.push(Event::Flushed(flush.id, failed, media));
-        Ok(())
+        Ok(Event::Flushed(flush, failed, media))
     }
 }
 

@@ -71,8 +71,10 @@ impl World {
             Strike::Crashes => return Err(Self::cut_short()),
             struck => fails || struck == Strike::Fails,
         };
+        let written = self.disks[member.index()].image.written();
+        let tells = self.tells(member, written);
         let disk = self.disk(member);
-        let fails = fails || disk.bad_flushes || !disk.open || disk.unflushed.is_some();
+        let fails = fails || disk.bad_flushes || !disk.open || tells;
         match fails {
             true => self.note_unflushed(member),
             false => disk.image.flush(disk.image.written()),

@@ -10,6 +10,12 @@ use crate::world::{Asker, Checked, World, ensure};
 /// How many times as often a member that is leaving loses a write as any other.
 const LEAVING: u64 = 16;
 
+/// How often the set has not heard yet of a flush that has ended, per mille.
+const LATE: u64 = 900;
+
+/// How often a flush of such a member does not end yet, per mille.
+const SLOW: u64 = 950;
+
 /// Writes that are lost on their way to a disk before a flush tells of it. They are drawn apart from all else.
 #[derive(Debug)]
 pub(crate) struct Losses {
@@ -57,6 +63,13 @@ impl World {
         disk.unflushed.get_or_insert(written);
     }
 
+    /// Whether a flush of a member that began at `written` fails for what has failed before, or for a write that is lost.
+    pub(crate) fn tells(&self, id: MemberId, written: u64) -> bool {
+        let disk = &self.disks[id.index()];
+        let covered = |block: &usize| disk.image.last_write(*block).is_none_or(|n| n <= written);
+        disk.unflushed.is_some() || disk.lost.keys().any(covered)
+    }
+
     /// What a copy reads of a member: a write that is lost is not shown any more. An application that read it as well would
     /// see an older value; that is between it and the disk.
     pub(crate) fn get_for_copy(&mut self, id: MemberId, block: usize) -> Value {
@@ -74,13 +87,15 @@ impl World {
         if !known && !losses.rng.chance(losses.rate * often) {
             return shown;
         }
-        self.mark("a copy reads what has lost a write");
+        self.mark(match leaving {
+            true => "a copy reads what a leaver has lost",
+            false => "a copy reads what has lost a write",
+        });
         self.log(format!(
             "a copy reads {} in block {block} of {id:?}, which is lost",
             now.1
         ));
         self.disk(id).lost.insert(block, now);
-        self.note_unflushed(id);
         now.1
     }
 
@@ -91,11 +106,28 @@ impl World {
             _ => false,
         };
         let flushed = || {
-            let mut under_way = self.flushes.iter().flat_map(|flush| &flush.covers);
+            let under_way = self.flushes.iter().filter(|flush| flush.ended.is_none());
+            let mut under_way = under_way.flat_map(|flush| &flush.covers);
             under_way.all(|(member, _)| *member != id)
         };
         matches!(self.state(id), MemberState::Leaving(_))
             || self.tickets.values().any(asked) && flushed()
+    }
+
+    /// A disk that has lost a write takes its time to say so.
+    pub(crate) fn is_slow_to_tell(&mut self, flush: usize) -> bool {
+        if self.flushes[flush].ended.is_some() {
+            return false;
+        }
+        let mut asked = self.flushes[flush].covers.iter();
+        let lost = asked.any(|(id, _)| !self.disks[id.index()].lost.is_empty());
+        lost && !self.quiet && self.ops.losses.rng.chance(SLOW)
+    }
+
+    /// The set hears late of a flush that has ended, in a world with losses.
+    pub(crate) fn is_told_late(&mut self) -> bool {
+        let losses = &mut self.ops.losses;
+        !self.quiet && losses.rate > 0 && losses.rng.chance(LATE)
     }
 
     /// I5: nothing of what the image of a member that has left shows is to be lost.
@@ -174,8 +206,10 @@ impl World {
     /// The image of a member that was expelled is let go of, and nobody reads it any more.
     pub(crate) fn lose_closed(&mut self, id: MemberId) {
         let disk = self.disk(id);
+        let all = disk.image.written();
+        let lost = (!disk.lost.is_empty()).then_some(all);
         disk.lost.clear();
-        if let Some(written) = disk.unflushed.take() {
+        if let Some(written) = disk.unflushed.take().or(lost) {
             self.lose_some(id, written, false);
         }
     }

@@ -121,6 +121,8 @@ pub(crate) struct Flushing {
     pub(crate) covers: Vec<(MemberId, u64)>,
     /// Members whose calls were given up since.
     pub(crate) given_up: MemberSet,
+    /// What came of it, when it has ended and the set has not heard.
+    pub(crate) ended: Option<Event>,
 }
 
 /// Who waits for a ticket.
@@ -134,6 +136,8 @@ pub(crate) enum Asker {
     ReadRepair,
     /// A repair that failed on a member.
     Verify,
+    /// A master that is written anew.
+    Mend,
 }
 
 /// A command under way.

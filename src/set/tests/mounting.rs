@@ -3,7 +3,7 @@
 use super::*;
 use crate::set::bitmap::WriteBitmap;
 use crate::set::copy::CopyKind;
-use crate::set::event::BitmapChange;
+use crate::set::event::{BitmapChange, Failure};
 use crate::set::member::{BitmapId, BitmapTag};
 use crate::set::record::{BitmapKind, BitmapRecord, HomeChange};
 use crate::set::said::Said;
@@ -97,6 +97,18 @@ fn who_was_a_source_is_as_right_as_the_master_where_it_is_to_be_merged() {
     let now = view(&effects);
     assert_eq!(now.alike(at(10)), only(1));
     assert_eq!(now.alike(at(9)), MemberSet::EMPTY, "it is read there");
+    // A write that has failed is not acknowledged.
+    let write = |range| Failure {
+        range,
+        good: MemberSet::EMPTY,
+        failed: only(0),
+        media: MemberSet::EMPTY,
+        epoch: now.epoch(),
+        causes: Vec::new(),
+    };
+    let failed = Event::Failed(Ticket::new(9), write(Some(at(5))));
+    let _ = set.handle(Moment(1), failed);
+    assert_eq!((now.alike(at(5)), now.alike(at(10))), (only(1), only(1)));
     set.intent.mark(Regions::run(3, 4));
     let event = doubts::flush_fails(&set, only(0));
     let _ = set.handle(Moment(1), event);
