@@ -377,8 +377,10 @@ impl World {
                 return Ok(());
             }
             let others = has_other_source(view, step.tried, source);
-            // Now and then a copy may lose its only source: that is no loss of data.
-            let others = others || self.rng.path().is_none() && self.rng.chance(100);
+            // Now and then a copy may lose its only source: that is no loss of data. A merge may mend it.
+            let mends = !view.alike(self.bytes_of(block)).is_empty();
+            let often = if mends { 600 } else { 100 };
+            let others = others || self.rng.path().is_none() && self.rng.chance(often);
             if self.get_fails(source, others) {
                 self.inbox.push(Event::ReadFailed(source));
                 let step = &mut self.copies[at].steps[n];
