@@ -203,8 +203,9 @@ impl ShadowSet {
                 .into_iter()
                 .for_each(|through| self.forget_intents(through));
         }
-        if let Some(through) = over.filter(|_| !busy && !self.closing && !self.pace.rests) {
-            self.flush(self.unflushed(), Purpose::Trim(through));
+        let waits = self.pace.rests || self.may_lose_more();
+        if let Some(through) = over.filter(|_| !busy && !self.closing && !waits) {
+            self.flush(self.writers(), Purpose::Trim(through));
         }
     }
 

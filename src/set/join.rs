@@ -390,7 +390,13 @@ impl ShadowSet {
     }
 
     fn next_queued(&self) -> Option<MemberId> {
+        let waits = self.may_lose_more();
         let queued = |id: &MemberId| match &self.members[id.index()].state {
+            // It could come to no end.
+            MemberState::Target {
+                phase: Phase::Queued(work),
+                ..
+            } if waits && work.is_drained() => None,
             MemberState::Target {
                 op,
                 kind,
@@ -415,7 +421,7 @@ impl ShadowSet {
             match end {
                 CopyEnd::Drained => {
                     // Of its sources as well: what they have lost by now may have been read.
-                    let members = self.unflushed();
+                    let members = self.writers();
                     #[cfg(debug_assertions)]
                     let members = match super::planted::is(super::planted::Mistake::PromotedAlone) {
                         true => [id].into_iter().collect(),
@@ -480,7 +486,8 @@ impl ShadowSet {
         let unchecked = super::planted::is(super::planted::Mistake::PromoteUnchecked);
         #[cfg(not(debug_assertions))]
         let unchecked = false;
-        if (!work.is_drained() || self.doubt.is_some()) && !unchecked {
+        let early = !work.is_drained() || self.doubt.is_some() || self.may_lose_more();
+        if early && !unchecked {
             let phase = Phase::Queued(work);
             self.members[id.index()].state = MemberState::Target { op, kind, phase };
             return self.start_copies();

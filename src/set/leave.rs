@@ -236,8 +236,7 @@ impl ShadowSet {
             if super::planted::is(super::planted::Mistake::LeaveWithoutFlush) {
                 return self.left(id, MemberSet::EMPTY, MemberSet::EMPTY);
             }
-            let mut members = self.unflushed();
-            members.insert(id);
+            let members = self.writers().or([id].into_iter().collect());
             self.flush(members, Purpose::Leave(id));
         }
     }
@@ -256,7 +255,8 @@ impl ShadowSet {
             return;
         };
         let until = departed.until;
-        if failed.is_empty() {
+        let flushed = failed.is_empty() && !self.may_lose_more();
+        if flushed {
             departed.seeds.clear();
         }
         for change in departed.absorb_seeds() {
@@ -272,7 +272,7 @@ impl ShadowSet {
             reason => reason.to_owned(),
         };
         self.enter(id, MemberState::Detached(departed), reason);
-        if failed.is_empty() {
+        if flushed {
             self.forget_intents(until);
         }
         let to = [id].into_iter().collect();
@@ -282,9 +282,8 @@ impl ShadowSet {
             to,
         });
         // Not before: should a stop or a crash cut this short, the next mount takes its block for what it is.
-        if let Some(tag) = tag {
-            self.describe(id, tag, BitmapKind::Departed);
-        }
+        tag.into_iter()
+            .for_each(|tag| self.describe(id, tag, BitmapKind::Departed));
         self.push(Effect::Close(id));
         let bitmap = tag.map(|tag| tag.id);
         self.push(Effect::Notice(Notice::Detached { member: id, bitmap }));
@@ -294,6 +293,7 @@ impl ShadowSet {
             answer.facts.extend(self.smaller_than(id));
             self.answer_pending(Ok(answer));
         }
+        self.start_copies();
     }
 
     pub(super) fn is_pending_about(&self, id: MemberId) -> bool {
@@ -508,7 +508,7 @@ impl ShadowSet {
     fn take_back(&mut self, id: MemberId, attaching: bool) {
         match self.take_state(id) {
             MemberState::Leaving(mut departed) if matches!(departed.held, Held::Here(_)) => {
-                self.distrust_leaver();
+                self.distrust();
                 for change in departed.absorb_seeds() {
                     self.push_home(change);
                 }

@@ -185,14 +185,8 @@ mistakes! {
     PromotedAlone,
     /// A master is written anew before the others lack it.
     MendedUnlacked,
-    /// A merging member that has come to lack something is taken for right where the sources cannot be read.
-    AlikeForEver,
-    /// Copies end beside a source that is leaving, which they were read from, and it is not flushed.
+    /// Copies end beside a source that is leaving, and intents are forgotten, before its last flush.
     LeaverTrusted,
-    /// A source that has not become stable is filled again, or the unit stopped, as if it had lost nothing.
-    LeaverBelieved,
-    /// Of what is in doubt the marks are forgotten that requests of old epochs make later.
-    LateForgotten,
     /// A member leaves in good order although a flush that failed everywhere was for its image as well.
     LeaverUnflushed,
     ;

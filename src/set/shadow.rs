@@ -437,12 +437,14 @@ impl ShadowSet {
 
     /// Leaves the bitmaps exact for the next mount: everything is flushed and no request is left.
     fn leave_in_order(&mut self) {
-        self.distrust_leavers();
+        // A stop waits for no last flush.
+        if self.members.iter().any(|m| m.state.is_leaving()) {
+            self.distrust();
+        }
         self.end_doubt();
         for id in self.ids() {
             let absorbed = self.members[id.index()].state.departed_mut();
-            let absorbed = absorbed.map(Departed::absorb_seeds);
-            let absorbed = absorbed.unwrap_or_default();
+            let absorbed = absorbed.map(Departed::absorb_seeds).unwrap_or_default();
             absorbed
                 .into_iter()
                 .for_each(|change| self.push_home(change));

@@ -26,15 +26,6 @@ impl ShadowSet {
         }
     }
 
-    /// Members that may have something that is not flushed. Who is leaving is read by older requests.
-    pub(super) fn unflushed(&self) -> MemberSet {
-        #[cfg(debug_assertions)]
-        if super::planted::is(super::planted::Mistake::LeaverTrusted) {
-            return self.writers();
-        }
-        self.callable()
-    }
-
     /// Members of which something may be asked.
     fn callable(&self) -> MemberSet {
         let leaving =

@@ -257,6 +257,7 @@ impl World {
             None => CopyEnd::Drained,
         };
         let copy = self.copies.swap_remove(at);
+        self.promised.remove(&copy.op.0);
         self.inbox.push(Event::CopyEnded(copy.work, end));
     }
 

@@ -67,7 +67,10 @@ impl World {
         let (still, waiting) = self.copies_of_set();
         let mut members = self.ids();
         let in_doubt = members.any(|id| self.set.doubt_of(id).is_some());
-        let closing = self.stopping || self.crashed || in_doubt;
+        // A copy that has come to its end waits for who is leaving.
+        let leaving = |id| matches!(self.state(id), MemberState::Leaving(_));
+        let leaving = self.ids().any(leaving);
+        let closing = self.stopping || self.crashed || in_doubt || leaving;
         ensure!(
             closing || waiting == 0 || limits.delayed || still >= self.at_once(),
             "{still} copies run and {waiting} wait, {} may run",

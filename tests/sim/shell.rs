@@ -426,7 +426,10 @@ impl World {
         self.freeze(id);
         let bitmap = answer.facts.iter().any(|f| f.0 == "bitmap");
         ensure!(bitmap || !asked.minicopy, "no bitmap: {answer:?}");
-        if let (true, Some(departed)) = (bitmap, self.state(id).departed()) {
+        // Beside another one that is leaving it has what is not flushed, too.
+        let leaving = |other| matches!(self.state(other), shadowset::set::MemberState::Leaving(_));
+        let exact = bitmap && !self.ids().any(leaving);
+        if let (true, Some(departed)) = (exact, self.state(id).departed()) {
             let until = departed.until;
             self.fresh.insert(id, until);
         }

@@ -58,33 +58,43 @@ fn leaving() -> (ShadowSet, CopyWork, Arc<WriteBitmap>) {
 }
 
 #[test]
-fn who_is_leaving_is_flushed_behind_a_copy() {
-    let (mut set, work, stale) = leaving();
-    let asked = flushes(&ended(&mut set, work, CopyEnd::Drained));
-    let (promote, members) = asked[0];
-    assert!(members.contains(id(0)));
-    let _ = set.handle(Moment(1), Event::Flushed(promote, only(0), only(0)));
-    retire(&mut set);
-    assert_eq!(set.members()[0].state.name(), "expelled");
-    assert_eq!(set.members()[2].state.name(), "copy-target");
-    assert!(stale.covers(LOST()));
+fn no_copy_ends_while_a_source_is_leaving() {
+    for fails in [false, true] {
+        let (mut set, work, stale) = leaving();
+        let (promote, _) = flushes(&ended(&mut set, work, CopyEnd::Drained))[0];
+        let effects = well(&mut set, promote);
+        assert!(
+            copies(effects).is_empty(),
+            "it would end at once, again and again"
+        );
+        assert_eq!(set.members()[2].state.name(), "copy-target");
+        let asked = flushes(&retire(&mut set));
+        assert_eq!(asked.len(), 1, "nothing is forgotten before");
+        let failed = if fails { only(0) } else { MemberSet::EMPTY };
+        let mut effects = set.handle(Moment(1), Event::Flushed(asked[0].0, failed, failed));
+        effects.extend(retire(&mut set));
+        assert_eq!(stale.covers(LOST()), fails);
+        let work = copies(effects).remove(0);
+        assert_eq!(work.is_drained(), !fails);
+    }
 }
 
 #[test]
-fn who_leaves_its_copy_is_flushed_with_who_is_leaving() {
+fn who_leaves_its_copy_beside_a_source_that_is_leaving_lacks_what_is_not_flushed() {
     let (mut set, work, stale) = leaving();
     stale.mark(Regions::run(20, 21));
     let _ = ended(&mut set, work, CopyEnd::SourceFailed("bad".to_owned()));
     assert!(set.members()[2].state.is_leaving());
     let asked = flushes(&retire(&mut set));
-    assert!(!asked.is_empty());
-    for (flush, members) in asked {
-        assert!(
-            members.contains(id(0)),
-            "what it was flushed for is forgotten behind it"
-        );
-        let _ = set.handle(Moment(1), Event::Flushed(flush, only(0), only(0)));
-    }
+    let of = |member| {
+        asked
+            .iter()
+            .find(|f| f.1.contains(id(member)) && !f.1.contains(id(2 - member)))
+    };
+    let (own, other) = (of(2).expect("a flush").0, of(0).expect("a flush").0);
+    well(&mut set, own);
+    assert_eq!(set.members()[2].state.name(), "detached");
+    let _ = set.handle(Moment(1), Event::Flushed(other, only(0), only(0)));
     retire(&mut set);
     assert_eq!(set.members()[0].state.name(), "expelled");
     assert!(stale.covers(LOST()), "in the bitmap that it has left with");
