@@ -285,7 +285,7 @@ impl Run {
         };
         while let Some(shares) = Self::next(this, pipeline, &mut leave) {
             let range = shares[0].step.range();
-            let Some(fenced) = pipeline.enter_to_copy(range) else {
+            let Some(fenced) = pipeline.enter_unless_dead(range) else {
                 // Nobody answers: it is taken again when somebody does.
                 Shares::new(shares).cut_short();
                 continue;

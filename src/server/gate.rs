@@ -102,12 +102,6 @@ impl Gate {
         self.pass_flush()
     }
 
-    /// Whether a source may be given what it could not read, by who has pinned an epoch: a stall or a growth that comes
-    /// later waits for that. A read-only unit is merged, too.
-    pub(super) fn lets_mend(&self) -> bool {
-        self.pass_flush().is_ok() && !self.is(CLOSED | GROWING | STALLED)
-    }
-
     /// Waits until this holds nobody back any more; whether that came in time.
     fn wait_out(&self, reason: u8, longest: Duration) -> bool {
         if !self.is(reason) {

@@ -35,8 +35,9 @@ impl Merge {
         &self.permit
     }
 
-    pub(super) fn permit_mut(&mut self) -> &mut WritePermit {
-        &mut self.permit
+    /// Whether another source has what a member does not give; not of a member that is written.
+    pub(super) fn has_other(&self, member: MemberId) -> bool {
+        self.permit.live().view().is_one_of_sources(member)
     }
 
     /// Begins the read once more, in place of a thread that a member holds. What that thread has merged is merged
@@ -60,7 +61,7 @@ impl Pipeline {
         let (fenced, whole, geometry) = loop {
             let geometry = self.live().view().geometry();
             let whole = geometry.bytes_of(geometry.regions_of(range));
-            let Some(fenced) = self.enter_to_copy(whole) else {
+            let Some(fenced) = self.enter_unless_dead(whole) else {
                 return done(Err(EIO));
             };
             // The last region may have become longer.

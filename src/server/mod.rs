@@ -40,7 +40,6 @@ mod immutable;
 #[cfg(shuttle)]
 pub mod inspect;
 mod lane;
-mod mend;
 mod merging;
 mod message_mode;
 pub mod meter;

@@ -139,7 +139,10 @@ impl Fenced {
     /// Sets the bits of a copy step.
     pub(super) fn permit_copy(self, runs: impl IntoIterator<Item = Regions>) -> WritePermit {
         let marked = self.live.view.mark_copy(runs);
-        WritePermit::new(self, marked)
+        WritePermit {
+            fenced: self,
+            _marked: marked,
+        }
     }
 }
 
@@ -149,19 +152,9 @@ impl Fenced {
 pub(super) struct WritePermit {
     fenced: Fenced,
     _marked: Marked,
-    /// Sources that a repair writes: what they are in must have ended before the fence does (I4).
-    repaired: MemberSet,
 }
 
 impl WritePermit {
-    fn new(fenced: Fenced, marked: Marked) -> Self {
-        Self {
-            fenced,
-            _marked: marked,
-            repaired: MemberSet::EMPTY,
-        }
-    }
-
     pub(super) fn live(&self) -> &Arc<Live> {
         self.fenced.live()
     }
@@ -169,16 +162,6 @@ impl WritePermit {
     /// The storage of a member that takes part, to be written.
     pub(super) fn store(&self, id: MemberId) -> Option<&Arc<dyn Storage>> {
         self.live().store(id)
-    }
-
-    /// Has sources repaired.
-    pub(super) fn repairs(&mut self, sources: MemberSet) {
-        self.repaired = sources;
-    }
-
-    /// Whether another source has what a member does not give; not of a member that is written.
-    pub(super) fn has_other(&self, member: MemberId) -> bool {
-        !self.repaired.contains(member) && self.live().view().is_one_of_sources(member)
     }
 
     /// What it is for is done; the range is fenced still.
@@ -323,24 +306,22 @@ impl Pipeline {
         if makes!(MarkedLate) {
             return Ok(fenced.permit_copy([]));
         }
-        let marked = self.mark(&fenced.live, range)?;
-        Ok(WritePermit::new(fenced, marked))
-    }
-
-    /// Sets the bits of a write.
-    pub(super) fn mark(&self, live: &Live, range: ByteRange) -> Result<Marked, Errno> {
-        loop {
+        let marked = loop {
             let home = self.home.load();
             let Some(journal) = &*home else {
                 self.gate.pass_unkept()?;
-                let Ok(marked) = live.view.mark(range, &Homeless);
-                return Ok(marked);
+                let Ok(marked) = fenced.live.view.mark(range, &Homeless);
+                break marked;
             };
-            match live.view.mark(range, &**journal) {
-                Ok(marked) => return Ok(marked),
+            match fenced.live.view.mark(range, &**journal) {
+                Ok(marked) => break marked,
                 Err(error) => self.lose_home(&error)?,
             }
-        }
+        };
+        Ok(WritePermit {
+            fenced,
+            _marked: marked,
+        })
     }
 
     /// Waits until the set has given the journal up, which is durable then.

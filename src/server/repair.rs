@@ -23,7 +23,7 @@ use crate::set::{ByteRange, Event, MemberId, MemberSet};
 /// Most ranges that wait; a read finds what is left out again.
 const WAITING_MAX: usize = 64;
 /// Borders of what is rewritten: the blocks of most disks and file systems.
-pub(super) const ALIGN: u64 = 4096;
+const ALIGN: u64 = 4096;
 
 const _: () = assert!(ALIGN % BLOCK_BYTES == 0);
 
@@ -148,7 +148,7 @@ fn rewrite(
 }
 
 /// Whether a member has these bytes on its medium.
-pub(super) fn read_back(
+fn read_back(
     hold: &mut Hold<'_>,
     (member, range): (MemberId, ByteRange),
     bytes: &[u8],

@@ -198,10 +198,10 @@ impl Sweep {
                 Fate::Taken(Rescue::Seek(seeking, member))
             }
             Held::Look(live) if gone || late => Fate::Taken(Rescue::Look(live)),
-            Held::Merge(merge) if gone || slow && merge.permit().has_other(member) => {
+            Held::Merge(merge) if gone || slow && merge.has_other(member) => {
                 Fate::Taken(Rescue::Merge(merge))
             }
-            Held::Step(step) if gone || slow && step.permit().has_other(member) => {
+            Held::Step(step) if gone || slow && step.has_other(member) => {
                 Fate::Taken(Rescue::Step(step))
             }
             Held::Left(permit) if gone => Fate::Taken(Rescue::Left(permit)),

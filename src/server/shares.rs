@@ -12,6 +12,8 @@ use crate::set::{CopyEnd, CopyStep, MemberId, Piece, pieces};
 /// Steps of copies that share a fence, the first leading, with the permission to write their targets.
 pub(super) struct Step {
     permit: WritePermit,
+    /// A source that is written, by a read repair: what it is in must have ended before the fence does (I4).
+    written: Option<MemberId>,
     shares: Vec<Share>,
     /// What they lack.
     pieces: Vec<Piece>,
@@ -42,10 +44,10 @@ impl std::fmt::Debug for Step {
 
 impl Step {
     /// What is held for a step that is nobody's: of a read repair.
-    pub(super) fn of_nobody(mut permit: WritePermit, written: MemberId) -> Self {
-        permit.repairs([written].into_iter().collect());
+    pub(super) fn of_nobody(permit: WritePermit, written: MemberId) -> Self {
         Self {
             permit,
+            written: Some(written),
             shares: Vec::new(),
             pieces: Vec::new(),
         }
@@ -57,6 +59,7 @@ impl Step {
         let permit = fenced.permit_copy(pieces.iter().map(|piece| piece.regions));
         Self {
             permit,
+            written: None,
             shares,
             pieces,
         }
@@ -66,8 +69,9 @@ impl Step {
         &self.permit
     }
 
-    pub(super) fn permit_mut(&mut self) -> &mut WritePermit {
-        &mut self.permit
+    /// Whether another source has what a member does not give; not of a member that is written.
+    pub(super) fn has_other(&self, member: MemberId) -> bool {
+        self.written != Some(member) && self.permit.live().view().is_one_of_sources(member)
     }
 
     /// Ends it in place of a thread that a member holds.

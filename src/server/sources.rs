@@ -1,37 +1,28 @@
-//! From whom a copy reads: who answers, who is waited for, and who is mended.
+//! From whom a copy reads: who answers, and who is waited for.
 
 use std::io;
 
 use super::Message;
-use super::mend::mend;
 use super::results::is_out_of_reach;
 use super::step::{Hold, Stop};
 use super::watch::Time;
-use crate::set::{ByteRange, Event, MemberId, MemberSet};
+use crate::set::{ByteRange, MemberId, MemberSet};
 
 /// From whom a range is copied.
 pub(super) struct Sources {
-    targets: MemberSet,
     tried: MemberSet,
     named: Option<MemberId>,
     /// Who is out of reach, and since when.
     lost: Option<(MemberId, Time)>,
-    /// What the last one could not read.
-    unread: Option<ByteRange>,
-    /// Where the last part ends that was mended: each is mended once.
-    mended: u64,
 }
 
 impl Sources {
-    /// All but the targets, one of them first.
-    pub(super) fn but(targets: MemberSet, named: Option<MemberId>) -> Self {
+    /// All but these, one of them first.
+    pub(super) fn but(tried: MemberSet, named: Option<MemberId>) -> Self {
         Self {
-            targets,
-            tried: targets,
+            tried,
             named,
             lost: None,
-            unread: None,
-            mended: 0,
         }
     }
 
@@ -40,34 +31,17 @@ impl Sources {
         self.lost = None;
     }
 
-    /// The one that was named, else a source that answers, if there is one; waits for one that is out of reach, and mends
-    /// those that cannot read.
+    /// The one that was named, else a source that answers, if there is one; waits for one that is out of reach.
     pub(super) fn next(&mut self, hold: &mut Hold<'_>, range: ByteRange) -> Result<MemberId, Stop> {
         loop {
             if let Some(source) = self.choose(hold, range)? {
                 return Ok(source);
             }
-            match self.lost {
-                Some(lost) if hold.pipeline().waits_for(lost.0) => {
-                    hold.wait_for(lost)?;
-                    self.tried.remove(lost.0);
-                }
-                Some(_) => return Err(Stop::Unreadable),
-                None => self.mend(hold)?,
-            }
+            let lost = self.lost.filter(|lost| hold.pipeline().waits_for(lost.0));
+            let lost = lost.ok_or(Stop::Unreadable)?;
+            hold.wait_for(lost)?;
+            self.tried.remove(lost.0);
         }
-    }
-
-    /// All of them have failed by errors of their own: they are given what they cannot read, and tried again.
-    fn mend(&mut self, hold: &mut Hold<'_>) -> Result<(), Stop> {
-        let part = self.unread.take();
-        let part = part.filter(|part| part.start() >= self.mended);
-        let part = part.ok_or(Stop::Unreadable)?;
-        let sources = self.tried.without(self.targets);
-        mend(hold, (sources, self.targets), part)?;
-        self.tried = self.targets;
-        self.mended = part.end();
-        Ok(())
     }
 
     fn choose(&self, hold: &Hold<'_>, range: ByteRange) -> Result<Option<MemberId>, Stop> {
@@ -96,17 +70,9 @@ impl Sources {
             self.lost = before.or(Some((source, since)));
             return;
         }
-        self.unread = Some(part);
         let (member, at) = (hold.pipeline().name(source), part.start());
         tracing::warn!(member, at, %error, "a copy could not read");
-        let readers = hold
-            .permit()
-            .map(|permit| permit.live().view().readers(part));
-        let failed = match readers {
-            Ok(readers) if readers.len() > 1 => Message::ReadFailed(source, part),
-            // A read repair would find nobody to read from.
-            _ => Message::Event(Event::ReadFailed(source)),
-        };
+        let failed = Message::ReadFailed(source, part);
         let _ = hold.pipeline().messages.send(failed);
     }
 }

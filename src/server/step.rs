@@ -44,8 +44,6 @@ pub(super) enum Stop {
 pub(super) struct Hold<'a> {
     pipeline: &'a Pipeline,
     held: Option<Held>,
-    /// Members that were told to have failed in a mend: their lanes flush them again then, and they are in the View still.
-    pub(super) doubted: MemberSet,
 }
 
 impl<'a> Hold<'a> {
@@ -53,7 +51,6 @@ impl<'a> Hold<'a> {
         Self {
             pipeline,
             held: Some(held),
-            doubted: MemberSet::EMPTY,
         }
     }
 
@@ -68,17 +65,6 @@ impl<'a> Hold<'a> {
             Some(Held::Step(step)) => Ok(step.permit()),
             _ => Err(Stop::Replaced),
         }
-    }
-
-    /// Sources that it repairs from now on.
-    pub(super) fn repairs(&mut self, sources: MemberSet) -> Result<(), Stop> {
-        let permit = match &mut self.held {
-            Some(Held::Merge(merge)) => merge.permit_mut(),
-            Some(Held::Step(step)) => step.permit_mut(),
-            _ => return Err(Stop::Replaced),
-        };
-        permit.repairs(sources);
-        Ok(())
     }
 
     /// Calls a member; an error in the outcome is the member's. One that is out of reach is called again, as long as

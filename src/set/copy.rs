@@ -9,7 +9,6 @@
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use super::alike::Alike;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::geometry::{ByteRange, Geometry, Regions};
 use super::member::MemberId;
@@ -208,7 +207,6 @@ pub struct MergeRest {
     /// What may be stale beside that: steps of older epochs may clear bits that have been set since they have read.
     doubt: Option<Arc<WriteBitmap>>,
     progress: Arc<Progress>,
-    alike: Alike,
 }
 
 impl MergeRest {
@@ -216,20 +214,12 @@ impl MergeRest {
         stale: Arc<WriteBitmap>,
         doubt: Option<Arc<WriteBitmap>>,
         progress: Arc<Progress>,
-        alike: Alike,
     ) -> Self {
         Self {
             stale,
             doubt,
             progress,
-            alike,
         }
-    }
-
-    /// Whether some of a range is still to be merged where the member has what is as right as what the readers have.
-    pub(super) fn is_alike(&self, id: MemberId, range: ByteRange) -> bool {
-        // In this order: first it is none of them, then it is stale where it lacks something.
-        self.is_stale(range) && self.alike.contains(id)
     }
 
     /// Whether some of a range is still to be merged.
@@ -651,7 +641,7 @@ mod tests {
             work(127 * 10, &marked).stale()
         };
         let doubt = Some(marks(&[2, 4, 7, 9]));
-        let rest = MergeRest::new(marks(&[1, 4]), doubt, Arc::default(), Alike::default());
+        let rest = MergeRest::new(marks(&[1, 4]), doubt, Arc::default());
         let run = Regions::run;
         assert_eq!(
             rest.runs_in(run(0, 10)),
@@ -828,7 +818,7 @@ mod tests {
     #[test]
     fn what_readers_merge_is_done_and_ends_the_copy() {
         let mut work = work(127 * 3 - 5, &[(0, 1), (65_024, 1), (65_024 * 2, 1)]);
-        let rest = MergeRest::new(work.stale(), None, work.progress(), Alike::default());
+        let rest = MergeRest::new(work.stale(), None, work.progress());
         let mut step = work.next_step(|_| 1).expect("a run");
         assert_eq!(step.parts(), [step.range()]);
         rest.merged(Regions::run(0, 2));
@@ -851,8 +841,7 @@ mod tests {
     #[test]
     fn a_total_holds_what_readers_have_merged_before_the_copy_began() {
         let mut work = work(127 * 3, &[(0, 65_024 * 3)]);
-        MergeRest::new(work.stale(), None, work.progress(), Alike::default())
-            .merged(Regions::run(1, 2));
+        MergeRest::new(work.stale(), None, work.progress()).merged(Regions::run(1, 2));
         work.begin();
         assert_eq!(work.progress().total_bytes(), 65_024 * 3);
     }

@@ -131,8 +131,7 @@ impl ShadowSet {
                 let operation = self.operations.iter().find(|o| o.id == *op);
                 let progress = operation.map(|o| Arc::clone(&o.progress));
                 let (stale, doubt) = (phase.stale(), self.doubt_of(id).cloned());
-                let (progress, alike) = (progress.unwrap_or_default(), self.alike.clone());
-                Role::Merging(MergeRest::new(stale, doubt, progress, alike))
+                Role::Merging(MergeRest::new(stale, doubt, progress.unwrap_or_default()))
             }
             MemberState::Target { .. } => Role::CopyTarget,
             _ => Role::Source,

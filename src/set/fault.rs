@@ -158,11 +158,7 @@ impl ShadowSet {
             Some(_) => MemberSet::EMPTY,
             None => self.lacks_until_retired(&doubt),
         };
-        match range {
-            // What they have is as right as before, and as what the program was told has failed.
-            Some(_) => self.fill_again(&doubt, self.ids().collect()),
-            None => self.lack(&doubt, self.ids().collect()),
-        }
+        self.lack(&doubt, self.ids().collect());
         let lost = range.is_none() && self.expel_leaving(failed, media);
         let mut others = self.sources.all();
         others.remove(self.sources.master());
@@ -231,11 +227,6 @@ impl ShadowSet {
 
     /// Those of the members that are no sources may lack these regions, too.
     pub(super) fn lack(&mut self, doubt: &Arc<WriteBitmap>, members: MemberSet) {
-        members.iter().for_each(|id| self.alike.remove(id));
-        self.fill_again(doubt, members);
-    }
-
-    fn fill_again(&mut self, doubt: &Arc<WriteBitmap>, members: MemberSet) {
         for id in members.iter() {
             let map = match &self.members[id.index()].state {
                 MemberState::Target { phase, .. } => Some(phase.stale()),
@@ -372,7 +363,6 @@ impl ShadowSet {
             self.sources.master(),
             "I13: the master is what others are made equal to"
         );
-        self.alike.remove(id);
         let removed = self.sources.remove(id);
         assert!(removed.is_ok(), "I2: the master stays");
         let map = WriteBitmap::empty(self.geometry);

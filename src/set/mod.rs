@@ -3,7 +3,6 @@
 //! No I/O, no threads, no clock, no log and no unsafe code in this folder. Events come in, effects
 //! go out; the shadow server and the simulator carry them out.
 
-mod alike;
 pub mod assess;
 pub mod bitmap;
 mod command;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::alike::Alike;
 use super::assess::Start;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::CopyKind;
@@ -179,7 +178,6 @@ impl ShadowSet {
             lost: None,
             flushes: BTreeMap::new(),
             joined: BTreeMap::new(),
-            alike: Alike::default(),
             unquiet: MemberSet::EMPTY,
             pending: None,
             operations: Vec::new(),
@@ -197,7 +195,8 @@ impl ShadowSet {
             last_bitmap,
             last_flush: 0,
         };
-        legacy.doubt_of_master(members[master.index()].0.uuid, &mut set);
+        let owner = members[master.index()].0.uuid;
+        legacy.doubt_of_master(owner, &mut set);
         set.inherit_intents(&mut legacy, (from.generation, from.last_mark));
         for (index, (member, start)) in members.into_iter().enumerate() {
             let id = MemberId::new(index)
@@ -205,7 +204,8 @@ impl ShadowSet {
             set.members.push(member);
             set.seat(id, start, &mut legacy, from.absent);
         }
-        set.lost = legacy.lost.filter(|_| from.generation != Generation::FIRST);
+        let new = from.generation == Generation::FIRST;
+        set.lost = legacy.lost.filter(|_| !new);
         set.forget_lost();
         let strays = legacy.owned.iter().map(|(record, _)| record.tag.id);
         set.needless = strays.chain(legacy.spent).collect();
@@ -308,11 +308,11 @@ impl ShadowSet {
                 legacy.spent.extend(spent);
                 MemberState::Source
             }
-            Start::Merging => {
-                self.alike.insert(id);
-                self.seat_merging(id, legacy.is_known(), own, legacy)
+            Start::Merging => self.seat_merging(id, own, legacy, legacy.is_known()),
+            Start::StillMerging => {
+                let sure = own.is_some();
+                self.seat_merging(id, own, legacy, sure)
             }
-            Start::StillMerging => self.seat_merging(id, own.is_some(), own, legacy),
             Start::Copy { resume: true } => self.seat_copy(id, own, legacy),
             Start::Copy { resume: false } => {
                 if let Some(useless) = known {
@@ -381,9 +381,9 @@ impl ShadowSet {
     fn seat_merging(
         &mut self,
         id: MemberId,
-        sure: bool,
         own: Option<(BitmapRecord, WriteBitmap)>,
         legacy: &Legacy,
+        sure: bool,
     ) -> MemberState {
         let whole = own
             .as_ref()

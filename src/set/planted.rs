@@ -183,8 +183,6 @@ mistakes! {
     SourceTrusted,
     /// Behind a copy its target alone is flushed, and none of those that it was read from.
     PromotedAlone,
-    /// A master is written anew before the others lack it.
-    MendedUnlacked,
     /// Copies end beside a source that is leaving, and intents are forgotten, before its last flush.
     LeaverTrusted,
     /// A member leaves in good order although a flush that failed everywhere was for its image as well.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::alike::Alike;
 use super::bitmap::{OwnedBitmap, WriteBitmap};
 use super::copy::{CopyKind, CopyWork, OpId};
 use super::epochs::{OldIntent, Pace};
@@ -75,7 +74,6 @@ pub struct ShadowSet {
     /// Flushes under way, with the epoch in which they began.
     pub(super) flushes: BTreeMap<FlushId, (Epoch, Purpose)>,
     /// The epochs in which members have come back.
-    pub(super) alike: Alike,
     pub(super) joined: BTreeMap<MemberId, Epoch>,
     pub(super) pending: Option<Pending>,
     pub(super) operations: Vec<Operation>,

@@ -229,14 +229,6 @@ impl View {
         self.seats.iter().filter(may).map(|s| s.id).collect()
     }
 
-    /// The members that are still to be merged there and have what is as right as what the readers have: they may be taken
-    /// for right where no reader can be read, under the fence of the range.
-    #[must_use]
-    pub fn alike(&self, range: ByteRange) -> MemberSet {
-        let is = |s: &&Seat| matches!(&s.role, Role::Merging(rest) if rest.is_alike(s.id, range));
-        self.seats.iter().filter(is).map(|s| s.id).collect()
-    }
-
     /// The sources.
     #[must_use]
     pub fn sources(&self) -> MemberSet {

@@ -1,5 +1,6 @@
 //! A unit on temporary images, driven through its handle.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -65,6 +66,14 @@ impl Bed {
         let mut mounting = Mounting::default();
         mounting.params.set(param, value);
         self.running = Some(start(&self.setup, &mounting).expect("started"));
+    }
+
+    /// Gives an image these contents behind the set's back. It is never shorter meanwhile: a flush would find it cut.
+    pub(crate) fn overwrite(&self, member: usize, contents: &[u8]) {
+        let mut image = std::fs::File::options();
+        let image = image.write(true).open(self.path(member));
+        let written = image.and_then(|image| image.write_all_at(contents, 0));
+        written.expect("overwritten");
     }
 
     pub(crate) fn path(&self, member: usize) -> &Path {

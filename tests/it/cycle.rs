@@ -240,7 +240,7 @@ fn a_compare_copy_writes_what_differs_and_nothing_else() {
         spoilt[(5 << 20) + 4095],
         spoilt[(8 << 20) - 1],
     ) = (1, 1, 1);
-    std::fs::write(bed.path(1), spoilt).expect("spoilt");
+    bed.overwrite(1, &spoilt);
     let attach = attach("m2", AttachPolicy::MinicopyOptional);
     let plan = bed.command(Request::DryRun(Box::new(attach)));
     let facts = plan.expect("planned").facts;

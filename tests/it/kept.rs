@@ -234,7 +234,7 @@ fn a_merge_on_demand_makes_members_equal_everywhere() {
     // Somebody has written into one member behind the set's back.
     let mut spoilt = bed.image(1);
     spoilt[REGION as usize * 2] ^= 1;
-    std::fs::write(bed.path(1), spoilt).expect("spoilt");
+    bed.overwrite(1, &spoilt);
     let answer = bed.command(Request::Merge { full: true }).expect("merges");
     assert!(
         answer.facts.contains(&("kind", "merge".into())),

@@ -3,7 +3,6 @@
 use std::os::unix::fs::FileExt;
 
 use crate::bed::{MIB, Plan, Unit, Writers, eventually, last_writes};
-use crate::faults::{SIZE, serve};
 
 /// Which numbers the writers had reached when the unit died under them.
 fn write_and_kill(unit: &Unit, count: u64) -> Vec<u64> {
@@ -188,40 +187,6 @@ fn a_read_merges_its_region_and_another_master_answers_the_same() {
     assert_eq!(unit.state_of(&master), "missing");
     assert_eq!(block(&unit, "unit", READ), answer, "I11: without {master}");
     unit.stop();
-}
-
-/// Serves `$D/back.img` as a file that cannot be read at 4096 bytes until they are written, while `$D/bad` is there.
-const BAD_PLACE: &str = "exec nbdfuse $D/nbd/image --command nbdkit -s eval \
-    get_size='stat -c %s $D/back.img' can_write='exit 0' can_flush='exit 0' flush='exit 0' \
-    pread='if [ -e $D/bad ] && [ $4 -lt 4206592 ] && [ $(($4 + $3)) -gt 4202496 ]; then echo EIO bad >&2; exit 1; fi
-        dd if=$D/back.img iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none' \
-    pwrite='dd of=$D/back.img oflag=seek_bytes conv=notrunc seek=$4 status=none || exit 1
-        if [ $4 -le 4202496 ] && [ $(($4 + $3)) -ge 4206592 ]; then rm -f $D/bad; fi'";
-
-/// All merges ended by it, so that only the master was left, and the read failed, although all had what was flushed.
-#[test]
-fn a_bad_place_of_the_master_costs_nothing_that_the_others_have() {
-    let mut unit = Plan::new(3, SIZE).direct().create();
-    unit.sh("mkdir $D/nbd; mv $I/m1.img $D/back.img; ln -s $D/nbd/image $I/m1.img");
-    serve(&unit, BAD_PLACE);
-    unit.mount();
-    unit.sh("head -c 64k /dev/urandom > $D/data
-        dd if=$D/data of=$U bs=64k seek=4M oflag=seek_bytes conv=notrunc,fsync status=none");
-    unit.kill();
-    unit.umount();
-    unit.gone();
-    unit.sh("touch $D/bad");
-    unit.mount();
-    assert_eq!(unit.state_of("m1"), "source", "it is the master");
-    unit.sh("cmp -n 64k $D/data $U 0 4M");
-    unit.sh("shadowset wait dsa1 --timeout 60");
-    for member in ["m1", "m2", "m3"] {
-        assert_eq!(unit.state_of(member), "source", "{member}");
-    }
-    unit.sh(
-        "[ ! -e $D/bad ]; shadowset status dsa1 > /dev/null; cmp -n 64k $D/data $D/back.img 0 4M",
-    );
-    unit.stop_and_compare();
 }
 
 /// A mount whose last threads found no descriptors was told to be ready, and died right behind that.

@@ -330,21 +330,11 @@ impl World {
     fn choose_source(&mut self, at: usize, n: usize) -> Checked {
         let turn = self.rng.member();
         let step = &mut self.copies[at].steps[n];
-        let Some(view) = step.view.clone() else {
+        let Some(view) = &step.view else {
             return Ok(());
         };
         let cost = |id: MemberId| u64::from(id.index() as u64 == turn);
         step.source = view.plan_read(step.range, step.tried, cost);
-        if step.source.is_none() {
-            let targets = step.shares.iter().map(|s| s.target).collect();
-            let blocks: Vec<usize> = step.todo.iter().map(|todo| todo.0).collect();
-            if self.mend(&view, targets, &blocks)? {
-                let step = &mut self.copies[at].steps[n];
-                step.tried = MemberSet::EMPTY;
-                step.source = view.plan_read(step.range, step.tried, cost);
-            }
-        }
-        let step = &mut self.copies[at].steps[n];
         if step.source.is_none() {
             let ops: Vec<OpId> = step.shares.iter().map(|s| s.op).collect();
             (0..ops.len()).for_each(|share| step.give_up(share));
@@ -378,10 +368,8 @@ impl World {
                 return Ok(());
             }
             let others = has_other_source(view, step.tried, source);
-            // Now and then a copy may lose its only source: that is no loss of data. A merge may mend it.
-            let mends = !view.alike(self.bytes_of(block)).is_empty();
-            let often = if mends { 600 } else { 100 };
-            let others = others || self.rng.path().is_none() && self.rng.chance(often);
+            // Now and then a copy may lose its only source: that is no loss of data.
+            let others = others || self.rng.path().is_none() && self.rng.chance(100);
             if self.get_fails(source, others) {
                 self.inbox.push(Event::ReadFailed(source));
                 let step = &mut self.copies[at].steps[n];

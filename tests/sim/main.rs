@@ -14,7 +14,6 @@ mod growth;
 mod home;
 mod kinds;
 mod limits;
-mod mending;
 mod merging;
 #[cfg(debug_assertions)]
 mod mutants;

@@ -141,9 +141,6 @@ impl World {
         if let Some(Asker::ReadRepair) = asker {
             return self.read_repair_judged();
         }
-        if let Some(Asker::Mend) = asker {
-            return Ok(());
-        }
         let Some(Asker::Request(id)) = asker else {
             return Err(crate::world::Violation(format!(
                 "ticket {ticket} is settled: {asker:?}"

@@ -136,8 +136,6 @@ pub(crate) enum Asker {
     ReadRepair,
     /// A repair that failed on a member.
     Verify,
-    /// A master that is written anew.
-    Mend,
 }
 
 /// A command under way.

@@ -3,8 +3,6 @@
 //! of a mistake that was there once.
 
 use std::io;
-use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, Weak};
 
@@ -18,9 +16,9 @@ use super::super::step::{Hold, Scratch, Target, copy_range};
 use super::super::{create, start};
 use super::*;
 use crate::io::{IoMode, Payload, Queue, Seek, Storage, Then, Zero, Zeroed, sys};
-use crate::server::params::{Param, Params, Values};
+use crate::server::params::{Params, Values};
 use crate::server::setup::Mounting;
-use crate::set::{ByteRange, Bytes, Role, Seat, Verdict, View, WriteBitmap};
+use crate::set::{ByteRange, Bytes, Verdict};
 
 const SIZE: u64 = 1 << 20;
 /// Bytes of which a slow member makes zeros in a call.
@@ -46,13 +44,6 @@ pub(in crate::server) struct Memory {
     /// So many first calls are answered, hang or not.
     pub(in crate::server) answers: AtomicUsize,
     cannot_read: AtomicBool,
-    /// Bytes that it cannot read until they are written.
-    pub(in crate::server) lost: Mutex<Vec<Range<u64>>>,
-    /// A write brings none of them back.
-    pub(in crate::server) stays_lost: AtomicBool,
-    pub(in crate::server) cannot_write: AtomicBool,
-    /// Its next write hangs, and so does what comes behind it.
-    pub(in crate::server) hangs_at_write: AtomicBool,
     /// So many reads and writes to come find it out of reach.
     blips: AtomicUsize,
     /// Whether it answers later; then itself, for the threads that it answers on.
@@ -129,30 +120,14 @@ impl Storage for Memory {
         if self.cannot_read.load(SeqCst) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let lost = self.lost.lock().expect("no panic");
-        let end = at + buf.len() as u64;
-        if lost.iter().any(|lost| lost.start < end && at < lost.end) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
         let bytes = self.bytes.lock().expect("no panic");
         buf.copy_from_slice(&bytes[at as usize..][..buf.len()]);
         Ok(())
     }
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
-        if self.hangs_at_write.swap(false, SeqCst) {
-            self.hang(true);
-        }
         self.answer();
         self.reach()?;
-        if self.cannot_write.load(SeqCst) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        let end = at + buf.len() as u64;
-        if !self.stays_lost.load(SeqCst) {
-            let mut lost = self.lost.lock().expect("no panic");
-            lost.retain(|lost| lost.start < at || end < lost.end);
-        }
         let mut bytes = self.bytes.lock().expect("no panic");
         bytes[at as usize..][..buf.len()].copy_from_slice(buf);
         Ok(())
@@ -226,30 +201,7 @@ impl Bed {
 
     /// Members of which some answer later.
     fn of(later: &[bool]) -> Self {
-        Self::watched(Self::unwatched(later))
-    }
-
-    /// After a crash: the first member is the master, and the others are to be merged everywhere.
-    pub(in crate::server) fn merging(members: usize) -> Self {
-        Self::merging_but(members, |_| None)
-    }
-
-    /// As above, where some have another role by now.
-    pub(in crate::server) fn merging_but(
-        members: usize,
-        role: impl Fn(MemberId) -> Option<Role>,
-    ) -> Self {
-        let crashed = view_after_crash(members);
-        let seats = crashed.seats().iter().map(|seat| Seat {
-            role: role(seat.id).unwrap_or_else(|| seat.role.clone()),
-            ..seat.clone()
-        });
-        let intent = Arc::new(WriteBitmap::empty(crashed.geometry()));
-        let view = View::new(crashed.epoch(), seats.collect(), Vec::new(), intent);
-        Self::watched(Self::over(view, &vec![false; members]))
-    }
-
-    fn watched(bed: Self) -> Self {
+        let bed = Self::unwatched(later);
         let watched = Arc::clone(&bed.pipeline);
         std::thread::spawn(move || watched.keep_watch());
         bed
@@ -257,10 +209,7 @@ impl Bed {
 
     /// The same, and nobody watches.
     pub(in crate::server) fn unwatched(later: &[bool]) -> Self {
-        Self::over(view_of(later.len()), later)
-    }
-
-    fn over(view: View, later: &[bool]) -> Self {
+        let view = view_of(later.len());
         let member = |later: &bool| {
             Arc::new_cyclic(|this| Memory {
                 bytes: Mutex::new(vec![1; SIZE as usize]),
@@ -301,7 +250,7 @@ impl Bed {
     }
 
     /// Waits until all has been heard that was told, and looks for something.
-    pub(in crate::server) fn has_heard_by_now(&self, what: &str) -> bool {
+    fn has_heard_by_now(&self, what: &str) -> bool {
         let last = Message::Event(Event::TooSlow(id(5)));
         self.pipeline.messages.send(last).expect("it is heard");
         self.hears("TooSlow(MemberId(5))");
@@ -346,7 +295,7 @@ impl Bed {
     }
 
     /// Another epoch begins.
-    fn publish(&self, view: View) {
+    fn publish(&self, view: crate::set::View) {
         let mut stores = Stores::default();
         for (store, member) in stores.iter_mut().zip(&self.members) {
             *store = Some(Arc::clone(member) as Arc<dyn Storage>);
@@ -372,13 +321,14 @@ pub(in crate::server) fn id(at: usize) -> MemberId {
     MemberId::new(at).expect("a place")
 }
 
-/// A set of so many members in a directory.
-fn setup_in(dir: &Path, members: usize) -> Setup {
+/// The first View of a set of so many members.
+fn view_of(members: usize) -> crate::set::View {
+    let dir = tempfile::tempdir().expect("a directory");
     let member = |n: usize| {
         let name = format!("m{}", n + 1);
-        let path = dir.join(&name);
+        let path = dir.path().join(&name);
         MemberSetup {
-            scb: default_scb(&name, &path, dir),
+            scb: default_scb(&name, &path, dir.path()),
             name,
             path,
             read_cost: 0,
@@ -388,44 +338,16 @@ fn setup_in(dir: &Path, members: usize) -> Setup {
             protect: Protect::None,
         }
     };
-    Setup {
+    let setup = Setup {
         unit: "dsa1".into(),
         label: None,
         region_blocks: 127,
         durability: Durability::Memory,
-        state_dir: dir.join("state"),
+        state_dir: dir.path().join("state"),
         members: (0..members).map(member).collect(),
-    }
-}
-
-/// The first View of a set of so many members.
-fn view_of(members: usize) -> View {
-    let dir = tempfile::tempdir().expect("a directory");
-    let setup = setup_in(dir.path(), members);
+    };
     create::create(&setup, None, Some(Bytes(SIZE)), false).expect("created");
     let running = start(&setup, &Mounting::default()).expect("started");
-    let view = running.handle().pipeline().live().view().clone();
-    running.stop().expect("stopped");
-    view
-}
-
-/// That of a set whose server has died, before anything is merged.
-fn view_after_crash(members: usize) -> View {
-    let [dir, after] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
-    let setup = setup_in(dir.path(), members);
-    create::create(&setup, None, Some(Bytes(SIZE)), false).expect("created");
-    let running = start(&setup, &Mounting::default()).expect("started");
-    // What it would leave.
-    for file in std::fs::read_dir(dir.path()).expect("a directory") {
-        let file = file.expect("a file");
-        if file.file_type().expect("a type").is_file() {
-            std::fs::copy(file.path(), after.path().join(file.file_name())).expect("a copy");
-        }
-    }
-    running.stop().expect("stopped");
-    let mut mounting = Mounting::default();
-    mounting.params.set(Param::Priority, 0);
-    let running = start(&setup_in(after.path(), members), &mounting).expect("started");
     let view = running.handle().pipeline().live().view().clone();
     running.stop().expect("stopped");
     view

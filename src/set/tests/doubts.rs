@@ -10,7 +10,7 @@ use crate::set::operation::OpState;
 use crate::set::record::HomeChange;
 
 /// An application has written; none of the sources could be flushed.
-pub(super) fn flush_fails(set: &ShadowSet, sources: MemberSet) -> Event {
+fn flush_fails(set: &ShadowSet, sources: MemberSet) -> Event {
     let failure = Failure {
         range: None,
         good: MemberSet::EMPTY,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::set::bitmap::WriteBitmap;
 use crate::set::copy::CopyKind;
-use crate::set::event::{BitmapChange, Failure};
+use crate::set::event::BitmapChange;
 use crate::set::member::{BitmapId, BitmapTag};
 use crate::set::record::{BitmapKind, BitmapRecord, HomeChange};
 use crate::set::said::Said;
@@ -86,37 +86,6 @@ fn a_source_is_merged_where_writes_may_have_been_in_flight() {
     assert_eq!(merged(unknown()), (CopyKind::Merge, ALL, false));
     let some = merged(known(vec![intent()]));
     assert_eq!(some, (CopyKind::Minimerge, 3, false));
-}
-
-/// Nobody has read there since the crash. Who was merged before it may lack something, and who comes to lack something does
-/// so for the requests of now as well.
-#[test]
-fn who_was_a_source_is_as_right_as_the_master_where_it_is_to_be_merged() {
-    let at = |first| geometry().bytes_of(Regions::run(first, first + 1));
-    let (mut set, effects) = start(known(vec![intent()]), Start::Merging);
-    let now = view(&effects);
-    assert_eq!(now.alike(at(10)), only(1));
-    assert_eq!(now.alike(at(9)), MemberSet::EMPTY, "it is read there");
-    // A write that has failed is not acknowledged.
-    let write = |range| Failure {
-        range,
-        good: MemberSet::EMPTY,
-        failed: only(0),
-        media: MemberSet::EMPTY,
-        epoch: now.epoch(),
-        causes: Vec::new(),
-    };
-    let failed = Event::Failed(Ticket::new(9), write(Some(at(5))));
-    let _ = set.handle(Moment(1), failed);
-    assert_eq!((now.alike(at(5)), now.alike(at(10))), (only(1), only(1)));
-    set.intent.mark(Regions::run(3, 4));
-    let event = doubts::flush_fails(&set, only(0));
-    let _ = set.handle(Moment(1), event);
-    assert_eq!(now.alike(at(3)), MemberSet::EMPTY);
-    assert_eq!(now.alike(at(10)), MemberSet::EMPTY);
-    let own = of(1, BitmapKind::Copying(CopyKind::Minimerge), (0, 4));
-    let (_, effects) = start(known(vec![intent(), own]), Start::StillMerging);
-    assert_eq!(view(&effects).alike(at(10)), MemberSet::EMPTY);
 }
 
 #[test]
