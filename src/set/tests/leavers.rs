@@ -188,3 +188,18 @@ fn a_last_source_that_fails_each_flush_is_left() {
     assert_eq!(set.members()[0].state.name(), "expelled");
     assert_eq!(set.members()[1].state.name(), "source");
 }
+
+#[test]
+fn what_could_not_be_flushed_is_flushed_again_at_the_next_beat() {
+    let mut set = set(1);
+    set.intent.mark(LOST());
+    let _ = set.handle(Moment(1), Event::Tick);
+    let (trim, _) = flushes(&retire(&mut set))[0];
+    let mut effects = set.handle(Moment(1), Event::Flushed(trim, only(0), only(0)));
+    effects.extend(retire(&mut set));
+    assert_eq!(flushes(&effects), [], "not at once");
+    let again = flushes(&set.handle(Moment(1), Event::Beat));
+    assert_eq!(again.len(), 1);
+    well(&mut set, again[0].0);
+    assert!(set.old_intents.is_empty());
+}
