@@ -4,7 +4,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use std::sync::{Arc, OnceLock, PoisonError};
 
-use crate::sync::channel::{SendError, Sender};
+use crate::sync::channel::Sender;
 use crate::sync::swap::ArcSwap;
 
 use super::Message;
@@ -145,6 +145,24 @@ impl Request {
 
 /// Called once with the outcome of a command, from the control thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
+
+/// A command that is answered in any case: it may come when the control thread has looked for the last time.
+struct Asked(Option<Done>);
+
+impl Asked {
+    fn answer(&mut self, outcome: Result<Answer, Refusal>) {
+        if let Some(done) = self.0.take() {
+            done(outcome);
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let stopped = Refusal::new(Code::StateChanged, "the unit is being stopped");
+        self.answer(Err(stopped));
+    }
+}
 
 /// Speed of an operation over the last seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -344,13 +362,10 @@ impl Handle {
 
     /// Hands a command to the control thread and returns at once; `done` gets the outcome.
     pub fn submit(&self, request: Request, done: Done) {
-        let sent = self.messages.send(Message::Request(request, done));
-        if let Err(SendError(Message::Request(_, done))) = sent {
-            done(Err(Refusal::new(
-                Code::StateChanged,
-                "the unit is being stopped",
-            )));
-        }
+        let mut asked = Asked(Some(done));
+        let done: Done = Box::new(move |outcome| asked.answer(outcome));
+        // A closed channel answers it.
+        let _ = self.messages.send(Message::Request(request, done));
     }
 
     /// Tells how the face is ended; the first one that says so is.

@@ -246,7 +246,9 @@ pub(crate) const SHUTDOWN: Scenario = Scenario {
 };
 
 /// What has failed once: the scenario, the way, and the seed of the schedules.
-const FOUND: [(Scenario, By, u64); 1] = [
+const FOUND: [(Scenario, By, u64); 2] = [
+    // A command came behind the last look of the control thread, and was never answered.
+    (SHUTDOWN, By::Priority, 2),
     // A member was leaving at the stop: its last flush went on behind it, and the next start found its image locked.
     (SHUTDOWN, By::Priority, 46),
 ];
