@@ -143,7 +143,7 @@ impl Request {
     }
 }
 
-/// Called once with the outcome of a command, from the control thread: it must not block.
+/// Called once with the outcome of a command, by the control thread for the most part: it must not block.
 pub type Done = Box<dyn FnOnce(Result<Answer, Refusal>) + Send>;
 
 /// A command that is answered in any case: it may come when the control thread has looked for the last time.

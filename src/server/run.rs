@@ -180,16 +180,8 @@ impl Runner {
             self.keep_time();
             self.next_request();
         }
-        let late = messages.try_iter().filter_map(|message| match message {
-            Message::Request(_, done) => Some(done),
-            _ => None,
-        });
-        for done in late.chain(self.queue.drain(..).map(|(_, done)| done)) {
-            done(Err(Refusal::new(
-                Code::StateChanged,
-                "the unit has been stopped",
-            )));
-        }
+        // Commands are refused as they are dropped, here and with the channel.
+        self.queue.clear();
         self.pipeline.end_watch();
         // Who still waits for an answer gets none, and lets go of its epoch.
         drop(messages);

@@ -215,8 +215,8 @@ impl ShadowSet {
 
     /// Whether a member is leaving, and may have lost behind its cache what copies have read of it.
     ///
-    /// Meanwhile no copy ends, no intent is forgotten, and no bitmap is without what is not flushed. It is not flushed for
-    /// that itself: its own flush is the last that it sees.
+    /// Meanwhile no copy ends and no intent is forgotten, and who leaves beside it has what is not flushed in its bitmap. Nor is
+    /// it flushed for the others: behind its own flush nothing may hold its image.
     pub(super) fn may_lose_more(&self) -> bool {
         #[cfg(debug_assertions)]
         if super::planted::is(super::planted::Mistake::LeaverTrusted) {

@@ -35,7 +35,7 @@ mod stall;
 pub mod stamp;
 pub mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod verify;
 pub mod view;
 mod written;

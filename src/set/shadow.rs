@@ -436,7 +436,7 @@ impl ShadowSet {
     /// Leaves the bitmaps exact for the next mount: everything is flushed and no request is left.
     fn leave_in_order(&mut self) {
         // A stop waits for no last flush.
-        if self.members.iter().any(|m| m.state.is_leaving()) {
+        if self.may_lose_more() {
             self.distrust();
         }
         self.end_doubt();

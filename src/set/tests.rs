@@ -44,7 +44,7 @@ fn only(place: usize) -> MemberSet {
 }
 
 /// The member `m1`, `m2` and so on, not seated yet.
-pub(super) fn member(place: usize, size: u64) -> Member {
+pub(crate) fn member(place: usize, size: u64) -> Member {
     Member {
         name: format!("m{}", place + 1),
         uuid: uuid::Uuid::from_u128(place as u128 + 1),
@@ -61,7 +61,7 @@ pub(super) fn member(place: usize, size: u64) -> Member {
 }
 
 /// What a new set begins with.
-pub(super) fn beginning() -> Beginning {
+pub(crate) fn beginning() -> Beginning {
     Beginning {
         geometry: geometry(),
         generation: Generation::FIRST,

@@ -70,15 +70,25 @@ fn a_unit_can_be_stopped_while_a_member_hangs() {
     let stopped = unit.try_sh("timeout 60 shadowset stop dsa1");
     assert_eq!(stopped.code, 0, "{stopped:?}");
     assert!(stopped.err.contains("holds its process"), "{stopped:?}");
+    is_marked_clean(&unit);
+    drop(frozen);
+    comes_back(&mut unit);
+    unit.sh("for n in $(seq 0 11); do cmp -n 4096 -i 0:$((n * 4096)) $D/piece $U; done");
+    unit.stop_and_compare();
+}
+
+/// The server has ended, or will when the members answer that hold it.
+fn is_marked_clean(unit: &Unit) {
     let clean = "shadowset examine --json $I/m1.img | grep -Eq '\"clean\": ?true'";
     eventually("m1 is marked clean", || unit.try_sh(clean).code == 0);
-    drop(frozen);
+}
+
+/// What a member was not given before it was expelled is known to the next mount.
+fn comes_back(unit: &mut Unit) {
     unit.gone();
     unit.mount();
     assert_eq!(unit.state_of("m2"), "expelled");
     unit.minicopy("m2");
-    unit.sh("for n in $(seq 0 11); do cmp -n 4096 -i 0:$((n * 4096)) $D/piece $U; done");
-    unit.stop_and_compare();
 }
 
 /// The server stayed for ever when all other workers had ended before the member was expelled.
@@ -96,13 +106,9 @@ fn a_connection_that_is_aborted_while_a_member_hangs_ends_the_server() {
     eventually("the worker is left behind", || {
         unit.try_sh("grep -q 'members hold threads' $D/log").code == 0
     });
-    let clean = "shadowset examine --json $I/m1.img | grep -Eq '\"clean\": ?true'";
-    eventually("m1 is marked clean", || unit.try_sh(clean).code == 0);
+    is_marked_clean(&unit);
     drop(frozen);
-    unit.gone();
-    unit.mount();
-    assert_eq!(unit.state_of("m2"), "expelled");
-    unit.minicopy("m2");
+    comes_back(&mut unit);
     unit.stop_and_compare();
 }
 

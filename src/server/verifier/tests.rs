@@ -5,45 +5,19 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::*;
 use crate::server::verification::tests::{Bed, SOON};
+use crate::set::tests::{beginning, member};
 use crate::set::{
-    Beginning, Command, Effect, Generation, Geometry, Limits, Member, MemberState, Moment, Past,
-    Policy, RepairBy, ShadowSet, Start, Ticket,
+    Beginning, Command, Effect, Geometry, Moment, RepairBy, ShadowSet, Start, Ticket,
 };
-
-fn member(place: usize, geometry: Geometry) -> (Member, Start) {
-    let member = Member {
-        name: format!("m{}", place + 1),
-        uuid: uuid::Uuid::from_u128(place as u128 + 1),
-        path: String::new(),
-        size: geometry.size(),
-        read_cost: 0,
-        site: 0,
-        timeout: 0,
-        errors: 0,
-        since: Moment(0),
-        reason: String::new(),
-        state: MemberState::Vacant,
-    };
-    (member, Start::Source)
-}
 
 /// The work of a verify of the whole unit, as a set of two members gives it.
 fn work(geometry: Geometry, repair: Option<RepairBy>) -> VerifyWork {
     let beginning = Beginning {
         geometry,
-        generation: Generation::FIRST,
-        clean: true,
-        last_mark: 0,
-        unproven: false,
-        mark: 1,
-        absent: Policy::default(),
-        past: Past::Unknown("new".to_owned()),
-        home: Ok(()),
-        limits: Limits::default(),
-        now: Moment(0),
+        ..beginning()
     };
-    let members = [0, 1].map(|place| member(place, geometry)).into();
-    let mut set = ShadowSet::assemble(beginning, members).expect("two sources");
+    let members = [0, 1].map(|place| (member(place, geometry.size().0), Start::Source));
+    let mut set = ShadowSet::assemble(beginning, members.into()).expect("two sources");
     drop(set.begin());
     let range = None;
     let verify = Event::Command(Ticket::new(1), Command::Verify { range, repair });

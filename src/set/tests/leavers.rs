@@ -7,10 +7,11 @@ use super::doubts::{copying, older};
 use super::*;
 use crate::set::bitmap::WriteBitmap;
 use crate::set::event::{CopyEnd, FlushId};
-
 use crate::set::record::HomeChange;
 
-const LOST: fn() -> Regions = || Regions::run(3, 4);
+fn lost() -> Regions {
+    Regions::run(3, 4)
+}
 
 /// The flushes that are asked for, and of whom.
 fn flushes(effects: &[Effect]) -> Vec<(FlushId, MemberSet)> {
@@ -49,11 +50,11 @@ fn leaving() -> (ShadowSet, CopyWork, Arc<WriteBitmap>) {
     let asked = set.handle(Moment(1), Event::Command(Ticket::new(7), detach));
     let _ = well(&mut set, flush_of(&asked));
     assert!(set.members()[0].state.is_leaving());
-    set.old_intents[0].map.mark(LOST());
+    set.old_intents[0].map.mark(lost());
     let stale = work.stale();
     let step = work.next_step(|_| UNIT).expect("a step");
     work.finish(step, true);
-    assert!(!stale.covers(LOST()));
+    assert!(!stale.covers(lost()));
     (set, work, stale)
 }
 
@@ -73,7 +74,7 @@ fn no_copy_ends_while_a_source_is_leaving() {
         let failed = if fails { only(0) } else { MemberSet::EMPTY };
         let mut effects = set.handle(Moment(1), Event::Flushed(asked[0].0, failed, failed));
         effects.extend(retire(&mut set));
-        assert_eq!(stale.covers(LOST()), fails);
+        assert_eq!(stale.covers(lost()), fails);
         let work = copies(effects).remove(0);
         assert_eq!(work.is_drained(), !fails);
     }
@@ -97,7 +98,7 @@ fn who_leaves_its_copy_beside_a_source_that_is_leaving_lacks_what_is_not_flushed
     let _ = set.handle(Moment(1), Event::Flushed(other, only(0), only(0)));
     retire(&mut set);
     assert_eq!(set.members()[0].state.name(), "expelled");
-    assert!(stale.covers(LOST()), "in the bitmap that it has left with");
+    assert!(stale.covers(lost()), "in the bitmap that it has left with");
 }
 
 /// It was a copy target then, and those who are filled are read by nobody.
@@ -107,13 +108,11 @@ fn who_did_not_become_stable_in_time_is_doubted() {
     let _ = set.handle(Moment(1), Event::TimedOut(7));
     assert_eq!(set.members()[0].state.name(), "copy-target");
     retire(&mut set);
-    let asked = flushes(&ended(&mut set, work, CopyEnd::Drained));
-    if let Some((promote, _)) = asked.first() {
-        let _ = set.handle(Moment(1), Event::Flushed(*promote, only(0), only(0)));
-    }
+    let (promote, _) = flushes(&ended(&mut set, work, CopyEnd::Drained))[0];
+    let _ = set.handle(Moment(1), Event::Flushed(promote, only(0), only(0)));
     retire(&mut set);
     assert_ne!(set.members()[2].state.name(), "source");
-    assert!(stale.covers(LOST()));
+    assert!(stale.covers(lost()));
 }
 
 /// A stop waits for no member that hangs while it is leaving.
@@ -126,7 +125,7 @@ fn what_was_read_of_who_is_leaving_is_copied_again_by_the_next_mount() {
     let (close, _) = *flushes(&effects).last().expect("a flush");
     let effects = well(&mut set, close);
     let kept = |e: &Effect| match e {
-        Effect::Home(HomeChange::Retain(map)) => map.id() == stale.id() && map.covers(LOST()),
+        Effect::Home(HomeChange::Retain(map)) => map.id() == stale.id() && map.covers(lost()),
         _ => false,
     };
     assert!(effects.iter().any(kept));
@@ -161,7 +160,7 @@ fn a_last_source_that_fails_each_flush_is_left() {
     let mut set = set(1);
     let begun = attach(&mut set, new_image("m2"));
     let copy = |e: &Effect| matches!(e, Effect::StartCopy(_));
-    set.intent.mark(LOST());
+    set.intent.mark(lost());
     let mut effects = set.handle(Moment(1), Event::Tick);
     effects.extend(begun.into_iter().filter(copy));
     let mut queue: VecDeque<Effect> = effects.into();
@@ -192,7 +191,7 @@ fn a_last_source_that_fails_each_flush_is_left() {
 #[test]
 fn what_could_not_be_flushed_is_flushed_again_at_the_next_beat() {
     let mut set = set(1);
-    set.intent.mark(LOST());
+    set.intent.mark(lost());
     let _ = set.handle(Moment(1), Event::Tick);
     let (trim, _) = flushes(&retire(&mut set))[0];
     let mut effects = set.handle(Moment(1), Event::Flushed(trim, only(0), only(0)));
