@@ -54,8 +54,7 @@ impl ShadowSet {
         };
         let copying = departed.is_with_copier();
         if copying || matches!(state, MemberState::Leaving(_)) || !self.is_over(departed.until) {
-            let text = format!("{name} is still leaving");
-            return Err(Refusal::new(Code::InUse, text).at(name));
+            return Err(Refusal::still_leaving(name).at(name));
         }
         Ok(id)
     }

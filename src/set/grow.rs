@@ -112,13 +112,9 @@ impl ShadowSet {
                     let hint = format!("wait for it, or cancel it: cancel {op}");
                     Refusal::new(Code::InUse, text).with_hint(hint)
                 }
-                MemberState::Leaving(_) => {
-                    Refusal::new(Code::InUse, format!("{name} is still leaving"))
-                }
+                MemberState::Leaving(_) => Refusal::still_leaving(name),
                 state => match state.departed().map(|d| &d.held) {
-                    Some(Held::WithCopier(_)) => {
-                        Refusal::new(Code::InUse, format!("{name} is still leaving"))
-                    }
+                    Some(Held::WithCopier(_)) => Refusal::still_leaving(name),
                     _ => continue,
                 },
             };

@@ -203,8 +203,7 @@ impl ShadowSet {
                     || !self.is_over(d.until)
                     || matches!(member.state, MemberState::Leaving(_))
                 {
-                    let text = format!("{name} is still leaving");
-                    return Err(Refusal::new(Code::InUse, text));
+                    return Err(Refusal::still_leaving(name));
                 }
                 Ok(name)
             }

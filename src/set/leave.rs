@@ -31,6 +31,7 @@ impl ShadowSet {
     pub(super) fn may_detach(&self, name: &str, policy: Policy) -> Result<MemberId, Refusal> {
         let id = self.find(name)?;
         let refuse = |code, text: String| Err(Refusal::new(code, text).at(name));
+        let out = Code::AlreadyDetached;
         match &self.members[id.index()].state {
             MemberState::Source => {}
             MemberState::Target { kind, op, .. } if kind.is_merge() => {
@@ -47,14 +48,11 @@ impl ShadowSet {
                     .at(name)
                     .with_hint(hint));
             }
-            MemberState::Leaving(_) | MemberState::Detached(_) => {
-                return refuse(Code::AlreadyDetached, format!("{name} is detached already"));
-            }
-            MemberState::Expelled(_) => {
-                return refuse(Code::AlreadyDetached, format!("{name} was expelled"));
-            }
+            MemberState::Leaving(_) => return Err(Refusal::still_leaving(name).at(name)),
+            MemberState::Detached(_) => return refuse(out, format!("{name} is detached already")),
+            MemberState::Expelled(_) => return refuse(out, format!("{name} was expelled")),
             MemberState::Missing(_) | MemberState::Vacant => {
-                return refuse(Code::AlreadyDetached, format!("{name} is missing"));
+                return refuse(out, format!("{name} is missing"));
             }
         }
         if self.sources.clone().remove(id).is_err() {
@@ -385,6 +383,7 @@ impl ShadowSet {
                 Err(Refusal::new(Code::LastSource, text).at(name))
             }
             MemberState::Source | MemberState::Target { .. } => Ok(id),
+            MemberState::Leaving(_) => Err(Refusal::still_leaving(name).at(name)),
             state => {
                 let text = format!("{name} is {} already", state.name());
                 Err(Refusal::new(Code::AlreadyDetached, text).at(name))

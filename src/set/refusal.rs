@@ -155,6 +155,11 @@ impl Refusal {
         }
     }
 
+    /// Of a member whose departure is under way.
+    pub(super) fn still_leaving(name: &str) -> Self {
+        Self::new(Code::InUse, format!("{name} is still leaving"))
+    }
+
     /// Names the word of the command that is at fault.
     #[must_use]
     pub fn at(mut self, word: impl Into<String>) -> Self {

@@ -298,8 +298,9 @@ impl ShadowSet {
         let operation = self.operations.iter().find(|o| o.id == op)?;
         match &operation.task {
             Task::Copy { .. } => None,
-            Task::Verify(verify) if operation.state.is_over() || verify.ending.is_some() => {
-                Some(Err(self.not_running(op)))
+            Task::Verify(_) if operation.state.is_over() => Some(Err(self.not_running(op))),
+            Task::Verify(verify) if verify.ending.is_some() => {
+                Some(Err(Refusal::new(Code::StateChanged, last_step(op))))
             }
             Task::Verify(_) => Some(Ok(op)),
         }
@@ -315,10 +316,7 @@ impl ShadowSet {
     pub(super) fn give_up_end(&mut self, ticket: Ticket, op: OpId) {
         let refusal = match self.closing {
             true => Refusal::new(Code::StateChanged, "the unit is being stopped"),
-            false => {
-                let text = format!("operation {op} is still in its last step, and ends behind it");
-                Refusal::new(Code::TimedOut, text)
-            }
+            false => Refusal::new(Code::TimedOut, last_step(op)),
         };
         self.refuse(ticket, refusal);
     }
@@ -364,6 +362,11 @@ impl ShadowSet {
         }
         self.close_when_quiet();
     }
+}
+
+/// What is said of an operation that ends by itself.
+fn last_step(op: OpId) -> String {
+    format!("operation {op} is still in its last step, and ends behind it")
 }
 
 #[cfg(test)]

@@ -76,6 +76,32 @@ fn who_is_out_already_is_told_how_it_came_to_be() {
     }
 }
 
+/// It was said to be detached already, although its image was neither flushed nor quiet.
+#[test]
+fn who_is_still_leaving_is_not_said_to_be_out() {
+    let mut set = set(2);
+    let member = named("m2");
+    let policy = Policy::Full;
+    let detach = Command::Detach { member, policy };
+    let ticket = Ticket::new(1);
+    let effects = set.handle(Moment(1), Event::Command(ticket, detach.clone()));
+    let none = MemberSet::EMPTY;
+    // Its last requests do not end in time.
+    let _ = set.handle(Moment(1), Event::Flushed(flush_of(&effects), none, none));
+    let _ = set.handle(Moment(2), Event::TimedOut(1));
+    let is_leaving = |set: &ShadowSet| matches!(set.members()[1].state, MemberState::Leaving(_));
+    assert!(is_leaving(&set));
+    let expel = Command::Expel {
+        member: named("m2"),
+    };
+    for command in [detach, expel] {
+        let refusal = refused(give(&mut set, command));
+        let said = (refusal.code, refusal.text.as_str());
+        assert_eq!(said, (Code::InUse, "m2 is still leaving"));
+    }
+    assert!(is_leaving(&set));
+}
+
 #[test]
 fn a_bitmap_is_made_when_it_is_wanted_and_complete() {
     let makes = |mut set: ShadowSet, policy| {

@@ -155,8 +155,7 @@ fn a_verify_that_is_about_to_end_is_not_cancelled() {
         set.status().operation(op).map(|o| o.state),
         Some(OpState::Running)
     );
-    assert_eq!(
-        refused(give(&mut set, Command::Cancel(op))).code,
-        Code::StateChanged
-    );
+    let refusal = refused(give(&mut set, Command::Cancel(op)));
+    assert_eq!(refusal.code, Code::StateChanged);
+    assert!(refusal.text.contains("its last step"), "{refusal:?}");
 }
