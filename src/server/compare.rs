@@ -279,8 +279,9 @@ fn mend(
         read_back(hold, job, &mut results)?;
     }
     let sources: MemberSet = contents.iter().map(|c| c.member).collect();
-    // As long as no source answers, nobody is to blame.
-    if !pipeline.trust(sources, &mut results) {
+    // As long as no source answers, nobody is to blame; where all have answered, with errors, they have failed.
+    let is_lost = sources.iter().any(|id| pipeline.is_lost(id));
+    if !pipeline.trust(sources, &mut results) && is_lost {
         return Err(Stop::Later);
     }
     let settled = pipeline.settle(hold.live()?, Some(span), &results);

@@ -55,15 +55,6 @@ struct Preparation {
 
 impl Preparation {
     fn run(&self) -> Result<(Prepared, MemberSet), Refusal> {
-        let journal = match &self.keep {
-            None => None,
-            Some(kept) => Some(home::create_grown(
-                &self.state_dir,
-                self.set,
-                self.geometry,
-                *kept,
-            )?),
-        };
         let mut blank = MemberSet::EMPTY;
         for id in (0..MEMBERS_MAX).filter_map(MemberId::new) {
             let Some(store) = &self.stores[id.index()] else {
@@ -79,7 +70,9 @@ impl Preparation {
                 blank.insert(id);
             }
         }
-        Ok((journal, blank))
+        // Last: what is refused leaves no journal behind.
+        let create = |kept| home::create_grown(&self.state_dir, self.set, self.geometry, kept);
+        Ok((self.keep.map(create).transpose()?, blank))
     }
 
     /// Whether an image holds zeros where the unit grows. It may have become shorter since it was measured, which would
@@ -258,18 +251,49 @@ impl Runner {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::super::setup::Durability;
     use super::super::verification::tests::Memory;
     use super::*;
+
+    fn stores_of(members: &[Arc<Memory>]) -> Stores {
+        let mut stores = Stores::default();
+        for (store, member) in stores.iter_mut().zip(members) {
+            let member: Arc<Memory> = Arc::clone(member);
+            *store = Some(member);
+        }
+        stores
+    }
+
+    /// Its files stayed, as long as those of a large unit.
+    #[test]
+    fn a_growth_that_is_refused_leaves_no_journal() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let member = Arc::new(Memory::default());
+        member.is_hole.store(true, SeqCst);
+        let has = member.measure().expect("a size");
+        let grown = |size| Preparation {
+            set: uuid::Uuid::nil(),
+            state_dir: dir.path().to_owned(),
+            keep: home::kept(Durability::Power),
+            stores: stores_of(&[Arc::clone(&member)]),
+            end: Bytes(has / 2),
+            geometry: Geometry::new(Bytes(size), 127).expect("a size"),
+        };
+        let refusal = grown(2 * has).run().expect_err("it is cut short");
+        assert!(refusal.text.contains("ends at byte"), "{refusal:?}");
+        let names = || std::fs::read_dir(dir.path()).expect("a list").count();
+        assert_eq!(names(), 0);
+        assert!(grown(has).run().is_ok());
+        assert_eq!(names(), 1);
+    }
 
     /// A resize asked every writer for its size on the control thread: no command was answered any more.
     #[test]
     fn a_member_that_hangs_is_not_waited_for_to_tell_its_size() {
         let members = [(); 2].map(|()| Arc::new(Memory::default()));
-        let mut stores = Stores::default();
-        for (store, member) in stores.iter_mut().zip(&members) {
-            let member: Arc<Memory> = Arc::clone(member);
-            *store = Some(member);
-        }
+        let stores = stores_of(&members);
         let [m1, m2] = [0, 1].map(|at| MemberId::new(at).expect("a place"));
         members[1].hang(true);
         let both = [m1, m2].into_iter().collect();

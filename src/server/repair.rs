@@ -82,6 +82,8 @@ impl Pipeline {
 
     fn repair(&self, member: MemberId, range: ByteRange) {
         let fenced = self.enter(range);
+        // A stop waits for it, or finds that it has not begun.
+        let flight = self.flying.begin();
         // A stall may have begun meanwhile, and this be an epoch that it does not wait for.
         if !self.gate().is_open() {
             return;
@@ -93,7 +95,8 @@ impl Pipeline {
         let Ok(permit) = self.permit(fenced, range) else {
             return;
         };
-        let mut hold = Hold::new(self, Held::Step(Step::of_nobody(permit, member)));
+        let step = Step::of_nobody(permit, member, flight);
+        let mut hold = Hold::new(self, Held::Step(step));
         let mut results = Results::default();
         let repaired = rewrite(&mut hold, (member, range), &mut results);
         let (Held::Step(step), Ok(repaired)) = (hold.into_held(), repaired) else {
@@ -123,9 +126,11 @@ fn rewrite(
     let Some((source, bytes)) = read_elsewhere(hold, member, range)? else {
         return Ok(false);
     };
-    // Who has lost a write that the member may still have tells so now: its old contents would be all there is.
-    let sources = hold.permit()?.live().view().sources();
-    results.add_flushed(hold.flush(sources.without(hold.pipeline().gone()))?);
+    // Who has lost a write that the member may still have tells so now: its old contents would be all there is. The
+    // source of the bytes may be one that is still merged elsewhere.
+    let mut asked = hold.permit()?.live().view().sources();
+    asked.insert(source);
+    results.add_flushed(hold.flush(asked.without(hold.pipeline().gone()))?);
     let told = |id| results.failed.contains(id) || hold.pipeline().is_gone(id);
     if told(source) || told(member) {
         return Ok(false);

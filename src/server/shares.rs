@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::copier::Run;
 use super::pipeline::{Fenced, Pipeline, WritePermit};
+use super::queued::Flight;
 use super::rescue::Held;
 use super::results::is_of_medium;
 use super::step::{Failure, Hold, Scratch, Stop, Target, copy_range};
@@ -14,6 +15,8 @@ pub(super) struct Step {
     permit: WritePermit,
     /// A source that is written, by a read repair: what it is in must have ended before the fence does (I4).
     written: Option<MemberId>,
+    /// A stop waits for that one.
+    _flight: Option<Flight>,
     shares: Vec<Share>,
     /// What they lack.
     pieces: Vec<Piece>,
@@ -44,10 +47,11 @@ impl std::fmt::Debug for Step {
 
 impl Step {
     /// What is held for a step that is nobody's: of a read repair.
-    pub(super) fn of_nobody(permit: WritePermit, written: MemberId) -> Self {
+    pub(super) fn of_nobody(permit: WritePermit, written: MemberId, flight: Flight) -> Self {
         Self {
             permit,
             written: Some(written),
+            _flight: Some(flight),
             shares: Vec::new(),
             pieces: Vec::new(),
         }
@@ -60,6 +64,7 @@ impl Step {
         Self {
             permit,
             written: None,
+            _flight: None,
             shares,
             pieces,
         }

@@ -18,7 +18,9 @@ use super::*;
 use crate::io::{IoMode, Payload, Queue, Seek, Storage, Then, Zero, Zeroed, sys};
 use crate::server::params::{Params, Values};
 use crate::server::setup::Mounting;
-use crate::set::{ByteRange, Bytes, Verdict};
+use crate::set::copy::MergeRest;
+use crate::set::view::{Role, Seat};
+use crate::set::{ByteRange, Bytes, Epoch, Verdict, View, WriteBitmap};
 
 const SIZE: u64 = 1 << 20;
 /// Bytes of which a slow member makes zeros in a call.
@@ -44,6 +46,7 @@ pub(in crate::server) struct Memory {
     /// So many first calls are answered, hang or not.
     pub(in crate::server) answers: AtomicUsize,
     cannot_read: AtomicBool,
+    pub(in crate::server) cannot_write: AtomicBool,
     /// So many reads and writes to come find it out of reach.
     blips: AtomicUsize,
     /// Whether it answers later; then itself, for the threads that it answers on.
@@ -51,7 +54,7 @@ pub(in crate::server) struct Memory {
     /// What is asked for later comes to nothing.
     cannot_queue: AtomicBool,
     /// It has no byte of data.
-    is_hole: AtomicBool,
+    pub(in crate::server) is_hole: AtomicBool,
     /// It is slow to make room and zeros, which it writes; then who watches whether it answers.
     slow: Mutex<Weak<Pipeline>>,
     /// The next flush fails; the one behind it does not say so.
@@ -128,6 +131,9 @@ impl Storage for Memory {
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.answer();
         self.reach()?;
+        if self.cannot_write.load(SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let mut bytes = self.bytes.lock().expect("no panic");
         bytes[at as usize..][..buf.len()].copy_from_slice(buf);
         Ok(())
@@ -787,7 +793,8 @@ fn a_copy_through_a_hole_has_every_call_answered() {
         };
         let whole = bed.pipeline.geometry().whole();
         let permit = bed.pipeline.permit(bed.pipeline.enter(whole), whole);
-        let step = Step::of_nobody(permit.expect("marked"), id(1));
+        let flight = bed.pipeline.flying.begin();
+        let step = Step::of_nobody(permit.expect("marked"), id(1), flight);
         let mut hold = Hold::new(&bed.pipeline, Held::Step(step));
         let mut scratch = Scratch::new(ROOM as usize);
         scratch.allow(2 * ROOM);
@@ -827,7 +834,8 @@ fn a_copy_waits_for_a_member_that_is_out_of_reach() {
         }
         let range = first_page(&bed);
         let permit = bed.pipeline.permit(bed.pipeline.enter(range), range);
-        let step = Step::of_nobody(permit.expect("marked"), id(1));
+        let flight = bed.pipeline.flying.begin();
+        let step = Step::of_nobody(permit.expect("marked"), id(1), flight);
         let mut hold = Hold::new(&bed.pipeline, Held::Step(step));
         let mut copied = Target::new(id(1), false);
         let mut scratch = Scratch::new(4096);
@@ -888,6 +896,51 @@ fn a_read_repair_takes_nothing_from_who_cannot_be_flushed_or_has_left() {
         assert_eq!(bed.has_heard_by_now("Failed flush"), !leaves);
         assert!(!bed.has_heard("ReadRepaired"));
         assert_eq!(bed.members[1].first(), 9);
+    }
+}
+
+/// As above: only those were flushed that are sources everywhere.
+#[test]
+fn a_read_repair_takes_nothing_from_who_is_merged_elsewhere_and_cannot_be_flushed() {
+    let bed = Bed::new(2);
+    let view = bed.pipeline.live().view().clone();
+    let nothing = || Arc::new(WriteBitmap::empty(view.geometry()));
+    let seat = |place, role| Seat {
+        id: id(place),
+        role,
+        read_cost: 0,
+        site: 0,
+    };
+    let merging = Role::Merging(MergeRest::new(nothing(), None, Arc::default()));
+    let seats = vec![seat(0, merging), seat(1, Role::Source)];
+    bed.publish(View::new(Epoch(9), seats, Vec::new(), nothing()));
+    bed.members[1].bytes.lock().expect("no panic")[..4096].fill(9);
+    bed.members[0].fails_flush.store(true, SeqCst);
+    bed.pipeline.repair_later(id(1), first_page(&bed));
+    bed.members[0].is_called(1);
+    // Behind the repair.
+    drop(bed.pipeline.enter(first_page(&bed)));
+    assert!(bed.has_heard_by_now("Failed flush"));
+    assert!(!bed.has_heard("ReadRepaired"));
+    assert_eq!(bed.members[1].first(), 9);
+}
+
+/// It was written behind the stamps of a stop, and a member that was absent at the next mount was taken for changed.
+#[test]
+fn a_stop_waits_for_a_read_repair() {
+    for is_given_up in [false, true] {
+        let bed = Bed::unwatched(&[false; 2]);
+        // Its flush.
+        bed.members[1].answers.store(1, SeqCst);
+        bed.members[1].hang(true);
+        bed.pipeline.repair_later(id(1), first_page(&bed));
+        bed.members[1].is_called(2);
+        assert!(!bed.pipeline.flying.wait(Duration::ZERO));
+        match is_given_up {
+            true => bed.abort(&[1]),
+            false => bed.members[1].hang(false),
+        }
+        assert!(bed.pipeline.flying.wait(SOON));
     }
 }
 

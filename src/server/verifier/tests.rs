@@ -10,14 +10,15 @@ use crate::set::{
     Beginning, Command, Effect, Geometry, Moment, RepairBy, ShadowSet, Start, Ticket,
 };
 
-/// The work of a verify of the whole unit, as a set of two members gives it.
-fn work(geometry: Geometry, repair: Option<RepairBy>) -> VerifyWork {
+/// The work of a verify of the whole unit, as a set of so many members gives it.
+fn work(geometry: Geometry, members: usize, repair: Option<RepairBy>) -> VerifyWork {
     let beginning = Beginning {
         geometry,
         ..beginning()
     };
-    let members = [0, 1].map(|place| (member(place, geometry.size().0), Start::Source));
-    let mut set = ShadowSet::assemble(beginning, members.into()).expect("two sources");
+    let source = |place| (member(place, geometry.size().0), Start::Source);
+    let members = (0..members).map(source).collect();
+    let mut set = ShadowSet::assemble(beginning, members).expect("sources");
     drop(set.begin());
     let range = None;
     let verify = Event::Command(Ticket::new(1), Command::Verify { range, repair });
@@ -31,10 +32,13 @@ fn work(geometry: Geometry, repair: Option<RepairBy>) -> VerifyWork {
 
 /// A verify that repairs from the first member, if it repairs.
 fn begun(bed: &Bed, repairs: bool) -> (Verifier, OpId) {
+    begun_by(bed, repairs.then(|| RepairBy::Member("m1".to_owned())))
+}
+
+fn begun_by(bed: &Bed, repair: Option<RepairBy>) -> (Verifier, OpId) {
     let (pipeline, messages) = (Arc::clone(&bed.pipeline), bed.pipeline.messages.clone());
     let mut verifier = Verifier::new(pipeline, messages, (None, Crowd::default()));
-    let repair = repairs.then(|| RepairBy::Member("m1".to_owned()));
-    let work = work(bed.pipeline.geometry(), repair);
+    let work = work(bed.pipeline.geometry(), bed.members.len(), repair);
     let op = work.op();
     verifier.start(work);
     (verifier, op)
@@ -112,4 +116,17 @@ fn nobody_is_blamed_for_a_flush_of_a_repair_that_is_given_up() {
     bed.hears("VerifyEnded");
     assert!(!bed.has_heard("Failed"));
     assert_eq!(bed.members[1].first(), 9);
+}
+
+/// It did the same step again and again.
+#[test]
+fn a_verify_ends_although_its_repair_fails_on_every_source() {
+    let bed = Bed::unwatched(&[false; 3]);
+    for (place, member) in bed.members.iter().enumerate() {
+        member.bytes.lock().expect("no panic")[place * 4096..][..512].fill(9);
+        member.cannot_write.store(true, SeqCst);
+    }
+    let (_verifier, _) = begun_by(&bed, Some(RepairBy::Majority));
+    bed.hears("VerifyEnded");
+    assert!(bed.has_heard("Failed"));
 }
