@@ -187,6 +187,8 @@ mistakes! {
     LeaverTrusted,
     /// A member leaves in good order although a flush that failed everywhere was for its image as well.
     LeaverUnflushed,
+    /// A copy step copies what lies between the regions that it drains as well.
+    GapsCopied,
     ;
     /// Nobody waits for a fence.
     FencePassed,

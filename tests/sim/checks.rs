@@ -197,6 +197,19 @@ impl World {
         (0..loose).all(|block| equal(&block) || self.is_stale(&stale, block))
     }
 
+    /// A copy writes nothing that no bit of its target asks for.
+    pub(crate) fn check_needed(&self, target: MemberId, block: usize) -> Checked {
+        let MemberState::Target { phase, .. } = self.state(target) else {
+            return Ok(());
+        };
+        let needed = phase.stale().is_stale(self.bytes_of(block));
+        ensure!(
+            needed,
+            "block {block} of {target:?} is copied without a bit"
+        );
+        Ok(())
+    }
+
     /// Members that are no sources equal the unit where they are not stale, flushed as well.
     fn check_others(&self, block: usize, others: &[(MemberId, StaleSet)]) -> Checked {
         let sources = self.sources();

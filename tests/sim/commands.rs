@@ -318,7 +318,7 @@ impl World {
     fn steer(&mut self) -> Checked {
         let operations = self.set.status().operations;
         if operations.is_empty() {
-            return Ok(());
+            return self.give("reset counters", None, Command::ResetCounters);
         }
         let operation = &operations[self.rng.place(operations.len())];
         let op = operation.id;

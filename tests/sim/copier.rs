@@ -428,6 +428,7 @@ impl World {
                 let share = &self.copies[at].steps[n].shares[share];
                 (share.op, share.target)
             };
+            self.check_needed(target, block)?;
             if self.put(target, block, value, false)? {
                 let media = self.rng.chance(300);
                 let end = CopyEnd::TargetFailed("write error".into(), media);

@@ -1,6 +1,6 @@
 //! The scheduler: what happens next is drawn; then everything comes to rest, then the unit stops.
 
-use shadowset::set::Event;
+use shadowset::set::{AttachPolicy, Event};
 use shadowset::testing::Rng;
 
 use crate::world::{Checked, Ran, Violation, World, ensure};
@@ -37,6 +37,7 @@ impl World {
             self.be_quiet()?;
             self.check_quiet()?;
             self.check_rotation()?;
+            self.reunite()?;
         }
         self.stop()?;
         if self.plan.stop_early && self.stopped {
@@ -126,16 +127,36 @@ impl World {
         // Intent that was set again and again is rotated at every 32nd tick only.
         for _ in 0..100 {
             self.handle(Event::Tick)?;
-            while !self.is_idle() && !self.crashed {
-                self.deliver()?;
-                self.end_flush()?;
-                self.come_late_in_quiet()?;
-                self.step_repair()?;
-            }
+            self.come_to_rest()?;
         }
         let left: u64 = self.set.intents().map(|map| map.count()).sum();
         ensure!(left == 0, "{left} write-intent bits are left at rest");
         Ok(())
+    }
+
+    /// What a tick has begun ends.
+    fn come_to_rest(&mut self) -> Checked {
+        for _ in 0..QUIET_STEPS {
+            if self.is_idle() || self.crashed {
+                return Ok(());
+            }
+            self.deliver()?;
+            self.end_flush()?;
+            self.come_late_in_quiet()?;
+            self.step_repair()?;
+        }
+        Err(Violation("a tick at rest begins what does not end".into()))
+    }
+
+    /// Whoever is away comes back; who is refused has a reason for it. Then all are equal.
+    fn reunite(&mut self) -> Checked {
+        for id in self.ids().collect::<Vec<_>>() {
+            if self.state(id).departed().is_some() {
+                self.attach_member(id.index() + 1, AttachPolicy::MinicopyOptional)?;
+                self.be_quiet()?;
+            }
+        }
+        self.check_equal()
     }
 
     /// The last requests end, while copies, commands and faults go on.

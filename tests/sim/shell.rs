@@ -378,7 +378,7 @@ impl World {
                     ("stall", _) => self.become_quiet()?,
                     ("delete" | "release", _) => self.fresh.clear(),
                     // Copies lack what is merged as well.
-                    ("demand merge" | "expel", _) => self.promised.clear(),
+                    ("demand merge" | "expel" | "abort", _) => self.promised.clear(),
                     ("attach", Some(id)) => {
                         let mini = answer.facts.contains(&("kind", "minicopy".to_owned()));
                         ensure!(mini || !asked.minicopy, "no minicopy: {answer:?}");

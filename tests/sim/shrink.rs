@@ -47,7 +47,10 @@ pub(crate) fn shrink(kind: Kind, seed: u64) -> Option<(Vec<u64>, String)> {
 /// What to print of a seed that fails: why, the operations of the fewest steps, and what runs them again.
 pub(crate) fn report(kind: Kind, seed: u64) -> String {
     let Some((steps, text)) = shrink(kind, seed) else {
-        return "it holds when it runs again".to_owned();
+        let name = kind.facts().name;
+        return format!(
+            "it holds when it runs again\nreplay: SIM_WORLD={name} SIM_SEED={seed} cargo test --test sim replay -- --nocapture\n"
+        );
     };
     let mut world: World = kind.world(seed, true);
     world.turns.only = Some(steps.clone());

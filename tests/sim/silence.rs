@@ -1,7 +1,7 @@
 //! Members that do not answer, in the simulator: what is asked of them waits, then others go on in its place, and
 //! what they were given may come into their images at any time later, until they have answered it all.
 
-use shadowset::set::{Event, MemberId, MemberSet, MemberState, Verdict};
+use shadowset::set::{Command, Event, MemberId, MemberSet, MemberState, Verdict};
 use shadowset::testing::memory::Value;
 
 use crate::requests::{Kind, Request, Stage};
@@ -59,7 +59,7 @@ impl World {
             0 => self.wake_one(),
             1..=3 => self.tell_silence(),
             4..=8 => self.come_late()?,
-            9 => self.wait_enough(),
+            9 => self.wait_enough()?,
             10 if self.rng.chance(100) => {
                 let place = self.rng.place(self.disks.len());
                 self.inbox.extend(MemberId::new(place).map(Event::TooSlow));
@@ -97,11 +97,17 @@ impl World {
         }
     }
 
-    fn wait_enough(&mut self) {
+    /// Nobody waits any longer: the time is over, or the operator says so.
+    fn wait_enough(&mut self) -> Checked {
         let waiting = self.ops.silence.told;
-        if !waiting.is_empty() && self.rng.chance(200) {
-            self.inbox.push(Event::WaitedEnough);
+        if waiting.is_empty() || !self.rng.chance(200) {
+            return Ok(());
         }
+        if self.now % 2 == 0 {
+            return self.give("abort", None, Command::Abort);
+        }
+        self.inbox.push(Event::WaitedEnough);
+        Ok(())
     }
 
     /// As [`Self::come_late`], where anything can.
