@@ -110,6 +110,7 @@ fn kill_again_and_again(mut unit: Unit, rounds: u64) {
     }
     returned += reunite(&mut unit);
     println!("{rounds} rounds, {returned} returns by minicopy behind a kill");
+    assert!(returned > 0, "nobody was away at a kill");
 }
 
 #[test]

@@ -74,6 +74,8 @@ struct Run<'a> {
     deadly: bool,
     /// The others may still be merged: then an error of the master is one of the last source.
     merges: bool,
+    /// Nothing will be struck, so nothing may be refused.
+    untouched: bool,
 }
 
 impl Run<'_> {
@@ -92,6 +94,12 @@ impl Run<'_> {
         let says = is_refusal && !ran.err.contains("panicked");
         assert!(says, "{line}: {ran:?}");
         None
+    }
+
+    /// Whether a command has worked; it may be refused only when something is struck.
+    fn has_worked(&self, done: std::io::Result<()>) -> bool {
+        assert!(!self.untouched || done.is_ok(), "refused: {done:?}");
+        done.is_ok()
     }
 
     fn mount(&mut self) -> Option<()> {
@@ -162,10 +170,14 @@ fn a_life(run: &mut Run<'_>) -> Option<()> {
 
 fn a_life_of_a_mounted_unit(run: &mut Run<'_>) -> Option<()> {
     run.work(1, 6)?;
-    let left = run.trial.detach("m3").is_ok();
+    let left = run.trial.detach("m3");
+    let left = run.has_worked(left);
     run.work(2, 6)?;
-    if left && run.trial.attach("m3", "minicopy").is_ok() {
-        run.rest()?;
+    if left {
+        let back = run.trial.attach("m3", "minicopy");
+        if run.has_worked(back) {
+            run.rest()?;
+        }
     }
     run.work(3, 4)?;
     run.trial.unit.try_stop()
@@ -173,16 +185,19 @@ fn a_life_of_a_mounted_unit(run: &mut Run<'_>) -> Option<()> {
 
 fn an_expulsion(run: &mut Run<'_>) -> Option<()> {
     run.work(1, 4)?;
-    let _ = run.trial.command("expel m2");
+    let left = run.trial.command("expel m2");
+    run.has_worked(left);
     run.work(2, 4)?;
-    let _ = run.trial.attach("m2", "minicopy=optional");
+    let back = run.trial.attach("m2", "minicopy=optional");
+    run.has_worked(back);
     run.rest()?;
     run.trial.unit.try_stop()
 }
 
 fn a_full_copy(run: &mut Run<'_>) -> Option<()> {
     run.work(1, 3)?;
-    let _ = run.trial.attach("m3", "full");
+    let back = run.trial.attach("m3", "full");
+    run.has_worked(back);
     run.work(2, 3)?;
     run.rest()?;
     run.trial.unit.try_stop()
@@ -212,6 +227,7 @@ fn strike(script: &Script, kinds: &'static [Kind], nth: u64, strike: Strike) -> 
         trial: &mut trial,
         deadly,
         merges: false,
+        untouched: nth == u64::MAX,
     };
     let passed = (script.run)(&mut run).is_some();
     let (counts, struck) = trial.disk.disarm();
@@ -265,29 +281,45 @@ struct Tried {
 
 impl Tried {
     /// N = 1, 2, 3 ... until nothing is struck, or the chosen ones. One that fails does not hide those behind it.
+    /// Where there are any to strike, at least one must be.
     fn each(
         &mut self,
+        count: u64,
         chosen: impl Iterator<Item = u64>,
         what: impl Debug,
         strike: impl Fn(u64) -> bool,
     ) {
         let (begun, before) = (Instant::now(), self.struck);
-        let most = self.failed.len() + MOST_FAILED;
+        let (failed, most) = (self.failed.len(), self.failed.len() + MOST_FAILED);
         for nth in chosen {
-            match catch_unwind(AssertUnwindSafe(|| strike(nth))) {
-                Ok(true) => self.struck += 1,
-                Ok(false) => break,
-                Err(_) if self.failed.len() < most => {
-                    self.failed.push(format!("{nth} of {what:?}"));
-                }
-                Err(_) => break,
+            if !self.one(nth, &what, &strike) || self.failed.len() == most {
+                break;
             }
+        }
+        let is_tried = self.struck > before || self.failed.len() > failed;
+        // A chosen one need not come every time; the first does.
+        if count > 0 && !is_tried && !self.one(1, &what, &strike) {
+            self.failed.push(format!("nothing is struck: {what:?}"));
         }
         println!(
             "{what:?}: {} struck, {:.1?}",
             self.struck - before,
             begun.elapsed()
         );
+    }
+
+    /// Whether there was an N-th one to strike.
+    fn one(&mut self, nth: u64, what: &impl Debug, strike: impl Fn(u64) -> bool) -> bool {
+        match catch_unwind(AssertUnwindSafe(|| strike(nth))) {
+            Ok(is_struck) => {
+                self.struck += u64::from(is_struck);
+                is_struck
+            }
+            Err(_) => {
+                self.failed.push(format!("{nth} of {what:?}"));
+                true
+            }
+        }
     }
 
     fn end(self) {
@@ -323,8 +355,9 @@ fn an_operation_that_fails_costs_a_member_at_most() {
     for (n, script) in scripts() {
         let counts = untouched(script);
         for (m, (kinds, errno)) in (0..).zip(FAILURES) {
-            let chosen = all_or_some(counts.of(kinds), n + 3 * m);
-            tried.each(chosen, (script.name, kinds, errno), |nth| {
+            let count = counts.of(kinds);
+            let chosen = all_or_some(count, n + 3 * m);
+            tried.each(count, chosen, (script.name, kinds, errno), |nth| {
                 strike(script, kinds, nth, Strike::Fail(errno)).1
             });
         }
@@ -339,7 +372,8 @@ fn a_kill_at_any_operation_loses_nothing() {
         let count = untouched(script).of(CHANGES);
         let ways = if all() { 1 } else { 2 };
         for which in [n, n + 3].into_iter().take(ways) {
-            tried.each(all_or_some(count, which), (script.name, "killed"), |nth| {
+            let chosen = all_or_some(count, which);
+            tried.each(count, chosen, (script.name, "killed"), |nth| {
                 strike(script, CHANGES, nth, Strike::Kill).1
             });
         }
@@ -381,6 +415,7 @@ fn strike_calls(calls: &str, errno: &str, nth: u64) -> bool {
         trial: &mut trial,
         deadly: true,
         merges: false,
+        untouched: false,
     };
     let mount = run.trial.unit.try_mount();
     if let Err(ran) = &mount {
@@ -416,7 +451,7 @@ fn a_call_of_the_system_that_fails_loses_nothing() {
         } else {
             Box::new([1, 3].into_iter())
         };
-        tried.each(chosen, (calls, errno), |nth| {
+        tried.each(1, chosen, (calls, errno), |nth| {
             strike_calls(calls, errno, nth)
         });
     }

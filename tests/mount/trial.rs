@@ -280,11 +280,21 @@ impl Trial {
         })
     }
 
-    /// A command; an error when it was refused, or when nobody answers any more.
+    /// A command; an error when it was refused, which says why, or when nobody answers any more.
     pub(crate) fn command(&mut self, text: &str) -> io::Result<()> {
         let control = self.unit.path("mnt/.shadow/control");
-        let mut file = OpenOptions::new().write(true).open(control)?;
-        file.write_all(text.as_bytes())
+        let mut file = OpenOptions::new().read(true).write(true).open(control)?;
+        let done = file.write_all(text.as_bytes());
+        let mut answer = [0; 8192];
+        if let (Err(error), Ok(length)) = (&done, file.read_at(&mut answer, 0)) {
+            let says = String::from_utf8_lossy(&answer[..length]);
+            let sentence = says
+                .strip_prefix("error: ")
+                .and_then(|s| s.split_once('\n'));
+            let is_told = sentence.is_some_and(|(_, why)| !why.trim().is_empty());
+            assert!(is_told, "{text}: {error}, and no reason: {says:?}");
+        }
+        done
     }
 
     /// Takes a member out; what its image holds is a cut, whatever comes.
