@@ -6,7 +6,8 @@
 #   make soak MINUTES=N   loads of Debian's packages on a unit whose members come and go, and whose server is killed
 #   make fuzz SECONDS=N   every fuzz target for N seconds; a nightly toolchain; installs cargo-fuzz when it is missing
 #   make coverage         line coverage by all tests; installs the tools of rustc's LLVM with apt when they are missing
-#   make small DEPTH=N    every order of N things that begin, in a small world
+#   make small DEPTH=N    every order of N things that begin, in a small world; MEMBERS=2 or 3, WORLD=returns or departures
+#                         or failures for a part of what can begin
 #   make model MORE=N     the model of elections with N more mounts, changes and failures
 #   make mutants          changes of operators and bodies in src/set, each of which a test must notice; many hours,
 #                         SHARD=k/n for one part of n; installs cargo-mutants when it is missing
@@ -148,7 +149,7 @@ DEPTH   ?= 2
 # 2 or 3; with nothing, both.
 MEMBERS ?=
 small:
-	SMALL_DEPTH=$(DEPTH) SMALL_MEMBERS=$(MEMBERS) $(CARGO) test --locked --profile sim --test sim as_deep_as_asked -- --nocapture
+	SMALL_DEPTH=$(DEPTH) SMALL_MEMBERS=$(MEMBERS) SMALL_WORLD=$(WORLD) $(CARGO) test --locked --profile sim --test sim as_deep_as_asked -- --nocapture
 
 MORE ?= 1
 model:
@@ -181,6 +182,8 @@ nightly: test
 	SHADOWSET_CYCLES=500 SHADOWSET_KILL_ROUNDS=200 $(CARGO) test --locked --test mount -- cycles kill
 	$(MAKE) sim SEEDS=1000000
 	$(MAKE) small MEMBERS=2
+	$(MAKE) small MEMBERS=3 WORLD=returns
+	$(MAKE) small MEMBERS=3 WORLD=departures
 	$(MAKE) schedule SCHEDULES=1000
 	$(MAKE) stories power nth
 	$(MAKE) fuzz SECONDS=300

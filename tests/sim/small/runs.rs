@@ -112,19 +112,19 @@ fn holds(name: &str, bounds: &Bounds) {
     assert!(found.ends > 0 && found.crashes > 10, "{name} is too small");
 }
 
-/// The worlds of two members, the smallest first.
-fn worlds() -> [(&'static str, Bounds); 4] {
+/// The worlds, the smallest first.
+fn worlds(members: usize) -> [(&'static str, Bounds); 4] {
     [
-        ("at once", at_once(2)),
-        ("returns", returns(2)),
-        ("departures", departures(2)),
-        ("failures", failures(2)),
+        ("at once", at_once(members)),
+        ("returns", returns(members)),
+        ("departures", departures(members)),
+        ("failures", failures(members)),
     ]
 }
 
 #[test]
 fn every_order_of_two_members() {
-    for (name, bounds) in worlds() {
+    for (name, bounds) in worlds(2) {
         holds(name, &bounds);
     }
 }
@@ -138,26 +138,24 @@ fn every_order_of_three_members() {
     }
 }
 
-/// As deep as `SMALL_DEPTH` says, with everything that can begin, and with two and three members unless `SMALL_MEMBERS`
-/// says one of them.
+/// As deep as `SMALL_DEPTH` says, with two and three members unless `SMALL_MEMBERS` says one of them, and with everything
+/// that can begin unless `SMALL_WORLD` names another world.
 #[test]
 fn as_deep_as_asked() {
     let Some(most) = number("SMALL_DEPTH") else {
         return println!("SMALL_DEPTH names no depth");
     };
     let only = number("SMALL_MEMBERS");
+    let world = std::env::var("SMALL_WORLD").unwrap_or_default();
+    let world = if world.is_empty() { "at once" } else { &world };
     for depth in 1..=most {
         for members in [2, 3]
             .into_iter()
             .filter(|n| only.is_none_or(|only| only == *n))
         {
-            holds(
-                "everything",
-                &Bounds {
-                    depth,
-                    ..at_once(members)
-                },
-            );
+            let mut worlds = worlds(members).into_iter();
+            let (name, bounds) = worlds.find(|(name, _)| *name == world).expect("a world");
+            holds(name, &Bounds { depth, ..bounds });
         }
     }
 }
@@ -204,7 +202,7 @@ mod mistakes {
     #[test]
     fn the_small_world_finds_mistakes() {
         for (mistake, world) in FOUND_SOON {
-            let bounds = worlds().into_iter().find(|(name, _)| *name == world);
+            let bounds = worlds(2).into_iter().find(|(name, _)| *name == world);
             let bounds = bounds.expect("a world").1;
             let found = look(
                 mistake,
@@ -229,7 +227,7 @@ mod mistakes {
         };
         let wanted = |m: &&Mistake| Mistake::named(&only).is_none_or(|named| named == **m);
         for mistake in Mistake::ALL.iter().filter(wanted) {
-            let found = worlds().into_iter().find_map(|(name, bounds)| {
+            let found = worlds(2).into_iter().find_map(|(name, bounds)| {
                 let found = look(*mistake, &bounds);
                 let (depth, _, text) = found.violation?;
                 let text: String = text.chars().take(120).collect();
