@@ -396,9 +396,11 @@ impl World {
                 if asked.word == "detach" && io {
                     self.mark("expulsion during detach");
                 }
-                if late && asked.word == "detach" && refusal.text.contains("stable") {
-                    self.mark("detach timed out behind the cut");
-                    // Copies lack what that member may have lost.
+                if late && refusal.text.contains("stable") {
+                    if asked.word == "detach" {
+                        self.mark("detach timed out behind the cut");
+                    }
+                    // Copies lack what that member may have lost, also one whose copy was cancelled.
                     self.promised.clear();
                 }
                 if asked.word == "detach" && asked.source && !io && !self.stopping {
