@@ -281,7 +281,8 @@ fn mend(
     let sources: MemberSet = contents.iter().map(|c| c.member).collect();
     // As long as no source answers, nobody is to blame; where all have answered, with errors, they have failed.
     let is_lost = sources.iter().any(|id| pipeline.is_lost(id));
-    if !pipeline.trust(sources, &mut results) && is_lost {
+    let is_trusted = pipeline.trust(sources, &mut results);
+    if !is_trusted && (is_lost || !sources.without(results.failed).is_empty()) {
         return Err(Stop::Later);
     }
     let settled = pipeline.settle(hold.live()?, Some(span), &results);

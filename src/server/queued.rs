@@ -42,13 +42,14 @@ impl Flying {
         Flight(Arc::clone(self))
     }
 
-    /// Waits until all are answered, or for so long; says whether they are. Nobody begins another one.
+    /// Waits until all are answered, or for so long; says whether they are. Who begins another one by now finds the
+    /// gate closed.
     pub(super) fn wait(&self, at_most: Duration) -> bool {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.awaited.store(true, Ordering::SeqCst);
         let some = |(): &mut ()| self.count.load(Ordering::SeqCst) > 0;
-        drop(self.none.wait_timeout_while(lock, at_most, some));
-        self.count.load(Ordering::SeqCst) == 0
+        let waited = self.none.wait_timeout_while(lock, at_most, some);
+        waited.is_ok_and(|(_, timeout)| !timeout.timed_out())
     }
 }
 

@@ -102,6 +102,18 @@ impl Run<'_> {
         done.is_ok()
     }
 
+    /// Whether a member comes back; calls of its image may be under way for a moment.
+    fn attach(&mut self, member: &str, policy: &str) -> bool {
+        let mut has_worked = self.trial.attach(member, policy).is_ok();
+        if self.untouched {
+            eventually("it comes back", || {
+                has_worked = has_worked || self.trial.attach(member, policy).is_ok();
+                has_worked
+            });
+        }
+        has_worked
+    }
+
     fn mount(&mut self) -> Option<()> {
         match self.trial.unit.try_mount() {
             Ok(()) => Some(()),
@@ -173,11 +185,8 @@ fn a_life_of_a_mounted_unit(run: &mut Run<'_>) -> Option<()> {
     let left = run.trial.detach("m3");
     let left = run.has_worked(left);
     run.work(2, 6)?;
-    if left {
-        let back = run.trial.attach("m3", "minicopy");
-        if run.has_worked(back) {
-            run.rest()?;
-        }
+    if left && run.attach("m3", "minicopy") {
+        run.rest()?;
     }
     run.work(3, 4)?;
     run.trial.unit.try_stop()
@@ -188,16 +197,14 @@ fn an_expulsion(run: &mut Run<'_>) -> Option<()> {
     let left = run.trial.command("expel m2");
     run.has_worked(left);
     run.work(2, 4)?;
-    let back = run.trial.attach("m2", "minicopy=optional");
-    run.has_worked(back);
+    run.attach("m2", "minicopy=optional");
     run.rest()?;
     run.trial.unit.try_stop()
 }
 
 fn a_full_copy(run: &mut Run<'_>) -> Option<()> {
     run.work(1, 3)?;
-    let back = run.trial.attach("m3", "full");
-    run.has_worked(back);
+    run.attach("m3", "full");
     run.work(2, 3)?;
     run.rest()?;
     run.trial.unit.try_stop()

@@ -250,8 +250,8 @@ pub(super) struct Broken {
 impl Broken {
     /// The answer to the command is an error.
     fn by_command(error: Error) -> Self {
-        // Somebody else has taken it out before. Other errors may have come when it had left.
-        let may_be_gone = error.code() != Code::AlreadyDetached;
+        // Somebody else has taken it out before, or is about to. Other errors may have come when it had left.
+        let may_be_gone = !matches!(error.code(), Code::AlreadyDetached | Code::InUse);
         Self { error, may_be_gone }
     }
 }
