@@ -434,6 +434,31 @@ fn a_set_that_exists_is_not_to_be_erased_to_be_made_again() {
     assert!(stderr.contains("--erase"), "{stderr}");
 }
 
+/// The first member won, blank or not, and the data of the other one was overwritten.
+#[test]
+fn whose_data_is_kept_is_said_or_nothing_is_made() {
+    for holds in ["a.img", "b.img"] {
+        let place = Place::new();
+        let (a, b) = (place.path("a.img"), place.path("b.img"));
+        for image in [&a, &b] {
+            fs::write(image, vec![0; 1 << 20]).expect("file");
+        }
+        fs::write(place.path(holds), vec![7; 1 << 20]).expect("file");
+        let (a, b) = (format!("a={}", a.display()), format!("b={}", b.display()));
+        let state = place.path("state").display().to_string();
+        let members = ["--member", &a, "--member", &b, "--state-dir", &state];
+        let words = [&["create", "dsa1"], &members[..], &["--erase"]].concat();
+        let (_, stderr) = place.expect(4, &words);
+        assert!(
+            stderr.contains("is not blank") && stderr.contains("--from NAME --erase"),
+            "{stderr}"
+        );
+        assert!(!place.path("a.img.scb").exists() && !place.path("b.img.scb").exists());
+        let name = &holds[..1];
+        place.expect(0, &[&words[..], &["--from", name]].concat());
+    }
+}
+
 #[test]
 fn no_hint_sends_to_a_log_that_nobody_writes() {
     let place = Place::new();

@@ -371,9 +371,10 @@ fn refuse_bitmaps(dir: &Path, erase: bool) -> Result<()> {
     if !found || erase {
         return Ok(());
     }
-    let text = format!("{} holds the bitmaps of another set", dir.display());
+    let text = format!("{} holds the bitmaps of a set", dir.display());
     Err(Error::new(Code::OtherSet, text).with_hint(
-        "if that set is gone for good, add `--erase`; else give this one a state_dir of its own",
+        "if that set is gone for good, add `--erase`, with `--from NAME` if the data of its member NAME is to be kept; \
+         else give this one a state_dir of its own",
     ))
 }
 
@@ -415,10 +416,7 @@ fn source(plans: &[Plan<'_>], from: Option<&str>, erase: bool) -> Result<Option<
     }
     for plan in plans {
         if !plan.is_blank()? {
-            if erase {
-                // A copy makes the members equal again; the first one wins.
-                return Ok(Some(0));
-            }
+            // Also where all may be erased: nobody has said whose data is to be kept.
             let (name, path) = (&plan.member.name, plan.member.path.display());
             let text = format!("{name} is not blank ({path}), and the members would differ");
             let hint =

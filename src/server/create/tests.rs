@@ -220,8 +220,10 @@ fn data_is_not_overwritten_without_consent() {
     assert_eq!(error.code(), Code::NotBlank);
     assert!(error.to_string().contains("m2"), "{error}");
     assert!(error.hint().contains("--from") && error.hint().contains("--erase"));
-    create(&place.setup, None, None, true).expect("told to");
-    assert_eq!(place.states(), [ScbState::Source, ScbState::Target]);
+    // The first member would win, and it is blank.
+    assert_eq!(place.refused(None, None, true).code(), Code::NotBlank);
+    create(&place.setup, Some("m2"), None, true).expect("told to");
+    assert_eq!(place.states(), [ScbState::Target, ScbState::Source]);
 }
 
 #[test]
