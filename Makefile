@@ -183,7 +183,6 @@ nightly: test
 	$(MAKE) sim SEEDS=1000000
 	$(MAKE) small MEMBERS=2
 	$(MAKE) small MEMBERS=3 WORLD=returns
-	$(MAKE) small MEMBERS=3 WORLD=departures
 	$(MAKE) schedule SCHEDULES=1000
 	$(MAKE) stories power nth
 	$(MAKE) fuzz SECONDS=300

@@ -316,7 +316,12 @@ impl Tree {
             return Error::new(Code::NotMounted, format!("the server of {dir} has ended"))
                 .with_hint(self.way_out_of_death());
         }
-        if !self.mountpoint.join(".shadow").is_dir() {
+        let is_there = match fs::metadata(self.mountpoint.join(".shadow")) {
+            Ok(meta) => meta.is_dir(),
+            // Nothing is known of what may not be looked at.
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        };
+        if !is_there {
             return nothing_at(&self.mountpoint);
         }
         Error::io(

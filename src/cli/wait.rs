@@ -164,7 +164,9 @@ fn wait_for(tree: &Tree, goal: &Goal, timeout: Option<Duration>, out: Out) -> Re
     let (status, op) = tree.follow(deadline, |_, status| {
         if let Some(says) = goal.stuck(status).filter(|_| !warned) {
             warned = true;
-            warn(&format!("{says}; it waits until somebody brings them back"));
+            warn(&format!(
+                "{says}; the wait goes on until who is away is brought back"
+            ));
         }
         let op = goal.operation(status);
         op.map_or(Ok(()), |op| progress.show(op))?;

@@ -116,7 +116,8 @@ impl Runtime {
                 continue;
             };
             if !sys::try_lock(lock.as_fd()).map_err(failed)? {
-                return Err(served_by(unit, read_pid(&dir).map_err(failed)?));
+                let pid = read_pid(&dir).map_err(failed)?;
+                return Err(served_by(unit, pid, read_mountpoint(&dir).map_err(failed)?));
             }
             if is_at(&lock, &dir.join("lock")).map_err(failed)? {
                 let claimed = RuntimeDir {
@@ -140,7 +141,7 @@ impl Runtime {
     /// As [`Self::claim`].
     pub fn expect_free(&self, unit: &str) -> Result<()> {
         match self.find(unit)? {
-            Some(entry) if entry.alive => Err(served_by(unit, entry.pid)),
+            Some(entry) if entry.alive => Err(served_by(unit, entry.pid, entry.mountpoint)),
             _ => Ok(()),
         }
     }
@@ -398,10 +399,14 @@ fn replace(dir: &Path, name: &str, line: &[u8]) -> io::Result<()> {
     fs::rename(new, dir.join(name))
 }
 
-fn served_by(unit: &str, pid: Option<u32>) -> Error {
+fn served_by(unit: &str, pid: Option<u32>, mountpoint: Option<PathBuf>) -> Error {
     let server = pid.map_or("another process".to_owned(), |pid| format!("process {pid}"));
-    Error::new(Code::InUse, format!("unit {unit} is served by {server}"))
-        .with_hint(format!("`shadowset stop {unit}` ends it"))
+    let on = mountpoint.map(|dir| format!(", and mounted on {}", dir.display()));
+    let text = format!(
+        "unit {unit} is served by {server}{}",
+        on.unwrap_or_default()
+    );
+    Error::new(Code::InUse, text).with_hint(format!("`shadowset stop {unit}` ends it"))
 }
 
 #[cfg(test)]

@@ -83,6 +83,8 @@ fn a_dry_run_of_a_mount_is_refused_as_the_mount() {
     assert_eq!(after, before, "a dry run makes nothing");
     unit.mount();
     says(&unit, 32, "unit dsa1 is served by process");
+    let on = format!(", and mounted on {}", unit.path("mnt").display());
+    says(&unit, 32, &on);
     unit.sh("sed s/m1/x1/ $D/conf/dsa1.toml >$D/conf/dsa2.toml; mkdir $D/second");
     let ran = unit.try_sh("shadowset mount -n dsa2 $D/second");
     assert_eq!(ran.code, 32, "the state directory is in use: {ran:?}");

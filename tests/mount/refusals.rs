@@ -292,6 +292,21 @@ fn an_unprivileged_user_reads_and_changes_nothing() {
     assert_eq!(membership(&unit), before);
 }
 
+/// It was listed as one that is being stopped, and said to be mounted nowhere.
+#[test]
+fn a_unit_that_a_user_may_not_look_at_is_not_said_to_be_gone() {
+    let unit = Unit::new(2, 4 * MIB);
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let listed = unit.sh(&format!("{nobody} shadowset list"));
+    assert!(listed.contains("unknown: not-permitted"), "{listed}");
+    for line in ["status dsa1", "status $M", "detach dsa1 m2"] {
+        let ran = unit.try_sh(&format!("{nobody} shadowset {line}"));
+        let says = ran.err.contains("ermi") && !ran.err.contains("no unit is mounted");
+        assert!(ran.code != 0 && says, "{line}: {ran:?}");
+    }
+    assert_eq!(unit.state_of("m2"), "source");
+}
+
 /// A second unit `dsa2` on `$D/mnt2` that has to be refused: its members and what else its configuration
 /// says, then the code and a part of the sentence.
 fn no_second_unit(unit: &Unit, lines: &str, code: &str, says: &str) {
