@@ -280,7 +280,10 @@ impl World {
         let mut repairs = self.verifies.repairs.iter();
         let verified =
             self.verifies.running.is_some() || repairs.any(|(_, epoch)| *epoch > departed.until.0);
-        let idle = asked.idle && asked.requests == self.started && !verified;
+        // Beside one that is still leaving it has what is not flushed.
+        let leaving = |other| matches!(self.state(other), MemberState::Leaving(_));
+        let alone = !self.ids().any(leaving);
+        let idle = asked.idle && asked.requests == self.started && !verified && alone;
         if let (Some((_, bits)), true, true) = (bits, idle, self.plan.faults.none()) {
             ensure!(bits == "0", "an idle unit's new bitmap has {bits} bits");
         }
