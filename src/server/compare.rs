@@ -247,13 +247,11 @@ fn mend(
         let holder = contents.iter().find(|c| right.contains(c.member));
         let range = difference.range(geometry)?;
         let bytes = &holder?.bytes?[(range.start() - at) as usize..][..range.len() as usize];
-        let holder = holder?.member;
-        let members = writers.without(right);
         Some(Job {
             range,
             bytes,
-            holder,
-            members,
+            holder: holder?.member,
+            members: writers.without(right),
         })
     };
     let mut jobs: Vec<_> = differences.iter().map(job).collect();
